@@ -1,0 +1,81 @@
+"""Generation that can be stopped and resumed trace by trace: the interface that every engine keeps.
+
+Invariants: the token ids of all events of a trace sum up to its `Usage.generated_tokens`; no event follows a prune;
+a parked trace goes on exactly after its last token; `prefill_computed + prefill_cached` covers all prompt positions.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+
+@dataclass(frozen=True)
+class SamplingSpec:
+    """How traces are sampled. `max_tokens` [tokens] caps the completion, end token included; `top_k` 0 is off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 512
+
+
+@dataclass
+class Usage:
+    """What one trace cost [tokens]. `generated_tokens` counts every delivered token, kept or not;
+    `overrun_tokens` those computed after a stop and never delivered; `exact` is False where a server hides some."""
+
+    prompt_tokens: int
+    generated_tokens: int = 0
+    overrun_tokens: int = 0
+    prefill_computed: int = 0
+    prefill_cached: int = 0
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Event:
+    """New tokens of one trace. `done` is None while it runs, "stop" or "length" when it has ended."""
+
+    trace: int
+    token_ids: tuple[int, ...]
+    text: str
+    done: Literal["stop", "length"] | None = None
+
+
+class Engine(Protocol):
+    """One model, many traces. Trace handles are integers, unique for the life of the engine."""
+
+    def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
+        """Begin one trace per seed on the same prompt; prefilled once. Returns the handles in the order of seeds."""
+
+    def step(self) -> list[Event]:
+        """Decode once for every running trace; [] only when nothing runs."""
+
+    def park(self, traces: Sequence[int]) -> None:
+        """Take traces out of the batch; they can be resumed."""
+
+    def resume(self, traces: Sequence[int]) -> None:
+        """Let parked traces go on exactly after their last token."""
+
+    def prune(self, traces: Sequence[int]) -> None:
+        """End running or parked traces for good and free what they hold."""
+
+    def usage(self, trace: int) -> Usage: ...
+
+    def states(self, trace: int) -> "torch.Tensor":
+        """Hidden states of the trace's generated tokens that were fed back so far: fp16, shape
+        [tokens, layers, hidden] (the newest token has been sampled but not fed, so it has none yet).
+        Only engines built with `capture_layers`; capturing for this trace ends here."""
+
+    def close(self) -> None: ...
+
+
+def trace_seed(base_seed: int, problem_id: str, sample: int) -> int:
+    """A seed that depends only on what the trace is, not on batch, order or process: live run and replay agree."""
+    digest = hashlib.sha256(f"{base_seed}|{problem_id}|{sample}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

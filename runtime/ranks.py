@@ -1,0 +1,28 @@
+"""Which process this is, read from the launcher's environment. The only place that knows rank numbers."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """`rank` of `world_size` processes, as `accelerate launch` exports them (0 of 1 without a launcher)."""
+
+    rank: int
+    world_size: int
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def shard(self, items: Sequence[T]) -> list[T]:
+        """Every `world_size`-th item, so that neighbours of similar cost spread over the processes."""
+        return list(items[self.rank :: self.world_size])
+
+
+def current_ranks() -> Ranks:
+    return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
