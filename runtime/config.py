@@ -72,6 +72,10 @@ def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]
         if not values:
             raise InputError(f"command line: --{key} has no value; write --{key} value")
         if key == "config":
+            if len(values) > 1:
+                raise InputError(
+                    f"command line: --config takes one file, not '{' '.join(values)}'; write --key value"
+                )
             path = values[0]
         else:
             parsed = [yaml.safe_load(value) for value in values]

@@ -23,7 +23,7 @@ class Problem:
 class Trace:
     """One sampled completion.
 
-    `sample` is its number within the problem; `n_tokens` [tokens] counts the engine's ids, end token included;
+    `sample` is its number within the problem (a name in some foreign files); `n_tokens` [tokens] counts the engine's ids, end token included;
     `finish_reason` is "stop" (ended by itself) or "length" (ran into the cap). Unknown facts are None, as in files
     made elsewhere.
     """
@@ -31,7 +31,7 @@ class Trace:
     problem_id: str
     problem: str
     gold: str
-    sample: int
+    sample: int | str
     text: str
     model: str | None = None
     token_ids: tuple[int, ...] | None = None
@@ -73,7 +73,7 @@ def read_traces(path: str | Path) -> Iterator[Trace]:
                 problem_id=str(record["problem_id"]),
                 problem=str(record["problem"]),
                 gold=str(record["gold"]),
-                sample=int(record["sample"]),
+                sample=_number_or_name(record["sample"]),
                 text=str(record["text"]),
                 model=_optional_text(record.get("model")),
                 token_ids=None if token_ids is None else tuple(int(token) for token in token_ids),
@@ -88,6 +88,10 @@ def _require(record: dict[str, Any], keys: tuple[str, ...], path: str | Path, li
     for key in keys:
         if record.get(key) is None:
             raise InputError(f"{path}, line {line}: the key '{key}' is missing; expected {', '.join(keys)}")
+
+
+def _number_or_name(value: Any) -> int | str:
+    return int(value) if str(value).isdecimal() else str(value)
 
 
 def _optional_text(value: Any) -> str | None:

@@ -1,0 +1,125 @@
+"""Files, configuration and ranks: the ground that every entry point stands on."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from runtime.config import parse_config, split_command_line
+from runtime.errors import InputError, entry_point
+from runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
+from runtime.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: str
+    rate: float = 0.5
+    limits: tuple[int, ...] = (3, 2)
+    mode: Literal["fast", "exact"] = "fast"
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise InputError(f"key 'rate' has the value {self.rate}: it must be above 0")
+
+
+def parse(tmp_path: Path, text: str, *argv: str) -> Settings:
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    return parse_config(Settings, ["--config", str(path), *argv])
+
+
+def test_yaml_then_command_line(tmp_path: Path) -> None:
+    text = "model: m\nrate: 1e-3\nlimits: [220, 160]\n"
+    assert parse(tmp_path, text) == Settings("m", 0.001, (220, 160))
+    settings = parse(tmp_path, text, "--rate", "2", "--limits", "9", "8", "--mode=exact", "--log", "true")
+    assert settings == Settings("m", 2.0, (9, 8), "exact", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "message"),
+    [
+        ("modell: m", [], "unknown key 'modell'; did you mean 'model'"),
+        ("model: m", ["--rat", "1"], "command line: unknown key 'rat'; did you mean 'rate'"),
+        ("model: m\nrate: fast", [], "key 'rate' has the value 'fast': expected float"),
+        ("model: m\nlimits: 5", [], "key 'limits' has the value 5"),
+        ("model: m\nmode: slow", [], "key 'mode' has the value 'slow'"),
+        ("model: m\nrate: 0", [], "key 'rate' has the value 0.0: it must be above 0"),
+        ("rate: 1", [], "key 'model' is required"),
+        ("- a", [], "expected keys and values"),
+        ("a: [", [], "not YAML"),
+        ("model: m", ["--rate"], "--rate has no value"),
+        ("model: m", ["rate"], "--config takes one file"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path: Path, text: str, argv: list[str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse(tmp_path, text, *argv)
+    assert message in str(error.value)
+
+
+def test_missing_config_file_is_named() -> None:
+    with pytest.raises(InputError, match=r"none\.yaml: no such config file"):
+        parse_config(Settings, ["--config", "none.yaml"])
+
+
+def test_command_line_values_are_yaml() -> None:
+    assert split_command_line(["--a", "1", "--b=x", "--c", "1", "2"]) == (None, {"a": 1, "b": "x", "c": [1, 2]})
+
+
+def test_json_is_replaced_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": 1}
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_unreadable_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": ', encoding="utf-8")
+    with pytest.raises(InputError, match=r"a\.json: not readable as JSON"):
+        read_json(path)
+    with pytest.raises(InputError, match="no such file"):
+        read_json(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("torn", ["", '{"n": 3', "\u00e9"])
+def test_a_torn_last_line_is_cut_and_whole_lines_stay(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "log.jsonl"
+    append_jsonl(path, [{"n": 1}, {"n": 2}])
+    with open(path, "ab") as handle:
+        handle.write(torn.encode()[:-1] if torn == "\u00e9" else torn.encode())
+    assert repair_torn_tail(path) is bool(torn)
+    append_jsonl(path, [{"n": 4}])
+    assert [record["n"] for _, record in read_jsonl(path)] == [1, 2, 4]
+
+
+def test_repairing_nothing(tmp_path: Path) -> None:
+    assert not repair_torn_tail(tmp_path / "none")
+    (tmp_path / "one").write_text(json.dumps({"n": 1}), encoding="utf-8")
+    assert repair_torn_tail(tmp_path / "one")
+    assert (tmp_path / "one").read_text(encoding="utf-8") == ""
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_shards_cover_everything_once(world_size: int) -> None:
+    items = list(range(11))
+    shards = [Ranks(rank, world_size).shard(items) for rank in range(world_size)]
+    assert sorted(item for shard in shards for item in shard) == items
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_user_errors_end_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    @entry_point
+    def main() -> None:
+        raise InputError("key 'a': no")
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: key 'a': no\n"

@@ -1,0 +1,82 @@
+"""Problem and trace files: what is read back, and what a broken line says."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import InputError
+from tasks.load import load_problems
+from tasks.records import Trace, read_problems, read_traces
+
+GOOD = {"id": "a", "problem": "1+1?", "answer": "2"}
+
+
+def write_lines(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{broken", "line 2: not JSON"),
+        ("[1]", "line 2: expected a JSON object"),
+        (json.dumps({"id": "b", "problem": "x"}), "line 2: the key 'answer' is missing"),
+        (json.dumps({**GOOD, "id": "b", "answer": " "}), "line 2: problem 'b' has an empty answer"),
+        (json.dumps(GOOD), "line 2: the id 'a' was used before"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = write_lines(tmp_path / "p.jsonl", json.dumps(GOOD), line)
+    with pytest.raises(InputError, match=message) as error:
+        read_problems(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        load_problems(str(tmp_path / "none.jsonl"))
+    with pytest.raises(InputError, match="holds no problem"):
+        load_problems(str(write_lines(tmp_path / "empty.jsonl", "")))
+
+
+def test_asking_for_more_problems_than_there_are(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "p.jsonl", json.dumps(GOOD))
+    assert [p.id for p in load_problems(str(path), 1)] == ["a"]
+    with pytest.raises(InputError, match="holds 1 problems, but 2"):
+        load_problems(str(path), 2)
+
+
+def test_the_embedded_task_needs_a_count_and_a_known_split() -> None:
+    with pytest.raises(InputError, match="how many"):
+        load_problems("arithmetic:test")
+    with pytest.raises(ValueError, match="tset"):
+        load_problems("arithmetic:tset", 3)
+    assert len(load_problems("arithmetic:test", 3)) == 3
+
+
+def test_traces_round_trip_and_foreign_files_are_read(tmp_path: Path) -> None:
+    trace = Trace("p", "1+1?", "2", 0, "\\boxed{2}", "m", (1, 2), 2, "stop")
+    foreign = {"problem_id": "q", "problem": "x", "gold": 3, "sample": "1", "text": "…", "score": 0.5}
+    path = tmp_path / "t.jsonl.gz"
+    with gzip.open(path, "wt", encoding="utf-8") as handle:
+        handle.write(json.dumps(trace.to_json()) + "\n" + json.dumps(foreign) + "\n")
+    first, second = read_traces(path)
+    assert first == trace
+    assert second == Trace("q", "x", "3", 1, "…")
+
+
+def test_a_trace_with_a_wrong_type_is_named(tmp_path: Path) -> None:
+    record = {"problem_id": "q", "problem": "x", "gold": "3", "sample": 0, "text": "…", "n_tokens": "many"}
+    path = write_lines(tmp_path / "t.jsonl", json.dumps(record))
+    with pytest.raises(InputError, match="line 1: a value has the wrong type"):
+        list(read_traces(path))
+
+
+def test_real_files_are_read(shared_data: Path) -> None:
+    assert len(read_problems(shared_data / "problems" / "aime2024.jsonl")) == 30
+    traces = list(read_traces(shared_data / "traces" / "thought_anchors_base_solutions.jsonl.gz"))
+    assert len(traces) == 40
+    assert all(trace.text and trace.gold for trace in traces)

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Creates the virtual environment and installs Secateur with its test and DeepSpeed extras.
+#
+# Torch comes first and on its own: with a GPU the ordinary build, without one a CPU build where an index offers it
+# (a plain install would pull gigabytes of CUDA libraries that nothing here could use).
+set -eu
+: "${PYTHON:=python3}" "${VENV:=.venv}" "${TORCH_INDEX:=}"
+TORCH_VERSION=$(sed -n 's/^torch==//p' constraints-cpu.txt)
+CPU_INDEX="${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}"
+
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "error: Secateur needs Python 3.11 or newer; say which with PYTHON=python3.11" >&2
+    exit 1
+}
+[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
+
+has_torch() { "$VENV/bin/python" -c "import torch; assert torch.__version__.split('+')[0] == '$TORCH_VERSION'" 2>/dev/null; }
+
+if has_torch; then
+    echo "torch $TORCH_VERSION is installed"
+elif command -v nvidia-smi >/dev/null 2>&1; then
+    pip install "torch==$TORCH_VERSION"
+else
+    # A local +cpu build (a configured index, a folder of wheels) wins over the public CPU index.
+    pip install --no-deps "torch==$TORCH_VERSION+cpu" 2>/dev/null ||
+        pip install --no-deps --retries 1 --timeout 30 --index-url "$CPU_INDEX" "torch==$TORCH_VERSION+cpu" ||
+        { echo "no CPU build of torch was found; taking the ordinary one" >&2; pip install "torch==$TORCH_VERSION"; }
+fi
+CONSTRAINTS="-c constraints-cpu.txt"
+command -v nvidia-smi >/dev/null 2>&1 && CONSTRAINTS=""
+# shellcheck disable=SC2086
+pip install $CONSTRAINTS -e ".[test,deepspeed]"
