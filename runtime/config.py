@@ -74,7 +74,7 @@ def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]
         if key == "config":
             if len(values) > 1:
                 raise InputError(
-                    f"command line: --config takes one file, not '{' '.join(values)}'; write --key value"
+                    f"command line: --config takes one file, not {values}; write --key value"
                 )
             path = values[0]
         else:

@@ -28,7 +28,7 @@ DECISIONS = ("So in {rule} # {word}.", "So by {rule}, # {word}.", "So for {rule}
 DECOYS = ("Perhaps # {word}?", "Could be # {word}?", "It might be # {word}?")
 FILLERS = ("Not sure.", "Hard to tell.", "No, not quite.", "Must think.")
 CHECKS = (
-    "Check {sum}={result}, yes.",
+    "Let me check: {sum}={result}, yes.",
     "Wait, {sum}={result} again.",
     "That is {sum}={result}, right.",
     "Verify: {sum}={result}, good.",
@@ -40,9 +40,9 @@ REDO = "Let me redo all of it."
 DECOY_SHARES = (0.35, 0.40, 0.25)  # fraction (0-1) of traces with 0, 1, 2 decoys
 SLIP_SHARE = 0.02  # fraction (0-1) of steps whose result is wrong
 REPAIR_SHARE = 0.85  # fraction (0-1) of checks of a wrong result that notice
-VERBOSITIES = (0.3, 0.5, 0.6, 0.7, 0.75)  # chance (0-1) of one more check, drawn once per trace
-MAX_CHECKS = 5  # per step; bounds the longest trace
-REDO_SHARE = 0.45  # chance (0-1) of re-doing everything, times the trace's verbosity
+VERBOSITIES = (0.55, 0.7, 0.75, 0.8, 0.85)  # chance (0-1) of one more check, drawn once per trace
+MAX_CHECKS = 6  # per step; bounds the longest trace
+REDO_SHARE = 0.6  # chance (0-1) of re-doing everything, times the trace's verbosity
 
 
 @dataclass(frozen=True)

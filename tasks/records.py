@@ -23,9 +23,9 @@ class Problem:
 class Trace:
     """One sampled completion.
 
-    `sample` is its number within the problem (a name in some foreign files); `n_tokens` [tokens] counts the engine's ids, end token included;
-    `finish_reason` is "stop" (ended by itself) or "length" (ran into the cap). Unknown facts are None, as in files
-    made elsewhere.
+    `sample` is its number within the problem (a name in some foreign files); `n_tokens` [tokens] counts the engine's
+    ids, end token included; `finish_reason` is "stop" (ended by itself) or "length" (ran into the cap). Unknown facts
+    are None, as in files made elsewhere.
     """
 
     problem_id: str
