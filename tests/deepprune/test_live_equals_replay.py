@@ -1,0 +1,137 @@
+"""A live run and a replay over fully sampled traces: same scores, survivors, texts and tokens, on the real engine."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deepprune.cluster import ClusterRule
+from deepprune.cut import CutDetector, CutRule, cut_text
+from deepprune.decide import PruneRule, decision_seed
+from deepprune.finish import FinishRule
+from deepprune.judges.base import CutTrace
+from deepprune.online import OnlineResult, ProblemJob, run_online
+from deepprune.replay import replay
+from engines.accounting import TokenLedger
+from engines.base import SamplingSpec
+from engines.sample import FinishedTrace, TraceJob, sample_traces
+from engines.transformers_engine import TransformersEngine
+from tasks.answers import extract_answer, group_answers
+from tasks.load import load_problems
+from tasks.prompts import encode_prompt, evaluation_messages
+from tasks.records import Problem
+
+BASE_SEED = 5
+
+
+class ProjectionJudge:
+    """Own states without training: a cut belongs to the random direction its mean state points to most."""
+
+    name, needs_states, parameters = "projection", True, 0
+
+    def __init__(self, capture_layers: tuple[int, ...], cut_rule: CutRule, groups: int) -> None:
+        self.capture_layers, self.cut_rule, self.groups = capture_layers, cut_rule, groups
+        self.reset_ledger()
+
+    def reset_ledger(self) -> None:
+        self.ledger = TokenLedger()
+
+    def score(self, cuts: list[CutTrace]) -> np.ndarray:
+        self.ledger = TokenLedger(judge_head=len(cuts) * (len(cuts) - 1) // 2)
+        labels = np.array([self._label(cut) for cut in cuts])
+        return np.where(labels[:, None] == labels[None, :], 0.9, 0.2)
+
+    def _label(self, cut: CutTrace) -> int:
+        assert len(cut.states) == len(cut.token_ids) - 1, "the newest token has been sampled but not fed"
+        if not len(cut.states):
+            return 0
+        mean = cut.states.double().mean(dim=0).flatten()
+        directions = torch.randn(
+            len(mean), self.groups, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
+        return int((mean - mean.mean()).matmul(directions).argmax())
+
+
+def live(engine: TransformersEngine, problems: list, n: int, spec: SamplingSpec, judge, rule: PruneRule) -> dict:
+    jobs = [ProblemJob.sampled(problem.id, prompt, n, BASE_SEED) for problem, prompt in problems]
+    return {result.problem_id: result for result in run_online(engine, jobs, spec, judge, rule, max_rows=3 * n)}
+
+
+def sampled(engine: TransformersEngine, problems: list, n: int, spec: SamplingSpec, judge) -> dict[str, list]:
+    """All traces to their ends, in another order and another batch than the live run's."""
+    jobs = [
+        TraceJob(problem, sample, prompt, ProblemJob.sampled(problem.id, prompt, n, BASE_SEED).seeds[sample])
+        for problem, prompt in problems
+        for sample in range(n)
+    ]
+    random.Random(0).shuffle(jobs)
+    done = sample_traces(
+        engine, engine.tokenizer, jobs, spec, 37, lambda: CutDetector(judge.cut_rule), with_states=True
+    )
+    by_problem: dict[str, list] = {problem.id: [None] * n for problem, _ in problems}
+    for trace in done:
+        by_problem[trace.job.problem.id][trace.job.sample] = trace
+    return by_problem
+
+
+def stored_cut(trace: FinishedTrace, rule: CutRule) -> CutTrace:
+    token_ids = trace.token_ids[: trace.cut_tokens]
+    text = cut_text(trace.text, rule) if rule.kind == "words" else ""
+    return CutTrace(trace.job.prompt_ids, token_ids, text, trace.states)
+
+
+def check_same(result: OnlineResult, stored: list[FinishedTrace], judge: ProjectionJudge, rule: PruneRule) -> None:
+    scores = judge.score([stored_cut(trace, judge.cut_rule) for trace in stored])
+    seed = decision_seed(BASE_SEED, result.problem_id)
+    lengths, cuts = [trace.n_tokens for trace in stored], [trace.cut_tokens for trace in stored]
+    replayed = replay(lengths, cuts, scores, rule, seed, judge.ledger)
+    assert replayed.decision == result.decision
+    assert replayed.ledger == result.ledger
+    for trace, full, kept in zip(result.traces, stored, replayed.kept_tokens, strict=True):
+        assert trace.token_ids == full.token_ids[:kept]
+        assert trace.finish_reason == (None if trace.status == "pruned" else full.finish_reason)
+        if trace.status != "pruned":
+            assert trace.text == full.text
+    answers = [extract_answer(trace.text) for trace in stored]
+    winner = replayed.decision.vote(group_answers(answers))
+    assert result.answer == (None if winner is None else answers[winner])
+
+
+RULE = PruneRule(ClusterRule(compared=3), FinishRule(largest=4))
+
+
+def test_random_model(tiny_model: Path) -> None:
+    engine = TransformersEngine(tiny_model, dtype="float64", capture_layers=(1, 2))
+    spec = SamplingSpec(max_tokens=40)
+    rng = random.Random(2)
+    problems = [
+        (Problem(f"p{index}", "?", "0"), tuple(rng.randrange(3, 250) for _ in range(rng.randint(3, 20))))
+        for index in range(20)
+    ]
+    judge = ProjectionJudge((1, 2), CutRule("tokens", 12), groups=4)
+    results = live(engine, problems, 16, spec, judge, RULE)
+    stored = sampled(engine, problems, 16, spec, judge)
+    for problem, _ in problems:
+        check_same(results[problem.id], stored[problem.id], judge, RULE)
+    statuses = [trace.status for result in results.values() for trace in result.traces]
+    assert {"whole", "finished", "pruned"} == set(statuses)
+    assert len({len(result.decision.clustering.clusters) for result in results.values()}) > 1
+
+
+@pytest.mark.slow
+def test_embedded_model(embedded_model: Path) -> None:
+    engine = TransformersEngine(embedded_model, dtype="float64", capture_layers=(1, 2, 3))
+    spec = SamplingSpec(max_tokens=512)
+    problems = [
+        (problem, tuple(encode_prompt(engine.tokenizer, evaluation_messages(problem.problem, "plain"))))
+        for problem in load_problems("arithmetic:test", count=20)
+    ]
+    judge = ProjectionJudge((1, 2, 3), CutRule("words", 4), groups=32)
+    results = live(engine, problems, 16, spec, judge, RULE)
+    stored = sampled(engine, problems, 16, spec, judge)
+    for problem, _ in problems:
+        check_same(results[problem.id], stored[problem.id], judge, RULE)
+    assert all(any(trace.status == "pruned" for trace in result.traces) for result in results.values())
+    assert any(result.answer is not None for result in results.values())

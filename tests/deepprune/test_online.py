@@ -1,0 +1,191 @@
+"""Control flow of the barrier, on scripted traces; the real engine is in test_live_equals_replay.py."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepprune.cluster import ClusterRule
+from deepprune.cut import CutRule, cut_pieces
+from deepprune.decide import JudgeFailure, PruneRule, decision_seed
+from deepprune.finish import FinishRule
+from deepprune.judges.base import CutTrace
+from deepprune.online import OnlineResult, ProblemJob, run_online
+from deepprune.replay import replay
+from engines.accounting import TokenLedger
+from engines.base import SamplingSpec
+from runtime.errors import InputError
+from tests.scripted_engine import ScriptedEngine
+
+SPEC = SamplingSpec(max_tokens=100)
+
+
+class LastLetterJudge:
+    """Says "same" exactly where two cuts end in the same letter; its cost is one token for each cut."""
+
+    name, needs_states, capture_layers, parameters = "last letter", False, None, 1
+
+    def __init__(self, cut_rule: CutRule, failing: Exception | None = None, score: float = 1.0) -> None:
+        self.cut_rule, self.failing, self.same_score = cut_rule, failing, score
+        self.reset_ledger()
+
+    def reset_ledger(self) -> None:
+        self.ledger = TokenLedger()
+
+    def score(self, cuts: list[CutTrace]) -> np.ndarray:
+        self.ledger = TokenLedger(judge_prefill=len(cuts))
+        if self.failing is not None:
+            raise self.failing
+        last = np.array([cut.text.strip()[-1:] for cut in cuts])
+        return np.where(last[:, None] == last[None, :], self.same_score, 0.0)
+
+
+def script(decision: str, answer: str, rest: int) -> list[str]:
+    """Two tokens to the cut, `rest` tokens of chatter, the answer."""
+    return ["think ", f"{decision} ", *["on "] * rest, f"\\boxed{{{answer}}}"]
+
+
+FOUR = {0: script("a", "1", 3), 1: script("b", "2", 5), 2: script("a", "1", 4), 3: ["\\boxed{9}"]}
+TWO_TOKENS = CutRule("tokens", 2)
+
+
+def run(scripts: dict[int, list[str]], judge: LastLetterJudge, rule: PruneRule | None = None) -> tuple:
+    engine = ScriptedEngine(scripts)
+    job = ProblemJob("p", (1, 2), tuple(scripts), decision_seed=0)
+    (result,) = run_online(engine, [job], SPEC, judge, rule or PruneRule(), max_rows=8)
+    return engine, result
+
+
+def test_losers_stop_at_their_cut_before_survivors_go_on() -> None:
+    engine, result = run(FOUR, LastLetterJudge(TWO_TOKENS))
+    assert [trace.status for trace in result.traces] == ["finished", "pruned", "finished", "whole"]
+    assert [len(trace.token_ids) for trace in result.traces] == [6, 2, 7, 1]
+    assert [trace.cluster for trace in result.traces] == [0, 1, 0, 2]
+    assert [trace.finish_reason for trace in result.traces] == ["stop", None, "stop", "stop"]
+    assert [trace.cut_tokens for trace in result.traces] == [2, 2, 2, 1]
+    assert [action for action, _ in engine.log] == ["start", "park", "prune", "resume"]
+    assert result.answer == "1"
+    assert result.ledger == TokenLedger(generated=16, judge_prefill=4, longest_trace=7)
+
+
+def test_text_is_all_of_the_trace_and_the_judge_sees_only_the_cut() -> None:
+    seen = []
+
+    class Witness(LastLetterJudge):
+        def score(self, cuts: list[CutTrace]) -> np.ndarray:
+            seen.extend(cuts)
+            return super().score(cuts)
+
+    _, result = run(FOUR, Witness(TWO_TOKENS))
+    assert result.traces[0].text == "".join(FOUR[0])
+    assert [cut.text for cut in seen] == ["think a ", "think b ", "think a ", "\\boxed{9}"]
+    assert [cut.token_ids for cut in seen] == [(0, 1), (0, 1), (0, 1), (0,)]
+
+
+def test_a_trace_that_ends_at_its_cut_is_whole() -> None:
+    scripts = {0: ["x ", "a"], 1: ["x ", "a ", "\\boxed{5}"]}
+    engine, result = run(scripts, LastLetterJudge(TWO_TOKENS))
+    assert [trace.status for trace in result.traces] == ["whole", "finished"]
+    assert ("park", (1,)) in engine.log
+
+
+def test_when_all_traces_end_early_nothing_is_parked_or_resumed() -> None:
+    engine, result = run({seed: ["\\boxed{4}"] for seed in range(3)}, LastLetterJudge(TWO_TOKENS))
+    assert [action for action, _ in engine.log] == ["start"]
+    assert result.answer == "4"
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        LastLetterJudge(TWO_TOKENS, failing=JudgeFailure("the server is gone")),
+        LastLetterJudge(TWO_TOKENS, score=float("nan")),
+        LastLetterJudge(TWO_TOKENS, score=1.5),
+    ],
+)
+def test_a_failing_judge_costs_no_problem(judge: LastLetterJudge) -> None:
+    with pytest.warns(RuntimeWarning, match="problem 'p': the judge failed"):
+        engine, result = run(FOUR, judge)
+    assert [trace.status for trace in result.traces] == ["finished", "finished", "finished", "whole"]
+    assert result.decision.judge_failure
+    assert result.decision.clustering is None
+    assert "prune" not in [action for action, _ in engine.log]
+    assert result.ledger.judge_prefill == 4  # what was read before the failure was spent
+    assert result.answer == "1"
+
+
+@pytest.mark.parametrize("bug", [KeyError("weights"), ValueError("shapes"), RuntimeError("anything")])
+def test_bugs_in_a_judge_are_not_hidden(bug: Exception) -> None:
+    with pytest.raises(type(bug)):
+        run(FOUR, LastLetterJudge(TWO_TOKENS, failing=bug))
+
+
+def test_one_trace_is_refused() -> None:
+    with pytest.raises(InputError, match="n = 1"):
+        ProblemJob.sampled("p", [1, 2], n=1, base_seed=0)
+
+
+def test_seeds_depend_on_the_problem_only() -> None:
+    few, many = (ProblemJob.sampled("p", [1], n, base_seed=3) for n in (4, 8))
+    assert many.seeds[:4] == few.seeds and many.decision_seed == few.decision_seed == decision_seed(3, "p")
+    assert ProblemJob.sampled("q", [1], 4, base_seed=3).decision_seed != few.decision_seed
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> dict[int, list[str]]:
+    """Scripts of several problems; seeds are problem * 100 + sample."""
+    scripts = {}
+    for problem in range(draw(st.integers(1, 5))):
+        for sample in range(draw(st.integers(2, 6))):
+            words = st.lists(st.sampled_from(["so", " ", "wait ", "on", "a. ", "b. "]), min_size=1, max_size=12)
+            answer = draw(st.sampled_from(["\\boxed{1}", "\\boxed{2}", "none"]))
+            scripts[problem * 100 + sample] = [*draw(words), answer]
+    return scripts
+
+
+def jobs_of(scripts: dict[int, list[str]]) -> list[ProblemJob]:
+    names = dict.fromkeys(seed // 100 for seed in scripts)
+    return [
+        ProblemJob(f"p{name}", (1, 2, 3), tuple(seed for seed in scripts if seed // 100 == name), name)
+        for name in names
+    ]
+
+
+def by_id(results: list[OnlineResult]) -> dict[str, OnlineResult]:
+    return {result.problem_id: result for result in results}
+
+
+RULE = PruneRule(ClusterRule(compared=2, max_clusters=4), FinishRule(largest=2, singletons=3))
+CUTS = st.one_of(
+    st.builds(CutRule, st.just("words"), st.integers(1, 3)), st.builds(CutRule, st.just("tokens"), st.integers(1, 8))
+)
+
+
+@settings(max_examples=60)
+@given(problems(), CUTS, st.integers(1, 20))
+def test_sharing_the_batch_changes_nothing(scripts: dict[int, list[str]], cut: CutRule, max_rows: int) -> None:
+    jobs = jobs_of(scripts)
+    shared_engine = ScriptedEngine(scripts)
+    shared = by_id(list(run_online(shared_engine, jobs, SPEC, LastLetterJudge(cut), RULE, max_rows)))
+    alone = [
+        next(run_online(ScriptedEngine(scripts), [job], SPEC, LastLetterJudge(cut), RULE, max_rows)) for job in jobs
+    ]
+    assert shared == by_id(alone)
+    assert shared_engine.most_rows <= max(max_rows, max(len(job.seeds) for job in jobs))
+
+
+@settings(max_examples=60)
+@given(problems(), CUTS, st.sampled_from(["largest", "representatives", "soft"]))
+def test_live_equals_replay(scripts: dict[int, list[str]], cut: CutRule, policy: str) -> None:
+    rule = PruneRule(RULE.cluster, FinishRule(largest=2, singletons=3, policy=policy))
+    for job in jobs_of(scripts):
+        (live,) = run_online(ScriptedEngine(scripts), [job], SPEC, LastLetterJudge(cut), rule, 32)
+        pieces = [scripts[seed] for seed in job.seeds]
+        stored = [cut_pieces(each, cut) for each in pieces]
+        judge = LastLetterJudge(cut)
+        scores = judge.score([CutTrace(job.prompt_ids, (), each.text) for each in stored])
+        lengths, cuts = list(map(len, pieces)), [each.n_tokens for each in stored]
+        replayed = replay(lengths, cuts, scores, rule, job.decision_seed, judge.ledger)
+        assert replayed.decision == live.decision
+        assert replayed.kept_tokens == [len(trace.token_ids) for trace in live.traces]
+        assert replayed.ledger == live.ledger

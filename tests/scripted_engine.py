@@ -1,0 +1,61 @@
+"""An engine whose traces were written beforehand, for tests of control flow. Pieces are words, ids are positions."""
+
+from collections.abc import Sequence
+
+from engines.base import Event, SamplingSpec, Usage
+
+
+class ScriptedEngine:
+    """A trace's seed chooses its script: the text of each token. It keeps the interface's promises by assertion."""
+
+    def __init__(self, scripts: dict[int, Sequence[str]]) -> None:
+        self.scripts = scripts
+        self.log: list[tuple[str, tuple[int, ...]]] = []
+        self.most_rows = 0
+        self._script: dict[int, Sequence[str]] = {}
+        self._state: dict[int, str] = {}
+        self._usage: dict[int, Usage] = {}
+
+    def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
+        handles = [len(self._script) + offset for offset in range(len(seeds))]
+        for handle, seed in zip(handles, seeds, strict=True):
+            self._script[handle] = self.scripts[seed]
+            self._state[handle] = "running"
+            self._usage[handle] = Usage(len(prompt_ids))
+        self.log.append(("start", tuple(handles)))
+        return handles
+
+    def step(self) -> list[Event]:
+        self.most_rows = max(self.most_rows, sum(state in ("running", "parked") for state in self._state.values()))
+        return [self._next(handle) for handle, state in list(self._state.items()) if state == "running"]
+
+    def _next(self, handle: int) -> Event:
+        position, script = self._usage[handle].generated_tokens, self._script[handle]
+        self._usage[handle].generated_tokens += 1
+        last = position + 1 == len(script)
+        if last:
+            self._state[handle] = "ended"
+        return Event(handle, (position,), script[position], "stop" if last else None)
+
+    def park(self, traces: Sequence[int]) -> None:
+        self._move("park", traces, ("running",), "parked")
+
+    def resume(self, traces: Sequence[int]) -> None:
+        self._move("resume", traces, ("parked",), "running")
+
+    def prune(self, traces: Sequence[int]) -> None:
+        self._move("prune", traces, ("running", "parked"), "pruned")
+
+    def _move(self, action: str, traces: Sequence[int], sources: tuple[str, ...], target: str) -> None:
+        for trace in traces:
+            assert self._state[trace] in sources, (action, trace, self._state[trace])
+            self._state[trace] = target
+        self.log.append((action, tuple(traces)))
+
+    def usage(self, trace: int) -> Usage:
+        return self._usage[trace]
+
+    def states(self, trace: int) -> None:
+        raise AssertionError("scripted traces have no hidden states")
+
+    def close(self) -> None: ...
