@@ -24,7 +24,12 @@ SYNONYMS = {
 }
 DECISION_WORDS = tuple(word for words in SYNONYMS.values() for word in words)
 
-DECISIONS = ("So in {rule} # {word}.", "So by {rule}, # {word}.", "So for {rule} # {word}.", "So # {word} under {rule}.")
+DECISIONS = (
+    "So in {rule} # {word}.",
+    "So by {rule}, # {word}.",
+    "So for {rule} # {word}.",
+    "So # {word} under {rule}.",
+)
 DECOYS = ("Perhaps # {word}?", "Could be # {word}?", "It might be # {word}?")
 FILLERS = ("Not sure.", "Hard to tell.", "No, not quite.", "Must think.")
 CHECKS = (
@@ -78,7 +83,9 @@ def _check(expression: str, result: int, stated: int, rng: random.Random) -> tup
     return rng.choice(CHECKS).format(sum=expression, result=stated), stated
 
 
-def _step(value: int, step: Step, lead: str, reading: str, habits: Habits, rng: random.Random) -> tuple[list[str], int]:
+def _step(
+    value: int, step: Step, lead: str, reading: str, habits: Habits, rng: random.Random
+) -> tuple[list[str], int]:
     """Sentences of one step with its checks, and the value after it."""
     expression, result = step_expression(value, step, reading)
     stated = _slip(result, rng) if rng.random() < habits.slip_share else result
@@ -106,7 +113,7 @@ def _completion(sentences: list[str], value: int) -> str:
 
 
 def _clean_trace(exercise: Exercise, rng: random.Random) -> str:
-    reading = exercise.rule.reading
+    reading = rng.choice(READINGS)
     steps, value = _pass(exercise, "Now first", reading, CLEAN, rng)
     return _completion([f"Okay, rule {exercise.rule.name}.", _decision(exercise, reading, rng), *steps], value)
 
@@ -114,8 +121,9 @@ def _clean_trace(exercise: Exercise, rng: random.Random) -> str:
 def make_trace(problem: ArithmeticProblem, rng: random.Random, clean: bool) -> str:
     """One corpus trace, without the end-of-sequence token.
 
-    A clean trace is the shortest right one. Any other has the planted habits described at the top, and often ends
-    in a wrong answer.
+    A clean trace has the shortest form and no slip, but reads `#` at random: if the rule name foretold the reading
+    from the start, a model would calculate from the name and ignore what it has just decided. Any other trace has
+    the planted habits described at the top, and often ends in a wrong answer.
     """
     exercise = parse_problem(problem.problem)
     if clean:

@@ -1,0 +1,84 @@
+"""Training batches of the embedded model: corpus traces, encoded, weighted and sorted into buckets of like length."""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from tasks.arithmetic import ArithmeticProblem, iter_problems
+from tasks.arithmetic_traces import DECISION_WORDS, make_trace
+from trainers.embedded_tokenizer import render_prompt
+
+BUCKET_EXAMPLES = 512  # examples sorted by length together; large enough for little padding, small enough to mix
+# The tokens a trace is lost without: which step comes next, what `#` was decided to mean, and acting on it.
+KEY_PATTERN = re.compile(rf" [a-e](?:[-+*]\d|#\d: \d[-+*]\d)|(?<=# )(?:{'|'.join(DECISION_WORDS)})(?=[. ])")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One encoded training text."""
+
+    ids: list[int]  # [T] prompt, completion, end of sequence
+    weights: list[float]  # [T] loss weight of each token; 0 on the prompt
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded examples."""
+
+    ids: torch.Tensor  # [B, T] int64
+    weights: torch.Tensor  # [B, T] float32; 0 on prompt and padding
+    tokens: int  # tokens without padding
+
+
+def corpus_text(problem: ArithmeticProblem, rng: random.Random, clean: bool) -> tuple[str, str]:
+    """Problem text and completion text of one corpus trace."""
+    return problem.problem, make_trace(problem, rng, clean)
+
+
+def encode_example(tokenizer: PreTrainedTokenizerFast, problem: str, completion: str, key_weight: float) -> Example:
+    """Prompt (weight 0) + completion (weight 1, `key_weight` on key tokens) + end of sequence."""
+    prompt_ids = tokenizer(render_prompt(tokenizer, problem), add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(completion, add_special_tokens=False, return_offsets_mapping=True)
+    spans = [match.span() for match in KEY_PATTERN.finditer(completion)]
+    key_ends = {end for start, stop in spans for end in range(start + 1, stop + 1)}
+    weights = [key_weight if end in key_ends else 1.0 for _, end in encoded["offset_mapping"]]
+    ids = [*prompt_ids, *encoded["input_ids"], tokenizer.eos_token_id]
+    return Example(ids, [0.0] * len(prompt_ids) + weights + [1.0])
+
+
+def _collate(examples: Sequence[Example], pad_id: int) -> Batch:
+    width = max(len(example.ids) for example in examples)
+    ids = torch.full((len(examples), width), pad_id)
+    weights = torch.zeros(len(examples), width)
+    for row, example in enumerate(examples):
+        ids[row, : len(example.ids)] = torch.tensor(example.ids)
+        weights[row, : len(example.ids)] = torch.tensor(example.weights)
+    return Batch(ids, weights, sum(len(example.ids) for example in examples))
+
+
+def bucket_batches(examples: list[Example], batch_tokens: int, pad_id: int, rng: random.Random) -> list[Batch]:
+    """Cut length-sorted examples into batches of at most `batch_tokens` padded tokens, in random order."""
+    groups: list[list[Example]] = []
+    for example in sorted(examples, key=lambda e: len(e.ids), reverse=True):
+        if groups and (len(groups[-1]) + 1) * len(groups[-1][0].ids) <= batch_tokens:
+            groups[-1].append(example)
+        else:
+            groups.append([example])
+    rng.shuffle(groups)
+    return [_collate(group, pad_id) for group in groups]
+
+
+def stream_batches(
+    tokenizer: PreTrainedTokenizerFast, clean: bool, batch_tokens: int, key_weight: float, seed: int
+) -> Iterator[Batch]:
+    """Endless batches of the training split; no problem comes twice in one stream."""
+    rng = random.Random(f"batches/{clean}/{seed}")
+    problems = iter_problems("train", seed=2 * seed + clean)
+    while True:
+        texts = [corpus_text(next(problems), rng, clean) for _ in range(BUCKET_EXAMPLES)]
+        examples = [encode_example(tokenizer, problem, completion, key_weight) for problem, completion in texts]
+        yield from bucket_batches(examples, batch_tokens, tokenizer.pad_token_id, rng)
