@@ -16,6 +16,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from runtime.errors import InputError
+from tasks.records import Problem
+
 READINGS = ("add", "subtract", "multiply", "reverse")
 INVERTIBLE = (3, 7, 9)  # factors modulo 10 that lose no information: a wrong start stays visible in the answer
 MIN_STEPS, MAX_STEPS = 3, 5
@@ -82,16 +85,6 @@ SPLIT_BUCKETS = {
 }
 BUCKETS = 16
 SPLIT_RULES = {"judge_train": SEEN_RULES, "judge_dev": SEEN_RULES}  # every other split draws from all rules
-
-
-@dataclass(frozen=True)
-class ArithmeticProblem:
-    """One problem as the rest of the project sees it."""
-
-    id: str  # e.g. "arith-test-00017"; other seeds carry the seed: "arith-test-s1-00017"
-    problem: str  # the text a model reads
-    answer: str  # one digit
-    group: str  # rule name
 
 
 @dataclass(frozen=True)
@@ -173,7 +166,7 @@ def _draw_exercise(rule: Rule, rng: random.Random) -> Exercise:
 def _check_request(split: str, rules: Sequence[str] | None) -> tuple[str, ...]:
     """The rule names to draw from; ValueError with the valid names for an unknown split or rule."""
     if split not in SPLIT_BUCKETS:
-        raise ValueError(f"unknown split {split!r}; valid splits: {', '.join(SPLIT_BUCKETS)}")
+        raise InputError(f"unknown split {split!r}; valid splits: {', '.join(SPLIT_BUCKETS)}")
     names = tuple(rules) if rules is not None else SPLIT_RULES.get(split, RULE_NAMES)
     unknown = [name for name in names if name not in RULE_BY_NAME]
     if unknown or not names:
@@ -187,8 +180,12 @@ def _rule_cycle(names: Sequence[str], rng: random.Random) -> Iterator[Rule]:
         yield from (RULE_BY_NAME[name] for name in rng.sample(list(names), len(names)))
 
 
-def iter_problems(split: str, rules: Sequence[str] | None = None, seed: int = 0) -> Iterator[ArithmeticProblem]:
-    """Endless stream of distinct problems of one split; the same arguments give the same stream."""
+def iter_problems(split: str, rules: Sequence[str] | None = None, seed: int = 0) -> Iterator[Problem]:
+    """Endless stream of distinct problems of one split; the same arguments give the same stream.
+
+    `group` is the rule name, `answer` one digit; ids are like "arith-test-00017", with another seed
+    "arith-test-s1-00017".
+    """
     names = _check_request(split, rules)
     rng = random.Random(f"{split}/{seed}")
     prefix = f"arith-{split}" if seed == 0 else f"arith-{split}-s{seed}"
@@ -198,13 +195,11 @@ def iter_problems(split: str, rules: Sequence[str] | None = None, seed: int = 0)
         while text in seen or split_of(text) != split:
             text = problem_text(_draw_exercise(rule, rng))
         answer = str(solve(parse_problem(text)))
-        yield ArithmeticProblem(f"{prefix}-{len(seen):05d}", text, answer, rule.name)
+        yield Problem(f"{prefix}-{len(seen):05d}", text, answer, rule.name)
         seen.add(text)
 
 
-def make_problems(
-    split: str, count: int, rules: Sequence[str] | None = None, seed: int = 0
-) -> list[ArithmeticProblem]:
+def make_problems(split: str, count: int, rules: Sequence[str] | None = None, seed: int = 0) -> list[Problem]:
     """The first `count` problems of a split; a larger count only adds problems at the end.
 
     `rules` restricts the rule names (`SEEN_RULES`, `UNSEEN_RULES`, ...). Judge training and development see

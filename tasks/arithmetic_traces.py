@@ -13,7 +13,8 @@ once, in long traces and in the shortest possible ones.
 import random
 from dataclasses import dataclass
 
-from tasks.arithmetic import READINGS, ArithmeticProblem, Exercise, Step, parse_problem, step_expression
+from tasks.arithmetic import READINGS, Exercise, Step, parse_problem, step_expression
+from tasks.records import Problem
 
 # Disjoint synonyms per reading: equal decisions mostly share no word, so plain text similarity cannot see them.
 SYNONYMS = {
@@ -118,7 +119,7 @@ def _clean_trace(exercise: Exercise, rng: random.Random) -> str:
     return _completion([f"Okay, rule {exercise.rule.name}.", _decision(exercise, reading, rng), *steps], value)
 
 
-def make_trace(problem: ArithmeticProblem, rng: random.Random, clean: bool) -> str:
+def make_trace(problem: Problem, rng: random.Random, clean: bool) -> str:
     """One corpus trace, without the end-of-sequence token.
 
     A clean trace has the shortest form and no slip, but reads `#` at random: if the rule name foretold the reading

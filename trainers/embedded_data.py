@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from tasks.arithmetic import ArithmeticProblem, iter_problems
+from tasks.arithmetic import iter_problems
 from tasks.arithmetic_traces import DECISION_WORDS, make_trace
+from tasks.records import Problem
 from trainers.embedded_tokenizer import render_prompt
 
 BUCKET_EXAMPLES = 512  # examples sorted by length together; large enough for little padding, small enough to mix
@@ -34,7 +35,7 @@ class Batch:
     tokens: int  # tokens without padding
 
 
-def corpus_text(problem: ArithmeticProblem, rng: random.Random, clean: bool) -> tuple[str, str]:
+def corpus_text(problem: Problem, rng: random.Random, clean: bool) -> tuple[str, str]:
     """Problem text and completion text of one corpus trace."""
     return problem.problem, make_trace(problem, rng, clean)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tasks.arithmetic import ArithmeticProblem
+from tasks.records import Problem
 from trainers.embedded_tokenizer import render_prompt
 
 _ANSWER = re.compile(r"</think>.*\\boxed\{([^{}]*)\}", re.DOTALL)
@@ -72,7 +72,7 @@ def _generate(
 def sample_completions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    problems: Sequence[ArithmeticProblem],
+    problems: Sequence[Problem],
     samples: int,
     cap: int = 500,
     temperature: float = 1.0,
@@ -95,7 +95,7 @@ def _vote(samples: Sequence[Sample]) -> str | None:
     return answers.most_common(1)[0][0] if answers else None
 
 
-def summarise(problems: Sequence[ArithmeticProblem], groups: Sequence[Sequence[Sample]]) -> Figures:
+def summarise(problems: Sequence[Problem], groups: Sequence[Sequence[Sample]]) -> Figures:
     """Figures over all samples; every problem has the same number of samples."""
     flat = [sample for group in groups for sample in group]
     won = sum(_vote(group) == problem.answer for problem, group in zip(problems, groups, strict=True))
@@ -110,7 +110,7 @@ def summarise(problems: Sequence[ArithmeticProblem], groups: Sequence[Sequence[S
 
 
 def evaluate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, problems: Sequence[ArithmeticProblem], samples: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], samples: int
 ) -> dict[str, float]:
     """Sample and summarise at temperature 1."""
     model.eval()
