@@ -9,19 +9,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from runtime.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
 
-
 @dataclass(frozen=True)
 class SamplingSpec:
-    """How traces are sampled. `max_tokens` [tokens] caps the completion, end token included; `top_k` 0 is off."""
+    """How traces are sampled. `max_tokens` [tokens] caps the completion, end token included; temperature 0 is greedy;
+    `top_k` 0 and `top_p` 1 are off. Values out of range raise `InputError`."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise InputError(f"key 'temperature' has the value {self.temperature}: expected 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"key 'top_p' has the value {self.top_p}: expected a share above 0, at most 1 (off)")
+        if self.top_k < 0:
+            raise InputError(f"key 'top_k' has the value {self.top_k}: expected 0 (off) or more tokens")
+        if self.max_tokens < 1:
+            raise InputError(f"key 'max_tokens' has the value {self.max_tokens}: expected at least 1 token")
 
 
 @dataclass

@@ -1,0 +1,132 @@
+"""A folder that was killed anywhere goes on where it stood: no trace lost that was announced, none stored twice."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from engines.trace_folder import TraceFolderWriter, read_trace_folder
+from runtime.errors import InputError
+from tasks.records import Trace
+
+SETTINGS = {"model": "a", "sampling": {"temperature": 1.0, "layers": (0, 1)}}
+
+
+def make_trace(problem: str = "p/1 ä", sample: int = 0) -> Trace:
+    return Trace(problem, "1 + 1", "2", sample, f"text {sample}\nü", "a", (1, 2, 3), 3, "stop")
+
+
+def make_states(sample: int) -> torch.Tensor:
+    return torch.full((4, 2, 3), float(sample), dtype=torch.float16)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    with TraceFolderWriter(tmp_path, SETTINGS) as writer:
+        for sample in (3, 1, 2):
+            writer.add(make_trace(sample=sample), cut_tokens=sample, states=make_states(sample), group="sums")
+        writer.add(make_trace("p2"))
+    first, second = read_trace_folder(tmp_path)
+    if first.problem.id == "p2":
+        first, second = second, first
+    assert (first.problem.id, first.problem.answer, first.problem.group) == ("p/1 ä", "2", "sums")
+    assert [stored.trace for stored in first.traces] == [make_trace(sample=sample) for sample in (1, 2, 3)]
+    for stored in first.traces:
+        assert stored.cut_tokens == stored.trace.sample
+        assert torch.equal(stored.load_states(), make_states(stored.trace.sample))
+    assert second.traces[0].cut_tokens is None
+    with pytest.raises(InputError, match="stored without states"):
+        second.traces[0].load_states()
+
+
+def test_any_torn_tail_is_mended_and_the_rest_goes_on(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    with TraceFolderWriter(whole, SETTINGS) as writer:
+        for sample in range(3):
+            writer.add(make_trace(sample=sample))
+    content = (whole / "traces-rank0.jsonl").read_bytes()
+    for length in range(0, len(content), 7):
+        folder = tmp_path / str(length)
+        shutil.copytree(whole, folder)
+        (folder / "traces-rank0.jsonl").write_bytes(content[:length])
+        survivors = content[:length].count(b"\n")
+        if survivors:
+            torn = contents(folder)
+            assert len(read_trace_folder(folder)[0].traces) in (survivors, survivors + 1)
+            assert contents(folder) == torn, "reading mends nothing: another process may be writing"
+        with TraceFolderWriter(folder, SETTINGS) as writer:
+            assert writer.done == {("p/1 ä", sample) for sample in range(survivors)}
+            for sample in range(survivors, 3):
+                writer.add(make_trace(sample=sample))
+        assert (folder / "traces-rank0.jsonl").read_bytes() == content
+
+
+def test_states_are_on_disk_before_their_line(tmp_path: Path) -> None:
+    writer = TraceFolderWriter(tmp_path, SETTINGS)
+    for sample in range(70):
+        writer.add(make_trace(sample=sample), states=make_states(sample))
+    stored = read_trace_folder(tmp_path)[0].traces
+    assert len(stored) == 64, "a full lot was written, the rest waits"
+    assert torch.equal(stored[-1].load_states(), make_states(63))
+    # killed here: the waiting traces are not announced and are sampled again
+    with TraceFolderWriter(tmp_path, SETTINGS) as again:
+        assert len(again.done) == 64
+        for sample in range(64, 70):
+            again.add(make_trace(sample=sample), states=make_states(sample))
+    assert [s.load_states()[0, 0, 0].item() for s in read_trace_folder(tmp_path)[0].traces] == list(range(70))
+
+
+def test_nothing_is_stored_twice(tmp_path: Path) -> None:
+    with TraceFolderWriter(tmp_path, SETTINGS) as writer:
+        writer.add(make_trace())
+        with pytest.raises(InputError, match="is there already"):
+            writer.add(make_trace())
+    with TraceFolderWriter(tmp_path, SETTINGS, rank=1) as other, pytest.raises(InputError, match="is there already"):
+        other.add(make_trace())
+    shutil.copy(tmp_path / "traces-rank0.jsonl", tmp_path / "traces-rank2.jsonl")
+    with pytest.raises(InputError, match="stored twice"):
+        read_trace_folder(tmp_path)
+
+
+def test_ranks_write_side_by_side(tmp_path: Path) -> None:
+    for rank in range(2):
+        with TraceFolderWriter(tmp_path, SETTINGS, rank) as writer:
+            writer.add(make_trace(sample=rank), states=make_states(rank))
+    assert len(read_trace_folder(tmp_path)[0].traces) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "b", "sampling": {"temperature": 1.0, "layers": [0, 1]}}, "key 'model' is 'a' there and 'b' now"),
+        (
+            {"model": "a", "sampling": {"temperature": 0.6, "layers": [0, 1]}},
+            r"temperature' is 1\.0 there",
+        ),
+        ({"model": "a", "sampling": {"temperature": 1.0}}, r"'sampling\.layers' is \[0, 1\] there and None now"),
+    ],
+)
+def test_other_settings_are_refused_and_nothing_is_touched(tmp_path: Path, settings: dict, message: str) -> None:
+    with TraceFolderWriter(tmp_path, SETTINGS) as writer:
+        writer.add(make_trace())
+    with open(tmp_path / "traces-rank0.jsonl", "a", encoding="utf-8") as handle:
+        handle.write('{"torn')
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=message) as refusal:
+        TraceFolderWriter(tmp_path, settings)
+    assert "another output folder" in str(refusal.value)
+    assert contents(tmp_path) == before
+
+
+def test_foreign_and_damaged_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no traces there"):
+        read_trace_folder(tmp_path)
+    (tmp_path / "traces.jsonl").write_text('{"problem_id": "x"\n{"a": 1}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"no settings\.json"):
+        TraceFolderWriter(tmp_path, SETTINGS)
+    with pytest.raises(InputError, match="line 1"):
+        read_trace_folder(tmp_path)
