@@ -1,0 +1,121 @@
+"""The keys of a schedule's YAML file that are ours; all others belong to TRL's `GRPOConfig` and pass through."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.config import check_types, read_yaml, split_command_line
+from runtime.errors import InputError
+from schedules.choice import TOLERANCE_REFERENCES
+from schedules.rounds import Round, make_rounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """What is trained, on what, within which limits, and how a checkpoint is chosen.
+
+    model: model folder or Hub name that round 1 starts from.
+    output_dir: the run folder.
+    limits: limit of each round [tokens], from loose to tight.
+    steps_per_round: optimiser steps, one number or one per round.
+    problems, problem_count: training problems (JSONL path or `arithmetic:<split>`) and how many of them.
+    max_prompt_tokens: longer prompts are dropped before training [tokens].
+    prompt_family: deepseek, qwen or plain (see tasks/prompts.py).
+    reward: `hard_limit`, or `reference` for the released code's (see rewards/hard_limit.py).
+    seed: orders the prompts and seeds rollouts and validation.
+    validation_*: problems and sampling settings of the choice; `validation_max_tokens` is the long cap [tokens].
+    validation_dtype, validation_rows: precision of the validated models, traces decoded at once on each process.
+    tolerance: share of the reference's pass@1 that may be lost (fraction 0-1).
+    tolerance_reference: best_so_far, original or round_start (see schedules/choice.py).
+    """
+
+    model: str
+    output_dir: str
+    limits: list[int]
+    steps_per_round: int | list[int]
+    problems: str
+    problem_count: int | None = None
+    max_prompt_tokens: int = 768
+    prompt_family: str = "deepseek"
+    reward: str = "hard_limit"
+    seed: int = 0
+    validation_problems: str
+    validation_count: int | None = None
+    validation_samples: int = 16
+    validation_temperature: float = 0.6
+    validation_top_p: float = 0.95
+    validation_max_tokens: int = 32000
+    validation_dtype: str = "bfloat16"
+    validation_rows: int = 64
+    tolerance: float = 0.10
+    tolerance_reference: str = "best_so_far"
+
+    def __post_init__(self) -> None:
+        make_rounds(self.limits, self.steps_per_round)
+        _check_model(self.model)
+        if not 0 <= self.tolerance < 1:
+            raise InputError(f"key 'tolerance' has the value {self.tolerance}; give a fraction from 0 to below 1")
+        if self.tolerance_reference not in TOLERANCE_REFERENCES:
+            raise InputError(
+                f"key 'tolerance_reference' has the value '{self.tolerance_reference}'; "
+                f"choose one of {', '.join(TOLERANCE_REFERENCES)}"
+            )
+        for key in ("validation_samples", "validation_max_tokens", "validation_rows", "max_prompt_tokens"):
+            if getattr(self, key) < 1:
+                raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
+
+    @property
+    def rounds(self) -> list[Round]:
+        return make_rounds(self.limits, self.steps_per_round)
+
+
+def _check_model(model: str) -> None:
+    """Refuse what is no model folder; `owner/name` is a Hub name unless a folder `owner` lies here."""
+    if Path(model).is_dir():
+        if not (Path(model) / "config.json").is_file():
+            raise InputError(f"key 'model' has the value '{model}': a folder without config.json is no model folder")
+    elif model.count("/") != 1 or Path(model).parent.is_dir():
+        raise InputError(f"key 'model' has the value '{model}': no such folder; train or download the model first")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole config file with its overrides: our keys checked, TRL's as given. `where` is named in messages."""
+
+    schedule: ScheduleConfig
+    trainer: dict[str, Any]
+    where: str
+
+    def resolved(self) -> dict[str, Any]:
+        """All keys of the run, ours with their defaults: what `config.yaml` of the run folder holds."""
+        return dataclasses.asdict(self.schedule) | self.trainer
+
+
+def read_run_config(argv: Sequence[str]) -> RunConfig:
+    """Read `--config FILE --key value …`.
+
+    Raises `InputError` for a missing key, a wrong type or an impossible value among our keys. TRL's keys are checked
+    by the trainer, which knows them.
+    """
+    path, overrides = split_command_line(argv)
+    if path is None:
+        raise InputError("command line: --config is missing; pass --config configs/…/X.yaml")
+    values = read_yaml(path) | overrides
+    fields = {field.name: field for field in dataclasses.fields(ScheduleConfig)}
+    ours = check_types(ScheduleConfig, {key: value for key, value in values.items() if key in fields}, path)
+    trainer = {key: value for key, value in values.items() if key not in fields}
+    for name, field in fields.items():
+        if name not in ours and field.default is dataclasses.MISSING:
+            raise InputError(f"{path}: key '{name}' is required and not given; {_remedy(name, list(trainer))}")
+    try:
+        return RunConfig(ScheduleConfig(**ours), trainer, path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _remedy(name: str, others: list[str]) -> str:
+    near = difflib.get_close_matches(name, others, n=1)
+    return f"is '{near[0]}' meant to be it?" if near else f"add it or pass --{name}"

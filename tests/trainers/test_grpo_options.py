@@ -1,0 +1,152 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.errors import InputError
+from runtime.files import write_text
+from schedules.config import RunConfig, ScheduleConfig, read_run_config
+from schedules.rounds import Round
+from trainers.grpo_data import prompt_order
+from trainers.grpo_options import OWNED, PINNED, make_grpo_config, plan_batches, trainer_values
+
+SCHEDULE = ScheduleConfig(
+    model="owner/model",
+    output_dir="outputs/x",
+    limits=[220],
+    steps_per_round=4,
+    problems="arithmetic:train",
+    validation_problems="arithmetic:validation",
+)
+CPU = {"use_cpu": True, "bf16": False}
+
+
+def run_config(**trainer) -> RunConfig:
+    return RunConfig(SCHEDULE, trainer, "test.yaml")
+
+
+@pytest.mark.parametrize("key", sorted(OWNED))
+def test_keys_that_the_schedule_owns_are_refused_with_the_reason(key) -> None:
+    with pytest.raises(InputError, match=f"key '{key}' cannot be set: {OWNED[key][:20]}"):
+        trainer_values(run_config(**{key: 1}))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"learning_rte": 1}, "unknown key 'learning_rte'; did you mean 'learning_rate'"),
+        ({"limit": 1}, "unknown key 'limit'; did you mean 'limits'"),
+        ({"learning_rate": "fast"}, "'learning_rate' has the value 'fast': expected float"),
+        ({"num_generations": 2.5}, "'num_generations' has the value 2.5"),
+        ({"use_vllm": True, "vllm_max_model_length": 900}, "'vllm_max_model_length' has the value 900.* need 988"),
+    ],
+)
+def test_wrong_keys_and_values_are_named(trainer, message) -> None:
+    with pytest.raises(InputError, match=message):
+        trainer_values(run_config(**trainer))
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "message"),
+    [
+        ({"per_device_train_batch_size": 6}, 2, "12 completions .* no multiple of 'num_generations' = 8"),
+        ({"generation_batch_size": 24}, 2, "'generation_batch_size' has the value 24"),
+        ({"generation_batch_size": 32, "steps_per_generation": 2}, 2, "not both"),
+        ({"steps_per_generation": 4, "save_steps": 6}, 2, "'save_steps' has the value 6.* = 4"),
+        ({"num_iterations": 2, "save_steps": 3}, 2, "'save_steps' has the value 3"),
+        ({"save_steps": 0.5}, 2, "'save_steps' has the value 0.5"),
+    ],
+)
+def test_batches_that_do_not_fit_are_named(changes, processes, message) -> None:
+    with pytest.raises(InputError, match=message):
+        plan_batches(PINNED | changes, processes, "test.yaml")
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 20))
+def test_a_round_has_exactly_the_prompts_that_its_steps_use(per_device, processes, accumulation, iterations, steps):
+    values = PINNED | {
+        "per_device_train_batch_size": per_device * 8,
+        "gradient_accumulation_steps": accumulation,
+        "num_iterations": iterations,
+        "save_steps": iterations,
+    }
+    plan = plan_batches(values, processes, "test.yaml")
+    assert plan.prompts == per_device * processes * accumulation
+    batches = -(-steps // iterations)  # each generation batch serves `iterations` optimiser steps
+    assert plan.rows(steps) == plan.prompts * batches
+
+
+def test_what_matters_to_the_method_reaches_trl() -> None:
+    config = run_config(learning_rate=3e-4, per_device_train_batch_size=8, **CPU)
+    arguments = make_grpo_config(trainer_values(config), config, Round(2, 160, 12), Path("/tmp/x"))
+    assert (arguments.max_completion_length, arguments.max_steps, arguments.learning_rate) == (160, 12, 3e-4)
+    assert (arguments.mask_truncated_completions, arguments.shuffle_dataset) == (False, False)
+    assert (arguments.loss_type, arguments.beta, arguments.scale_rewards) == ("dapo", 0.0, "group")
+    assert arguments.save_total_limit is None
+
+
+def test_what_trl_refuses_is_the_users_error() -> None:
+    config = run_config(num_generations=1, **CPU)
+    with pytest.raises(InputError, match="at least 2 generations"):
+        make_grpo_config(trainer_values(config), config, Round(1, 160, 12), Path("/tmp/x"))
+
+
+@given(st.integers(1, 30), st.integers(1, 100), st.integers(0, 3))
+def test_every_problem_is_seen_once_per_epoch(problems, rows, seed) -> None:
+    order = prompt_order(problems, rows, seed, round_index=1)
+    assert len(order) == rows
+    for start in range(0, rows - problems + 1, problems):
+        assert sorted(order[start : start + problems]) == list(range(problems))
+
+
+def test_epochs_rounds_and_seeds_have_orders_of_their_own() -> None:
+    order = prompt_order(50, 100, 0, 1)
+    assert order[:50] != order[50:]
+    assert order != prompt_order(50, 100, 1, 1)
+    assert order != prompt_order(50, 100, 0, 2)
+    assert order == prompt_order(50, 100, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["demo/thinkprune", "demo/control", "thinkprune/r1_distill_qwen_1.5b"])
+def test_the_shipped_configs_are_right(repository, monkeypatch, name) -> None:
+    monkeypatch.chdir(repository)
+    config = read_run_config(["--config", f"configs/{name}.yaml"])
+    values = trainer_values(config)
+    processes = 2 if name.startswith("demo") else 8
+    plan = plan_batches(values, processes, name)
+    assert plan.steps_per_batch == 1  # one optimiser step per generation batch, as the paper has it
+    assert plan.prompts == (12 if name.startswith("demo") else 128)
+
+
+def test_the_control_differs_in_nothing_but_the_limit(repository, monkeypatch) -> None:
+    monkeypatch.chdir(repository)
+    pruned, control = (
+        read_run_config(["--config", f"configs/demo/{name}.yaml"]) for name in ("thinkprune", "control")
+    )
+    differing = {
+        key
+        for key in pruned.resolved().keys() | control.resolved().keys()
+        if pruned.resolved().get(key) != control.resolved().get(key)
+    }
+    assert differing == {"limits", "steps_per_round", "output_dir", "save_steps"}
+    steps = [sum(round_.max_steps for round_ in run.schedule.rounds) for run in (pruned, control)]
+    assert steps[0] == steps[1]
+    assert control.schedule.limits == [control.schedule.validation_max_tokens]
+
+
+def test_schedule_and_trainer_keys_do_not_overlap_by_accident() -> None:
+    from trl import GRPOConfig
+
+    both = {f.name for f in dataclasses.fields(GRPOConfig)} & {f.name for f in dataclasses.fields(ScheduleConfig)}
+    assert both == {"output_dir", "seed"}
+
+
+def test_overrides_win_over_the_file(tmp_path) -> None:
+    lines = (
+        "model: owner/model\noutput_dir: x\nlimits: [9]\nsteps_per_round: 1\nproblems: p\nvalidation_problems: v\n"
+    )
+    write_text(tmp_path / "c.yaml", lines)
+    config = read_run_config(["--config", str(tmp_path / "c.yaml"), "--limits", "300", "200", "--beta=0.1"])
+    assert (config.schedule.limits, config.trainer) == ([300, 200], {"beta": 0.1})
