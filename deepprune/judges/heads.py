@@ -1,0 +1,77 @@
+"""The small trained parts that linear-cost judges share: pooling many tokens into one vector, comparing two vectors.
+
+Their cost is counted in multiply-accumulates (MACs), so that a judge that reads no token still pays for what it
+computes. Normalisation, softmax and activations are not counted: they are linear in sizes that the counted products
+exceed many times.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+PAIRS_PER_BATCH = 8192  # bounds the memory of comparing all pairs of many traces
+
+
+class AttentionPool(nn.Module):
+    """Hidden states of a cut → one vector, through a few learned attention heads.
+
+    Every layer of every token is normalised by itself; each head weighs the tokens by one learned direction over all
+    layers, sums them, and projects the sum to `width` values; tanh. Projecting after the sum instead of before
+    costs a hundredth and computes the same linear map.
+    """
+
+    def __init__(self, layers: int, hidden: int, heads: int, width: int) -> None:
+        super().__init__()
+        self.features, self.heads, self.width = layers * hidden, heads, width
+        self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
+        self.query = nn.Linear(self.features, heads, bias=False)
+        self.value = nn.Parameter(torch.randn(heads, self.features, width) / self.features**0.5)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`states` [cuts, tokens, layers, hidden], `mask` [cuts, tokens] True at real tokens → [cuts, heads * width].
+
+        A cut without any token becomes the zero vector.
+        """
+        tokens = self.norm(states.float()).flatten(2)
+        scores = self.query(tokens).masked_fill(~mask[..., None], float("-inf"))
+        weights = torch.nan_to_num(torch.softmax(scores, dim=1))
+        pooled = torch.einsum("cth,ctf->chf", weights, tokens)
+        return torch.tanh(torch.einsum("chf,hfw->chw", pooled, self.value)).flatten(1)
+
+    def macs_per_token(self) -> int:
+        """Scoring and summing one token, in all heads."""
+        return 2 * self.heads * self.features
+
+    def macs_per_cut(self) -> int:
+        """The projection of the sums, once per cut."""
+        return self.heads * self.features * self.width
+
+
+class PairHead(nn.Module):
+    """Two vectors → the logit of "same answer", from [a * b, |a - b|]: symmetric by construction."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.width, self.hidden = width, hidden
+        self.layers = nn.Sequential(nn.Linear(2 * width, hidden), nn.GELU(), nn.Linear(hidden, 1))
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """[pairs, width] twice → logits [pairs]."""
+        return self.layers(torch.cat([a * b, (a - b).abs()], dim=-1)).squeeze(-1)
+
+    def macs_per_pair(self) -> int:
+        return self.width + 2 * self.width * self.hidden + self.hidden
+
+
+@torch.no_grad()
+def probability_matrix(head: PairHead, vectors: torch.Tensor) -> np.ndarray:
+    """[n, width] → [n, n] float64, symmetric, ones on the diagonal; every pair is computed once."""
+    n = len(vectors)
+    first, second = torch.triu_indices(n, n, offset=1)
+    batches = zip(first.split(PAIRS_PER_BATCH), second.split(PAIRS_PER_BATCH), strict=True)
+    parts = [torch.sigmoid(head(vectors[i], vectors[j])) for i, j in batches]
+    matrix = np.eye(n)
+    values = torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)
+    matrix[first, second] = values
+    matrix[second, first] = values
+    return matrix

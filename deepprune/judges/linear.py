@@ -1,0 +1,89 @@
+"""A fine-tuned encoder of linear cost: it reads prompt, cut and a neutral query once per trace.
+
+The state of the query's last token, normalised, is the trace's vector; the same pair head as elsewhere compares two
+vectors. The query ("So the answer is") makes the encoder look ahead; without any, trials lost .2 AUROC. The encoder
+reads the generator's token ids, so it must share the generator's tokenizer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from deepprune.cut import CutRule
+from deepprune.judges.base import CutTrace
+from deepprune.judges.heads import PairHead, probability_matrix
+from engines.accounting import TokenLedger
+
+
+@dataclass(frozen=True)
+class LinearShape:
+    """`query_ids` are read after the cut; `max_tokens` caps prompt, cut and query together."""
+
+    query_ids: tuple[int, ...]
+    pair_hidden: int
+    max_tokens: int
+
+
+class LinearModel(nn.Module):
+    """Encoder (a model without language head), norm and pair head; all of it is trained."""
+
+    def __init__(self, encoder: PreTrainedModel, shape: LinearShape) -> None:
+        super().__init__()
+        self.encoder, self.shape = encoder, shape
+        width = encoder.config.get_text_config(decoder=True).hidden_size
+        self.norm = nn.LayerNorm(width)
+        self.head = PairHead(width, shape.pair_hidden)
+
+    def read_ids(self, cut: CutTrace) -> list[int]:
+        """What the encoder reads for one cut; too long a cut loses its beginning, never prompt or query."""
+        room = max(0, self.shape.max_tokens - len(cut.prompt_ids) - len(self.shape.query_ids))
+        kept = cut.token_ids[max(0, len(cut.token_ids) - room) :] if room else ()
+        return [*cut.prompt_ids, *kept, *self.shape.query_ids]
+
+    def forward(self, cuts: Sequence[CutTrace]) -> torch.Tensor:
+        """[cuts, hidden]. Right-padded: a causal encoder never sees the padding."""
+        rows = [self.read_ids(cut) for cut in cuts]
+        device = self.norm.weight.device
+        ends = torch.tensor([len(row) - 1 for row in rows], device=device)
+        ids = torch.zeros(len(rows), int(ends.max()) + 1, dtype=torch.long)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+        mask = torch.arange(ids.shape[1], device=device)[None] <= ends[:, None]
+        states = self.encoder(input_ids=ids.to(device), attention_mask=mask.long(), use_cache=False).last_hidden_state
+        return self.norm(states[torch.arange(len(rows), device=device), ends].to(self.norm.weight.dtype))
+
+
+class LinearJudge:
+    """Implements `VectorJudge`. Cuts are encoded one by one, so a vector does not depend on its company."""
+
+    name = "linear"
+    needs_states = False
+    capture_layers = None
+
+    def __init__(self, model: LinearModel, cut_rule: CutRule) -> None:
+        self.model, self.cut_rule = model.eval(), cut_rule
+        self.parameters = sum(p.numel() for p in model.encoder.parameters())
+        self.reset_ledger()
+
+    def reset_ledger(self) -> None:
+        self.ledger = TokenLedger()
+
+    def score(self, cuts: Sequence[CutTrace]) -> np.ndarray:
+        self.reset_ledger()
+        return self.score_vectors(np.stack([self.encode(cut) for cut in cuts]))
+
+    @torch.no_grad()
+    def encode(self, cut: CutTrace) -> np.ndarray:
+        """[hidden] float32; every token read is counted as judge prefill, the shared prompt each time."""
+        self.ledger += TokenLedger(judge_prefill=len(self.model.read_ids(cut)))
+        return self.model([cut])[0].float().cpu().numpy()
+
+    def score_vectors(self, vectors: np.ndarray) -> np.ndarray:
+        n = len(vectors)
+        self.ledger += TokenLedger(judge_head=n * (n - 1) // 2 * self.model.head.macs_per_pair())
+        device, dtype = self.model.norm.weight.device, self.model.norm.weight.dtype
+        return probability_matrix(self.model.head, torch.from_numpy(vectors).to(device, dtype))

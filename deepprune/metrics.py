@@ -1,0 +1,105 @@
+"""How well a judge tells pairs apart. Pure functions of labels (1 = same answer), scores and problem numbers.
+
+Pairs of one problem hang together, so intervals resample problems, never pairs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score, roc_curve
+
+BOOTSTRAP_RESAMPLES = 2000
+ROC_POINTS = 101
+
+
+def has_both_labels(labels: np.ndarray) -> bool:
+    return 0 < int(np.sum(labels)) < len(labels)
+
+
+def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """Share (0-1) of (same, different) pairs of pairs that are ranked rightly, ties counted half; None if one label
+    is missing."""
+    return float(roc_auc_score(labels, scores)) if has_both_labels(labels) else None
+
+
+def ordered_counts(labels: np.ndarray, scores: np.ndarray, problems: np.ndarray) -> np.ndarray:
+    """[problems, problems]: in cell (a, b), how many same-answer pairs of a are ranked above different-answer pairs
+    of b, ties counted half. Its sum over all cells is the numerator of the pooled AUROC."""
+    count = int(problems.max()) + 1
+    positives, negatives = labels == 1, labels == 0
+    owner = problems[positives]
+    counts = np.zeros((count, count))
+    for problem in range(count):
+        ranked = np.sort(scores[negatives & (problems == problem)])
+        below = np.searchsorted(ranked, scores[positives], "left") + np.searchsorted(
+            ranked, scores[positives], "right"
+        )
+        counts[:, problem] = np.bincount(owner, weights=below / 2, minlength=count)
+    return counts
+
+
+def auroc_ci95(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    problems: np.ndarray,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """95 % percentile interval of the pooled AUROC over problems drawn with replacement; None without both labels.
+
+    `problems` [pairs] numbers the problem of each pair. Resamples that lack a label are left out.
+    """
+    if not has_both_labels(labels):
+        return None
+    problems = np.unique(problems, return_inverse=True)[1]
+    count = int(problems.max()) + 1
+    counts = ordered_counts(labels, scores, problems)
+    same = np.bincount(problems, weights=labels == 1, minlength=count)
+    different = np.bincount(problems, weights=labels == 0, minlength=count)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
+    ordered, total = ((draws @ counts) * draws).sum(1), (draws @ same) * (draws @ different)
+    values = ordered[total > 0] / total[total > 0]
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def tnr_at_fnr(labels: np.ndarray, scores: np.ndarray, fnr: float = 0.2) -> float | None:
+    """Share (0-1) of different-answer pairs kept apart at the threshold that misses at most `fnr` (0-1) of the
+    same-answer pairs (the paper's TNR@0.2FNR; "negative" means different). None without both labels."""
+    if not has_both_labels(labels):
+        return None
+    false_positive, true_positive, _ = roc_curve(labels, scores, drop_intermediate=False)
+    return float(1.0 - false_positive[true_positive >= 1.0 - fnr - 1e-12].min())
+
+
+def roc_points(labels: np.ndarray, scores: np.ndarray, points: int = ROC_POINTS) -> list[list[float]]:
+    """The ROC curve read off at `points` evenly spaced false positive rates: [[fpr, tpr], ...], [] without both
+    labels."""
+    if not has_both_labels(labels):
+        return []
+    false_positive, true_positive, _ = roc_curve(labels, scores)
+    grid = np.linspace(0.0, 1.0, points)
+    return [
+        [round(float(x), 4), round(float(y), 4)]
+        for x, y in zip(grid, np.interp(grid, false_positive, true_positive), strict=True)
+    ]
+
+
+def summary(
+    labels: np.ndarray, scores: np.ndarray, problems: Sequence[int] | np.ndarray, seed: int = 0
+) -> dict[str, Any]:
+    """The numbers every judge is reported with: auroc, auroc_ci95, tnr_at_fnr20, pairs, same_answer_share, problems.
+
+    Shares are 0-1; a figure that needs both labels is None when one is missing.
+    """
+    problems = np.asarray(problems)
+    interval = auroc_ci95(labels, scores, problems, seed=seed)
+    return {
+        "auroc": auroc(labels, scores),
+        "auroc_ci95": list(interval) if interval else None,
+        "tnr_at_fnr20": tnr_at_fnr(labels, scores, 0.2),
+        "pairs": len(labels),
+        "same_answer_share": float(np.mean(labels)) if len(labels) else None,
+        "problems": len(np.unique(problems)),
+    }

@@ -1,0 +1,222 @@
+"""What every judge keeps: symmetry, independence of company, honest cost, and learning what there is to learn."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from deepprune.cut import CutRule
+from deepprune.judges.base import CutTrace, JudgeError
+from deepprune.judges.linear import LinearJudge, LinearModel, LinearShape
+from deepprune.judges.load import describe_generator, load_judge, save_judge
+from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
+from deepprune.judges.pairwise import PairReader, PairwiseFormat, PairwiseJudge, PairwiseModel
+from deepprune.judges.untrained import UNTRAINED
+from tests.tiny import build_tiny_model
+
+RULE = CutRule("words", 2)
+SHAPE = OwnStatesShape(layers=(0, 1, 2), hidden=32, heads=2, width=8, pair_hidden=8)
+FORMAT = PairwiseFormat("A: {a}\nB: {b}\nsame?", ("yes", "no"), chat_template=True, max_tokens=400)
+TEXTS = ["so it is two", "okay then three", "", "so it is two", "wait, this is a rather longer text"]
+
+
+def own_states() -> OwnStatesJudge:
+    torch.manual_seed(0)
+    return OwnStatesJudge(OwnStatesModel(SHAPE), SHAPE, RULE)
+
+
+def linear(folder: Path) -> LinearJudge:
+    torch.manual_seed(0)
+    return LinearJudge(LinearModel(AutoModel.from_pretrained(folder), LinearShape((7, 8), 8, 400)), RULE)
+
+
+def pairwise(folder: Path) -> PairwiseJudge:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    return PairwiseJudge(PairwiseModel(model, PairReader(tokenizer, FORMAT)), RULE)
+
+
+@pytest.fixture(params=["linear_own_states", "linear", "pairwise"])
+def judge(request: pytest.FixtureRequest, tiny_model: Path):
+    if request.param == "linear_own_states":
+        return own_states()
+    return linear(tiny_model) if request.param == "linear" else pairwise(tiny_model)
+
+
+@pytest.fixture
+def cuts(tiny_model: Path) -> list[CutTrace]:
+    tokenizer, generator = AutoTokenizer.from_pretrained(tiny_model), torch.Generator().manual_seed(1)
+    ids = [tuple(tokenizer(text)["input_ids"]) for text in TEXTS]
+    states = [torch.randn(max(0, len(row) - 1), 3, 32, generator=generator).half() for row in ids]
+    return [CutTrace((5, 6), *parts) for parts in zip(ids, TEXTS, states, strict=True)]
+
+
+def test_scores_are_symmetric_probabilities(judge, cuts):
+    scores = judge.score(cuts)
+    assert scores.shape == (5, 5) and scores.dtype == np.float64
+    assert (scores == scores.T).all() and (np.diag(scores) == 1).all()
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_a_pair_scores_the_same_in_any_company_and_order(judge, cuts):
+    scores, order = judge.score(cuts), [4, 2, 0]
+    assert np.allclose(judge.score([cuts[i] for i in order]), scores[np.ix_(order, order)], atol=1e-6)
+
+
+def test_saved_and_loaded_judge_gives_identical_scores(judge, cuts, tmp_path, tiny_model):
+    about = {"generator": describe_generator(tiny_model)}
+    save_judge(judge, tmp_path / "judge", about)
+    loaded = load_judge(tmp_path / "judge", tiny_model)
+    assert (loaded.name, loaded.cut_rule, loaded.capture_layers) == (judge.name, RULE, judge.capture_layers)
+    assert loaded.parameters == judge.parameters
+    assert (loaded.score(cuts) == judge.score(cuts)).all()
+    assert loaded.ledger == judge.ledger
+
+
+def test_vector_judges_encode_cut_by_cut(cuts, tiny_model):
+    for judge in (own_states(), linear(tiny_model)):
+        vectors = np.stack([judge.encode(cut) for cut in cuts])
+        assert (judge.score_vectors(vectors) == judge.score(cuts)).all()
+
+
+def test_padding_changes_nothing(cuts, tiny_model):
+    """Training encodes many cuts at once, scoring one by one: both must be the same function."""
+    for judge in (own_states(), linear(tiny_model)):
+        with torch.no_grad():
+            together = judge.model(cuts)
+        assert np.allclose(together, np.stack([judge.encode(cut) for cut in cuts]), atol=1e-5)
+
+
+def test_own_states_pay_for_their_head_and_read_no_token(cuts):
+    judge = own_states()
+    judge.score(cuts)
+    tokens, features = sum(len(cut.states) for cut in cuts), 3 * 32
+    encoding = tokens * 2 * 2 * features + len(cuts) * 2 * features * 8
+    comparing = 10 * (16 + 2 * 16 * 8 + 8)
+    assert judge.ledger.judge_head == encoding + comparing
+    assert judge.ledger.judge_prefill == 0 and judge.parameters == 0
+
+
+def test_ledger_is_of_the_last_score_or_since_the_reset(judge, cuts):
+    judge.score(cuts)
+    once = judge.ledger
+    judge.score(cuts)
+    assert judge.ledger == once
+    judge.reset_ledger()
+    assert dataclasses.asdict(judge.ledger) == dict.fromkeys(dataclasses.asdict(once), 0)
+
+
+def test_linear_reads_every_cut_once_and_pairwise_every_pair(cuts, tiny_model):
+    judge = linear(tiny_model)
+    judge.score(cuts)
+    assert judge.ledger.judge_prefill == sum(2 + len(cut.token_ids) + 2 for cut in cuts)
+    judge = pairwise(tiny_model)
+    judge.score(cuts)
+    rows = [judge.model.reader.read(a.text, b.text) for i, b in enumerate(cuts) for a in cuts[:i]]
+    assert judge.ledger.judge_prefill == sum(map(len, rows)) and judge.ledger.judge_generated == 0
+
+
+def test_pairwise_score_is_the_labels_share_at_the_next_token(tiny_model):
+    judge = pairwise(tiny_model)
+    row = judge.model.reader.read("b", "a")
+    assert row == judge.model.reader.read("a", "b")
+    rendered = judge.model.reader.tokenizer.decode(row)
+    assert rendered.index("A: a") < rendered.index("B: b") and rendered.endswith("assistant\n")
+    with torch.no_grad():
+        logits = judge.model.language_model(torch.tensor([row])).logits[0, -1]
+    expected = torch.softmax(logits[list(judge.model.reader.label_ids)].double(), -1)[0]
+    assert judge.score_pairs([("a", "b")])[0] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_long_cuts_lose_their_beginnings(tiny_model):
+    reader = PairReader(AutoTokenizer.from_pretrained(tiny_model), dataclasses.replace(FORMAT, max_tokens=60))
+    row = reader.read("x" * 500 + "end", "y")
+    assert len(row) <= 60 and "end\nB: y" in reader.tokenizer.decode(row)
+    model = LinearModel(AutoModel.from_pretrained(tiny_model), LinearShape((7, 8), 8, max_tokens=10))
+    assert model.read_ids(CutTrace((1, 2), tuple(range(20, 60)), "")) == [1, 2, *range(54, 60), 7, 8]
+
+
+def test_a_judge_of_another_model_is_refused(tmp_path, tiny_model):
+    save_judge(own_states(), tmp_path / "judge", {"generator": describe_generator(tiny_model)})
+    other = build_tiny_model(tmp_path / "other", seed=1)
+    with pytest.raises(JudgeError) as refusal:
+        load_judge(tmp_path / "judge", other)
+    assert str(tiny_model) in str(refusal.value) and str(other) in str(refusal.value)
+
+
+def test_states_of_other_sizes_are_refused(cuts):
+    without = dataclasses.replace(cuts[0], states=None)
+    with pytest.raises(JudgeError, match="the cut has none"):
+        own_states().score([without, *cuts])
+    narrow = dataclasses.replace(cuts[0], states=torch.zeros(4, 2, 32))
+    with pytest.raises(JudgeError, match=r"\[tokens, 2, 32\]"):
+        own_states().encode(narrow)
+
+
+@pytest.mark.parametrize("damage", ["missing", "no json", "kind", "key", "weights"])
+def test_a_damaged_judge_folder_is_named(tmp_path, tiny_model, damage):
+    folder = tmp_path / "judge"
+    save_judge(own_states(), folder, {"generator": describe_generator(tiny_model)})
+    description = folder / "judge.json"
+    if damage == "missing":
+        description.unlink()
+    elif damage == "no json":
+        description.write_text("{")
+    elif damage == "kind":
+        description.write_text(description.read_text().replace("linear_own_states", "astrology"))
+    elif damage == "key":
+        description.write_text(description.read_text().replace('"heads"', '"hands"'))
+    else:
+        (folder / "head.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=str(folder)):
+        load_judge(folder, tiny_model)
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_untrained_judges_share_the_interface(name, cuts, tiny_model):
+    judge = load_judge(name, tiny_model, cut_rule=RULE)
+    scores = judge.score(cuts)
+    assert (scores == scores.T).all() and ((scores >= 0) & (scores <= 1)).all() and judge.cut_rule == RULE
+    if name != "random":
+        assert scores[0, 3] == pytest.approx(1.0)  # equal texts
+
+
+def planted_states(decisions: np.ndarray, rng: np.random.Generator, strength: float) -> list[CutTrace]:
+    """Noise of 10 to 20 tokens; one random token of each trace carries its decision in layer 1."""
+    directions = np.eye(32)[:4] * strength
+    cuts = []
+    for decision in decisions:
+        states = rng.normal(size=(rng.integers(10, 20), 3, 32))
+        place = rng.integers(len(states))
+        states[place, 1] = rng.normal(size=32) * 0.1 + directions[decision]
+        states[place, 1, 31] = strength  # says "here is a decision"
+        cuts.append(CutTrace((), (), "", torch.from_numpy(states).half()))
+    return cuts
+
+
+@pytest.mark.parametrize(("strength", "learns"), [(8.0, True), (0.0, False)])
+def test_own_states_judge_learns_a_planted_decision_and_nothing_else(strength, learns):
+    from deepprune import metrics
+    from deepprune.losses import focal_loss
+
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    model = OwnStatesModel(SHAPE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    first, second = np.triu_indices(32, k=1)
+    for _ in range(200):
+        decisions = rng.integers(0, 4, 32)
+        vectors = model(planted_states(decisions, rng, strength))
+        labels = torch.from_numpy((decisions[first] == decisions[second]).astype(int))
+        optimizer.zero_grad()
+        focal_loss(model.head(vectors[first], vectors[second]), labels).backward()
+        optimizer.step()
+    judge, labels, scores = OwnStatesJudge(model, SHAPE, RULE), [], []
+    for _ in range(8):
+        decisions = rng.integers(0, 4, 32)
+        scores.append(judge.score(planted_states(decisions, rng, strength))[first, second])
+        labels.append(decisions[first] == decisions[second])
+    area = metrics.auroc(np.concatenate(labels).astype(int), np.concatenate(scores))
+    assert area > 0.95 if learns else 0.4 < area < 0.6

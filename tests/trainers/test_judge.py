@@ -1,0 +1,181 @@
+"""The judge trainer as users start it: on tiny trace folders, run again, and with bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from deepprune.judges.load import load_judge
+from engines.load import model_fingerprint
+from engines.trace_folder import TraceFolderWriter
+from runtime.config import parse_config
+from runtime.errors import InputError
+from runtime.files import read_jsonl
+from tasks.records import Trace
+from tests.tiny import build_tiny_model
+from trainers.judge import run
+from trainers.judge_config import JudgeConfig
+
+WORDS = ("red", "green", "blue")
+METRICS = {"auroc", "auroc_ci95", "tnr_at_fnr20", "pairs", "same_answer_share", "baselines", "unfinished", "roc"}
+
+
+def write_split(folder: Path, model: Path, first: int, groups: list[str], layers: list[int] | None = None) -> None:
+    """Six problems of eight traces that state a colour early; the colour is the answer and is in the states."""
+    rng, tokenizer = np.random.default_rng(first), AutoTokenizer.from_pretrained(model)
+    settings = {
+        "model": model_fingerprint(model),
+        "prompt_family": "plain",
+        "cut": {"kind": "words", "k": 2},
+        "layers": layers or [0, 1, 2],
+    }
+    with TraceFolderWriter(folder, settings) as writer:
+        for number in range(first, first + 6):
+            for sample in range(8):
+                colour = int(rng.integers(3))
+                text = f"So I take {WORDS[colour]}. Then more.</think>\\boxed{{{WORDS[colour]}}}"
+                ids = tokenizer(text)["input_ids"]
+                states = torch.from_numpy(rng.normal(size=(20, 3, 32))).half()
+                states[7, 1, colour] = 20
+                trace = Trace(f"p{number}", "Which?", "red", sample, text, "m", tuple(ids), len(ids), "stop")
+                writer.add(trace, cut_tokens=24, states=states, group=groups[number % len(groups)])
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("traces")
+    write_split(folder / "train", tiny_model, 0, ["oak"])
+    write_split(folder / "dev", tiny_model, 10, ["oak"])
+    write_split(folder / "test", tiny_model, 20, ["oak", "elm"])
+    return folder
+
+
+def arguments(traces: Path, model: Path, output: Path, **extra: object) -> list[str]:
+    values = {split: traces / split for split in ("train", "dev", "test")}
+    values |= {"model": model, "output_dir": output, "epochs": 40, "evaluations": 3} | extra
+    values = {"heads": 2, "width": 8, "learning_rate": 0.01, "problems_per_step": 2} | values
+    return [part for key, value in values.items() for part in (f"--{key}", str(value))]
+
+
+def train(traces: Path, model: Path, output: Path, **extra: object) -> dict:
+    run(parse_config(JudgeConfig, arguments(traces, model, output, **extra)))
+    return json.loads((output / "metrics.json").read_text())
+
+
+def test_command_trains_reports_and_says_when_it_is_done(traces, tiny_model, tmp_path, repository):
+    command = [sys.executable, "trainers/judge.py", *arguments(traces, tiny_model, tmp_path / "judge")]
+    first = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stderr
+    metrics = json.loads((tmp_path / "judge" / "metrics.json").read_text())
+    assert metrics.keys() >= METRICS and metrics["kind"] == "linear_own_states"
+    assert metrics["auroc"] > 0.9, "the planted colour was not learned"
+    assert metrics["unseen_groups"] == ["elm"] and 0 <= metrics["auroc_unseen_groups"] <= 1
+    assert metrics["baselines"].keys() == {"ngram", "embedding", "tfidf", "random"}
+    assert metrics["pairs"] == metrics["unfinished"]["pairs"] == 6 * 28
+    log = [record for _, record in read_jsonl(tmp_path / "judge" / "train.jsonl")]
+    assert sum(record["training"] == "judge linear_own_states" for record in log) == 3
+    assert load_judge(tmp_path / "judge", tiny_model).capture_layers == (0, 1, 2)
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "judge").rglob("*")}
+    run(parse_config(JudgeConfig, command[2:]))  # the same again: finished, nothing touched
+    with pytest.raises(InputError, match="seed = 0, this run has 1"):
+        run(parse_config(JudgeConfig, [*command[2:], "--seed", "1"]))
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "judge").rglob("*")}
+
+
+def test_same_seed_same_judge(traces, tiny_model, tmp_path):
+    one, two = (train(traces, tiny_model, tmp_path / name, epochs=4) for name in ("one", "two"))
+    assert one["roc"] == two["roc"] and one["baselines"] == two["baselines"]
+    weights = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("kind", ["linear", "pairwise"])
+def test_language_model_judges_train_from_the_same_folders(kind, traces, tiny_model, tmp_path):
+    metrics = train(traces, tiny_model, tmp_path / kind, kind=kind, epochs=1, evaluations=1, prompt="{a} {b}")
+    assert metrics.keys() >= METRICS
+    assert ("zero_shot" in metrics["baselines"]) == (kind == "pairwise")
+    assert not (tmp_path / kind / "checkpoint").exists()
+    assert load_judge(tmp_path / kind, tiny_model).name == kind
+
+
+def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(traces, tiny_model, tmp_path, monkeypatch):
+    options = {"kind": "linear", "epochs": 4, "evaluations": 3, "learning_rate": 1e-3}
+    whole = train(traces, tiny_model, tmp_path / "whole", **options)
+
+    from trainers import judge_fit
+
+    def killed(self: judge_fit.Fit, *values: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(judge_fit.Fit, "_log", killed)  # right after the first evaluation is on disk
+        with pytest.raises(KeyboardInterrupt):
+            train(traces, tiny_model, tmp_path / "cut", **options)
+    assert (tmp_path / "cut" / "checkpoint").is_dir() and not (tmp_path / "cut" / "judge.json").exists()
+    resumed = train(traces, tiny_model, tmp_path / "cut", **options)
+    assert resumed["roc"] == whole["roc"]
+    assert resumed["training"]["steps"] == whole["training"]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"epoch": 3}, "unknown key 'epoch'; did you mean 'epochs'"),
+        ({"kind": "oracle"}, "'kind' has the value 'oracle'"),
+        ({"width": 0}, "'width' has the value 0"),
+        ({"kind": "pairwise", "prompt": "same?"}, "'prompt' must hold {a} and {b}"),
+        ({"cut_k": 3}, "both 'cut_kind' and 'cut_k'"),
+    ],
+)
+def test_bad_settings_end_before_anything_is_read(extra, message, tmp_path):
+    with pytest.raises(InputError) as refusal:
+        parse_config(JudgeConfig, arguments(tmp_path / "nowhere", tmp_path, tmp_path / "out", **extra))
+    assert message in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"layers": 7}, "hold the layers [0, 1, 2]"),
+        ({"cut_kind": "words", "cut_k": 3}, "were stored for a cut at 2 words"),
+        ({"train": "nowhere"}, "no traces there"),
+    ],
+)
+def test_folders_that_do_not_fit_the_settings_are_named(extra, message, traces, tiny_model, tmp_path):
+    with pytest.raises(InputError) as refusal:
+        train(traces, tiny_model, tmp_path / "out", **extra)
+    assert message in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_splits_that_share_a_problem_are_refused(traces, tiny_model, tmp_path):
+    with pytest.raises(InputError, match=r"problem 'p0' is in 'train' and in 'test'"):
+        train(traces, tiny_model, tmp_path / "out", test=traces / "train")
+
+
+def test_states_of_another_model_are_refused(traces, tmp_path):
+    other = build_tiny_model(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match="belongs to the model whose traces"):
+        train(traces, other, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_judge(traces, tiny_model, tmp_path, repository):
+    command = ["accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml", "--num_processes", "2"]
+    options = arguments(traces, tiny_model, tmp_path / "judge", kind="linear", epochs=4)
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(command[0])), *command[1:], "trainers/judge.py", *options],
+        cwd=repository, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    one = train(traces, tiny_model, tmp_path / "one", kind="linear", epochs=4)
+    two = json.loads((tmp_path / "judge" / "metrics.json").read_text())
+    assert two["training"]["steps"] == one["training"]["steps"] and two["pairs"] == one["pairs"]
+    assert two["auroc"] == pytest.approx(one["auroc"], abs=0.05)

@@ -1,0 +1,199 @@
+"""Train a judge: will two unfinished traces of one problem end in the same answer?
+
+    python trainers/judge.py --config configs/demo/judge_own_states.yaml
+    accelerate launch --config_file configs/accelerate/zero2.yaml trainers/judge.py --config configs/judge/X.yaml
+
+DeepPrune (arXiv 2510.08483) trains a causal LM on pairs of cuts with focal loss and the rarer label counted twice:
+`kind: pairwise`. Ours besides: `linear` (an encoder that reads every cut once) and `linear_own_states` (the
+generator's own hidden states, nothing is read again), with the same data and loss. The checkpoint is chosen on
+development problems, all figures come from test problems; the three never share a problem.
+"""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from rich.markup import escape
+
+from deepprune.judges.base import Judge
+from deepprune.judges.load import describe_generator, load_judge, load_pairwise, save_judge
+from deepprune.judges.pairwise import PairwiseFormat
+from deepprune.losses import minority_label
+from deepprune.pairs import JudgedProblem, all_labels
+from runtime.config import parse_config, read_yaml
+from runtime.console import MetricLog, say, use_one_torch_thread
+from runtime.errors import InputError, entry_point
+from runtime.files import write_json, write_text
+from runtime.ranks import current_ranks
+from trainers.judge_config import JudgeConfig
+from trainers.judge_data import JudgeData, load_judge_data
+from trainers.judge_fit import Fit, FitSettings
+from trainers.judge_kinds import Trainee, build_ngram, build_trainee, thin_pairs
+from trainers.judge_metrics import baseline_figures, test_figures
+
+NGRAM_TRAINING = {"epochs": 20.0, "items_per_step": 4, "learning_rate": 1e-2}  # enough for it to peak on the dev set
+
+
+def claim_folder(config: JudgeConfig) -> bool:
+    """Make the output folder this run's. False if the same run has finished there; `InputError` if another began."""
+    folder = Path(config.output_dir)
+    values = dataclasses.asdict(config) | {"labels": list(config.labels)}
+    if (folder / "config.yaml").is_file():
+        stored = read_yaml(folder / "config.yaml")
+        for key in sorted(values.keys() | stored.keys()):
+            if stored.get(key) != values.get(key):
+                raise InputError(
+                    f"{folder} holds a judge with {key} = {stored.get(key)!r}, this run has {values.get(key)!r}; "
+                    "give another 'output_dir', or delete the folder to train anew"
+                )
+    elif current_ranks().is_main:
+        write_text(folder / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return not (folder / "metrics.json").is_file()
+
+
+def fit_settings(config: JudgeConfig, data: JudgeData) -> FitSettings:
+    return FitSettings(
+        epochs=config.epochs,
+        items_per_step=config.pairs_per_step if config.kind == "pairwise" else config.problems_per_step,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_share=config.warmup_share,
+        evaluations=config.evaluations,
+        gamma=config.focal_gamma,
+        alpha=config.focal_alpha,
+        minority=minority_label(torch.from_numpy(all_labels(data.train))),
+        minority_factor=config.minority_factor,
+        seed=config.seed,
+    )
+
+
+def train(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tuple[Judge, dict[str, Any]]:
+    """Train and return the judge with the best development score, and what the training was."""
+    folder, trainee, start = Path(config.output_dir), build_trainee(config, data), time.process_time()
+    trainee.module.to(accelerator.device)
+    if config.kind == "linear_own_states":
+        about: dict[str, Any] = {"generator": describe_generator(config.model)}
+    else:
+        about = {"trained_from": config.model}
+    fit = Fit(
+        module=trainee.module,
+        items=trainee.items,
+        labels_of=trainee.labels_of,
+        dev_score=trainee.dev_score,
+        keep_best=lambda: _replace_judge(trainee.judge, folder / "best", about),
+        settings=fit_settings(config, data),
+        log=MetricLog(folder / "train.jsonl"),
+        title=f"judge {config.kind}",
+        # The pool and head of an own-state judge are tiny: dealing them out costs more than it saves.
+        accelerator=None if config.kind == "linear_own_states" else accelerator,
+        checkpoint=folder / "checkpoint",
+    )
+    result = fit.run()
+    accelerator.wait_for_everyone()
+    training = {
+        "best_dev_auroc": result.best,
+        "best_step": result.best_step,
+        "steps": result.steps,
+        "cpu_s": round(time.process_time() - start, 1),
+        "train_problems": len(data.train),
+        "train_pairs": sum(len(problem.pairs) for problem in data.train),
+        "dev_problems": len(data.dev),
+    }
+    return load_judge(folder / "best", device=accelerator.device), training
+
+
+def train_ngram(config: JudgeConfig, data: JudgeData) -> Trainee:
+    """The n-gram baseline, trained as the judge is and at its own best development score."""
+    trainee = build_ngram(config, data)
+    best: dict[str, torch.Tensor] = {}
+    fit = Fit(
+        module=trainee.module,
+        items=trainee.items,
+        labels_of=trainee.labels_of,
+        dev_score=trainee.dev_score,
+        keep_best=lambda: best.update({key: value.clone() for key, value in trainee.module.state_dict().items()}),
+        settings=dataclasses.replace(fit_settings(config, data), **NGRAM_TRAINING),
+        log=MetricLog(Path(config.output_dir) / "train.jsonl"),
+        title="n-gram baseline",
+    )
+    fit.run()
+    trainee.module.load_state_dict(best)
+    return trainee
+
+
+def _replace_judge(judge: Judge, folder: Path, about: dict[str, Any]) -> None:
+    if not current_ranks().is_main:
+        return
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    save_judge(judge, fresh, about)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def run(config: JudgeConfig) -> None:
+    folder = Path(config.output_dir)
+    if not claim_folder(config):
+        say(f"judge: {escape(str(folder))} is finished, nothing to do")
+        return
+    wandb = config.report_to == "wandb"
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with="wandb" if wandb else None)
+    if wandb:
+        accelerator.init_trackers("secateur-judge", dataclasses.asdict(config))
+    set_seed(config.seed)
+    data = load_judge_data(config)
+    problems = thin_pairs(data.test, config.test_pairs, config.seed) if config.kind == "pairwise" else data.test
+    judge, training = train(config, data, accelerator)
+    figures = test_figures(judge, data, problems)
+    figures["baselines"] = baseline_figures(
+        train_ngram(config, data), data, problems, config.generator or config.model
+    )
+    if config.kind == "pairwise":
+        figures["baselines"]["zero_shot"] = zero_shot_figures(config, data, problems)
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        publish(
+            folder, {"kind": config.kind} | figures | {"training": training, "config": dataclasses.asdict(config)}
+        )
+    say(f"judge: test AUROC {figures['auroc']:.3f} {_interval(figures)}, n-gram baseline "
+        f"{figures['baselines']['ngram']['auroc']:.3f}: {escape(str(folder))}")  # fmt: skip
+
+
+def zero_shot_figures(config: JudgeConfig, data: JudgeData, problems: Sequence[JudgedProblem]) -> dict[str, Any]:
+    """The pairwise judge's model before any training, on the same pairs."""
+    shape = PairwiseFormat(config.prompt, config.labels, config.chat_template, config.max_tokens)
+    return test_figures(load_pairwise(config.model, data.cut_rule, shape), data, problems)
+
+
+def publish(folder: Path, metrics: dict[str, Any]) -> None:
+    """Turn `best/` into the judge folder itself; metrics.json comes last and says that all is done."""
+    for entry in (folder / "best").iterdir():
+        if entry.is_dir():
+            shutil.rmtree(folder / entry.name, ignore_errors=True)
+        entry.replace(folder / entry.name)
+    (folder / "best").rmdir()
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    write_json(folder / "metrics.json", metrics)
+
+
+def _interval(figures: dict[str, Any]) -> str:
+    interval = figures["auroc_ci95"]
+    return f"({interval[0]:.3f} – {interval[1]:.3f})" if interval else ""
+
+
+@entry_point
+def main() -> None:
+    config = parse_config(JudgeConfig)
+    use_one_torch_thread()
+    run(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The training loop that all judges share: focal loss on pairs, evaluation on development problems, the best kept.
+
+`accelerate launch` with several processes works: every step's items are dealt out to the processes, gradients are
+averaged by the wrapped model, and every process learns the same development score, so all agree on what is best.
+"""
+
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+
+from deepprune.losses import focal_loss, minority_weights
+from runtime.console import MetricLog, progress
+from runtime.errors import InputError
+from runtime.files import read_json, write_json
+
+Item = TypeVar("Item")
+GRADIENT_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """`items_per_step` counts problems (linear kinds) or pairs (pairwise) over all processes; `minority` is the label
+    (0 or 1) that weighs `minority_factor`."""
+
+    epochs: float
+    items_per_step: int
+    learning_rate: float
+    weight_decay: float
+    warmup_share: float
+    evaluations: int
+    gamma: float
+    alpha: float | None
+    minority: int
+    minority_factor: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Development AUROC (0-1), -1 before the first evaluation; `steps` are those done."""
+
+    best: float = -1.0
+    best_step: int = 0
+    last: float = -1.0
+    steps: int = 0
+
+
+@dataclass
+class Fit(Generic[Item]):
+    """One training. `module(items)` gives logits [pairs], `labels_of(items)` their labels; `dev_score()` scores the
+    present weights (AUROC, 0-1) and `keep_best()` is called whenever that is the best so far.
+
+    Without an `accelerator` every process does the same whole training. With one, `checkpoint` is a folder from which
+    a training that was cut off goes on; it is written after every evaluation.
+    """
+
+    module: nn.Module
+    items: Sequence[Item]
+    labels_of: Callable[[Sequence[Item]], torch.Tensor]
+    dev_score: Callable[[], float]
+    keep_best: Callable[[], None]
+    settings: FitSettings
+    log: MetricLog
+    title: str
+    accelerator: Accelerator | None = None
+    checkpoint: Path | None = None
+
+    def run(self) -> FitResult:
+        schedule = self._schedule()
+        module, optimizer = self._prepare()
+        result = self._resume()
+        due = {round((i + 1) * len(schedule) / self.settings.evaluations) for i in range(self.settings.evaluations)}
+        with progress(self.title, len(schedule)) as bar:
+            bar.advance(result.steps)
+            for step, items in enumerate(schedule[result.steps :], start=result.steps + 1):
+                rate = self.settings.learning_rate * rate_factor(step, len(schedule), self.settings.warmup_share)
+                loss = self._step(module, optimizer, items, rate)
+                if step in due:
+                    result = self._evaluate(step, result)
+                    self._log(step, loss, rate, result)
+                bar.advance(note=f"loss {loss:.3f} · dev AUROC {result.last:.3f} (best {result.best:.3f})")
+        return result
+
+    def _schedule(self) -> list[list[Item]]:
+        """Items per step: every epoch in a new order; the last epoch may be a part."""
+        size, rng = self.settings.items_per_step, random.Random(self.settings.seed)
+        steps = max(1, round(self.settings.epochs * len(self.items) / size))
+        order: list[Item] = []
+        while len(order) < steps * size:
+            order += rng.sample(self.items, len(self.items))
+        return [order[i * size : (i + 1) * size] for i in range(steps)]
+
+    def _prepare(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        settings = self.settings
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in self.module.parameters() if parameter.requires_grad],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        if self.accelerator is None:
+            return self.module, optimizer
+        world = self.accelerator.num_processes
+        if settings.items_per_step % world:
+            raise InputError(
+                f"{settings.items_per_step} items per step cannot be dealt out to {world} processes; make "
+                "'problems_per_step' or 'pairs_per_step' a multiple of their number"
+            )
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            # It reads the batch size off a data loader, and there is none here.
+            plugin = self.accelerator.state.deepspeed_plugin
+            if plugin.zero_stage == 3:
+                raise InputError("a judge trains with DeepSpeed up to ZeRO-2; choose zero2.yaml")
+            plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.items_per_step // world
+        return self.accelerator.prepare(self.module, optimizer)
+
+    def _step(self, module: nn.Module, optimizer: torch.optim.Optimizer, items: list[Item], rate: float) -> float:
+        if self.accelerator is not None:
+            items = items[self.accelerator.process_index :: self.accelerator.num_processes]
+        module.train()
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        logits = module(items)
+        labels = self.labels_of(items).to(logits.device)
+        weights = minority_weights(labels, self.settings.minority, self.settings.minority_factor)
+        loss = focal_loss(logits.float(), labels, self.settings.gamma, self.settings.alpha, weights)
+        if self.accelerator is None:
+            loss.backward()
+            nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
+        else:
+            self.accelerator.backward(loss)
+            self.accelerator.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach())
+
+    def _evaluate(self, step: int, result: FitResult) -> FitResult:
+        self.module.eval()
+        with torch.no_grad():
+            score = self.dev_score()
+        if score > result.best:
+            self.keep_best()
+            result = replace(result, best=score, best_step=step)
+        result = replace(result, last=score, steps=step)
+        if self.accelerator is not None and self.checkpoint is not None:
+            self._save(result)
+        return result
+
+    def _log(self, step: int, loss: float, rate: float, result: FitResult) -> None:
+        values = {"loss": loss, "dev_auroc": result.last, "learning_rate": rate}
+        self.log.write(training=self.title, step=step, **values)
+        if self.accelerator is not None:
+            self.accelerator.log(values, step=step)
+
+    def _save(self, result: FitResult) -> None:
+        fresh = self.checkpoint.with_name(f".{self.checkpoint.name}.tmp")
+        self.accelerator.save_state(str(fresh))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            write_json(fresh / "result.json", asdict(result))
+            shutil.rmtree(self.checkpoint, ignore_errors=True)
+            fresh.rename(self.checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> FitResult:
+        if self.accelerator is None or self.checkpoint is None or not self.checkpoint.is_dir():
+            return FitResult()
+        self.accelerator.load_state(str(self.checkpoint))
+        return FitResult(**read_json(self.checkpoint / "result.json"))
+
+
+def rate_factor(step: int, steps: int, warmup_share: float) -> float:
+    """Factor (0-1) on the learning rate at `step` (from 1): linear up, then linear down to a tenth."""
+    warmup = max(1, round(warmup_share * steps))
+    if step <= warmup:
+        return step / warmup
+    return 1.0 - 0.9 * (step - warmup) / max(1, steps - warmup)
