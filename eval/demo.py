@@ -1,0 +1,256 @@
+"""`make demo`: both blades end to end on the embedded model, one table, one report.
+
+    python eval/demo.py --output_dir outputs/demo --seed 0 --judge linear_own_states --control false
+
+Every stage is a command that a user could type, run as a child process. The demo can be killed and started again at
+any time; what is done is passed over.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.markup import escape
+
+from engines.trace_folder import read_trace_folder
+from eval.report import ReportInputs, write_report
+from eval.stages import REPOSITORY, Stage, StageRunner, end_children_on_signals, launched, python
+from eval.table import print_results
+from runtime.config import parse_config
+from runtime.console import console, say
+from runtime.errors import InputError, entry_point
+from runtime.files import read_json, write_json
+
+CONFIGS = "configs/demo"
+LAUNCH = "configs/accelerate/cpu.yaml"
+BASE_MODEL = "trainers/embedded_model"
+_JUDGE_CONFIGS = {
+    "linear_own_states": "judge_own_states.yaml",
+    "linear": "judge_linear.yaml",
+    "pairwise": "judge_pairwise.yaml",
+}
+_MODELS = ("base", "pruned")
+
+
+@dataclass
+class DemoConfig:
+    """output_dir: gets everything. seed: of training, sampling and problems. judge: which kind of judge is trained.
+    control: also train without a binding limit, to state the limit's own share of the shortening (slow)."""
+
+    output_dir: str = "outputs/demo"
+    seed: int = 0
+    judge: Literal["linear_own_states", "linear", "pairwise"] = "linear_own_states"
+    control: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"key 'seed' has the value {self.seed}; give 0 or more")
+
+
+class Demo:
+    """The stages, where their results lie, and what is made of them."""
+
+    def __init__(self, config: DemoConfig) -> None:
+        self.config = config
+        # A relative path stays relative, so that the folder can move with the checkout.
+        self.out = Path(config.output_dir) if Path.cwd() == REPOSITORY else Path(config.output_dir).absolute()
+        self.judges = {model: self.out / "judges" / config.judge / model for model in _MODELS}
+        self.combined = self.out / "combined" / config.judge
+
+    def claim_folder(self) -> None:
+        """Raises `InputError`, and changes nothing, if the folder holds another demo or something else."""
+        path = self.out / "demo.json"
+        mine: dict[str, Any] = {"seed": self.config.seed, "configs": config_prints()}
+        if not path.is_file():
+            if self.out.is_dir() and any(self.out.iterdir()):
+                raise InputError(
+                    f"{self.out}: not empty and no demo of ours; choose another folder (make demo OUT=…)"
+                )
+            write_json(path, mine)
+            return
+        found = read_json(path)
+        if found["seed"] != mine["seed"]:
+            raise InputError(
+                f"{self.out}: holds the demo with seed {found['seed']}, this one has seed {mine['seed']}; "
+                f"choose another folder (make demo SEED={mine['seed']} OUT=outputs/demo-{mine['seed']})"
+            )
+        for name in sorted(found["configs"].keys() | mine["configs"].keys()):
+            if found["configs"].get(name) != mine["configs"].get(name):
+                raise InputError(
+                    f"{self.out}: was begun with another {CONFIGS}/{name}; choose another folder (make demo OUT=…), "
+                    "or restore the file"
+                )
+
+    def stages(self) -> list[Stage]:
+        found = [self._thinkprune("thinkprune", "Length blade: three rounds of GRPO with tighter limits")]
+        if self.config.control:
+            found.append(self._thinkprune("control", "Control: the same training without a binding limit"))
+        return [*found, self._single(), self._collect(), self._judge(), self._combine()]
+
+    def _seed(self) -> list[str]:
+        return ["--seed", str(self.config.seed)]
+
+    def _final(self, run: str = "thinkprune") -> str:
+        return str(self.out / run / "final")
+
+    def _thinkprune(self, name: str, title: str) -> Stage:
+        arguments = ["--config", f"{CONFIGS}/{name}.yaml", "--accelerate_config", LAUNCH]
+        arguments += ["--output_dir", str(self.out / name), *self._seed()]
+        return Stage(name, title, {name: python("schedules/run.py", *arguments)})
+
+    def _single(self) -> Stage:
+        models = {"base": BASE_MODEL, "pruned": self._final()}
+        if self.config.control:
+            models["control"] = self._final("control")
+        arguments = ["--config", f"{CONFIGS}/single.yaml", "--models", flow_mapping(models)]
+        arguments += ["--output_dir", str(self.out / "single"), *self._seed()]
+        command = launched(LAUNCH, "eval/single.py", *arguments)
+        return Stage("single", "Accuracy and length before and after", {"single": command})
+
+    def _collect(self) -> Stage:
+        models = {"base": BASE_MODEL, "pruned": self._final()}
+        arguments = ["--config", f"{CONFIGS}/collect_judge_traces.yaml", "--models", flow_mapping(models)]
+        arguments += ["--output_dir", str(self.out / "traces"), *self._seed()]
+        command = launched(LAUNCH, "eval/collect_traces.py", *arguments)
+        return Stage("collect", "Traces for the judges", {"collect": command})
+
+    def _judge(self) -> Stage:
+        models = {"base": BASE_MODEL, "pruned": self._final()}
+        commands = {}
+        for name, model in models.items():
+            arguments = ["--config", f"{CONFIGS}/{_JUDGE_CONFIGS[self.config.judge]}", "--model", model]
+            for split in ("train", "dev", "test"):
+                arguments += [f"--{split}", str(self.out / "traces" / name / split)]
+            commands[name] = python(
+                "trainers/judge.py", *arguments, "--output_dir", str(self.judges[name]), *self._seed()
+            )
+        return Stage(f"judge-{self.config.judge}", "Redundancy blade: a judge for each model", commands)
+
+    def _combine(self) -> Stage:
+        judges = ", ".join(f"{name}: [{folder}, random]" for name, folder in self.judges.items())
+        models = {"base": BASE_MODEL, "pruned": self._final()}
+        arguments = ["--config", f"{CONFIGS}/combined.yaml", "--models", flow_mapping(models)]
+        arguments += ["--judges", f"{{{judges}}}", "--output_dir", str(self.combined), *self._seed()]
+        command = launched(LAUNCH, "eval/combined.py", *arguments)
+        return Stage(
+            f"combined-{self.config.judge}", "Both blades: every method on both models", {"combined": command}
+        )
+
+    def run(self) -> None:
+        """Run what is missing, write summary.json and report.html, print the table."""
+        self.claim_folder()
+        runner, stages = StageRunner(self.out), self.stages()
+        todo = [stage for stage in stages if not runner.is_done(stage)]
+        for stage in todo:
+            runner.run(stage, f"[{stages.index(stage) + 1}/{len(stages)}]")
+        summary = self.summary(runner)
+        write_json(self.out / "summary.json", summary)
+        self._report(summary)
+        if not todo:
+            say("all is done")
+            print_results(read_json(self.combined / "combined.json"), console)
+        show_summary(summary)
+        say(f"report: [bold]{escape(str(self.out / 'report.html'))}[/bold]")
+
+    def summary(self, runner: StageRunner) -> dict[str, Any]:
+        """The fields of summary.json."""
+        models = read_json(self.out / "single" / "summary.json")["models"]
+        metrics = {name: read_json(folder / "metrics.json") for name, folder in self.judges.items()}
+        combined = read_json(self.combined / "combined.json")
+        wall = runner.wall_seconds()
+        summary = {
+            "seed": self.config.seed,
+            "base": models["base"],
+            "pruned": models["pruned"],
+            "rounds": self._rounds(),
+            "judge": judge_figures(metrics["base"]),
+            "judge_of_pruned": judge_figures(metrics["pruned"]),
+            "combined": {key: combined[key] for key in ("rows", "differences", "live_equals_replay")},
+            "wall_s": wall | {"total": round(sum(wall.values()), 1)},
+            "peak_memory_gib": runner.peak_memory(),
+        }
+        if self.config.control:
+            summary["control"] = models["control"] | limit_share(models)
+        return summary
+
+    def _rounds(self) -> list[dict[str, Any]]:
+        folders = sorted((self.out / "thinkprune" / "rounds").glob("*/selection.json"))
+        return [{"round": path.parent.name, **read_json(path)} for path in folders]
+
+    def _report(self, summary: dict[str, Any]) -> None:
+        lengths = {}
+        for name in _MODELS:
+            entries = read_trace_folder(self.out / "single" / name)
+            lengths[name] = [stored.trace.n_tokens for entry in entries for stored in entry.traces]
+        inputs = ReportInputs(
+            combined=self.combined,
+            thinkprune=self.out / "thinkprune",
+            judges=self.judges,
+            lengths=lengths,
+            summary=summary,
+        )
+        write_report(inputs, self.out / "report.html")
+
+
+def config_prints() -> dict[str, str]:
+    """A fingerprint of every config file of the demo."""
+    files = sorted((REPOSITORY / CONFIGS).glob("*.yaml"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
+
+
+def flow_mapping(values: dict[str, str]) -> str:
+    """A mapping on one line of YAML.
+
+    >>> flow_mapping({"base": "a/b"})
+    '{"base": "a/b"}'
+    """
+    return "{" + ", ".join(f'"{key}": "{value}"' for key, value in values.items()) + "}"
+
+
+def judge_figures(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What the summary says of a judge: its own figures and the AUROC of each baseline."""
+    keys = ("kind", "auroc", "auroc_ci95", "tnr_at_fnr20", "pairs", "problems", "same_answer_share")
+    baselines = {name: baseline["auroc"] for name, baseline in metrics["baselines"].items()}
+    return {key: metrics[key] for key in keys if key in metrics} | {"baselines": baselines}
+
+
+def limit_share(models: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """What the limits shortened (shares 0-1) beyond what the control, trained without a binding one, did."""
+    base, pruned, control = (models[name]["mean_tokens"] for name in ("base", "pruned", "control"))
+    shortening = 1 - pruned / base
+    return {
+        "shortening_with_limits": shortening,
+        "shortening_without": 1 - control / base,
+        "limits_own_share": (control - pruned) / (base - pruned) if base != pruned else 0.0,
+    }
+
+
+def show_summary(summary: dict[str, Any]) -> None:
+    base, pruned, judge = summary["base"], summary["pruned"], summary["judge"]
+    low, high = judge["auroc_ci95"]
+    console.print(
+        f"\nlength blade: {base['mean_tokens']:.1f} → {pruned['mean_tokens']:.1f} tokens per trace "
+        f"({pruned['mean_tokens'] / base['mean_tokens'] - 1:+.1%}), pass@1 {base['pass_at_1']:.3f} → "
+        f"{pruned['pass_at_1']:.3f}, {base['problems']} problems × {base['samples']}"
+    )
+    if "control" in summary:
+        control = summary["control"]
+        console.print(
+            f"control without a binding limit: {control['mean_tokens']:.1f} tokens, pass@1 "
+            f"{control['pass_at_1']:.3f}; the limits' own share of the shortening: {control['limits_own_share']:.0%}"
+        )
+    rivals = ", ".join(f"{name} {value:.3f}" for name, value in judge["baselines"].items() if value is not None)
+    console.print(f"judge: AUROC {judge['auroc']:.3f} (95 % CI {low:.3f}–{high:.3f}); {rivals}")
+    wall, memory = summary["wall_s"], summary["peak_memory_gib"]
+    console.print(f"wall time {wall['total'] / 60:.1f} min, at most {memory:.1f} GiB of memory", style="dim")
+
+
+@entry_point
+def main() -> None:
+    end_children_on_signals()
+    Demo(parse_config(DemoConfig)).run()
+
+
+if __name__ == "__main__":
+    main()

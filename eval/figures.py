@@ -1,0 +1,268 @@
+"""The report's charts as SVG text that follows the page's light or dark colours. Lengths in tokens, shares 0-1."""
+
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+# Okabe & Ito: told apart by people with any common colour blindness, on light and on dark ground.
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442",
+)  # fmt: skip
+MODEL_COLOURS = {"base": BLUE, "pruned": GREEN, "control": ORANGE}
+SPARE_COLOURS = (PURPLE, SKY, RED, YELLOW)
+# Written by matplotlib as plain colours, replaced by the page's own afterwards.
+_INK, _RULE, _GROUND = "#0a0b0c", "#0a0b0d", "#0a0b0e"
+_PAGE_COLOURS = {_INK: "currentColor", _RULE: "var(--rule)", _GROUND: "var(--card)"}
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # names come from outside: "$" is a dollar
+    "font.size": 9.5,
+    "axes.edgecolor": _RULE,
+    "axes.labelcolor": _INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": _RULE,
+    "grid.linewidth": 0.6,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.solid_capstyle": "round",
+}
+_SIZE = (4.7, 3.0)  # inches: readable at the width of a telephone, where the page shows it one to one
+MARKERS = {
+    "single": "D",
+    "consensus": "s",
+    "deepprune": "o",
+    "random_traces": "v",
+    "consensus_equal_tokens": "^",
+    "oracle": "*",
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint measured on the validation problems; `step` counts from the first step of the first round."""
+
+    step: int
+    pass_at_1: float
+    mean_tokens: float
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round: its limit [tokens], training logs as (step, value), and its candidates."""
+
+    number: int
+    limit: int
+    first_step: int
+    last_step: int
+    lengths: list[tuple[int, float]]
+    rewards: list[tuple[int, float]]
+    candidates: list[Candidate]
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """`points` are (false positive rate, true positive rate), both 0-1; `main` is the judge that was used."""
+
+    label: str
+    points: Sequence[Sequence[float]]
+    auroc: float
+    main: bool = False
+
+
+@dataclass(frozen=True)
+class CostPoint:
+    """A method of a model: its cost as a share of the base model's full consensus, its accuracy with interval."""
+
+    model: str
+    method: str
+    cost: float
+    accuracy: float
+    low: float
+    high: float
+
+
+def colour_of(model: str, models: Sequence[str]) -> str:
+    """A model's colour: fixed for the usual names, else by its place."""
+    return MODEL_COLOURS.get(model) or SPARE_COLOURS[list(models).index(model) % len(SPARE_COLOURS)]
+
+
+def _to_svg(figure: Figure, title: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.04, metadata={"Date": None}
+    )
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for colour, page_colour in _PAGE_COLOURS.items():
+        svg = svg.replace(colour, page_colour)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    prefix = "f" + hashlib.sha256(title.encode()).hexdigest()[:6]
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+
+
+def _axes(size: tuple[float, float] = _SIZE) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size)
+    return figure, figure.subplots()
+
+
+def _mark_rounds(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
+    for record in rounds:
+        if record.number > 1:
+            axes.axvline(record.first_step, color=_RULE, linewidth=1.2)
+        axes.text(
+            (record.first_step + record.last_step) / 2, 1.02, f"round {record.number}", ha="center", va="bottom",
+            transform=axes.get_xaxis_transform(), fontsize=8.5,
+        )  # fmt: skip
+    axes.set_xlabel("training step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _plot_candidates(axes: Axes, rounds: Sequence[RoundRecord], value: str) -> None:
+    for record in rounds:
+        for candidate in record.candidates:
+            axes.plot(
+                candidate.step, getattr(candidate, value), "o", markersize=5, markeredgecolor=GREEN,
+                color=GREEN if candidate.chosen else _GROUND, zorder=4,
+            )  # fmt: skip
+            if candidate.chosen:
+                axes.plot(
+                    candidate.step,
+                    getattr(candidate, value),
+                    "o",
+                    markersize=12,
+                    color=GREEN,
+                    fillstyle="none",
+                    zorder=4,
+                )
+
+
+def _legend(axes: Axes, what: str) -> None:
+    axes.plot([], [], color=SKY, linewidth=1.6, label=what)
+    axes.plot([], [], "o", color=_GROUND, markeredgecolor=GREEN, markersize=5, label="checkpoint, validated")
+    axes.plot([], [], "o", color=GREEN, markersize=7, label="chosen")
+
+
+def length_over_rounds(rounds: Sequence[RoundRecord]) -> str:
+    """Mean length in training and of every validated checkpoint, under the limits."""
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "length"}):
+        figure, axes = _axes()
+        for record in rounds:
+            axes.plot(*zip(*record.lengths, strict=True), color=SKY, linewidth=1.6) if record.lengths else None
+            axes.hlines(
+                record.limit, record.first_step, record.last_step, color=RED, linewidth=1.4, linestyle=(0, (4, 2))
+            )
+        _plot_candidates(axes, rounds, "mean_tokens")
+        _mark_rounds(axes, rounds)
+        axes.plot([], [], color=RED, linewidth=1.4, linestyle=(0, (4, 2)), label="limit")
+        _legend(axes, "training, limit in force")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("mean tokens")
+        axes.legend(fontsize=8.5, loc="lower left")
+        return _to_svg(figure, "Mean length over the rounds")
+
+
+def accuracy_over_rounds(rounds: Sequence[RoundRecord]) -> str:
+    """Reward in training and pass@1 of every validated checkpoint."""
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "accuracy"}):
+        figure, axes = _axes()
+        for record in rounds:
+            axes.plot(*zip(*record.rewards, strict=True), color=SKY, linewidth=1.6) if record.rewards else None
+        _plot_candidates(axes, rounds, "pass_at_1")
+        _mark_rounds(axes, rounds)
+        _legend(axes, "reward in training")
+        axes.set_ylim(0, 1)
+        axes.set_ylabel("pass@1, reward")
+        axes.legend(fontsize=8.5, loc="lower left")
+        return _to_svg(figure, "Accuracy over the rounds")
+
+
+def length_histograms(lengths: dict[str, Sequence[int]]) -> str:
+    """Distribution of trace lengths [tokens] of each model, on the same axis."""
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "lengths"}):
+        figure, axes = _axes()
+        longest = max(max(values) for values in lengths.values())
+        for model, values in lengths.items():
+            colour = colour_of(model, list(lengths))
+            mean = sum(values) / len(values)
+            axes.hist(
+                values,
+                bins=40,
+                range=(0, longest),
+                weights=[1 / len(values)] * len(values),
+                color=colour,
+                alpha=0.45,
+                histtype="stepfilled",
+                label=f"{model}: mean {mean:.0f}",
+            )
+            axes.axvline(mean, color=colour, linewidth=1.6, linestyle=(0, (1, 1.5)))
+        axes.set_xlabel("tokens per trace")
+        axes.set_ylabel("share of traces")
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
+        axes.legend(fontsize=9)
+        return _to_svg(figure, "Trace lengths")
+
+
+def roc(curves: Sequence[RocCurve], name: str) -> str:
+    """ROC of a judge beside its baselines; positive = same answer."""
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+        figure, axes = _axes((4.7, 3.6))
+        axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1.2)
+        spare = iter((ORANGE, PURPLE, SKY, RED, YELLOW) * 3)
+        for curve in sorted(curves, key=lambda curve: -curve.auroc):
+            colour = GREEN if curve.main else next(spare)
+            axes.plot(
+                *zip(*curve.points, strict=True), color=colour, linewidth=2.6 if curve.main else 1.3,
+                label=f"{curve.label} {curve.auroc:.3f}", zorder=3 if curve.main else 2,
+            )  # fmt: skip
+        axes.set(
+            xlim=(0, 1), ylim=(0, 1.01), xlabel="different pairs taken for the same", ylabel="same pairs recognised"
+        )
+        axes.legend(fontsize=8.5, loc="lower right", title="AUROC", title_fontsize=8.5)
+        return _to_svg(figure, f"ROC {hashlib.sha256(name.encode()).hexdigest()[:4]}")
+
+
+def cost_and_accuracy(points: Sequence[CostPoint], models: Sequence[str], labels: dict[str, str]) -> str:
+    """Every method of every model: net cost on a logarithmic axis against accuracy, with 95 % intervals."""
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "cost"}):
+        figure, axes = _axes((7.4, 3.9))
+        for point in points:
+            colour = colour_of(point.model, models)
+            axes.plot([point.cost] * 2, [point.low, point.high], color=colour, linewidth=1.2, alpha=0.5)
+            axes.plot(
+                point.cost, point.accuracy, MARKERS.get(point.method, "P"), color=colour, markeredgecolor=_GROUND,
+                markersize=11 if point.method == "deepprune" else 8, markeredgewidth=1, zorder=3,
+            )  # fmt: skip
+        for model in models:
+            axes.plot([], [], "s", color=colour_of(model, models), label=model)
+        for method in dict.fromkeys(point.method for point in points):
+            axes.plot([], [], MARKERS.get(method, "P"), color=_INK, markersize=6, label=labels.get(method, method))
+        axes.set_xscale("log")
+        axes.margins(x=0.06)
+        axes.xaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f} %"))
+        axes.set_xlabel("tokens per problem, judge included (base model's full consensus = 100 %)")
+        axes.set_ylabel("accuracy")
+        axes.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _to_svg(figure, "Tokens against accuracy")

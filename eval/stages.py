@@ -1,0 +1,185 @@
+"""Stages of a longer run as child processes: shown, logged, timed, and passed over when they were done before."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import psutil
+from rich.markup import escape
+
+from runtime.console import console
+from runtime.files import read_json, write_json
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+_QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+_MEMORY_INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Commands that run side by side, by name; done when all of them ended well."""
+
+    name: str
+    title: str
+    commands: dict[str, list[str]]
+
+
+def python(script: str, *arguments: str) -> list[str]:
+    """A command that runs one of our scripts in this interpreter."""
+    return [sys.executable, script, *arguments]
+
+
+def launched(accelerate_config: str, script: str, *arguments: str) -> list[str]:
+    """A command that runs one of our scripts on every process that the launch config names."""
+    # Port 0 takes any free one: several runs may share the machine.
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", accelerate_config]
+    return [*launcher, "--main_process_port", "0", script, *arguments]
+
+
+class StageRunner:
+    """Runs stages in order and keeps `<folder>/stages/<name>.json` (what ran, wall time) and `<name>.log` of each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "stages"
+        self._began = time.monotonic()
+
+    def is_done(self, stage: Stage) -> bool:
+        path = self.folder / f"{stage.name}.json"
+        return path.is_file() and read_json(path)["commands"] == stage.commands
+
+    def wall_seconds(self) -> dict[str, float]:
+        """Wall time [s] of every stage that was done, over all runs that had a part in it."""
+        return {path.stem: read_json(path)["wall_s"] for path in sorted(self.folder.glob("*.json"))}
+
+    def peak_memory(self) -> float | None:
+        """The most memory [GiB] that the processes of a stage held at once; None if nothing ran."""
+        peaks = [read_json(path)["peak_memory_gib"] for path in self.folder.glob("*.json")]
+        return max(peaks, default=None)
+
+    def run(self, stage: Stage, place: str) -> None:
+        """Run one stage. When a command fails, name its log and end this process with its exit code."""
+        elapsed = f"[dim]{_clock(time.monotonic() - self._began)} since the start[/dim]"
+        console.print(f"\n[bold green]{place}[/bold green] [bold]{escape(stage.title)}[/bold]  {elapsed}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        began, before = time.monotonic(), self._spent_before(stage)
+        codes, peak = self._run_commands(stage)
+        failed = {name: code for name, code in codes.items() if code != 0}
+        record = {
+            "commands": None if failed else stage.commands,
+            "wall_s": round(before + time.monotonic() - began, 1),
+            "peak_memory_gib": round(peak, 2),
+        }
+        write_json(self.folder / f"{stage.name}.json", record)
+        for name, code in failed.items():
+            print(
+                f"error: {stage.title}: exit code {code}; log: {self._log(stage, name)}", file=sys.stderr, flush=True
+            )
+            raise SystemExit(code if code > 0 else 128 - code)
+
+    def _run_commands(self, stage: Stage) -> tuple[dict[str, int], float]:
+        """Exit code of each command, and the most memory [GiB] that all of them held at once."""
+        prefix = len(stage.commands) > 1
+        children: list[_Child] = []
+        try:
+            with _MemoryWatch() as memory:
+                for name, command in stage.commands.items():
+                    children.append(_Child(f"{name}: " if prefix else "", command, self._log(stage, name)))
+                codes = [child.wait() for child in children]
+        finally:
+            for child in children:
+                child.stop()
+        return dict(zip(stage.commands, codes, strict=True)), memory.peak_gib
+
+    def _log(self, stage: Stage, name: str) -> Path:
+        return self.folder / (f"{stage.name}.log" if len(stage.commands) == 1 else f"{stage.name}-{name}.log")
+
+    def _spent_before(self, stage: Stage) -> float:
+        """Wall time [s] of an attempt that did not end well: it did a part of the work."""
+        path = self.folder / f"{stage.name}.json"
+        return read_json(path)["wall_s"] if path.is_file() and read_json(path)["commands"] is None else 0.0
+
+
+class _Child:
+    """One running command; its output goes to the terminal and to its log."""
+
+    def __init__(self, prefix: str, command: list[str], log: Path) -> None:
+        environment = {"OMP_NUM_THREADS": "1"} | os.environ | _QUIET
+        self._process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        self._reader = threading.Thread(target=self._copy_output, args=(prefix, command, log), daemon=True)
+        self._reader.start()
+
+    def _copy_output(self, prefix: str, command: list[str], log: Path) -> None:
+        with open(log, "a", encoding="utf-8") as handle:
+            handle.write(f"$ {shlex.join(command)}\n")
+            for line in self._process.stdout:
+                handle.write(line)
+                handle.flush()
+                console.print(f"  {prefix}{line.strip()}", markup=False)
+
+    def wait(self) -> int:
+        code = self._process.wait()
+        self._reader.join()
+        return code
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+
+class _MemoryWatch:
+    """Watches what all processes below this one hold together; shared pages count once where the system can tell."""
+
+    def __init__(self) -> None:
+        self.peak_gib = 0.0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "_MemoryWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(_MEMORY_INTERVAL_S):
+            held = sum(_held_bytes(process) for process in psutil.Process().children(recursive=True))
+            self.peak_gib = max(self.peak_gib, held / 2**30)
+
+
+def _held_bytes(process: psutil.Process) -> int:
+    try:
+        memory = process.memory_full_info()
+    except psutil.Error:  # it ended meanwhile
+        return 0
+    return getattr(memory, "pss", memory.rss)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def end_children_on_signals() -> None:
+    """Let SIGTERM unwind this process, so that it ends its children."""
+    signal.signal(signal.SIGTERM, _unwind)
+
+
+def _unwind(signum: int, _: object) -> NoReturn:
+    raise SystemExit(128 + signum)

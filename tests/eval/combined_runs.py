@@ -1,0 +1,55 @@
+"""Small combined runs for the tests: tiny models, an untrained own-state judge, four problems."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepprune.cut import CutRule
+from deepprune.judges.load import describe_generator, save_judge
+from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
+from eval.combined_config import CombinedConfig
+from runtime.files import append_jsonl
+
+CUT = CutRule("tokens", 6)
+
+
+def make_judge(model: Path, folder: Path) -> Path:
+    """A judge of the tiny model's states with random weights."""
+    torch.manual_seed(0)
+    shape = OwnStatesShape(layers=(0, 1, 2), hidden=32, heads=2, width=8, pair_hidden=16)
+    judge = OwnStatesJudge(OwnStatesModel(shape), shape, CUT)
+    save_judge(judge, folder, {"generator": describe_generator(model)})
+    return folder
+
+
+def write_problems(path: Path, count: int = 4) -> Path:
+    lines = [{"id": f"p/{index}", "problem": f"What is {index} + 1?", "answer": str(index + 1)} for index in range(count)]
+    append_jsonl(path, lines)
+    return path
+
+
+def settings(model: Path, judge: Path, problems: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    values = {
+        "models": {"base": str(model)},
+        "judges": {"base": [str(judge), "random"]},
+        "problems": str(problems),
+        "output_dir": str(output),
+        "n": 8,
+        "live": 2,
+        "examples": 2,
+        "orders": 3,
+        "draws": 5,
+        "prompt_family": "plain",
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_tokens": 24,
+        "dtype": "float64",
+        "device": "cpu",
+        "rows": 16,
+    }
+    return values | changes
+
+
+def config(*arguments: Any, **changes: Any) -> CombinedConfig:
+    return CombinedConfig(**settings(*arguments, **changes))

@@ -1,0 +1,158 @@
+"""What every method must obey, on random records."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepprune.cluster import ClusterRule
+from deepprune.decide import PruneRule
+from deepprune.finish import FinishRule
+from engines.accounting import TokenLedger, net_cost
+from eval.methods import (
+    Prices,
+    ProblemRecord,
+    TraceRecord,
+    consensus,
+    consensus_equal_tokens,
+    deepprune,
+    oracle,
+    prune_in_orders,
+    prune_once,
+    random_traces,
+    single,
+    vote_of_some,
+)
+
+RULE = PruneRule(ClusterRule(max_clusters=8), FinishRule(largest=4, singletons=6))
+GOLD = 0
+
+
+@st.composite
+def records(draw: st.DrawFn) -> ProblemRecord:
+    n = draw(st.integers(2, 16))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    lengths = rng.integers(5, 200, n)
+    traces = []
+    for length in lengths:
+        key = None if rng.random() < 0.1 else int(rng.integers(0, 4))
+        cut = None if rng.random() < 0.1 else int(rng.integers(1, length + 1))
+        traces.append(TraceRecord(key, int(length), cut))
+    upper = np.triu(rng.random((n, n)), 1)
+    cost = TokenLedger(judge_prefill=int(rng.integers(0, 500)), judge_head=int(rng.integers(0, 5000)))
+    return ProblemRecord(f"p{n}", GOLD, tuple(traces), int(rng.integers(0, 1000)), upper + upper.T, cost)
+
+
+def total(record: ProblemRecord) -> int:
+    return sum(trace.n_tokens for trace in record.traces)
+
+
+@given(records())
+def test_single_is_the_share_of_right_traces_and_oracle_bounds_everything(record: ProblemRecord) -> None:
+    share = np.mean([trace.key == GOLD for trace in record.traces])
+    assert single(record).accuracy == pytest.approx(share)
+    assert single(record).ledger.generated == pytest.approx(total(record) / len(record.traces))
+    runs = prune_in_orders(record, RULE, 3)
+    best = oracle(record).accuracy
+    for outcome in (single(record), consensus(record), deepprune(record, runs), random_traces(record, runs, 20)):
+        assert 0 <= outcome.accuracy <= best
+
+
+@given(records(), st.integers(0, 3))
+def test_identical_answers_make_every_vote_the_same(record: ProblemRecord, key: int) -> None:
+    alike = replace(record, traces=tuple(replace(trace, key=key) for trace in record.traces))
+    runs = prune_in_orders(alike, RULE, 3)
+    right = float(key == GOLD)
+    outcomes = [single(alike), consensus(alike), deepprune(alike, runs), random_traces(alike, runs, 5)]
+    assert [outcome.accuracy for outcome in outcomes] == pytest.approx([right] * 4)
+
+
+@given(records())
+def test_deepprune_spends_cuts_on_the_pruned_and_whole_lengths_on_survivors(record: ProblemRecord) -> None:
+    run = prune_once(record, RULE)
+    for index, (trace, kept) in enumerate(zip(record.traces, run.kept_tokens, strict=True)):
+        whole = trace.cut_tokens is None or trace.cut_tokens >= trace.n_tokens
+        assert kept == (trace.n_tokens if whole or index in run.survivors else trace.cut_tokens)
+    assert run.ledger.generated == sum(run.kept_tokens) <= total(record)
+    assert run.ledger.judge_prefill == record.judge_cost.judge_prefill
+
+
+@given(records())
+def test_orders_are_reproducible_and_the_first_is_the_stored_one(record: ProblemRecord) -> None:
+    runs = prune_in_orders(record, RULE, 4)
+    assert runs[0] == prune_once(record, RULE)
+    assert runs == prune_in_orders(record, RULE, 4)
+
+
+def test_an_order_only_renames_traces() -> None:
+    """Blocks of clear judge scores: whatever the order, the largest block is found and its members survive."""
+    groups = [0] * 6 + [1] * 3
+    scores = np.where(np.equal.outer(groups, groups), 0.9, 0.1)
+    traces = tuple(TraceRecord(group, 50 + index, 10) for index, group in enumerate(groups))
+    record = ProblemRecord("p", 0, traces, 7, scores)
+    for run in prune_in_orders(record, PruneRule(finish=FinishRule(largest=6)), 10):
+        assert run.survivors == [0, 1, 2, 3, 4, 5]
+        assert run.labels[6] == run.labels[7] == run.labels[8] != run.labels[0]
+        assert run.key == 0
+
+
+@given(records())
+def test_random_traces_finish_as_many_as_deepprune(record: ProblemRecord) -> None:
+    runs = prune_in_orders(record, RULE, 5)
+    outcome = random_traces(record, runs, 3)
+    assert outcome.finished == pytest.approx(np.mean([len(run.survivors) for run in runs]))
+    assert outcome.ledger.generated == pytest.approx(outcome.finished * total(record) / len(record.traces))
+
+
+@given(records(), st.integers(1, 10**6), st.integers(0, 10**6))
+def test_equal_tokens_spend_what_deepprune_spent_and_never_more(
+    record: ProblemRecord, generator: int, judge: int
+) -> None:
+    pruned = deepprune(record, prune_in_orders(record, RULE, 2))
+    outcome = consensus_equal_tokens(record, pruned, Prices(generator, judge), 3)
+    budget = net_cost(pruned.ledger, generator, judge) / generator
+    assert outcome.ledger.generated == pytest.approx(min(budget, total(record)))
+    assert outcome.finished <= len(record.traces)
+
+
+@settings(max_examples=20)
+@given(records(), st.floats(0, 1))
+def test_a_fractional_count_lies_between_its_neighbours(record: ProblemRecord, share: float) -> None:
+    """With the same draws, expectation is linear between two whole numbers of traces."""
+    low, high, between = (
+        vote_of_some(record, count, 50, np.random.default_rng(3)).accuracy for count in (1.0, 2.0, 1.0 + share)
+    )
+    assert between == pytest.approx((1 - share) * low + share * high, abs=1e-9)
+
+
+@given(records())
+def test_a_vote_of_all_traces_is_consensus_up_to_ties(record: ProblemRecord) -> None:
+    keys = [trace.key for trace in record.traces if trace.key is not None]
+    counts = sorted((keys.count(key) for key in set(keys)), reverse=True)
+    if len(counts) < 2 or counts[0] > counts[1]:
+        vote = vote_of_some(record, len(record.traces), 5, np.random.default_rng(0))
+        assert vote.accuracy == consensus(record).accuracy
+
+
+def test_expected_accuracy_of_random_votes_equals_enumeration() -> None:
+    """Two of four traces, drawn without replacement; of two different answers the first drawn wins."""
+    traces = tuple(TraceRecord(key, 10, 5) for key in (0, 0, 1, 2))
+    record = ProblemRecord("p", GOLD, traces)
+    # Ordered pairs of traces: 12. Right: (0, 0) twice, and the four that begin with a right trace and end in another.
+    outcome = vote_of_some(record, 2, 20000, np.random.default_rng(1))
+    assert outcome.accuracy == pytest.approx(6 / 12, abs=0.015)
+
+
+def test_no_trace_no_answer_and_no_tokens() -> None:
+    record = ProblemRecord("p", GOLD, (TraceRecord(GOLD, 10, 5), TraceRecord(GOLD, 10, 5)))
+    outcome = vote_of_some(record, 0.0, 5, np.random.default_rng(0))
+    assert (outcome.accuracy, outcome.ledger.generated, outcome.finished) == (0.0, 0.0, 0.0)
+
+
+def test_a_failed_judge_prunes_nobody() -> None:
+    traces = tuple(TraceRecord(key, 10, 5) for key in (1, 0, 0))
+    run = prune_once(ProblemRecord("p", GOLD, traces, 0, np.full((3, 3), np.nan)), RULE)
+    assert run.survivors == [0, 1, 2] and run.key == GOLD and run.judge_failure
+    assert run.ledger.generated == 30
