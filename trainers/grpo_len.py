@@ -18,6 +18,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import torch
 import transformers
 from accelerate import PartialState
 from rich.markup import escape
@@ -139,6 +140,16 @@ def silence_libraries() -> None:
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
+def accept_indexed_cpu() -> None:
+    """Let `torch.load` restore to "cpu:0": accelerate 1.15 names the device so, the Trainer resumes to it,
+    and torch 2.13 knows "cpu" only."""
+
+    def restore(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
+        return storage if location.startswith("cpu:") else None
+
+    torch.serialization.register_package(15, lambda _: None, restore)
+
+
 def next_training(folder: RunFolder) -> tuple[Action, Round] | None:
     """The round to train, None if the whole schedule is done.
 
@@ -166,6 +177,7 @@ def check_only(job: RoundJob) -> None:
 def main() -> None:
     silence_libraries()
     use_one_torch_thread()
+    accept_indexed_cpu()
     argv, processes = _take_check(sys.argv[1:])
     job = RoundJob(read_run_config(argv), processes or current_ranks().world_size)
     if processes is not None:

@@ -41,21 +41,23 @@ from trainers.judge_metrics import baseline_figures, test_figures
 NGRAM_TRAINING = {"epochs": 20.0, "items_per_step": 4, "learning_rate": 1e-2}  # enough for it to peak on the dev set
 
 
-def claim_folder(config: JudgeConfig) -> bool:
-    """Make the output folder this run's. False if the same run has finished there; `InputError` if another began."""
+def is_finished(config: JudgeConfig) -> bool:
+    """Whether this very run has finished in its output folder; `InputError` if another one began there."""
     folder = Path(config.output_dir)
-    values = dataclasses.asdict(config) | {"labels": list(config.labels)}
-    if (folder / "config.yaml").is_file():
-        stored = read_yaml(folder / "config.yaml")
-        for key in sorted(values.keys() | stored.keys()):
-            if stored.get(key) != values.get(key):
-                raise InputError(
-                    f"{folder} holds a judge with {key} = {stored.get(key)!r}, this run has {values.get(key)!r}; "
-                    "give another 'output_dir', or delete the folder to train anew"
-                )
-    elif current_ranks().is_main:
-        write_text(folder / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    return not (folder / "metrics.json").is_file()
+    if not (folder / "config.yaml").is_file():
+        return False
+    stored, values = read_yaml(folder / "config.yaml"), _as_yaml(config)
+    for key in sorted(values.keys() | stored.keys()):
+        if stored.get(key) != values.get(key):
+            raise InputError(
+                f"{folder} holds a judge with {key} = {stored.get(key)!r}, this run has {values.get(key)!r}; "
+                "give another 'output_dir', or delete the folder to train anew"
+            )
+    return (folder / "metrics.json").is_file()
+
+
+def _as_yaml(config: JudgeConfig) -> dict[str, Any]:
+    return dataclasses.asdict(config) | {"labels": list(config.labels)}
 
 
 def fit_settings(config: JudgeConfig, data: JudgeData) -> FitSettings:
@@ -140,7 +142,7 @@ def _replace_judge(judge: Judge, folder: Path, about: dict[str, Any]) -> None:
 
 def run(config: JudgeConfig) -> None:
     folder = Path(config.output_dir)
-    if not claim_folder(config):
+    if is_finished(config):
         say(f"judge: {escape(str(folder))} is finished, nothing to do")
         return
     wandb = config.report_to == "wandb"
@@ -149,6 +151,8 @@ def run(config: JudgeConfig) -> None:
         accelerator.init_trackers("secateur-judge", dataclasses.asdict(config))
     set_seed(config.seed)
     data = load_judge_data(config)
+    if accelerator.is_main_process:  # only now: input that does not fit leaves no folder behind
+        write_text(folder / "config.yaml", yaml.safe_dump(_as_yaml(config), sort_keys=False, allow_unicode=True))
     problems = thin_pairs(data.test, config.test_pairs, config.seed) if config.kind == "pairwise" else data.test
     judge, training = train(config, data, accelerator)
     figures = test_figures(judge, data, problems)

@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from deepprune.cut import CutRule, cut_pieces
 from deepprune.judges.base import CutTrace
+from deepprune.judges.load import generator_identity
 from deepprune.pairs import JudgedProblem, all_labels, answer_keys, check_disjoint, make_pairs
 from engines.detokenize import Detokenizer
-from engines.load import load_tokenizer, model_fingerprint
+from engines.load import load_tokenizer
 from engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
 from runtime.errors import InputError
 from runtime.files import read_json
@@ -43,6 +44,8 @@ class JudgeData:
 
 
 def read_settings(folder: str) -> TraceSettings:
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder of traces; make it with eval/collect_traces.py")
     path = Path(folder) / "settings.json"
     values: dict[str, Any] = read_json(path) if path.is_file() else {}
     cut, layers = values.get("cut"), values.get("layers")
@@ -88,7 +91,7 @@ def _cut_rule(config: JudgeConfig, settings: dict[str, TraceSettings]) -> CutRul
 
 
 def _layers(config: JudgeConfig, settings: dict[str, TraceSettings]) -> tuple[int, ...]:
-    stored, generator = settings["train"].layers, model_fingerprint(config.model)
+    stored, generator = settings["train"].layers, generator_identity(config.model)
     for split, found in settings.items():
         if found.layers is None or found.layers != stored:
             raise InputError(

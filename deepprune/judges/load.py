@@ -51,7 +51,12 @@ def save_judge(judge: Judge, folder: str | Path, about: dict[str, Any]) -> None:
 
 def describe_generator(path: str | Path) -> dict[str, str]:
     """What `load_judge` compares: the path is for the reader, the fingerprint decides."""
-    return {"path": str(path), "fingerprint": model_fingerprint(path)}
+    return {"path": str(path), "fingerprint": generator_identity(path)}
+
+
+def generator_identity(path: str | Path) -> str:
+    """A folder's fingerprint, or the id itself for a model on the Hub; trace folders name their model in this way."""
+    return model_fingerprint(path) if Path(path).is_dir() else str(path)
 
 
 def load_judge(
@@ -103,7 +108,7 @@ def load_pairwise(
 def _check_generator(folder: Path, trained_for: dict[str, str], generator_path: str | Path | None) -> None:
     if generator_path is None:
         return
-    found = model_fingerprint(generator_path)
+    found = generator_identity(generator_path)
     if found != trained_for["fingerprint"]:
         raise JudgeError(
             f"the judge in {folder} reads the hidden states of {trained_for['path']} (fingerprint "

@@ -12,7 +12,7 @@ from torch import nn
 from deepprune.judges.base import CutTrace
 from deepprune.judges.heads import PairHead
 
-HASH_BUCKETS = 1 << 14
+HASH_BUCKETS = 1 << 13
 
 
 class NgramModel(nn.Module):

@@ -3,6 +3,7 @@
 Their values are no probabilities. Cosines are clipped to 0-1 so that they can stand in for one.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,8 +32,11 @@ def embedding_similarity(cuts: Sequence[CutTrace], table: torch.Tensor) -> np.nd
     return (vectors @ vectors.T).cpu().numpy()
 
 
-def random_similarity(cuts: Sequence[CutTrace], generator: np.random.Generator) -> np.ndarray:
-    """[n, n] symmetric, uniform 0-1: a judge at chance."""
+def random_similarity(cuts: Sequence[CutTrace]) -> np.ndarray:
+    """[n, n] symmetric, uniform 0-1: a judge at chance. Drawn from a seed that the cuts alone decide, so that
+    processes, a live run and its replay agree."""
+    digest = hashlib.sha256(repr([(cut.token_ids, cut.text) for cut in cuts]).encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     values = np.triu(generator.random((len(cuts), len(cuts))), k=1)
     return values + values.T
 
@@ -40,7 +44,7 @@ def random_similarity(cuts: Sequence[CutTrace], generator: np.random.Generator) 
 class UntrainedJudge:
     """Implements `Judge`. "embedding" reads the generator's input embeddings, the others text or nothing.
 
-    Reads no token with a model, so its ledger stays empty. "random" goes on with one seeded stream from call to call.
+    Reads no token with a model, so its ledger stays empty. Equal cuts get equal scores, those of "random" too.
     """
 
     needs_states = False
@@ -49,7 +53,6 @@ class UntrainedJudge:
 
     def __init__(self, name: str, cut_rule: CutRule, generator_path: str | Path | None) -> None:
         self.name, self.cut_rule = name, cut_rule
-        self._random = np.random.default_rng(0)
         self._table = embedding_table(generator_path) if name == "embedding" else None
         self.reset_ledger()
 
@@ -62,7 +65,7 @@ class UntrainedJudge:
         elif self._table is not None:
             matrix = embedding_similarity(cuts, self._table)
         else:
-            matrix = random_similarity(cuts, self._random)
+            matrix = random_similarity(cuts)
         matrix = np.clip(matrix, 0.0, 1.0)
         np.fill_diagonal(matrix, 1.0)
         return matrix

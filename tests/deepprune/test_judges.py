@@ -179,6 +179,7 @@ def test_untrained_judges_share_the_interface(name, cuts, tiny_model):
     judge = load_judge(name, tiny_model, cut_rule=RULE)
     scores = judge.score(cuts)
     assert (scores == scores.T).all() and ((scores >= 0) & (scores <= 1)).all() and judge.cut_rule == RULE
+    assert (load_judge(name, tiny_model, cut_rule=RULE).score(cuts) == scores).all()
     if name != "random":
         assert scores[0, 3] == pytest.approx(1.0)  # equal texts
 

@@ -41,7 +41,7 @@ def write_split(folder: Path, model: Path, first: int, groups: list[str], layers
                 text = f"So I take {WORDS[colour]}. Then more.</think>\\boxed{{{WORDS[colour]}}}"
                 ids = tokenizer(text)["input_ids"]
                 states = torch.from_numpy(rng.normal(size=(20, 3, 32))).half()
-                states[7, 1, colour] = 20
+                states[8:, 1, colour] = 20
                 trace = Trace(f"p{number}", "Which?", "red", sample, text, "m", tuple(ids), len(ids), "stop")
                 writer.add(trace, cut_tokens=24, states=states, group=groups[number % len(groups)])
 
@@ -97,7 +97,7 @@ def test_same_seed_same_judge(traces, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("kind", ["linear", "pairwise"])
 def test_language_model_judges_train_from_the_same_folders(kind, traces, tiny_model, tmp_path):
-    metrics = train(traces, tiny_model, tmp_path / kind, kind=kind, epochs=1, evaluations=1, prompt="{a} {b}")
+    metrics = train(traces, tiny_model, tmp_path / kind, kind=kind, epochs=1, evaluations=1, prompt="Same? {a} {b}")
     assert metrics.keys() >= METRICS
     assert ("zero_shot" in metrics["baselines"]) == (kind == "pairwise")
     assert not (tmp_path / kind / "checkpoint").exists()
@@ -143,9 +143,9 @@ def test_bad_settings_end_before_anything_is_read(extra, message, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"layers": 7}, "hold the layers [0, 1, 2]"),
+        ({"layers": "[7]"}, "hold the layers [0, 1, 2]"),
         ({"cut_kind": "words", "cut_k": 3}, "were stored for a cut at 2 words"),
-        ({"train": "nowhere"}, "no traces there"),
+        ({"train": "nowhere"}, "no such folder of traces"),
     ],
 )
 def test_folders_that_do_not_fit_the_settings_are_named(extra, message, traces, tiny_model, tmp_path):
@@ -168,10 +168,11 @@ def test_states_of_another_model_are_refused(traces, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_one_judge(traces, tiny_model, tmp_path, repository):
-    command = ["accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml", "--num_processes", "2"]
+    launch = ["launch", "--main_process_port", "0", "--num_processes", "2"]
+    launch += ["--config_file", "configs/accelerate/cpu.yaml", "trainers/judge.py"]
     options = arguments(traces, tiny_model, tmp_path / "judge", kind="linear", epochs=4)
     done = subprocess.run(
-        [str(Path(sys.executable).with_name(command[0])), *command[1:], "trainers/judge.py", *options],
+        [str(Path(sys.executable).with_name("accelerate")), *launch, *options],
         cwd=repository, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
