@@ -78,9 +78,16 @@ def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]
                 )
             path = values[0]
         else:
-            parsed = [yaml.safe_load(value) for value in values]
+            parsed = [_read_value(key, value) for value in values]
             overrides[key] = parsed[0] if len(parsed) == 1 else parsed
     return path, overrides
+
+
+def _read_value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"command line: --{key} has the value '{text}', which is not YAML; put it in quotes") from None
 
 
 def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:

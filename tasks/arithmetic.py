@@ -164,13 +164,13 @@ def _draw_exercise(rule: Rule, rng: random.Random) -> Exercise:
 
 
 def _check_request(split: str, rules: Sequence[str] | None) -> tuple[str, ...]:
-    """The rule names to draw from; ValueError with the valid names for an unknown split or rule."""
+    """The rule names to draw from; InputError with the valid names for an unknown split or rule."""
     if split not in SPLIT_BUCKETS:
         raise InputError(f"unknown split {split!r}; valid splits: {', '.join(SPLIT_BUCKETS)}")
     names = tuple(rules) if rules is not None else SPLIT_RULES.get(split, RULE_NAMES)
     unknown = [name for name in names if name not in RULE_BY_NAME]
     if unknown or not names:
-        raise ValueError(f"unknown rules {unknown}; give at least one of: {', '.join(RULE_NAMES)}")
+        raise InputError(f"unknown rules {unknown}; give at least one of: {', '.join(RULE_NAMES)}")
     return names
 
 

@@ -44,7 +44,7 @@ REPAIRS = ("No, not {wrong}: {sum}={result}.", "Wrong, not {wrong} but {sum}={re
 REDO = "Let me redo all of it."
 
 DECOY_SHARES = (0.35, 0.40, 0.25)  # fraction (0-1) of traces with 0, 1, 2 decoys
-SLIP_SHARE = 0.02  # fraction (0-1) of steps whose result is wrong
+SLIP_SHARE = 0.01  # fraction (0-1) of steps whose result is wrong
 REPAIR_SHARE = 0.85  # fraction (0-1) of checks of a wrong result that notice
 VERBOSITIES = (0.55, 0.7, 0.75, 0.8, 0.85)  # chance (0-1) of one more check, drawn once per trace
 MAX_CHECKS = 6  # per step; bounds the longest trace

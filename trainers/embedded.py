@@ -45,7 +45,7 @@ class EmbeddedArguments:
     output_dir: str
     seed: int = 0
     clean_tokens: int = 1_500_000  # phase 1
-    noisy_tokens: int = 2_100_000  # phase 2
+    noisy_tokens: int = 2_500_000  # phase 2
     batch_tokens: int = 2048  # padded tokens per step
     matrix_lr: float = 0.02  # Muon, on the matrices of the layers
     other_lr: float = 5e-3  # AdamW, on embeddings and norms

@@ -52,6 +52,7 @@ def test_yaml_then_command_line(tmp_path: Path) -> None:
         ("- a", [], "expected keys and values"),
         ("a: [", [], "not YAML"),
         ("model: m", ["--rate"], "--rate has no value"),
+        ("model: m", ["--model", "{a} {b}"], "--model has the value '{a} {b}', which is not YAML"),
         ("model: m", ["rate"], "--config takes one file"),
     ],
 )
