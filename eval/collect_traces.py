@@ -1,6 +1,6 @@
 """Sample traces of one or several models into trace folders: the data that judges are trained on.
 
-    python eval/collect_traces.py --config configs/demo/collect_base.yaml
+    python eval/collect_traces.py --config configs/demo/collect_judge_traces.yaml
     accelerate launch --config_file configs/accelerate/cpu.yaml eval/collect_traces.py --config …
 
 Each set of problems gets a folder `<output_dir>/<model>/<set>` (see engines/trace_folder.py). A run that was cut off
@@ -16,7 +16,7 @@ from deepprune.cut import CutRule
 from engines.base import SamplingSpec
 from engines.load import model_fingerprint
 from engines.trace_folder import TraceFolderWriter
-from eval.sampling import SamplingPlan, require_model_folder, sample_missing
+from eval.sampling import SamplingPlan, local_device, require_model_folder, sample_missing
 from runtime.config import parse_config
 from runtime.console import say, use_one_torch_thread
 from runtime.errors import InputError, entry_point
@@ -110,7 +110,8 @@ def _collect_model(config: CollectConfig, name: str, model: str, sets: dict[str,
     states = AutoConfig.from_pretrained(model).get_text_config(decoder=True).num_hidden_layers + 1
     layers = (config.layers if config.layers is not None else list(range(states))) if config.states else []
     writers = {set_name: open_writer(config, name, set_name, layers) for set_name in sets}
-    engine = TransformersEngine(model, dtype=config.dtype, capture_layers=layers or None, device=config.device)
+    device = local_device(config.device)
+    engine = TransformersEngine(model, dtype=config.dtype, capture_layers=layers or None, device=device)
     for set_name, problems in sets.items():
         plan = SamplingPlan(
             current_ranks().shard(problems),

@@ -27,14 +27,15 @@ from eval.combined_rows import (
     results_of_model,
     total_ledger,
 )
-from eval.combined_work import ModelWork, judge_labels, read_live, read_scores, stored_traces, traces_folder
+from eval.combined_store import judge_labels, read_live, read_scores, stored_traces, traces_folder, wall_seconds
+from eval.combined_work import ModelWork
 from eval.methods import ProblemRecord, TraceRecord, consensus
 from eval.single import wait_for_all_processes
 from eval.table import print_results
 from runtime.config import parse_config
 from runtime.console import console, say, use_one_torch_thread
 from runtime.errors import entry_point
-from runtime.files import read_jsonl, write_json
+from runtime.files import write_json
 from runtime.ranks import current_ranks
 from tasks.answers import extract_answer, group_answers
 from tasks.load import load_problems
@@ -83,17 +84,6 @@ def count_parameters(model: str) -> int:
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)).num_parameters()
-
-
-def wall_seconds(config: CombinedConfig, model: str) -> dict[str, float]:
-    """Wall time of each kind of work [s]: the slowest process's, over all launches that had a part in it."""
-    slowest: dict[str, float] = {}
-    for path in sorted((Path(config.output_dir) / model).glob("wall-rank*.jsonl")):
-        own: dict[str, float] = {}
-        for _, line in read_jsonl(path):
-            own[line["what"]] = own.get(line["what"], 0.0) + line["seconds"]
-        slowest = {key: max(slowest.get(key, 0.0), own.get(key, 0.0)) for key in slowest.keys() | own.keys()}
-    return slowest
 
 
 def assemble(config: CombinedConfig, problems: list[Problem]) -> dict[str, Any]:
@@ -150,7 +140,7 @@ def live_summary(config: CombinedConfig, problems: list[Problem]) -> dict[str, A
 
 
 def run(config: CombinedConfig) -> dict[str, Any] | None:
-    """This process's share of the work; the main process waits for the others, writes the results and returns them."""
+    """Do this process's share; the main process then waits for the others, writes the results and returns them."""
     problems = load_problems(config.problems, config.problem_count, config.seed)
     works = [ModelWork(config, name, problems) for name in config.models]
     for work in works:

@@ -1,23 +1,17 @@
 """The expensive part of a combined run, done by every process for its share of the problems: sample, judge, run live.
 
-Layout under `<output_dir>/<model>/`: `traces/` (see engines/trace_folder.py; its states are judge vectors),
-`scores/<judge>/<problem>.npz`, `live/<problem>.json`, `wall-rank<r>.jsonl`. What is there is not done again, unless
-scores or live runs were made with other settings.
+What is on disk (combined_store.py) is not done again, unless scores or live runs were made with other settings.
 """
 
-import io
 import json
-import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
-from deepprune.cut import CutRule, cut_text
+from deepprune.cut import CutDetector, CutRule
 from deepprune.decide import JudgeFailure, decision_seed
 from deepprune.judges.base import CutTrace, Judge
 from deepprune.judges.load import load_judge
@@ -25,57 +19,32 @@ from deepprune.judges.untrained import UNTRAINED
 from deepprune.online import OnlineResult, ProblemJob, run_online
 from deepprune.replay import Replay, replay
 from engines.accounting import TokenLedger
-from engines.load import load_tokenizer, model_fingerprint
-from engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter, read_trace_folder
+from engines.detokenize import Detokenizer
+from engines.load import load_tokenizer
+from engines.trace_folder import StoredTrace, TraceFolderWriter, read_trace_folder
 from engines.transformers_engine import TransformersEngine
 from eval.combined_config import CombinedConfig
-from eval.sampling import EncodingEngine, SamplingPlan, prompt_ids, sample_missing, split_vector
+from eval.combined_store import (
+    JudgeScores,
+    fingerprint,
+    judge_fingerprint,
+    judge_labels,
+    live_path,
+    read_live,
+    read_scores,
+    scores_path,
+    stored_traces,
+    traces_folder,
+    wall_path,
+    write_scores,
+)
+from eval.sampling import EncodingEngine, SamplingPlan, local_device, prompt_ids, sample_missing, split_vector
 from runtime.console import progress
 from runtime.errors import InputError
-from runtime.files import append_jsonl, read_json, write_json
+from runtime.files import append_jsonl, write_json
 from runtime.ranks import current_ranks
 from tasks.prompts import starts_inside_thinking
 from tasks.records import Problem
-
-
-@dataclass(frozen=True)
-class JudgeScores:
-    """What a judge said about one problem: [n, n] probabilities, all NaN where it failed; `parameters` is the weight
-    of the tokens in `ledger`."""
-
-    scores: np.ndarray
-    ledger: TokenLedger
-    parameters: int
-
-
-def traces_folder(config: CombinedConfig, model: str) -> Path:
-    return Path(config.output_dir) / model / "traces"
-
-
-def _scores_path(config: CombinedConfig, model: str, label: str, problem: Problem) -> Path:
-    return Path(config.output_dir) / model / "scores" / label / f"{quote(problem.id, safe='')}.npz"
-
-
-def _live_path(config: CombinedConfig, model: str, problem: Problem) -> Path:
-    return Path(config.output_dir) / model / "live" / f"{quote(problem.id, safe='')}.json"
-
-
-def judge_labels(config: CombinedConfig, model: str) -> list[str]:
-    """A name for each of a model's judges: its kind, with the folder's name where two are of one kind."""
-    kinds = [judge if judge in UNTRAINED else _kind(judge) for judge in config.judges_of(model)]
-    return [
-        kind if kinds.count(kind) == 1 else f"{kind}-{Path(judge).name}"
-        for kind, judge in zip(kinds, config.judges_of(model), strict=True)
-    ]
-
-
-def _kind(folder: str) -> str:
-    return str(read_json(Path(folder) / "judge.json").get("kind", "judge"))
-
-
-def fingerprint(folder_or_name: str) -> str:
-    """Tells two models or judges apart; names of the Hub and of untrained judges stand for themselves."""
-    return model_fingerprint(folder_or_name) if Path(folder_or_name).is_dir() else folder_or_name
 
 
 class ModelWork:
@@ -87,14 +56,16 @@ class ModelWork:
         self.live = {problem.id for problem in problems[: config.live_count(len(problems))]}
         names = config.judges_of(model) if config.prunes else []
         self.labels = judge_labels(config, model) if config.prunes else []
-        self.prints = [fingerprint(name) for name in names]
+        self.prints = [judge_fingerprint(name) for name in names]
         self.judges = self._load_judges(names)
         self.tokenizer = load_tokenizer(self.path)
+        self._detokenizer = Detokenizer(self.tokenizer)
         self.writer = TraceFolderWriter(traces_folder(config, model), self._trace_settings(), current_ranks().rank)
 
     def _load_judges(self, names: Sequence[str]) -> list[Judge]:
         """Trained judges bring their cut along, untrained ones take theirs over."""
-        trained = {name: load_judge(name, self.path) for name in names if name not in UNTRAINED}
+        device = local_device(self.config.device)
+        trained = {name: load_judge(name, self.path, device=device) for name in names if name not in UNTRAINED}
         rule = next((judge.cut_rule for judge in trained.values()), self.config.cut_rule)
         judges = [trained.get(name) or load_judge(name, self.path, cut_rule=rule) for name in names]
         self._check_judges(judges)
@@ -139,13 +110,16 @@ class ModelWork:
 
     def _engine(self) -> TransformersEngine:
         own = self._own_states
-        layers = own.capture_layers if own else None
         return TransformersEngine(
-            self.path, self.tokenizer, dtype=self.config.dtype, capture_layers=layers, device=self.config.device
+            self.path,
+            self.tokenizer,
+            dtype=self.config.dtype,
+            capture_layers=own.capture_layers if own else None,
+            device=local_device(self.config.device),
         )
 
     def _note_time(self, what: str, began: float) -> None:
-        path = Path(self.config.output_dir) / self.model / f"wall-rank{current_ranks().rank}.jsonl"
+        path = wall_path(self.config, self.model, current_ranks().rank)
         append_jsonl(path, [{"what": what, "seconds": round(time.monotonic() - began, 3)}])
 
     def _sample(self) -> TransformersEngine | None:
@@ -189,7 +163,7 @@ class ModelWork:
         with progress(f"{self.model}: judge", len(todo)) as shown:
             for index, problem in todo:
                 found = self._judge_problem(self.judges[index], problem, stored[problem.id])
-                path = _scores_path(self.config, self.model, self.labels[index], problem)
+                path = scores_path(self.config, self.model, self.labels[index], problem)
                 write_scores(path, found, self._score_settings(index))
                 shown.advance()
         self._note_time("judge", began)
@@ -210,11 +184,14 @@ class ModelWork:
         return JudgeScores(np.asarray(scores, dtype=np.float64), judge.ledger + paid, judge.parameters)
 
     def _cut(self, ids: tuple[int, ...], stored: StoredTrace) -> CutTrace:
-        trace, rule = stored.trace, self.cut_rule
-        tokens = trace.token_ids[: stored.cut_tokens]
-        if rule.kind == "words":
-            return CutTrace(ids, tokens, cut_text(trace.text, rule))
-        return CutTrace(ids, tokens, self.tokenizer.decode(tokens, skip_special_tokens=True))
+        """The cut as a live run would hand it to the judge, rebuilt token by token."""
+        tokens = stored.trace.token_ids[: stored.cut_tokens]
+        detector, stream = CutDetector(self.cut_rule), self._detokenizer.stream()
+        for token in tokens:
+            detector.feed(stream.push(token), 1)
+        if stored.cut_tokens is None:
+            detector.feed(stream.finish(), 0)
+        return CutTrace(ids, tokens, detector.text)
 
     def _live_settings(self) -> dict[str, Any]:
         return {"judge": self.prints[0], "rule": asdict(self.config.rule), "n": self.config.n}
@@ -243,7 +220,7 @@ class ModelWork:
                 problem = by_id[result.problem_id]
                 difference = self._difference(result, problem, stored[problem.id])
                 record = {"settings": settings, "equal": difference is None, "difference": difference}
-                write_json(_live_path(config, self.model, problem), record)
+                write_json(live_path(config, self.model, problem), record)
                 shown.advance()
         self._note_time("live", began)
         return engine
@@ -273,44 +250,3 @@ def first_difference(live: OnlineResult, replayed: Replay, stored: Sequence[Stor
     if live.decision.survivors != replayed.decision.survivors:
         return "the survivors differ"
     return None if live.ledger == replayed.ledger else f"the costs differ: {live.ledger} and {replayed.ledger}"
-
-
-def stored_traces(folder: Sequence[ProblemTraces], n: int) -> dict[str, list[StoredTrace]]:
-    """Problem id → its first n traces in the order of their sample numbers."""
-    return {entry.problem.id: [stored for stored in entry.traces if stored.trace.sample < n] for entry in folder}
-
-
-def write_scores(path: Path, found: JudgeScores, settings: str) -> None:
-    """Replace `path` atomically."""
-    meta = {"settings": settings, "ledger": asdict(found.ledger), "parameters": found.parameters}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, scores=found.scores, meta=np.array(json.dumps(meta)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)
-
-
-def read_scores(
-    config: CombinedConfig, model: str, label: str, problem: Problem, settings: str | None = None
-) -> JudgeScores | None:
-    """The stored scores; None if there are none or, where `settings` are given, they were made with others."""
-    path = _scores_path(config, model, label, problem)
-    if not path.is_file():
-        return None
-    with np.load(path) as stored:
-        meta = json.loads(str(stored["meta"]))
-        if settings is not None and meta["settings"] != settings:
-            return None
-        return JudgeScores(stored["scores"], TokenLedger(**meta["ledger"]), meta["parameters"])
-
-
-def read_live(
-    config: CombinedConfig, model: str, problem: Problem, settings: dict[str, Any] | None = None
-) -> dict[str, Any] | None:
-    """The stored comparison of a live run with its replay, under the same conditions as `read_scores`."""
-    path = _live_path(config, model, problem)
-    if not path.is_file():
-        return None
-    record = read_json(path)
-    return record if settings is None or record["settings"] == settings else None

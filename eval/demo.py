@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from rich.markup import escape
 
+from engines.load import model_fingerprint
 from engines.trace_folder import read_trace_folder
 from eval.report import ReportInputs, write_report
 from eval.stages import REPOSITORY, Stage, StageRunner, end_children_on_signals, launched, python
@@ -60,27 +61,38 @@ class Demo:
 
     def claim_folder(self) -> None:
         """Raises `InputError`, and changes nothing, if the folder holds another demo or something else."""
-        path = self.out / "demo.json"
-        mine: dict[str, Any] = {"seed": self.config.seed, "configs": config_prints()}
+        path, mine = self.out / "demo.json", self._inputs()
         if not path.is_file():
             if self.out.is_dir() and any(self.out.iterdir()):
                 raise InputError(
                     f"{self.out}: not empty and no demo of ours; choose another folder (make demo OUT=…)"
                 )
-            write_json(path, mine)
+            write_json(path, {"seed": self.config.seed, "inputs": mine})
             return
         found = read_json(path)
-        if found["seed"] != mine["seed"]:
+        if found["seed"] != self.config.seed:
             raise InputError(
-                f"{self.out}: holds the demo with seed {found['seed']}, this one has seed {mine['seed']}; "
-                f"choose another folder (make demo SEED={mine['seed']} OUT=outputs/demo-{mine['seed']})"
+                f"{self.out}: holds the demo with seed {found['seed']}, this one has seed {self.config.seed}; choose "
+                f"another folder (make demo SEED={self.config.seed} OUT=outputs/demo-{self.config.seed})"
             )
-        for name in sorted(found["configs"].keys() | mine["configs"].keys()):
-            if found["configs"].get(name) != mine["configs"].get(name):
+        for name, fingerprint in mine.items():
+            if found["inputs"].get(name, fingerprint) != fingerprint:
                 raise InputError(
-                    f"{self.out}: was begun with another {CONFIGS}/{name}; choose another folder (make demo OUT=…), "
-                    "or restore the file"
+                    f"{self.out}: was begun with another {name}; choose another folder (make demo OUT=…), "
+                    "or restore it"
                 )
+        if not mine.keys() <= found["inputs"].keys():  # another judge, or the control, joins the same demo
+            write_json(path, {"seed": self.config.seed, "inputs": found["inputs"] | mine})
+
+    def _inputs(self) -> dict[str, str]:
+        """A fingerprint of the model and of every config file that the demo starts from."""
+        names = ["thinkprune.yaml", "single.yaml", "collect_judge_traces.yaml", "combined.yaml"]
+        names += [_JUDGE_CONFIGS[self.config.judge], *(["control.yaml"] if self.config.control else [])]
+        prints = {BASE_MODEL: model_fingerprint(REPOSITORY / BASE_MODEL)}
+        for name in names:
+            content = (REPOSITORY / CONFIGS / name).read_bytes()
+            prints[f"{CONFIGS}/{name}"] = hashlib.sha256(content).hexdigest()[:16]
+        return prints
 
     def stages(self) -> list[Stage]:
         found = [self._thinkprune("thinkprune", "Length blade: three rounds of GRPO with tighter limits")]
@@ -191,12 +203,6 @@ class Demo:
             summary=summary,
         )
         write_report(inputs, self.out / "report.html")
-
-
-def config_prints() -> dict[str, str]:
-    """A fingerprint of every config file of the demo."""
-    files = sorted((REPOSITORY / CONFIGS).glob("*.yaml"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
 
 
 def flow_mapping(values: dict[str, str]) -> str:

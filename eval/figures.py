@@ -140,6 +140,8 @@ def _mark_rounds(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
 def _plot_candidates(axes: Axes, rounds: Sequence[RoundRecord], value: str) -> None:
     for record in rounds:
         for candidate in record.candidates:
+            if record.number > 1 and candidate.step == record.first_step:
+                continue  # the start model is what the round before chose, and is drawn there
             axes.plot(
                 candidate.step, getattr(candidate, value), "o", markersize=5, markeredgecolor=GREEN,
                 color=GREEN if candidate.chosen else _GROUND, zorder=4,
@@ -192,7 +194,7 @@ def accuracy_over_rounds(rounds: Sequence[RoundRecord]) -> str:
         _legend(axes, "reward in training")
         axes.set_ylim(0, 1)
         axes.set_ylabel("pass@1, reward")
-        axes.legend(fontsize=8.5, loc="lower left")
+        axes.legend(fontsize=8.5, loc="lower right")
         return _to_svg(figure, "Accuracy over the rounds")
 
 

@@ -1,5 +1,6 @@
 """Sampling the traces that are missing in a trace folder: what collect_traces.py and combined.py have in common."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,15 @@ def require_model_folder(key: str, path: str) -> None:
             raise InputError(f"key '{key}' has the value '{path}': a folder without config.json is no model folder")
     elif path.startswith((".", "/", "outputs/", "~")) or path.count("/") != 1:
         raise InputError(f"key '{key}' has the value '{path}': no such folder; train or download the model first")
+
+
+def local_device(device: str) -> str:
+    """ "auto" becomes this process's own GPU, or the CPU where there is none; other names stay."""
+    if device != "auto":
+        return device
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 def prompt_ids(tokenizer, problem: Problem, family: str) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from rich.table import Table
 from engines.base import SamplingSpec
 from engines.load import load_tokenizer, model_fingerprint
 from engines.trace_folder import TraceFolderWriter
-from eval.sampling import SamplingPlan, require_model_folder, sample_missing
+from eval.sampling import SamplingPlan, local_device, require_model_folder, sample_missing
 from eval.single_figures import ModelFigures, measure
 from runtime.config import parse_config
 from runtime.console import console, say, use_one_torch_thread
@@ -104,7 +104,7 @@ def sample_all(config: SingleConfig, problems: list[Problem]) -> None:
     for name, writer in open_writers(config).items():
         if wanted <= writer.done:
             continue
-        engine = TransformersEngine(config.models[name], dtype=config.dtype, device=config.device)
+        engine = TransformersEngine(config.models[name], dtype=config.dtype, device=local_device(config.device))
         with writer:
             sample_missing(engine, engine.tokenizer, plan, writer, name, title=f"samples of {name}")
         engine.close()

@@ -1,6 +1,7 @@
 """Stages of a longer run as child processes: shown, logged, timed, and passed over when they were done before."""
 
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -18,7 +19,12 @@ from runtime.console import console
 from runtime.files import read_json, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+_CHILD = {
+    "PYTHONUNBUFFERED": "1",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 _MEMORY_INTERVAL_S = 1.0
 
 
@@ -44,7 +50,7 @@ def launched(accelerate_config: str, script: str, *arguments: str) -> list[str]:
 
 
 class StageRunner:
-    """Runs stages in order and keeps `<folder>/stages/<name>.json` (what ran, wall time) and `<name>.log` of each."""
+    """Runs stages in order and keeps `<folder>/stages/<name>.json` (what ran, its cost) and `<name>.log` of each."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "stages"
@@ -68,12 +74,13 @@ class StageRunner:
         elapsed = f"[dim]{_clock(time.monotonic() - self._began)} since the start[/dim]"
         console.print(f"\n[bold green]{place}[/bold green] [bold]{escape(stage.title)}[/bold]  {elapsed}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        began, before = time.monotonic(), self._spent_before(stage)
+        began, cpu_began, before = time.monotonic(), _children_cpu_seconds(), self._spent_before(stage)
         codes, peak = self._run_commands(stage)
         failed = {name: code for name, code in codes.items() if code != 0}
         record = {
             "commands": None if failed else stage.commands,
             "wall_s": round(before + time.monotonic() - began, 1),
+            "cpu_s": round(_children_cpu_seconds() - cpu_began, 1),
             "peak_memory_gib": round(peak, 2),
         }
         write_json(self.folder / f"{stage.name}.json", record)
@@ -110,7 +117,7 @@ class _Child:
     """One running command; its output goes to the terminal and to its log."""
 
     def __init__(self, prefix: str, command: list[str], log: Path) -> None:
-        environment = {"OMP_NUM_THREADS": "1"} | os.environ | _QUIET
+        environment = {"OMP_NUM_THREADS": "1"} | os.environ | _CHILD
         self._process = subprocess.Popen(
             command,
             cwd=REPOSITORY,
@@ -129,7 +136,7 @@ class _Child:
             for line in self._process.stdout:
                 handle.write(line)
                 handle.flush()
-                console.print(f"  {prefix}{line.strip()}", markup=False)
+                console.print(f"  {prefix}{line.rstrip()}", markup=False)
 
     def wait(self) -> int:
         code = self._process.wait()
@@ -170,6 +177,12 @@ def _held_bytes(process: psutil.Process) -> int:
     except psutil.Error:  # it ended meanwhile
         return 0
     return getattr(memory, "pss", memory.rss)
+
+
+def _children_cpu_seconds() -> float:
+    """Processor time [s] of all children that have ended, theirs included."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _clock(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """The one table, in a terminal of 100 columns."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,10 +95,10 @@ def print_results(combined: Mapping[str, Any], console: Console) -> None:
     if live:
         console.print(f" live = replay: {live['equal']} of {live['problems']} problems, token for token")
     console.print(
-        "done = traces finished and voting; tokens = generated per problem; saved: against the base model's vote of "
-        "all n,\ngross counts generated tokens only, net adds what the judge costs, in the base model's FLOPs.",
+        "done: traces finished and voting; tokens: generated per problem; saved: against the base model's\n"
+        "vote of all n, gross counts generated tokens only, net adds the judge, in the base model's FLOPs.",
         style="dim",
     )
     note = planted_errors_note(combined["config"])
     if note:
-        console.print(note, style="dim")
+        console.print(textwrap.fill(note, WIDTH), style="dim")

@@ -9,6 +9,7 @@ from eval.figures import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
 
 CLUSTER_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW)
 OTHER_COLOUR = "#999999"
+_LABEL_CHARACTERS = 200
 _SHOWN_CHARACTERS = 6000  # of one trace: a report is read by people
 
 
@@ -59,11 +60,11 @@ class ProblemView:
     panels: list[Panel]
 
 
-def printable(text: str) -> str:
+def printable(text: str, limit: int = _SHOWN_CHARACTERS) -> str:
     """Text that a page can hold: lone surrogates and control characters replaced, a flood cut off and said so."""
-    shown = text[:_SHOWN_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+    shown = text[:limit].encode("utf-8", "replace").decode("utf-8")
     shown = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "�" for c in shown)
-    left_out = len(text) - _SHOWN_CHARACTERS
+    left_out = len(text) - limit
     return f"{shown}\n[… {left_out:,} more characters]" if left_out > 0 else shown
 
 
@@ -96,7 +97,7 @@ def _bar(trace: Mapping[str, Any], rank: int | None, axis: int) -> Bar:
         cut=None if cut is None else 100 * cut / axis,
         pruned=trace["status"] == "pruned",
         voted=trace["voted"],
-        answer=printable(trace["answer"] or "no answer"),
+        answer=printable(trace["answer"] or "no answer", _LABEL_CHARACTERS),
         right=trace["right"],
         n_tokens=trace["n_tokens"],
         spent_tokens=spent,
@@ -115,7 +116,7 @@ def _panel(model: str, panel: Mapping[str, Any], axis: int) -> Panel:
     return Panel(
         model=model,
         bars=bars,
-        vote=printable(panel["vote"] or "none"),
+        vote=printable(panel["vote"] or "none", _LABEL_CHARACTERS),
         right=panel["vote_right"],
         finished=sum(bar.voted for bar in bars),
         clusters=len(ranks),
@@ -133,7 +134,11 @@ def problem_views(examples: Sequence[Mapping[str, Any]]) -> list[ProblemView]:
         panels = [_panel(model, panel, axis) for model, panel in example["panels"].items()]
         views.append(
             ProblemView(
-                example["problem_id"], printable(example["problem"]), printable(example["gold"]), axis, panels
+                problem_id=printable(example["problem_id"], _LABEL_CHARACTERS),
+                problem=printable(example["problem"]),
+                gold=printable(example["gold"], _LABEL_CHARACTERS),
+                axis=axis,
+                panels=panels,
             )
         )
     return views

@@ -73,9 +73,7 @@ def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]
             raise InputError(f"command line: --{key} has no value; write --{key} value")
         if key == "config":
             if len(values) > 1:
-                raise InputError(
-                    f"command line: --config takes one file, not {values}; write --key value"
-                )
+                raise InputError(f"command line: --config takes one file, not {values}; write --key value")
             path = values[0]
         else:
             parsed = [_read_value(key, value) for value in values]
@@ -87,7 +85,7 @@ def _read_value(key: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise InputError(f"command line: --{key} has the value '{text}', which is not YAML; put it in quotes") from None
+        raise InputError(f"command line: --{key} has the value '{text}', which is not YAML; quote it twice") from None
 
 
 def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:

@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModel
 
 from deepprune.cut import CutRule
-from deepprune.judges.load import describe_generator, save_judge
+from deepprune.judges.base import Judge
+from deepprune.judges.linear import LinearJudge, LinearModel, LinearShape
+from deepprune.judges.load import describe_generator, load_pairwise, save_judge
 from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
+from deepprune.judges.pairwise import PairwiseFormat
 from eval.combined_config import CombinedConfig
 from runtime.files import append_jsonl
 
@@ -23,8 +27,22 @@ def make_judge(model: Path, folder: Path) -> Path:
     return folder
 
 
+def make_reading_judge(kind: str, model: Path, folder: Path) -> Path:
+    """A judge that reads the cuts again ("linear" or "pairwise"), with random weights."""
+    torch.manual_seed(0)
+    if kind == "linear":
+        shape = LinearShape(query_ids=(5, 6), pair_hidden=8, max_tokens=200)
+        judge: Judge = LinearJudge(LinearModel(AutoModel.from_pretrained(model), shape), CUT)
+    else:
+        judge = load_pairwise(model, CUT, PairwiseFormat("A: {a} B: {b} same?", ("yes", "no"), False, 200))
+    save_judge(judge, folder, {})
+    return folder
+
+
 def write_problems(path: Path, count: int = 4) -> Path:
-    lines = [{"id": f"p/{index}", "problem": f"What is {index} + 1?", "answer": str(index + 1)} for index in range(count)]
+    lines = [
+        {"id": f"p/{index}", "problem": f"What is {index} + 1?", "answer": str(index + 1)} for index in range(count)
+    ]
     append_jsonl(path, lines)
     return path
 

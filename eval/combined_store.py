@@ -1,0 +1,131 @@
+"""What a combined run keeps on disk between launches.
+
+Layout under `<output_dir>/<model>/`: `traces/` (see engines/trace_folder.py; its states are judge vectors),
+`scores/<judge>/<problem>.npz`, `live/<problem>.json`, `wall-rank<r>.jsonl`.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from deepprune.judges.untrained import UNTRAINED
+from engines.accounting import TokenLedger
+from engines.load import model_fingerprint
+from engines.trace_folder import ProblemTraces, StoredTrace
+from eval.combined_config import CombinedConfig
+from runtime.files import read_json, read_jsonl
+from tasks.records import Problem
+
+
+@dataclass(frozen=True)
+class JudgeScores:
+    """What a judge said about one problem: [n, n] probabilities, all NaN where it failed; `parameters` is the weight
+    of the tokens in `ledger`."""
+
+    scores: np.ndarray
+    ledger: TokenLedger
+    parameters: int
+
+
+def traces_folder(config: CombinedConfig, model: str) -> Path:
+    return Path(config.output_dir) / model / "traces"
+
+
+def scores_path(config: CombinedConfig, model: str, label: str, problem: Problem) -> Path:
+    return Path(config.output_dir) / model / "scores" / label / f"{quote(problem.id, safe='')}.npz"
+
+
+def live_path(config: CombinedConfig, model: str, problem: Problem) -> Path:
+    return Path(config.output_dir) / model / "live" / f"{quote(problem.id, safe='')}.json"
+
+
+def judge_labels(config: CombinedConfig, model: str) -> list[str]:
+    """A name for each of a model's judges: its kind, with the folder's name where two are of one kind."""
+    kinds = [judge if judge in UNTRAINED else _kind(judge) for judge in config.judges_of(model)]
+    return [
+        kind if kinds.count(kind) == 1 else f"{kind}-{Path(judge).name}"
+        for kind, judge in zip(kinds, config.judges_of(model), strict=True)
+    ]
+
+
+def _kind(folder: str) -> str:
+    return str(read_json(Path(folder) / "judge.json").get("kind", "judge"))
+
+
+def fingerprint(model: str) -> str:
+    """Tells two models apart; a name of the Hub stands for itself."""
+    return model_fingerprint(model) if Path(model).is_dir() else model
+
+
+def judge_fingerprint(folder_or_name: str) -> str:
+    """Tells two judges apart by what they are and by their weights; an untrained one's name stands for itself."""
+    folder = Path(folder_or_name)
+    if folder_or_name in UNTRAINED:
+        return folder_or_name
+    parts = [hashlib.sha256((folder / "judge.json").read_bytes()).hexdigest()[:16]]
+    parts += [model_fingerprint(place) for place in (folder, folder / "model") if any(place.glob("*.safetensors"))]
+    return "-".join(parts)
+
+
+def stored_traces(folder: Sequence[ProblemTraces], n: int) -> dict[str, list[StoredTrace]]:
+    """Problem id → its first n traces in the order of their sample numbers."""
+    return {entry.problem.id: [stored for stored in entry.traces if stored.trace.sample < n] for entry in folder}
+
+
+def write_scores(path: Path, found: JudgeScores, settings: str) -> None:
+    """Replace `path` atomically."""
+    meta = {"settings": settings, "ledger": asdict(found.ledger), "parameters": found.parameters}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, scores=found.scores, meta=np.array(json.dumps(meta)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(buffer.getvalue())
+    os.replace(temporary, path)
+
+
+def read_scores(
+    config: CombinedConfig, model: str, label: str, problem: Problem, settings: str | None = None
+) -> JudgeScores | None:
+    """The stored scores; None if there are none or, where `settings` are given, they were made with others."""
+    path = scores_path(config, model, label, problem)
+    if not path.is_file():
+        return None
+    with np.load(path) as stored:
+        meta = json.loads(str(stored["meta"]))
+        if settings is not None and meta["settings"] != settings:
+            return None
+        return JudgeScores(stored["scores"], TokenLedger(**meta["ledger"]), meta["parameters"])
+
+
+def read_live(
+    config: CombinedConfig, model: str, problem: Problem, settings: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """The stored comparison of a live run with its replay, under the same conditions as `read_scores`."""
+    path = live_path(config, model, problem)
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    return record if settings is None or record["settings"] == settings else None
+
+
+def wall_path(config: CombinedConfig, model: str, rank: int) -> Path:
+    return Path(config.output_dir) / model / f"wall-rank{rank}.jsonl"
+
+
+def wall_seconds(config: CombinedConfig, model: str) -> dict[str, float]:
+    """Wall time of each kind of work [s]: the slowest process's, over all launches that had a part in it."""
+    slowest: dict[str, float] = {}
+    for path in sorted((Path(config.output_dir) / model).glob("wall-rank*.jsonl")):
+        own: dict[str, float] = {}
+        for _, line in read_jsonl(path):
+            own[line["what"]] = own.get(line["what"], 0.0) + line["seconds"]
+        slowest = {key: max(slowest.get(key, 0.0), own.get(key, 0.0)) for key in slowest.keys() | own.keys()}
+    return slowest

@@ -1,0 +1,97 @@
+"""Collecting traces for judges: what is stored, resuming, refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepprune.cut import CutRule, cut_length
+from engines.load import load_tokenizer
+from engines.trace_folder import read_trace_folder
+from eval.collect_traces import CollectConfig, collect
+from runtime.errors import InputError
+from runtime.files import read_json
+from tests.combined_runs import write_problems
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_problems(tmp_path_factory.mktemp("collect") / "problems.jsonl", 3)
+
+
+def config(model: Path, problems: Path, output: Path, **changes: Any) -> CollectConfig:
+    values: dict[str, Any] = {
+        "models": {"base": str(model)},
+        "problems": {"train": str(problems), "dev": str(problems)},
+        "problem_counts": {"dev": 1},
+        "output_dir": str(output),
+        "samples": 3,
+        "cut_kind": "tokens",
+        "cut_k": 5,
+        "prompt_family": "plain",
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_tokens": 16,
+        "dtype": "float64",
+        "device": "cpu",
+        "rows": 4,
+    }
+    return CollectConfig(**values | changes)
+
+
+def content(folder: Path) -> dict[tuple[str, int], tuple[str, int | None]]:
+    return {
+        (entry.problem.id, stored.trace.sample): (stored.trace.text, stored.cut_tokens)
+        for entry in read_trace_folder(folder)
+        for stored in entry.traces
+    }
+
+
+def test_every_set_has_its_traces_with_cuts_and_states(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
+    collect(config(tiny_model, problems, tmp_path))
+    assert len(content(tmp_path / "base" / "train")) == 9 and len(content(tmp_path / "base" / "dev")) == 3
+    tokenizer = load_tokenizer(tiny_model)
+    for entry in read_trace_folder(tmp_path / "base" / "train"):
+        for stored in entry.traces:
+            ids = stored.trace.token_ids
+            assert stored.trace.n_tokens == len(ids) <= 16
+            assert stored.cut_tokens == cut_length([tokenizer.decode([i]) for i in ids], CutRule("tokens", 5))
+            fed = (stored.cut_tokens or len(ids)) - 1
+            assert tuple(stored.load_states().shape) == (fed, 3, 32)
+    settings = read_json(tmp_path / "base" / "train" / "settings.json")
+    assert settings["cut"] == {"kind": "tokens", "k": 5} and settings["layers"] == [0, 1, 2]
+
+
+def test_what_is_missing_is_sampled_again_as_it_was(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
+    chosen = config(tiny_model, problems, tmp_path, states=False)
+    collect(chosen)
+    file = tmp_path / "base" / "train" / "traces-rank0.jsonl"
+    whole, lines = content(file.parent), file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:4]) + lines[4][:25])
+    collect(chosen)
+    assert content(file.parent) == whole
+
+
+def test_other_settings_are_refused_and_nothing_is_touched(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
+    collect(config(tiny_model, problems, tmp_path, states=False))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"cut\.k"):
+        collect(config(tiny_model, problems, tmp_path, states=False, cut_k=6))
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"problem_counts": {"tset": 3}}, "'tset'"),
+        ({"cut_k": 0}, "cut k = 0"),
+        ({"samples": 0}, "samples"),
+        ({"models": {"base": "./nowhere"}}, "no such folder"),
+        ({"prompt_family": "qwne"}, "qwne"),
+    ],
+)
+def test_bad_options_are_named(
+    tiny_model: Path, problems: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        config(tiny_model, problems, tmp_path, **changes)

@@ -1,0 +1,206 @@
+"""eval/combined.py on a tiny random model: what a run writes, what it refuses, resuming, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deepprune.judges.untrained import UNTRAINED
+from eval.combined import run
+from runtime.errors import InputError
+from runtime.files import read_json
+from tests.combined_runs import config, make_judge, make_reading_judge, settings, write_problems
+
+ROW_KEYS = {
+    "model", "method", "judge", "n", "problems", "accuracy", "accuracy_ci95", "tokens", "wall_s", "saving_gross",
+    "saving_net", "finished",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, Path, Path]:
+    folder = tmp_path_factory.mktemp("combined-inputs")
+    return tiny_model, make_judge(tiny_model, folder / "judge"), write_problems(folder / "problems.jsonl")
+
+
+@pytest.fixture(scope="module")
+def reference(
+    tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, Path, Path]
+) -> tuple[Path, dict[str, Any]]:
+    """One uninterrupted run in one process."""
+    folder = tmp_path_factory.mktemp("reference")
+    return folder, run(config(*inputs, folder))
+
+
+def comparable(combined: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "wall_s"} for row in combined["rows"]]
+
+
+def row(combined: dict[str, Any], method: str, judge: str | None = None) -> dict[str, Any]:
+    return next(r for r in combined["rows"] if (r["method"], r["judge"]) == (method, judge))
+
+
+def test_rows_have_the_agreed_fields_and_savings_follow_their_definition(reference) -> None:
+    combined = reference[1]
+    assert [(r["method"], r["judge"]) for r in combined["rows"]] == [
+        ("single", None),
+        ("consensus", None),
+        ("deepprune", "linear_own_states"),
+        ("random_traces", "linear_own_states"),
+        ("consensus_equal_tokens", "linear_own_states"),
+        ("deepprune", "random"),
+    ]
+    full = row(combined, "consensus")["tokens"]["generated"]
+    parameters = combined["parameters"]["base"]
+    for entry in combined["rows"]:
+        assert set(entry) == ROW_KEYS
+        tokens = entry["tokens"]
+        spent = parameters * (tokens["generated"] + tokens["overrun"]) + tokens["judge_head"]
+        assert entry["saving_gross"] == pytest.approx(1 - tokens["generated"] / full, abs=1e-6)
+        assert entry["saving_net"] == pytest.approx(1 - spent / (parameters * full), abs=1e-6)
+        assert entry["accuracy_ci95"][0] <= entry["accuracy"] <= entry["accuracy_ci95"][1]
+    assert row(combined, "consensus")["saving_net"] == 0
+    assert combined["config"]["n"] == 8 and "torch" in combined["versions"]
+
+
+def test_equal_tokens_cost_what_deepprune_costs_with_its_judge(reference) -> None:
+    pruned = row(reference[1], "deepprune", "linear_own_states")
+    equal = row(reference[1], "consensus_equal_tokens", "linear_own_states")
+    assert pruned["tokens"]["judge_head"] > 0
+    assert equal["saving_net"] >= pruned["saving_net"] - 1e-6, "no more than DeepPrune spent"
+
+
+def test_live_runs_equal_their_replay(reference) -> None:
+    assert reference[1]["live_equals_replay"] == {"problems": 2, "equal": 2, "unequal": {}}
+
+
+def test_examples_hold_every_trace(reference) -> None:
+    examples = read_json(reference[0] / "examples.json")
+    assert len(examples) == 2
+    for example in examples:
+        traces = example["panels"]["base"]["traces"]
+        assert [trace["sample"] for trace in traces] == list(range(8))
+        assert all(trace["status"] == "finished" for trace in traces if trace["voted"])
+
+
+def test_a_second_run_does_nothing_again_and_agrees(reference, inputs) -> None:
+    folder, first = reference
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix in (".npz", ".jsonl")}
+    assert comparable(run(config(*inputs, folder))) == comparable(first)
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_other_rules_reuse_the_traces(reference, inputs) -> None:
+    folder = reference[0]
+    traces = (folder / "base" / "traces" / "traces-rank0.jsonl").stat().st_mtime_ns
+    stricter = run(config(*inputs, folder, tau=0.9, live=0))
+    assert (folder / "base" / "traces" / "traces-rank0.jsonl").stat().st_mtime_ns == traces
+    assert stricter["live_equals_replay"] is None
+
+
+def test_an_interrupted_run_ends_as_if_it_had_never_stopped(reference, inputs, tmp_path: Path) -> None:
+    """Cut off in the middle of a line, with scores of half the problems."""
+    run(config(*inputs, tmp_path))
+    traces = tmp_path / "base" / "traces" / "traces-rank0.jsonl"
+    lines = traces.read_bytes().splitlines(keepends=True)
+    traces.write_bytes(b"".join(lines[:11]) + lines[11][:40])
+    for path in sorted(tmp_path.rglob("*.npz"))[:5]:
+        path.unlink()
+    for name in ("combined.json", "examples.json"):
+        (tmp_path / name).unlink()
+    assert comparable(run(config(*inputs, tmp_path))) == comparable(reference[1])
+
+
+def test_two_processes_give_what_one_gives(reference, inputs, tmp_path: Path, repository: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings(*inputs, tmp_path / "out")))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
+    command = [*launcher, "--main_process_port", "0", "eval/combined.py", "--config", str(path)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out" / "base" / "traces").glob("traces-rank*.jsonl"))) == 2
+    assert comparable(read_json(tmp_path / "out" / "combined.json")) == comparable(reference[1])
+    assert "live = replay: 2 of 2" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_no_loss(reference, inputs, tmp_path: Path, repository: Path) -> None:
+    path, out = tmp_path / "config.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(settings(*inputs, out)))
+    command = [sys.executable, "eval/combined.py", "--config", str(path)]
+    process = subprocess.Popen(command, cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(out.rglob("*.safetensors")):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert comparable(read_json(out / "combined.json")) == comparable(reference[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ["single", "deepprun"]}, "deepprun"),
+        ({"methods": ["single", "random_traces"]}, "add deepprune"),
+        ({"n": 1}, "key 'n' has the value 1"),
+        ({"models": {"base": "outputs/nowhere"}}, "no such folder"),
+        ({"judges": {}}, "has none for the model 'base'"),
+        ({"judges": {"base": "outputs/nowhere"}}, "no judge.json"),
+        ({"judges": {"base": "random", "pruned": "random"}}, "names the model 'pruned'"),
+        ({"tau": 1.5}, "tau"),
+        ({"live": -1}, "live"),
+    ],
+)
+def test_bad_input_ends_before_any_work(inputs, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run(config(*inputs, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(reference, inputs) -> None:
+    folder = reference[0]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"sampling\.temperature"):
+        run(config(*inputs, folder, temperature=0.5))
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_judge_of_another_model_is_refused(inputs, tmp_path: Path) -> None:
+    from tests.tiny import build_tiny_model
+
+    other = build_tiny_model(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match="train a judge for that"):
+        run(config(*inputs, tmp_path / "out", models={"base": str(other)}))
+
+
+@pytest.mark.parametrize("kind", ["linear", "pairwise"])
+def test_judges_that_read_pay_for_their_tokens(inputs, tmp_path: Path, kind: str) -> None:
+    judge = make_reading_judge(kind, inputs[0], tmp_path / "judge")
+    combined = run(config(inputs[0], judge, inputs[2], tmp_path / "out", n=4, live=2))
+    assert combined["live_equals_replay"] == {"problems": 2, "equal": 2, "unequal": {}}
+    pruned = row(combined, "deepprune", kind)
+    assert pruned["tokens"]["judge_prefill"] > 0
+    assert pruned["saving_net"] < pruned["saving_gross"]
+
+
+def test_untrained_judges_need_no_folder(inputs, tmp_path: Path) -> None:
+    chosen = list(UNTRAINED)
+    combined = run(config(*inputs, tmp_path, judges={"base": chosen}, cut_k=2, live=1))
+    assert [r["judge"] for r in combined["rows"] if r["method"] == "deepprune"] == chosen
+
+
+def test_an_unknown_key_names_itself(inputs, tmp_path: Path, repository: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(settings(*inputs, tmp_path / "out", problem_cuont=3)))
+    command = [sys.executable, "eval/combined.py", "--config", str(path)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "did you mean 'problem_count'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,155 @@
+"""The demo's driver: its stages, its folder, and that its commands are what the scripts accept."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval.collect_traces import CollectConfig
+from eval.combined_config import CombinedConfig
+from eval.demo import Demo, DemoConfig, limit_share
+from eval.single import SingleConfig
+from eval.stages import Stage, StageRunner
+from runtime.config import parse_config
+from runtime.errors import InputError
+from runtime.files import read_json, write_json
+from schedules.config import read_run_config
+from trainers.judge_config import JudgeConfig
+
+
+def shell(*lines: str) -> Stage:
+    return Stage("stage", "A stage", {f"part{i}": ["sh", "-c", line] for i, line in enumerate(lines)})
+
+
+def test_a_stage_that_ended_well_is_done_and_its_output_is_kept(tmp_path: Path) -> None:
+    runner, stage = StageRunner(tmp_path), shell("echo one", "echo two")
+    assert not runner.is_done(stage)
+    runner.run(stage, "[1/1]")
+    assert runner.is_done(stage) and StageRunner(tmp_path).is_done(stage)
+    assert not runner.is_done(shell("echo other"))
+    assert "one" in (tmp_path / "stages" / "stage-part0.log").read_text()
+    assert runner.wall_seconds()["stage"] >= 0 and runner.peak_memory() is not None
+
+
+def test_a_failure_ends_with_its_exit_code_and_names_its_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runner, stage = StageRunner(tmp_path), shell("exit 0", "echo why; exit 7")
+    with pytest.raises(SystemExit) as ended:
+        runner.run(stage, "[1/1]")
+    assert ended.value.code == 7
+    log = tmp_path / "stages" / "stage-part1.log"
+    assert str(log) in capfd.readouterr().err and "why" in log.read_text()
+    assert not runner.is_done(stage)
+
+
+def test_a_child_killed_by_a_signal_counts_as_failure(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        StageRunner(tmp_path).run(shell("kill -9 $$"), "[1/1]")
+    assert ended.value.code == 128 + 9
+
+
+def test_a_broken_child_does_not_outlive_the_driver(tmp_path: Path, repository: Path) -> None:
+    """SIGTERM to the driver ends the stage's children as well."""
+    stage = "Stage('s', 's', {'s': ['sh', '-c', 'echo $$; exec sleep 600']})"
+    code = (
+        "from pathlib import Path; from eval.stages import *; end_children_on_signals(); "
+        f"StageRunner(Path({str(tmp_path)!r})).run({stage}, '')"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code], cwd=repository, stdout=subprocess.PIPE, text=True)
+    for line in driver.stdout:
+        if line.strip().isdigit():
+            break
+    child = Path("/proc") / line.strip()
+    assert child.exists()
+    driver.terminate()
+    assert driver.wait(timeout=30) == 128 + 15
+    assert not child.exists()
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Demo:
+    """A demo whose pruned model and judges are there, as far as the options can tell."""
+    demo = Demo(DemoConfig(output_dir=str(tmp_path / "demo"), seed=3, control=True))
+    for name in ("thinkprune", "control"):
+        write_json(demo.out / name / "final" / "config.json", {})
+    for folder in demo.judges.values():
+        write_json(folder / "judge.json", {})
+    return demo
+
+
+def arguments_of(command: list[str], script: str) -> list[str]:
+    assert Path(command[0]).name.startswith("python"), shlex.join(command)
+    return command[command.index(script) + 1 :]
+
+
+@pytest.mark.parametrize("judge", ["linear_own_states", "linear", "pairwise"])
+def test_the_scripts_accept_the_commands(
+    demo: Demo, judge: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    demo = Demo(DemoConfig(output_dir=str(demo.out), seed=3, judge=judge, control=True))
+    for folder in demo.judges.values():
+        write_json(folder / "judge.json", {})
+    commands = {name: command for stage in demo.stages() for name, command in stage.commands.items()}
+    single = parse_config(SingleConfig, arguments_of(commands["single"], "eval/single.py"))
+    assert set(single.models) == {"base", "pruned", "control"} and single.seed == 3
+    assert single.problem_count >= 200 and single.samples == 4
+    collect = parse_config(CollectConfig, arguments_of(commands["collect"], "eval/collect_traces.py"))
+    assert set(collect.problems) == {"train", "dev", "test"}
+    combined = parse_config(CombinedConfig, arguments_of(commands["combined"], "eval/combined.py"))
+    assert combined.judges_of("pruned") == [str(demo.judges["pruned"]), "random"]
+    assert combined.n == 64 and combined.problem_count >= 96
+    for name in ("base", "pruned"):
+        chosen = parse_config(JudgeConfig, arguments_of(commands[name], "trainers/judge.py"))
+        assert chosen.kind == judge and chosen.output_dir == str(demo.judges[name])
+    for name in ("thinkprune", "control"):
+        words = arguments_of(commands[name], "schedules/run.py")
+        place = words.index("--accelerate_config")
+        run = read_run_config(words[:place] + words[place + 2 :])
+        assert run.schedule.seed == 3 and run.schedule.output_dir == str(demo.out / name)
+
+
+def test_the_folder_of_another_seed_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    Demo(DemoConfig(output_dir=str(tmp_path / "d"), seed=1)).claim_folder()
+    before = (tmp_path / "d" / "demo.json").read_bytes()
+    Demo(DemoConfig(output_dir=str(tmp_path / "d"), seed=1)).claim_folder()
+    with pytest.raises(InputError, match="SEED=2"):
+        Demo(DemoConfig(output_dir=str(tmp_path / "d"), seed=2)).claim_folder()
+    assert (tmp_path / "d" / "demo.json").read_bytes() == before
+
+
+def test_a_changed_config_file_is_noticed(tmp_path: Path) -> None:
+    demo = Demo(DemoConfig(output_dir=str(tmp_path)))
+    demo.claim_folder()
+    stored = read_json(tmp_path / "demo.json")
+    stored["inputs"]["configs/demo/combined.yaml"] = "0" * 16
+    write_json(tmp_path / "demo.json", stored)
+    with pytest.raises(InputError, match=r"combined\.yaml"):
+        demo.claim_folder()
+
+
+def test_another_judge_joins_the_same_folder(tmp_path: Path) -> None:
+    Demo(DemoConfig(output_dir=str(tmp_path))).claim_folder()
+    Demo(DemoConfig(output_dir=str(tmp_path), judge="linear", control=True)).claim_folder()
+    assert {"configs/demo/judge_linear.yaml", "configs/demo/control.yaml"} <= read_json(tmp_path / "demo.json")[
+        "inputs"
+    ].keys()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="choose another folder"):
+        Demo(DemoConfig(output_dir=str(tmp_path))).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_limits_own_share() -> None:
+    models = {
+        name: {"mean_tokens": tokens} for name, tokens in (("base", 200.0), ("pruned", 100.0), ("control", 180.0))
+    }
+    share = limit_share(models)
+    assert share["limits_own_share"] == pytest.approx(0.8)
+    assert (share["shortening_with_limits"], share["shortening_without"]) == pytest.approx((0.5, 0.1))
