@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-OUT ?= outputs/demo
 SEED ?= 0
+OUT ?= outputs/demo$(if $(filter-out 0,$(SEED)),-seed-$(SEED))
 JUDGE ?= linear_own_states
 CONTROL ?= 0
 SLOW ?= 0

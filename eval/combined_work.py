@@ -160,7 +160,7 @@ class ModelWork:
         if not todo:
             return
         stored = self._stored()
-        with progress(f"{self.model}: judge", len(todo)) as shown:
+        with progress(f"{self.model}: judge{current_ranks().note}", len(todo)) as shown:
             for index, problem in todo:
                 found = self._judge_problem(self.judges[index], problem, stored[problem.id])
                 path = scores_path(self.config, self.model, self.labels[index], problem)
@@ -215,7 +215,7 @@ class ModelWork:
         ]
         stored, by_id, began = self._stored(), {problem.id: problem for problem in todo}, time.monotonic()
         thinking = starts_inside_thinking(self.tokenizer)
-        with progress(f"{self.model}: live", len(jobs)) as shown:
+        with progress(f"{self.model}: live{current_ranks().note}", len(jobs)) as shown:
             for result in run_online(engine, jobs, config.spec, self.judges[0], config.rule, config.rows, thinking):
                 problem = by_id[result.problem_id]
                 difference = self._difference(result, problem, stored[problem.id])

@@ -73,7 +73,7 @@ class Demo:
         if found["seed"] != self.config.seed:
             raise InputError(
                 f"{self.out}: holds the demo with seed {found['seed']}, this one has seed {self.config.seed}; choose "
-                f"another folder (make demo SEED={self.config.seed} OUT=outputs/demo-{self.config.seed})"
+                f"another folder (make demo SEED={self.config.seed} OUT=outputs/demo-seed-{self.config.seed})"
             )
         for name, fingerprint in mine.items():
             if found["inputs"].get(name, fingerprint) != fingerprint:

@@ -15,6 +15,7 @@ from engines.sample import TraceJob, sample_traces
 from engines.trace_folder import TraceFolderWriter
 from runtime.console import progress
 from runtime.errors import InputError
+from runtime.ranks import current_ranks
 from tasks.prompts import encode_prompt, evaluation_messages
 from tasks.records import Problem, Trace
 
@@ -69,7 +70,7 @@ def sample_missing(
     generated = 0
     if not jobs:
         return generated
-    with progress(title, len(jobs)) as shown:
+    with progress(f"{title}{current_ranks().note}", len(jobs)) as shown:
         for trace in sample_traces(engine, tokenizer, jobs, plan.spec, plan.max_rows, factory, with_states):
             problem = trace.job.problem
             record = Trace(

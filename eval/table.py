@@ -90,7 +90,8 @@ def print_results(combined: Mapping[str, Any], console: Console) -> None:
     for difference in combined["differences"]:
         low, high = difference["ci95"]
         label = escape(difference["label"])
-        console.print(f" {label}: {difference['difference']:+.3f}  (95 % CI {low:+.3f} … {high:+.3f}, paired)")
+        value, low, high = (round(number, 3) + 0.0 for number in (difference["difference"], low, high))  # no "-0.000"
+        console.print(f" {label}: {value:+.3f}  (95 % CI {low:+.3f} … {high:+.3f}, paired)")
     live = combined["live_equals_replay"]
     if live:
         console.print(f" live = replay: {live['equal']} of {live['problems']} problems, token for token")

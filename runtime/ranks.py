@@ -19,6 +19,11 @@ class Ranks:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def note(self) -> str:
+        """What to put behind a count that covers this process's share only; empty where there is one process."""
+        return f" (process {self.rank + 1} of {self.world_size})" if self.world_size > 1 else ""
+
     def shard(self, items: Sequence[T]) -> list[T]:
         """Every `world_size`-th item, so that neighbours of similar cost spread over the processes."""
         return list(items[self.rank :: self.world_size])
