@@ -216,9 +216,12 @@ def flow_mapping(values: dict[str, str]) -> str:
 
 def judge_figures(metrics: dict[str, Any]) -> dict[str, Any]:
     """What the summary says of a judge: its own figures and the AUROC of each baseline."""
-    keys = ("kind", "auroc", "auroc_ci95", "tnr_at_fnr20", "pairs", "problems", "same_answer_share")
+    keys = ("kind", "auroc", "auroc_ci95", "auroc_unseen_groups", "auroc_unseen_groups_ci95", "tnr_at_fnr20")
+    keys += ("pairs", "problems", "same_answer_share", "unfinished", "whole_cut_share", "median_cut_share")
     baselines = {name: baseline["auroc"] for name, baseline in metrics["baselines"].items()}
-    return {key: metrics[key] for key in keys if key in metrics} | {"baselines": baselines}
+    figures = {key: metrics[key] for key in keys if key in metrics} | {"baselines": baselines}
+    figures["unfinished"] = {key: metrics["unfinished"].get(key) for key in ("auroc", "auroc_ci95", "pairs")}
+    return figures
 
 
 def limit_share(models: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -248,6 +251,12 @@ def show_summary(summary: dict[str, Any]) -> None:
         )
     rivals = ", ".join(f"{name} {value:.3f}" for name, value in judge["baselines"].items() if value is not None)
     console.print(f"judge: AUROC {judge['auroc']:.3f} (95 % CI {low:.3f}–{high:.3f}); {rivals}")
+    if judge.get("auroc_unseen_groups") is not None:
+        low, high = judge["auroc_unseen_groups_ci95"]
+        console.print(
+            f"judge on rules its training never saw: AUROC {judge['auroc_unseen_groups']:.3f} "
+            f"(95 % CI {low:.3f}–{high:.3f})"
+        )
     wall, memory = summary["wall_s"], summary["peak_memory_gib"]
     console.print(f"wall time {wall['total'] / 60:.1f} min, at most {memory:.1f} GiB of memory", style="dim")
 
