@@ -7,88 +7,54 @@ Each set of problems gets a folder `<output_dir>/<model>/<set>` (see engines/tra
 goes on where it stood.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.markup import escape
 
 from deepprune.cut import CutRule
-from engines.base import SamplingSpec
-from engines.load import model_fingerprint
 from engines.trace_folder import TraceFolderWriter
-from eval.sampling import SamplingPlan, local_device, require_model_folder, sample_missing
+from eval.sampling import SamplingKeys, SamplingPlan, local_device, sample_missing
 from runtime.config import parse_config
 from runtime.console import say, use_one_torch_thread
 from runtime.errors import InputError, entry_point
 from runtime.ranks import current_ranks
 from tasks.load import load_problems
-from tasks.prompts import check_family
 from tasks.records import Problem
 
 
-@dataclass
-class CollectConfig:
+@dataclass(kw_only=True)
+class CollectConfig(SamplingKeys):
     """What is sampled.
 
-    models: name → model folder or Hub id.
     problems: set → JSONL path or `arithmetic:<split>`; problem_counts: set → how many of them (default all).
-    output_dir: traces go to `<output_dir>/<model>/<set>`.
     samples: traces per problem.
     cut_kind, cut_k: where a judge will cut the traces (see deepprune/cut.py).
     states: store the hidden states up to the cut, which own-state judges are trained on; `layers`: their indices in
       `hidden_states` (0 = embeddings), all by default.
-    max_tokens: cap on a completion [tokens]; rows: traces decoded at once on each process.
     """
 
-    models: dict[str, str]
     problems: dict[str, str]
-    output_dir: str
     problem_counts: dict[str, int] = field(default_factory=dict)
     samples: int = 16
     cut_kind: str = "words"
     cut_k: int = 25
     states: bool = True
     layers: list[int] | None = None
-    prompt_family: str = "deepseek"
-    temperature: float = 0.6
-    top_p: float = 0.95
-    top_k: int = 0
-    max_tokens: int = 32000
-    dtype: str = "bfloat16"
-    device: str = "auto"
-    rows: int = 64
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_family(self.prompt_family)
+        super().__post_init__()
+        self.require_positive("samples")
         CutRule(self.cut_kind, self.cut_k)
         for name in self.problem_counts:
             if name not in self.problems:
                 raise InputError(f"key 'problem_counts' names the set '{name}', which key 'problems' does not have")
-        for key in ("samples", "max_tokens", "rows"):
-            if getattr(self, key) < 1:
-                raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
-        for name, path in self.models.items():
-            require_model_folder(f"models.{name}", path)
-
-    @property
-    def spec(self) -> SamplingSpec:
-        return SamplingSpec(self.temperature, self.top_p, self.top_k, self.max_tokens)
 
 
 def open_writer(config: CollectConfig, name: str, set_name: str, layers: list[int]) -> TraceFolderWriter:
     """The folder of one model and set; raises `InputError` if it holds traces of another configuration."""
-    model = config.models[name]
-    settings = {
-        "model": model_fingerprint(model) if Path(model).is_dir() else model,
-        "problems": config.problems[set_name],
-        "sampling": asdict(config.spec),
-        "seed": config.seed,
-        "prompt_family": config.prompt_family,
-        "dtype": config.dtype,
-        "cut": {"kind": config.cut_kind, "k": config.cut_k},
-        "layers": layers,
-    }
+    cut = {"kind": config.cut_kind, "k": config.cut_k}
+    settings = config.trace_settings(name, config.problems[set_name]) | {"cut": cut, "layers": layers}
     return TraceFolderWriter(Path(config.output_dir) / name / set_name, settings, current_ranks().rank)
 
 

@@ -9,15 +9,13 @@ from deepprune.cut import CutRule
 from deepprune.decide import PruneRule
 from deepprune.finish import FinishRule
 from deepprune.judges.untrained import UNTRAINED
-from engines.base import SamplingSpec
 from eval.methods import COMPANIONS, METHODS
-from eval.sampling import require_model_folder
+from eval.sampling import SamplingKeys
 from runtime.errors import InputError
-from tasks.prompts import check_family
 
 
-@dataclass
-class CombinedConfig:
+@dataclass(kw_only=True)
+class CombinedConfig(SamplingKeys):
     """Base and pruned model × every method.
 
     models: name → model folder or Hub id; the first is the base that savings are measured against.
@@ -33,12 +31,9 @@ class CombinedConfig:
     orders: orders of the traces that DeepPrune is averaged over; draws: random draws of the other methods.
     live: problems that the online controller runs as well, to be held against the replay (true = all).
     examples: problems of which every trace is kept for the report.
-    max_tokens: cap on a completion [tokens]; rows: traces decoded at once on each process.
     """
 
-    models: dict[str, str]
     problems: str
-    output_dir: str
     judges: dict[str, str | list[str]] = field(default_factory=dict)
     problem_count: int | None = None
     n: int = 64
@@ -56,23 +51,12 @@ class CombinedConfig:
     draws: int = 100
     live: bool | int = 0
     examples: int = 6
-    prompt_family: str = "deepseek"
-    temperature: float = 0.6
-    top_p: float = 0.95
-    top_k: int = 0
-    max_tokens: int = 32000
-    dtype: str = "bfloat16"
-    device: str = "auto"
-    rows: int = 128
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_family(self.prompt_family)
+        super().__post_init__()
         self._check_methods()
         self._check_numbers()
         _ = self.rule, self.cut_rule
-        for name, path in self.models.items():
-            require_model_folder(f"models.{name}", path)
         self._check_judges()
 
     def _check_methods(self) -> None:
@@ -84,15 +68,11 @@ class CombinedConfig:
                 raise InputError(f"key 'methods': '{method}' is measured beside 'deepprune'; add deepprune")
 
     def _check_numbers(self) -> None:
-        for key in ("orders", "draws", "max_tokens", "rows", "n"):
-            if getattr(self, key) < 1:
-                raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
+        self.require_positive("orders", "draws", "n")
         if self.live < 0 or self.examples < 0:
             raise InputError(
                 f"keys 'live' ({self.live}) and 'examples' ({self.examples}) count problems; give 0 or more"
             )
-        if not self.models:
-            raise InputError("key 'models' is empty; name at least the base model")
         if self.prunes and self.n < 2:
             raise InputError(f"key 'n' has the value {self.n}; clustering compares traces of one problem: at least 2")
 
@@ -129,10 +109,6 @@ class CombinedConfig:
     @property
     def cut_rule(self) -> CutRule:
         return CutRule(self.cut_kind, self.cut_k)
-
-    @property
-    def spec(self) -> SamplingSpec:
-        return SamplingSpec(self.temperature, self.top_p, self.top_k, self.max_tokens)
 
     def judges_of(self, model: str) -> list[str]:
         judges = self.judges.get(model, [])

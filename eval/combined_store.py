@@ -60,11 +60,6 @@ def _kind(folder: str) -> str:
     return str(read_json(Path(folder) / "judge.json").get("kind", "judge"))
 
 
-def fingerprint(model: str) -> str:
-    """Tells two models apart; a name of the Hub stands for itself."""
-    return model_fingerprint(model) if Path(model).is_dir() else model
-
-
 def judge_fingerprint(folder_or_name: str) -> str:
     """Tells two judges apart by what they are and by their weights; an untrained one's name stands for itself."""
     folder = Path(folder_or_name)

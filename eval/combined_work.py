@@ -26,7 +26,6 @@ from engines.transformers_engine import TransformersEngine
 from eval.combined_config import CombinedConfig
 from eval.combined_store import (
     JudgeScores,
-    fingerprint,
     judge_fingerprint,
     judge_labels,
     live_path,
@@ -90,13 +89,7 @@ class ModelWork:
 
     def _trace_settings(self) -> dict[str, Any]:
         own = [self.prints[i] for i, judge in enumerate(self.judges) if judge.needs_states]
-        return {
-            "model_fingerprint": fingerprint(self.path),
-            "problems": self.config.problems,
-            "sampling": asdict(self.config.spec),
-            "seed": self.config.seed,
-            "prompt_family": self.config.prompt_family,
-            "dtype": self.config.dtype,
+        return self.config.trace_settings(self.model, self.config.problems) | {
             "cut": asdict(self.cut_rule) if self.cut_rule else None,
             "vectors_of_judge": own[0] if own else None,
         }

@@ -1,9 +1,10 @@
-"""Sampling the traces that are missing in a trace folder: what collect_traces.py and combined.py have in common."""
+"""What all scripts that sample have in common: their keys, and sampling what is missing in a trace folder."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,13 @@ import torch
 from deepprune.cut import CutDetector, CutRule
 from deepprune.judges.base import CutTrace, VectorJudge
 from engines.base import Engine, Event, SamplingSpec, Usage, trace_seed
+from engines.load import model_fingerprint
 from engines.sample import TraceJob, sample_traces
 from engines.trace_folder import TraceFolderWriter
 from runtime.console import progress
 from runtime.errors import InputError
 from runtime.ranks import current_ranks
-from tasks.prompts import encode_prompt, evaluation_messages
+from tasks.prompts import check_family, encode_prompt, evaluation_messages
 from tasks.records import Problem, Trace
 
 
@@ -30,6 +32,57 @@ class SamplingPlan:
     prompt_family: str
     seed: int
     max_rows: int
+
+
+@dataclass(kw_only=True)
+class SamplingKeys:
+    """The keys of every config that samples; the defaults are ThinkPrune's evaluation settings.
+
+    models: name → model folder or Hub id.
+    output_dir: gets everything that is made.
+    max_tokens: cap on a completion [tokens], end token included; rows: traces decoded at once on each process.
+    """
+
+    models: dict[str, str]
+    output_dir: str
+    prompt_family: str = "deepseek"
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 0
+    max_tokens: int = 32000
+    dtype: str = "bfloat16"
+    device: str = "auto"
+    rows: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_family(self.prompt_family)
+        self.require_positive("max_tokens", "rows")
+        if not self.models:
+            raise InputError("key 'models' is empty; give at least one name and folder, for example {base: path}")
+        for name, path in self.models.items():
+            require_model_folder(f"models.{name}", path)
+
+    def require_positive(self, *keys: str) -> None:
+        for key in keys:
+            if getattr(self, key) < 1:
+                raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
+
+    @property
+    def spec(self) -> SamplingSpec:
+        return SamplingSpec(self.temperature, self.top_p, self.top_k, self.max_tokens)
+
+    def trace_settings(self, model: str, problems: str) -> dict[str, Any]:
+        """What a folder of traces of `model` must have been sampled with for this run to go on with it."""
+        path = self.models[model]
+        return {
+            "model": model_fingerprint(path) if Path(path).is_dir() else path,
+            "problems": problems,
+            "sampling": asdict(self.spec),
+            "seed": self.seed,
+            "prompt_family": self.prompt_family,
+            "dtype": self.dtype,
+        }
 
 
 def require_model_folder(key: str, path: str) -> None:

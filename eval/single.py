@@ -14,80 +14,46 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from engines.base import SamplingSpec
-from engines.load import load_tokenizer, model_fingerprint
+from engines.load import load_tokenizer
 from engines.trace_folder import TraceFolderWriter
-from eval.sampling import SamplingPlan, local_device, require_model_folder, sample_missing
+from eval.sampling import SamplingKeys, SamplingPlan, local_device, sample_missing
 from eval.single_figures import ModelFigures, measure
 from runtime.config import parse_config
 from runtime.console import console, say, use_one_torch_thread
-from runtime.errors import InputError, entry_point
+from runtime.errors import entry_point
 from runtime.files import write_json
 from runtime.ranks import current_ranks
 from tasks.load import load_problems
-from tasks.prompts import check_family, starts_inside_thinking
+from tasks.prompts import starts_inside_thinking
 from tasks.records import Problem
 
 
-@dataclass
-class SingleConfig:
+@dataclass(kw_only=True)
+class SingleConfig(SamplingKeys):
     """What is measured; the defaults are ThinkPrune's evaluation settings.
 
-    models: name → model folder or Hub id.
     problems, problem_count: JSONL path or `arithmetic:<split>`, and how many of them.
-    output_dir: one folder per model, and `summary.json`.
-    samples: completions per problem; max_tokens: cap on a completion [tokens], end token included.
-    rows: completions decoded at once on each process.
+    samples: completions per problem.
     table: print the figures at the end; schedules/run.py shows them in its own way.
     """
 
-    models: dict[str, str]
     problems: str
-    output_dir: str
     problem_count: int | None = None
     samples: int = 16
-    prompt_family: str = "deepseek"
-    temperature: float = 0.6
-    top_p: float = 0.95
-    top_k: int = 0
-    max_tokens: int = 32000
-    dtype: str = "bfloat16"
-    device: str = "auto"
-    rows: int = 64
-    seed: int = 0
     table: bool = True
 
     def __post_init__(self) -> None:
-        check_family(self.prompt_family)
-        for key in ("samples", "max_tokens", "rows"):
-            if getattr(self, key) < 1:
-                raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
-        if not self.models:
-            raise InputError("key 'models' is empty; give at least one name and folder, for example {base: path}")
-        for name, path in self.models.items():
-            require_model_folder(f"models.{name}", path)
-
-    @property
-    def spec(self) -> SamplingSpec:
-        return SamplingSpec(self.temperature, self.top_p, self.top_k, self.max_tokens)
+        super().__post_init__()
+        self.require_positive("samples")
 
 
 def open_writers(config: SingleConfig) -> dict[str, TraceFolderWriter]:
     """A trace folder per model; raises `InputError` before anything is sampled if one holds other settings."""
-    settings = {
-        "problems": config.problems,
-        "sampling": asdict(config.spec),
-        "seed": config.seed,
-        "prompt_family": config.prompt_family,
-        "dtype": config.dtype,
-    }
     return {
         name: TraceFolderWriter(
-            Path(config.output_dir) / name,
-            {"model": model_fingerprint(model) if Path(model).is_dir() else model, **settings},
-            current_ranks().rank,
+            Path(config.output_dir) / name, config.trace_settings(name, config.problems), current_ranks().rank
         )
-        for name, model in config.models.items()
+        for name in config.models
     }
 
 

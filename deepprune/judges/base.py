@@ -56,10 +56,20 @@ class Judge(Protocol):
 
 
 class VectorJudge(Judge, Protocol):
-    """A judge of linear cost: every cut becomes one vector, so evaluators may keep vectors instead of states."""
+    """A judge of linear cost: every cut becomes one vector, so evaluators may keep vectors instead of states.
+
+    Judges inherit `score`: cuts are encoded one by one, so a vector does not depend on its company.
+    """
 
     def encode(self, cut: CutTrace) -> np.ndarray:
         """The vector of one cut, [width] float32. The same whichever cuts are encoded beside it."""
 
     def score_vectors(self, vectors: np.ndarray) -> np.ndarray:
         """[n, width] → [n, n] as `score` gives it."""
+
+    def score(self, cuts: Sequence[CutTrace]) -> np.ndarray:
+        self.reset_ledger()
+        return self.score_vectors(np.stack([self.encode(cut) for cut in cuts]))
+
+    def reset_ledger(self) -> None:
+        self.ledger = TokenLedger()

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from deepprune.cut import CutRule
-from deepprune.judges.base import CutTrace
+from deepprune.judges.base import CutTrace, VectorJudge
 from deepprune.judges.heads import PairHead, probability_matrix
 from engines.accounting import TokenLedger
 
@@ -57,8 +57,8 @@ class LinearModel(nn.Module):
         return self.norm(states[torch.arange(len(rows), device=device), ends].to(self.norm.weight.dtype))
 
 
-class LinearJudge:
-    """Implements `VectorJudge`. Cuts are encoded one by one, so a vector does not depend on its company."""
+class LinearJudge(VectorJudge):
+    """Compares cuts by what a fine-tuned encoder makes of them; every token it reads is counted."""
 
     name = "linear"
     needs_states = False
@@ -68,13 +68,6 @@ class LinearJudge:
         self.model, self.cut_rule = model.eval(), cut_rule
         self.parameters = sum(p.numel() for p in model.encoder.parameters())
         self.reset_ledger()
-
-    def reset_ledger(self) -> None:
-        self.ledger = TokenLedger()
-
-    def score(self, cuts: Sequence[CutTrace]) -> np.ndarray:
-        self.reset_ledger()
-        return self.score_vectors(np.stack([self.encode(cut) for cut in cuts]))
 
     @torch.no_grad()
     def encode(self, cut: CutTrace) -> np.ndarray:

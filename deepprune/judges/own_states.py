@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from deepprune.cut import CutRule
-from deepprune.judges.base import CutTrace, JudgeError
+from deepprune.judges.base import CutTrace, JudgeError, VectorJudge
 from deepprune.judges.heads import AttentionPool, PairHead, probability_matrix
 from engines.accounting import TokenLedger
 
@@ -46,8 +46,8 @@ class OwnStatesModel(nn.Module):
         return self.pool(padded, torch.arange(padded.shape[1], device=device)[None] < lengths[:, None])
 
 
-class OwnStatesJudge:
-    """Implements `VectorJudge`. Cuts are encoded one by one, so a vector does not depend on its company."""
+class OwnStatesJudge(VectorJudge):
+    """Compares cuts by states that exist already; `ledger` holds what the head computes."""
 
     name = "linear_own_states"
     needs_states = True
@@ -60,13 +60,6 @@ class OwnStatesJudge:
     @property
     def capture_layers(self) -> tuple[int, ...]:
         return self.shape.layers
-
-    def reset_ledger(self) -> None:
-        self.ledger = TokenLedger()
-
-    def score(self, cuts: Sequence[CutTrace]) -> np.ndarray:
-        self.reset_ledger()
-        return self.score_vectors(np.stack([self.encode(cut) for cut in cuts]))
 
     @torch.no_grad()
     def encode(self, cut: CutTrace) -> np.ndarray:
