@@ -7,7 +7,7 @@ OUT ?= outputs/demo$(if $(filter-out 0,$(SEED)),-seed-$(SEED))
 JUDGE ?= linear_own_states
 CONTROL ?= 0
 SLOW ?= 0
-# Where a CPU build of torch is to be had, e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# URL of a package index that offers CPU builds of torch, if the configured one does not.
 TORCH_INDEX ?=
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false

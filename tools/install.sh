@@ -6,7 +6,6 @@
 set -eu
 : "${PYTHON:=python3}" "${VENV:=.venv}" "${TORCH_INDEX:=}"
 TORCH_VERSION=$(sed -n 's/^torch==//p' constraints-cpu.txt)
-CPU_INDEX="${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}"
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "error: Secateur needs Python 3.11 or newer; say which with PYTHON=python3.11" >&2
@@ -22,10 +21,12 @@ if has_torch; then
 elif command -v nvidia-smi >/dev/null 2>&1; then
     pip install "torch==$TORCH_VERSION"
 else
-    # A local +cpu build (a configured index, a folder of wheels) wins over the public CPU index.
-    pip install --no-deps "torch==$TORCH_VERSION+cpu" 2>/dev/null ||
-        pip install --no-deps --retries 1 --timeout 30 --index-url "$CPU_INDEX" "torch==$TORCH_VERSION+cpu" ||
-        { echo "no CPU build of torch was found; taking the ordinary one" >&2; pip install "torch==$TORCH_VERSION"; }
+    # CPU builds carry a local version. --no-deps: their other needs come from the configured index, with all the rest.
+    pip install --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$TORCH_VERSION+cpu" 2>/dev/null || {
+        echo "no CPU build of torch $TORCH_VERSION was found; taking the ordinary one with its CUDA libraries" >&2
+        echo "(gigabytes; TORCH_INDEX=URL names an index that offers CPU builds)" >&2
+        pip install "torch==$TORCH_VERSION"
+    }
 fi
 CONSTRAINTS="-c constraints-cpu.txt"
 command -v nvidia-smi >/dev/null 2>&1 && CONSTRAINTS=""

@@ -12,10 +12,8 @@ had the wrong sign); no entropy bonus.
 
 import contextlib
 import hashlib
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -41,6 +39,7 @@ from trainers.checkpoints import checkpoint_to_resume, saved_checkpoints, set_in
 from trainers.grpo_callbacks import CompletionMarker, RoundLog, cut_log_after
 from trainers.grpo_data import load_training_problems, round_rows, shortest_completion
 from trainers.grpo_options import BatchPlan, make_grpo_config, plan_batches, trainer_values
+from trainers.quiet import silence_libraries
 
 
 class RoundJob:
@@ -128,16 +127,6 @@ def name_wandb_run(folder: Path, round_: Round, report_to: str | list[str] | Non
     os.environ.setdefault("WANDB_RUN_ID", digest)
     os.environ.setdefault("WANDB_RESUME", "allow")
     os.environ.setdefault("WANDB_RUN_GROUP", folder.name)
-
-
-def silence_libraries() -> None:
-    """Their notes about experimental features and defaults are not the user's to act on; errors still come."""
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=UserWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def accept_indexed_cpu() -> None:

@@ -37,6 +37,7 @@ from trainers.judge_data import JudgeData, load_judge_data
 from trainers.judge_fit import Fit, FitSettings
 from trainers.judge_kinds import Trainee, build_ngram, build_trainee, thin_pairs
 from trainers.judge_metrics import baseline_figures, test_figures
+from trainers.quiet import silence_libraries
 
 NGRAM_TRAINING = {"epochs": 20.0, "items_per_step": 4, "learning_rate": 1e-2}  # enough for it to peak on the dev set
 
@@ -194,6 +195,7 @@ def _interval(figures: dict[str, Any]) -> str:
 
 @entry_point
 def main() -> None:
+    silence_libraries()
     config = parse_config(JudgeConfig)
     use_one_torch_thread()
     run(config)
