@@ -21,6 +21,7 @@ import transformers
 from accelerate import PartialState
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
+from transformers.integrations import is_wandb_available
 from trl import GRPOConfig
 
 from engines.load import load_tokenizer
@@ -121,7 +122,7 @@ def name_wandb_run(folder: Path, round_: Round, report_to: str | list[str] | Non
     """One W&B run per round that a restart continues, grouped by run folder. Raises `InputError` without wandb."""
     if "wandb" not in (report_to or ""):
         return
-    if not transformers.utils.is_wandb_available():
+    if not is_wandb_available():
         raise InputError("key 'report_to' has the value 'wandb', which is not installed; pip install wandb")
     digest = hashlib.sha256(f"{folder.resolve()}|{round_.name}".encode()).hexdigest()[:16]
     os.environ.setdefault("WANDB_RUN_ID", digest)

@@ -45,12 +45,16 @@ def write_config(folder: Path, model: Path, name: str) -> Path:
     return folder / f"{name}.yaml"
 
 
-def launch(config: Path, repository: Path, accelerate: tuple[str, ...] = CPU) -> subprocess.Popen:
+def launch(config: Path, repository: Path, accelerate: tuple[str, ...] = CPU, **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", *accelerate]
     command += ["--main_process_port", "0", "trainers/grpo_len.py", "--config", str(config)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja, for DeepSpeed
     return subprocess.Popen(
-        command, cwd=repository, env=os.environ | {"PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=repository,
+        env=os.environ | {"PATH": path} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -141,6 +145,19 @@ def test_zero_2_trains_and_resumes_like_ddp(left_alone, tmp_path, embedded_model
     for key in ("reward", "completions/mean_length", "entropy"):
         expected = [record[key] for record in metrics(left_alone)]
         assert [record[key] for record in metrics(run)] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_round_is_one_offline_wandb_run_that_a_restart_continues(tmp_path, embedded_model, repository) -> None:
+    config = write_config(tmp_path, embedded_model, "run")
+    write_text(config, config.read_text(encoding="utf-8") + "report_to: wandb\n")
+    offline = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+    kill_at(launch(config, repository, **offline), tmp_path / "run/rounds/1-limit-140/train.jsonl", lines=3)
+    finish(launch(config, repository, **offline))
+    files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 2, "one offline folder per launch"
+    assert len({path.name for path in files}) == 1, "both carry the id of the same run"
+    assert b"train/reward" in files[1].read_bytes()
 
 
 def remove_stale_build_lock() -> None:
