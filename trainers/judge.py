@@ -94,6 +94,7 @@ def train(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tup
         settings=fit_settings(config, data),
         log=MetricLog(folder / "train.jsonl"),
         title=f"judge {config.kind}",
+        track=lambda values, step: accelerator.log(values, step=step),
         # The pool and head of an own-state judge are tiny: dealing them out costs more than it saves.
         accelerator=None if config.kind == "linear_own_states" else accelerator,
         checkpoint=folder / "checkpoint",
@@ -162,6 +163,7 @@ def run(config: JudgeConfig) -> None:
     )
     if config.kind == "pairwise":
         figures["baselines"]["zero_shot"] = zero_shot_figures(config, data, problems)
+    accelerator.log({f"test/{key}": figures[key] for key in ("auroc", "tnr_at_fnr20")})
     accelerator.end_training()
     if accelerator.is_main_process:
         publish(

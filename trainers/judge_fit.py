@@ -58,6 +58,7 @@ class Fit(Generic[Item]):
     """One training. `module(items)` gives logits [pairs], `labels_of(items)` their labels; `dev_score()` scores the
     present weights (AUROC, 0-1) and `keep_best()` is called whenever that is the best so far.
 
+    `track(values, step)` takes the same figures as the log, for a tracker such as W&B.
     Without an `accelerator` every process does the same whole training. With one, `checkpoint` is a folder from which
     a training that was cut off goes on; it is written after every evaluation.
     """
@@ -70,6 +71,7 @@ class Fit(Generic[Item]):
     settings: FitSettings
     log: MetricLog
     title: str
+    track: Callable[[dict[str, float], int], None] | None = None
     accelerator: Accelerator | None = None
     checkpoint: Path | None = None
 
@@ -156,8 +158,8 @@ class Fit(Generic[Item]):
     def _log(self, step: int, loss: float, rate: float, result: FitResult) -> None:
         values = {"loss": loss, "dev_auroc": result.last, "learning_rate": rate}
         self.log.write(training=self.title, step=step, **values)
-        if self.accelerator is not None:
-            self.accelerator.log(values, step=step)
+        if self.track is not None:
+            self.track(values, step)
 
     def _save(self, result: FitResult) -> None:
         fresh = self.checkpoint.with_name(f".{self.checkpoint.name}.tmp")

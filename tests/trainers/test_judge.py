@@ -1,6 +1,7 @@
 """The judge trainer as users start it: on tiny trace folders, run again, and with bad input."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -180,3 +181,12 @@ def test_two_processes_train_one_judge(traces, tiny_model, tmp_path, repository)
     two = json.loads((tmp_path / "judge" / "metrics.json").read_text())
     assert two["training"]["steps"] == one["training"]["steps"] and two["pairs"] == one["pairs"]
     assert two["auroc"] == pytest.approx(one["auroc"], abs=0.05)
+
+
+@pytest.mark.slow
+def test_wandb_gets_the_figures(traces, tiny_model, tmp_path, repository):
+    command = [sys.executable, "trainers/judge.py", *arguments(traces, tiny_model, tmp_path / "judge", epochs=4)]
+    offline = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+    subprocess.run([*command, "--report_to", "wandb"], cwd=repository, env=os.environ | offline, check=True)
+    [tracked] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert b"dev_auroc" in tracked.read_bytes() and b"test/auroc" in tracked.read_bytes()
