@@ -170,7 +170,7 @@ class Demo:
         models = read_json(self.out / "single" / "summary.json")["models"]
         metrics = {name: read_json(folder / "metrics.json") for name, folder in self.judges.items()}
         combined = read_json(self.combined / "combined.json")
-        wall = runner.wall_seconds()
+        wall = runner.wall_seconds(self.stages())
         summary = {
             "seed": self.config.seed,
             "base": models["base"],
@@ -180,7 +180,7 @@ class Demo:
             "judge_of_pruned": judge_figures(metrics["pruned"]),
             "combined": {key: combined[key] for key in ("rows", "differences", "live_equals_replay")},
             "wall_s": wall | {"total": round(sum(wall.values()), 1)},
-            "peak_memory_gib": runner.peak_memory(),
+            "peak_memory_gib": runner.peak_memory(self.stages()),
         }
         if self.config.control:
             summary["control"] = models["control"] | limit_share(models)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -60,14 +61,13 @@ class StageRunner:
         path = self.folder / f"{stage.name}.json"
         return path.is_file() and read_json(path)["commands"] == stage.commands
 
-    def wall_seconds(self) -> dict[str, float]:
-        """Wall time [s] of every stage that was done, over all runs that had a part in it."""
-        return {path.stem: read_json(path)["wall_s"] for path in sorted(self.folder.glob("*.json"))}
+    def wall_seconds(self, stages: Sequence[Stage]) -> dict[str, float]:
+        """Wall time [s] of each of these stages, over all runs that had a part in it."""
+        return {stage.name: read_json(self.folder / f"{stage.name}.json")["wall_s"] for stage in stages}
 
-    def peak_memory(self) -> float | None:
-        """The most memory [GiB] that the processes of a stage held at once; None if nothing ran."""
-        peaks = [read_json(path)["peak_memory_gib"] for path in self.folder.glob("*.json")]
-        return max(peaks, default=None)
+    def peak_memory(self, stages: Sequence[Stage]) -> float:
+        """The most memory [GiB] that the processes of one of these stages held at once."""
+        return max(read_json(self.folder / f"{stage.name}.json")["peak_memory_gib"] for stage in stages)
 
     def run(self, stage: Stage, place: str) -> None:
         """Run one stage. When a command fails, name its log and end this process with its exit code."""
