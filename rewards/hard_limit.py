@@ -1,4 +1,4 @@
-"""The reward of ThinkPrune (arXiv 2504.01296, section 3): 1 for a correct answer within the limit, otherwise 0.
+"""The reward of ThinkPrune (arXiv 2504.01296): 1 for a correct answer within the limit, otherwise 0.
 
 Where we differ from the released code: there a completion that the limit cut off is graded like any other, so a right
 box inside an unfinished thought earns 1. The paper means 0, and that is what `hard_limit` gives. The released

@@ -1,4 +1,4 @@
-"""Which checkpoint a round passes on: the shortest one whose accuracy is good enough (ThinkPrune, section 3.3).
+"""Which checkpoint a round passes on: the shortest one whose accuracy is good enough (ThinkPrune, arXiv 2504.01296).
 
 The paper states no tolerance; its authors took the shortest among checkpoints of nearly equal accuracy. Here that is
 `pass_at_1 >= (1 - tolerance) * reference`.
