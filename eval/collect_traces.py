@@ -89,9 +89,15 @@ def _collect_model(config: CollectConfig, name: str, model: str, sets: dict[str,
         )
         with writers[set_name] as writer:
             sample_missing(
-                engine, engine.tokenizer, plan, writer, name, CutRule(config.cut_kind, config.cut_k), config.states,
+                engine,
+                engine.tokenizer,
+                plan,
+                writer,
+                name,
+                CutRule(config.cut_kind, config.cut_k),
+                config.states,
                 title=f"{name}, {set_name}",
-            )  # fmt: skip
+            )
     engine.close()
 
 

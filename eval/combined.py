@@ -30,7 +30,7 @@ from eval.combined_rows import (
 from eval.combined_store import judge_labels, read_live, read_scores, stored_traces, traces_folder, wall_seconds
 from eval.combined_work import ModelWork
 from eval.methods import ProblemRecord, TraceRecord, consensus
-from eval.single import wait_for_all_processes
+from eval.sampling import wait_for_all_processes
 from eval.table import print_results
 from runtime.config import parse_config
 from runtime.console import console, say, use_one_torch_thread

@@ -124,9 +124,15 @@ class ModelWork:
         plan = SamplingPlan(self.problems, config.n, config.spec, config.prompt_family, config.seed, config.rows)
         with self.writer as writer:
             sample_missing(
-                EncodingEngine(engine, own) if own else engine, self.tokenizer, plan, writer, self.model,
-                self.cut_rule,                with_states=own is not None, title=f"{self.model}: traces",
-            )  # fmt: skip
+                EncodingEngine(engine, own) if own else engine,
+                self.tokenizer,
+                plan,
+                writer,
+                self.model,
+                self.cut_rule,
+                with_states=own is not None,
+                title=f"{self.model}: traces",
+            )
         self._note_time("sampling", began)
         return engine
 
@@ -143,7 +149,7 @@ class ModelWork:
         return json.dumps(settings, sort_keys=True)
 
     def _score(self) -> None:
-        began, stored = time.monotonic(), None
+        began = time.monotonic()
         todo = [
             (index, problem)
             for index in range(len(self.judges))

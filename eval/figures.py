@@ -13,8 +13,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 # Okabe & Ito: told apart by people with any common colour blindness, on light and on dark ground.
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
-    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442",
-)  # fmt: skip
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#f0e442",
+)
 MODEL_COLOURS = {"base": BLUE, "pruned": GREEN, "control": ORANGE}
 SPARE_COLOURS = (PURPLE, SKY, RED, YELLOW)
 # Written by matplotlib as plain colours, replaced by the page's own afterwards.
@@ -130,9 +136,14 @@ def _mark_rounds(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
         if record.number > 1:
             axes.axvline(record.first_step, color=_RULE, linewidth=1.2)
         axes.text(
-            (record.first_step + record.last_step) / 2, 1.02, f"round {record.number}", ha="center", va="bottom",
-            transform=axes.get_xaxis_transform(), fontsize=8.5,
-        )  # fmt: skip
+            (record.first_step + record.last_step) / 2,
+            1.02,
+            f"round {record.number}",
+            ha="center",
+            va="bottom",
+            transform=axes.get_xaxis_transform(),
+            fontsize=8.5,
+        )
     axes.set_xlabel("training step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -143,9 +154,14 @@ def _plot_candidates(axes: Axes, rounds: Sequence[RoundRecord], value: str) -> N
             if record.number > 1 and candidate.step == record.first_step:
                 continue  # the start model is what the round before chose, and is drawn there
             axes.plot(
-                candidate.step, getattr(candidate, value), "o", markersize=5, markeredgecolor=GREEN,
-                color=GREEN if candidate.chosen else _GROUND, zorder=4,
-            )  # fmt: skip
+                candidate.step,
+                getattr(candidate, value),
+                "o",
+                markersize=5,
+                markeredgecolor=GREEN,
+                color=GREEN if candidate.chosen else _GROUND,
+                zorder=4,
+            )
             if candidate.chosen:
                 axes.plot(
                     candidate.step,
@@ -234,9 +250,12 @@ def roc(curves: Sequence[RocCurve], name: str) -> str:
         for curve in sorted(curves, key=lambda curve: -curve.auroc):
             colour = GREEN if curve.main else next(spare)
             axes.plot(
-                *zip(*curve.points, strict=True), color=colour, linewidth=2.6 if curve.main else 1.3,
-                label=f"{curve.label} {curve.auroc:.3f}", zorder=3 if curve.main else 2,
-            )  # fmt: skip
+                *zip(*curve.points, strict=True),
+                color=colour,
+                linewidth=2.6 if curve.main else 1.3,
+                label=f"{curve.label} {curve.auroc:.3f}",
+                zorder=3 if curve.main else 2,
+            )
         axes.set(
             xlim=(0, 1), ylim=(0, 1.01), xlabel="different pairs taken for the same", ylabel="same pairs recognised"
         )
@@ -252,9 +271,15 @@ def cost_and_accuracy(points: Sequence[CostPoint], models: Sequence[str], labels
             colour = colour_of(point.model, models)
             axes.plot([point.cost] * 2, [point.low, point.high], color=colour, linewidth=1.2, alpha=0.5)
             axes.plot(
-                point.cost, point.accuracy, MARKERS.get(point.method, "P"), color=colour, markeredgecolor=_GROUND,
-                markersize=11 if point.method == "deepprune" else 8, markeredgewidth=1, zorder=3,
-            )  # fmt: skip
+                point.cost,
+                point.accuracy,
+                MARKERS.get(point.method, "P"),
+                color=colour,
+                markeredgecolor=_GROUND,
+                markersize=11 if point.method == "deepprune" else 8,
+                markeredgewidth=1,
+                zorder=3,
+            )
         for model in models:
             axes.plot([], [], "s", color=colour_of(model, models), label=model)
         for method in dict.fromkeys(point.method for point in points):

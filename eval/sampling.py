@@ -1,5 +1,6 @@
 """What all scripts that sample have in common: their keys, and sampling what is missing in a trace folder."""
 
+import datetime
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -101,6 +102,15 @@ def local_device(device: str) -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
+def wait_for_all_processes() -> None:
+    """A barrier. Sampling shares nothing else, so a plain process group on the CPU will do on any machine."""
+    if current_ranks().world_size == 1:
+        return
+    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def prompt_ids(tokenizer, problem: Problem, family: str) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from engines.load import load_tokenizer
 from engines.trace_folder import TraceFolderWriter
-from eval.sampling import SamplingKeys, SamplingPlan, local_device, sample_missing
+from eval.sampling import SamplingKeys, SamplingPlan, local_device, sample_missing, wait_for_all_processes
 from eval.single_figures import ModelFigures, measure
 from runtime.config import parse_config
 from runtime.console import console, say, use_one_torch_thread
@@ -74,19 +74,6 @@ def sample_all(config: SingleConfig, problems: list[Problem]) -> None:
         with writer:
             sample_missing(engine, engine.tokenizer, plan, writer, name, title=f"samples of {name}")
         engine.close()
-
-
-def wait_for_all_processes() -> None:
-    """A barrier. Sampling shares nothing else, so a plain process group on the CPU will do on any machine."""
-    if current_ranks().world_size == 1:
-        return
-    import datetime
-
-    import torch
-
-    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 def measure_all(config: SingleConfig, problems: list[Problem]) -> Iterator[tuple[str, ModelFigures]]:

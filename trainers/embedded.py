@@ -138,9 +138,12 @@ def set_learning_rates(optimizers: list[torch.optim.Optimizer], factor: float) -
 def progress_line() -> Progress:
     """One line: tokens done, loss, speed, time left."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(),
-    )  # fmt: skip
+    )
 
 
 def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: EmbeddedArguments) -> TrainingTotals:
@@ -205,10 +208,13 @@ def main() -> None:
     save(model, tokenizer, Path(args.output_dir))
     lengths = prompt_lengths(tokenizer, args.eval_problems)
     report = {
-        "arguments": asdict(args), "parameters": model.num_parameters(), "vocabulary": len(tokenizer),
-        "training": asdict(totals) | {"wall_s": round(trained_s, 1)}, "validation": figures,
+        "arguments": asdict(args),
+        "parameters": model.num_parameters(),
+        "vocabulary": len(tokenizer),
+        "training": asdict(totals) | {"wall_s": round(trained_s, 1)},
+        "validation": figures,
         "prompt_tokens": {"mean": sum(lengths) / len(lengths), "max": max(lengths)},
-    }  # fmt: skip
+    }
     (Path(args.output_dir) / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 

@@ -169,8 +169,10 @@ def run(config: JudgeConfig) -> None:
         publish(
             folder, {"kind": config.kind} | figures | {"training": training, "config": dataclasses.asdict(config)}
         )
-    say(f"judge: test AUROC {figures['auroc']:.3f} {_interval(figures)}, n-gram baseline "
-        f"{figures['baselines']['ngram']['auroc']:.3f}: {escape(str(folder))}")  # fmt: skip
+    say(
+        f"judge: test AUROC {figures['auroc']:.3f} {_interval(figures)}, n-gram baseline "
+        f"{figures['baselines']['ngram']['auroc']:.3f}: {escape(str(folder))}"
+    )
 
 
 def zero_shot_figures(config: JudgeConfig, data: JudgeData, problems: Sequence[JudgedProblem]) -> dict[str, Any]:

@@ -76,8 +76,10 @@ def load_judge(
     folder = Path(folder_or_name)
     if not (folder / "judge.json").is_file():
         known = ", ".join(UNTRAINED)
-        raise JudgeError(f"{folder}: no judge there (judge.json is missing); train one with trainers/judge.py, "
-                         f"or name an untrained one: {known}")  # fmt: skip
+        raise JudgeError(
+            f"{folder}: no judge there (judge.json is missing); train one with trainers/judge.py, "
+            f"or name an untrained one: {known}"
+        )
     about = read_json(folder / "judge.json")
     try:
         kind, rule, shape = about["kind"], CutRule(**about["cut"]), _tuples(about["shape"])
