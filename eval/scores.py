@@ -37,10 +37,3 @@ def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0, res
         raise ValueError(f"a paired difference needs the same problems on both sides, got {len(a)} and {len(b)}")
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     return mean_with_interval(difference, seed, resamples)
-
-
-def quantiles(values: Sequence[float], shares: Sequence[float] = (0.1, 0.5, 0.9)) -> list[float]:
-    """The values below which the given shares (0-1) of all values lie."""
-    if len(values) == 0:
-        raise ValueError("quantiles need at least one value")
-    return [float(q) for q in np.quantile(np.asarray(values, dtype=np.float64), list(shares))]

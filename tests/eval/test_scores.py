@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.scores import mean_with_interval, paired_difference, quantiles
+from eval.scores import mean_with_interval, paired_difference
 
 VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 
@@ -71,9 +71,3 @@ def test_values_without_a_mean_are_refused(values: list[float]) -> None:
 def test_sides_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="same problems"):
         paired_difference([0.1, 0.2], [0.1])
-
-
-def test_quantiles() -> None:
-    assert quantiles(range(101), (0.1, 0.5, 0.9)) == pytest.approx([10, 50, 90])
-    with pytest.raises(ValueError, match="at least one"):
-        quantiles([])
