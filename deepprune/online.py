@@ -136,7 +136,7 @@ class ProblemRun:
             trace = self._by_handle[event.trace]
             if not trace.take(event):
                 continue
-            states = self._engine.states(trace.handle) if self._judge.needs_states else None
+            states = self._engine.states([trace.handle])[0] if self._judge.needs_states else None
             trace.set_cut(self.job.prompt_ids, states)
             if trace.finish_reason is None:
                 parked.append(trace.handle)

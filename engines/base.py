@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class SamplingSpec:
     """How traces are sampled. `max_tokens` [tokens] caps the completion, end token included; temperature 0 is greedy;
-    `top_k` 0 and `top_p` 1 are off. Values out of range raise `InputError`."""
+    `top_k` 0 and `top_p` 1 are off. `top_logprobs` > 0 asks for every token's confidence, the negative mean of that
+    many top log-probabilities (DeepConf, arXiv 2508.15260, uses 20). Values out of range raise `InputError`."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 512
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -34,6 +36,8 @@ class SamplingSpec:
             raise InputError(f"key 'top_k' has the value {self.top_k}: expected 0 (off) or more tokens")
         if self.max_tokens < 1:
             raise InputError(f"key 'max_tokens' has the value {self.max_tokens}: expected at least 1 token")
+        if self.top_logprobs < 0:
+            raise InputError(f"key 'top_logprobs' has the value {self.top_logprobs}: expected 0 (off) or more")
 
 
 @dataclass
@@ -51,12 +55,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Event:
-    """New tokens of one trace. `done` is None while it runs, "stop" or "length" when it has ended."""
+    """New tokens of one trace. `done` is None while it runs, "stop" or "length" when it has ended; `confidences`
+    holds one number per token id where `SamplingSpec.top_logprobs` asked for them."""
 
     trace: int
     token_ids: tuple[int, ...]
     text: str
     done: Literal["stop", "length"] | None = None
+    confidences: tuple[float, ...] = ()
 
 
 class Engine(Protocol):
@@ -79,10 +85,10 @@ class Engine(Protocol):
 
     def usage(self, trace: int) -> Usage: ...
 
-    def states(self, trace: int) -> "torch.Tensor":
-        """Hidden states of the trace's generated tokens that were fed back so far: fp16, shape
-        [tokens, layers, hidden] (the newest token has been sampled but not fed, so it has none yet).
-        Only engines built with `capture_layers`; capturing for this trace ends here."""
+    def states(self, traces: Sequence[int]) -> "list[torch.Tensor]":
+        """Hidden states of each trace's generated tokens that were fed back so far: fp16, shape
+        [tokens, layers, hidden] (the newest token has been sampled but not fed, so it has none yet). The traces may
+        be running, parked or ended. Only engines built with `capture_layers`; capturing for them ends here."""
 
     def close(self) -> None: ...
 

@@ -131,7 +131,7 @@ def _watch_cut(engine: Engine, trace: _Running, event: Event, with_states: bool)
     if event.done is None and trace.detector is not None and trace.detector.feed(event.text, len(event.token_ids)):
         trace.cut_tokens = len(trace.token_ids)
     if with_states and (trace.cut_tokens is not None or event.done is not None):
-        trace.states = engine.states(event.trace)
+        trace.states = engine.states([event.trace])[0]
 
 
 def _finished(engine: Engine, tokenizer: "PreTrainedTokenizerBase", trace: _Running, event: Event) -> FinishedTrace:

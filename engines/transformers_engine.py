@@ -145,8 +145,11 @@ class TransformersEngine:
     def usage(self, trace: int) -> Usage:
         return self._traces[trace].usage
 
-    def states(self, trace: int) -> torch.Tensor:
+    def states(self, traces: Sequence[int]) -> list[torch.Tensor]:
         """See `Engine.states`; a trace that has ended keeps its states until they are taken."""
+        return [self._take_states(trace) for trace in traces]
+
+    def _take_states(self, trace: int) -> torch.Tensor:
         wanted = self._traces[trace]
         if not wanted.capturing:
             raise ValueError(f"trace {trace} captures no states (capture_layers not given, or taken before)")

@@ -163,15 +163,18 @@ def _jobs(plan: SamplingPlan, tokenizer) -> Iterator[TraceJob]:
 class EncodingEngine:
     """An engine whose `states` hands out what an own-state judge makes of them, so that only vectors are stored.
 
-    The tensor is float64 [1 + width]: what encoding cost [multiply-accumulates], then the vector, both exact.
+    Each tensor is float64 [1 + width]: what encoding cost [multiply-accumulates], then the vector, both exact.
     """
 
     def __init__(self, engine: Engine, judge: VectorJudge) -> None:
         self._engine, self._judge = engine, judge
 
-    def states(self, trace: int) -> torch.Tensor:
+    def states(self, traces: Sequence[int]) -> list[torch.Tensor]:
+        return [self._encoded(states) for states in self._engine.states(traces)]
+
+    def _encoded(self, states: torch.Tensor) -> torch.Tensor:
         self._judge.reset_ledger()
-        vector = self._judge.encode(CutTrace((), (), "", self._engine.states(trace)))
+        vector = self._judge.encode(CutTrace((), (), "", states))
         return torch.from_numpy(np.concatenate([[float(self._judge.ledger.judge_head)], vector.astype(np.float64)]))
 
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:

@@ -55,7 +55,7 @@ class ScriptedEngine:
     def usage(self, trace: int) -> Usage:
         return self._usage[trace]
 
-    def states(self, trace: int) -> None:
+    def states(self, traces: Sequence[int]) -> None:
         raise AssertionError("scripted traces have no hidden states")
 
     def close(self) -> None: ...

@@ -158,20 +158,20 @@ def test_states_equal_a_plain_forward_pass(exact_engine: TransformersEngine) -> 
         with torch.inference_mode():
             output = exact_engine.model(torch.tensor([[*prompt, *ids[:-1]]]), output_hidden_states=True)
         wanted = torch.stack(output.hidden_states, dim=2)[0, len(prompt) :]
-        states = exact_engine.states(trace)
+        states = exact_engine.states([trace])[0]
         assert states.dtype == torch.float16 and states.shape == wanted.shape
         torch.testing.assert_close(states.double(), wanted, rtol=2e-3, atol=2e-3)
         with pytest.raises(ValueError, match="captures no states"):
-            exact_engine.states(trace)
+            exact_engine.states([trace])[0]
     exact_engine.prune([second, third])
 
 
 def test_states_survive_the_end_and_are_empty_before_the_first_token(exact_engine: TransformersEngine) -> None:
     spec = SamplingSpec(temperature=0.9, max_tokens=5)
     early, late = exact_engine.start(PROMPTS[0], [0, 1], spec)
-    assert exact_engine.states(early).shape == (0, 3, 32)
+    assert exact_engine.states([early])[0].shape == (0, 3, 32)
     events = drain(exact_engine)
-    assert exact_engine.states(late).shape[0] == len(collect(events, late)[0]) - 1
+    assert exact_engine.states([late])[0].shape[0] == len(collect(events, late)[0]) - 1
 
 
 def test_a_seed_alone_decides_in_any_company(lively_model: Path) -> None:
@@ -213,7 +213,7 @@ def test_stopped_traces_cannot_be_used_again(exact_engine: TransformersEngine) -
         with pytest.raises(ValueError, match="is pruned"):
             action([first])
     with pytest.raises(ValueError, match="was pruned"):
-        exact_engine.states(first)
+        exact_engine.states([first])[0]
     exact_engine.prune([second])
 
 
