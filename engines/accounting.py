@@ -5,6 +5,7 @@ parameter and token, so ratios of these numbers are ratios of FLOPs). Attention 
 the problem's own prompt, which every method pays alike, are left out. Cached judge tokens are free.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from runtime.errors import InputError
@@ -15,8 +16,8 @@ class TokenLedger:
     """What answering one problem, or many, spent [tokens], except `judge_head` [multiply-accumulates].
 
     `generated` counts every delivered token, kept or not; `overrun` those computed after a stop; `judge_head` is the
-    work of a small comparing head that reads no tokens; `longest_trace` stands for latency, and the sum of two
-    ledgers keeps the longer one.
+    work of a small comparing head that reads no tokens; `longest_trace` is the critical path, the decode steps that
+    had to follow one another, and the sum of two ledgers keeps the longer one.
     """
 
     generated: int = 0
@@ -37,6 +38,34 @@ class TokenLedger:
             return NotImplemented
         sums = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
         return TokenLedger(**sums | {"longest_trace": max(self.longest_trace, other.longest_trace)})
+
+
+@dataclass(frozen=True)
+class JudgeBill:
+    """What judging the cuts of one problem costs: `everything` for all cuts and all pairs of them, of which `cuts`
+    is for reading each cut by itself. The rest is for pairs, taken as equally dear."""
+
+    everything: TokenLedger = TokenLedger()
+    cuts: tuple[TokenLedger, ...] = ()
+
+    def of(self, traces: Iterable[int], pairs: int) -> TokenLedger:
+        """The cost of reading some of the cuts and comparing that many pairs; may be fractional."""
+        n = len(self.cuts)
+        if n < 2:
+            return self.everything
+        shares = {}
+        for key in _COSTS:
+            rest = getattr(self.everything, key) - sum(getattr(cut, key) for cut in self.cuts)
+            shares[key] = rest * pairs / (n * (n - 1) / 2) + sum(getattr(self.cuts[trace], key) for trace in traces)
+        return TokenLedger(**shares)
+
+    def reordered(self, order: Sequence[int]) -> "JudgeBill":
+        """The bill of the same traces in another order."""
+        return JudgeBill(self.everything, tuple(self.cuts[place] for place in order) if self.cuts else ())
+
+
+_COSTS = ("judge_prefill", "judge_cached", "judge_generated", "judge_head")
+NO_JUDGE = JudgeBill()
 
 
 def net_cost(ledger: TokenLedger, generator_parameters: int, judge_parameters: int) -> int:

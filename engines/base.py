@@ -1,7 +1,8 @@
 """Generation that can be stopped and resumed trace by trace: the interface that every engine keeps.
 
 Invariants: the token ids of all events of a trace sum up to its `Usage.generated_tokens`; no event follows a prune;
-a parked trace goes on exactly after its last token; `prefill_computed + prefill_cached` covers all prompt positions.
+a parked trace goes on exactly after its last token; `prefill_computed + prefill_cached` covers all prompt positions,
+and where resuming reads a trace again, those of every reading.
 """
 
 import hashlib
@@ -13,6 +14,11 @@ from runtime.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+class EngineError(RuntimeError):
+    """The engine cannot go on: its server is gone, its worker died, it stands still. Its traces are lost."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,18 @@ class Event:
 
 
 class Engine(Protocol):
-    """One model, many traces. Trace handles are integers, unique for the life of the engine."""
+    """One model, many traces. Trace handles are integers, unique for the life of the engine.
+
+    `tokenizer` is None where only a text server knows it. `parameters` counts the model's, tied ones once: the weight
+    of a token in `engines.accounting`. `capture_layers` index transformers' `hidden_states` (0 = embeddings, the last
+    one after the final norm), () where no states are kept. `exact`: a replay gives the tokens of the live run, one by
+    one. Every method may raise `EngineError`; the traces that ran are lost with it.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase | None"
+    parameters: int
+    capture_layers: tuple[int, ...]
+    exact: bool
 
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
         """Begin one trace per seed on the same prompt; prefilled once. Returns the handles in the order of seeds."""

@@ -3,6 +3,8 @@
 Computed in float64 by inverting the cumulative distribution, vectorised over rows.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -35,6 +37,22 @@ def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, spec: SamplingSpec
     draw = _draw_plain if spec.top_k == 0 and spec.top_p >= 1 else _draw_filtered
     parts = [draw(part, u, spec) for part, u in zip(logits.split(rows), uniforms.split(rows), strict=True)]
     return torch.cat(parts)
+
+
+def token_confidences(logits: torch.Tensor, top: int) -> torch.Tensor:
+    """`logits` [rows, vocabulary] → [rows] float32: the negative mean of the `top` highest log-probabilities at
+    temperature 1, before top-k and top-p; the more certain the model, the larger (DeepConf, arXiv 2508.15260, §3.1).
+    A vocabulary of fewer tokens is taken whole."""
+    rows = max(1, _CHUNK_ELEMENTS // logits.shape[-1])
+    count = min(top, logits.shape[-1])
+    parts = [
+        part.logsumexp(-1) - part.topk(count, -1, sorted=False).values.mean(-1) for part in _floats(logits, rows)
+    ]
+    return torch.cat(parts)
+
+
+def _floats(logits: torch.Tensor, rows: int) -> Iterator[torch.Tensor]:
+    return (part.float() for part in logits.split(rows))
 
 
 def _draw_plain(logits: torch.Tensor, uniforms: torch.Tensor, spec: SamplingSpec) -> torch.Tensor:

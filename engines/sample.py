@@ -41,7 +41,8 @@ class FinishedTrace:
     """A trace that ended. `cut_tokens` [tokens] is where its cut was seen, None if it ended first.
 
     `states` fp16 [tokens, layers, hidden] covers the generated tokens fed until the cut (or the end): one less than
-    were sampled by then.
+    were sampled by then. `confidences` has one number per token where the spec asked for them. `n_tokens` is the
+    number of `token_ids`; what a server counts, if it keeps its ids to itself, is in `usage`.
     """
 
     job: TraceJob
@@ -52,6 +53,7 @@ class FinishedTrace:
     usage: Usage
     cut_tokens: int | None = None
     states: "torch.Tensor | None" = None
+    confidences: tuple[float, ...] = ()
 
 
 @dataclass(eq=False)
@@ -59,13 +61,27 @@ class _Running:
     job: TraceJob
     detector: CutDetector | None
     token_ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
     cut_tokens: int | None = None
     states: "torch.Tensor | None" = None
+
+    def take(self, event: Event) -> bool:
+        """Append an event. True if it brings the trace to its cut; one that ends with that very event has no cut."""
+        self.token_ids.extend(event.token_ids)
+        self.texts.append(event.text)
+        self.confidences.extend(event.confidences)
+        if self.cut_tokens is not None or self.detector is None or event.done is not None:
+            return False
+        if not self.detector.feed(event.text, len(event.token_ids)):
+            return False
+        self.cut_tokens = len(self.token_ids)
+        return True
 
 
 def sample_traces(
     engine: Engine,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: "PreTrainedTokenizerBase | None",
     jobs: Sequence[TraceJob],
     spec: SamplingSpec,
     max_rows: int = 256,
@@ -75,8 +91,10 @@ def sample_traces(
     """Run all jobs, at most `max_rows` at once, and yield each trace when it ends.
 
     Neighbouring jobs with the same prompt are started together where they fit. `with_states` needs an engine that
-    captures; states are taken at the cut, without a `cut_factory` at the end. The text is decoded from all ids at
-    once, so it is the same for every engine. Raises `InputError` if a (problem, sample) is asked for twice.
+    captures; states are taken at the cut, or at the end of a trace that has none, in one call for all traces that
+    come there in a step. The text is decoded from all ids at once; without a tokenizer it is that of the events,
+    which is the only true one where a server keeps its ids to itself. Raises `InputError` if a (problem, sample) is
+    asked for twice.
     """
     _check_jobs(jobs, max_rows)
     waiting, running = list(reversed(jobs)), {}
@@ -85,13 +103,11 @@ def sample_traces(
         room = max_rows - len(running)
         if waiting and (room >= lot or not running):
             _fill(engine, waiting, running, room, spec, cut_factory)
-        for event in engine.step():
-            trace = running[event.trace]
-            trace.token_ids.extend(event.token_ids)
-            _watch_cut(engine, trace, event, with_states)
+        events = engine.step()
+        _take(engine, running, events, with_states)
+        for event in events:
             if event.done is not None:
-                del running[event.trace]
-                yield _finished(engine, tokenizer, trace, event)
+                yield _finished(engine, tokenizer, running.pop(event.trace), event)
 
 
 def _check_jobs(jobs: Sequence[TraceJob], max_rows: int) -> None:
@@ -124,24 +140,34 @@ def _fill(
         room -= len(group)
 
 
-def _watch_cut(engine: Engine, trace: _Running, event: Event, with_states: bool) -> None:
-    """Set the cut at the event that reaches it; a trace that ends with that very event has no cut, it is whole."""
-    if trace.cut_tokens is not None:
-        return
-    if event.done is None and trace.detector is not None and trace.detector.feed(event.text, len(event.token_ids)):
-        trace.cut_tokens = len(trace.token_ids)
-    if with_states and (trace.cut_tokens is not None or event.done is not None):
-        trace.states = engine.states([event.trace])[0]
+def _take(engine: Engine, running: dict[int, _Running], events: Sequence[Event], with_states: bool) -> None:
+    """Append the events of one step to their traces, and keep the states of those that come to their cut or end."""
+    due = []
+    for event in events:
+        trace = running[event.trace]
+        whole = event.done is not None and trace.cut_tokens is None
+        if trace.take(event) or whole:
+            due.append(event.trace)
+    if with_states and due:
+        for handle, states in zip(due, engine.states(due), strict=True):
+            running[handle].states = states
 
 
-def _finished(engine: Engine, tokenizer: "PreTrainedTokenizerBase", trace: _Running, event: Event) -> FinishedTrace:
+def _finished(
+    engine: Engine, tokenizer: "PreTrainedTokenizerBase | None", trace: _Running, event: Event
+) -> FinishedTrace:
+    if tokenizer is None:
+        text = "".join(trace.texts)
+    else:
+        text = tokenizer.decode(trace.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return FinishedTrace(
         job=trace.job,
         token_ids=tuple(trace.token_ids),
-        text=tokenizer.decode(trace.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+        text=text,
         n_tokens=len(trace.token_ids),
         finish_reason=event.done,
         usage=engine.usage(event.trace),
         cut_tokens=trace.cut_tokens,
         states=trace.states,
+        confidences=tuple(trace.confidences),
     )

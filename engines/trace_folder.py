@@ -1,14 +1,15 @@
 """A folder of sampled traces that several processes append to and that survives a kill at any moment.
 
-`traces-rank<r>.jsonl` holds Trace records with the extra keys `cut_tokens`, `group` and `states`; hidden states lie
-in `states/*.safetensors`, one file per problem and lot, tensor name = sample number, and are on disk before the line
-that names them. `settings.json` says what the traces were sampled with; other settings are refused.
+`traces-rank<r>.jsonl` holds Trace records with the extra keys `cut_tokens`, `group`, `states` and `confidences`. The
+last two name a file in `states/*.safetensors`, one per problem and lot, which is on disk before the line: hidden
+states (2 bytes × layers × hidden per token until the cut) under the sample number, token confidences (2 bytes per
+token) under `confidences-<sample>`. `settings.json` says what the traces were sampled with; others are refused.
 """
 
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +21,10 @@ from runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail,
 from tasks.records import Problem, Trace, read_traces
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
+CONFIDENCES_REMEDY = "sample anew into another output folder with `top_logprobs: 20`"
 _LOT = 64  # traces of one problem that wait for a common states file
 _LOT_SECONDS = 60.0  # …but none waits longer than this for its line
 
@@ -33,20 +36,28 @@ class StoredTrace:
     trace: Trace
     cut_tokens: int | None
     states_path: Path | None
+    confidences_path: Path | None = None
 
     def load_states(self) -> "torch.Tensor":
         """fp16 [tokens fed until the cut, layers, hidden]. Raises `InputError` if the file lacks them."""
+        return self._load(self.states_path, str(self.trace.sample), "states", "pt", "")
+
+    def load_confidences(self) -> "np.ndarray":
+        """fp16 [n_tokens], see `engines.base.Event.confidences`. Raises `InputError` if the file lacks them."""
+        name = _confidences_name(self.trace.sample)
+        return self._load(self.confidences_path, name, "token confidences", "np", "; " + CONFIDENCES_REMEDY)
+
+    def _load(self, path: Path | None, name: str, what: str, framework: str, remedy: str) -> Any:
         from safetensors import SafetensorError, safe_open
 
-        if self.states_path is None:
-            raise InputError(f"sample {self.trace.sample} of '{self.trace.problem_id}' was stored without states")
+        sample = self.trace.sample
+        if path is None:
+            raise InputError(f"sample {sample} of '{self.trace.problem_id}' was stored without {what}{remedy}")
         try:
-            with safe_open(self.states_path, framework="pt") as handle:
-                return handle.get_tensor(str(self.trace.sample))
+            with safe_open(path, framework=framework) as handle:
+                return handle.get_tensor(name)
         except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{self.states_path}: no states of sample {self.trace.sample} ({error}); collect the traces again"
-            ) from None
+            raise InputError(f"{path}: no {what} of sample {sample} ({error}); collect the traces again") from None
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class ProblemTraces:
 class _Lot:
     since: float
     lines: list[dict[str, Any]] = field(default_factory=list)
-    states: dict[str, "torch.Tensor"] = field(default_factory=dict)
+    tensors: dict[str, "torch.Tensor"] = field(default_factory=dict)
 
 
 class TraceFolderWriter:
@@ -87,20 +98,25 @@ class TraceFolderWriter:
         *,
         cut_tokens: int | None = None,
         states: "torch.Tensor | None" = None,
+        confidences: Sequence[float] | None = None,
         group: str | None = None,
     ) -> None:
-        """Store one trace. Without states its line is written at once, with states when its lot is (`flush`)."""
+        """Store one trace: a line alone at once, one with states or confidences when its lot is written (`flush`).
+
+        `confidences` are one number per token; none at all (None or empty) means that they were not asked for.
+        """
         key = (trace.problem_id, trace.sample)
         if key in self.done:
             raise InputError(f"{self.folder}: sample {trace.sample} of problem '{trace.problem_id}' is there already")
         self.done.add(key)
         line = trace.to_json() | {"cut_tokens": cut_tokens} | ({} if group is None else {"group": group})
-        if states is None:
+        tensors = _tensors(trace, states, confidences)
+        if not tensors:
             append_jsonl(self._file, [line])
         else:
             lot = self._lots.setdefault(trace.problem_id, _Lot(time.monotonic()))
             lot.lines.append(line)
-            lot.states[str(trace.sample)] = states.cpu().contiguous()
+            lot.tensors.update(tensors)
         self._flush_ripe()
 
     def flush(self) -> None:
@@ -130,9 +146,35 @@ class TraceFolderWriter:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
-        save_file(lot.states, temporary)
+        save_file(lot.tensors, temporary)
         os.replace(temporary, path)
-        append_jsonl(self._file, [line | {"states": name} for line in lot.lines])
+        append_jsonl(self._file, [line | _places(lot, line["sample"], name) for line in lot.lines])
+
+
+def _confidences_name(sample: int) -> str:
+    return f"confidences-{sample}"
+
+
+def _tensors(
+    trace: Trace, states: "torch.Tensor | None", confidences: Sequence[float] | None
+) -> dict[str, "torch.Tensor"]:
+    """What of a trace goes into its lot's file, under its names there."""
+    tensors = {}
+    if states is not None:
+        tensors[str(trace.sample)] = states.cpu().contiguous()
+    if confidences is not None and len(confidences):
+        import torch
+
+        if len(confidences) != trace.n_tokens:
+            raise ValueError(f"{len(confidences)} confidences for a trace of {trace.n_tokens} tokens")
+        tensors[_confidences_name(trace.sample)] = torch.tensor(confidences).half()
+    return tensors
+
+
+def _places(lot: _Lot, sample: int, file: str) -> dict[str, str]:
+    """The line keys that say in which file a trace's states and confidences are."""
+    names = {"states": str(sample), "confidences": _confidences_name(sample)}
+    return {key: file for key, name in names.items() if name in lot.tensors}
 
 
 def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
@@ -153,8 +195,8 @@ def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
             entry = problems.setdefault(trace.problem_id, ProblemTraces(problem, []))
             if entry.problem != problem:
                 raise InputError(f"{path}: problem '{problem.id}' has two different texts, answers or groups")
-            states = folder / extra["states"] if extra.get("states") else None
-            entry.traces.append(StoredTrace(trace, extra.get("cut_tokens"), states))
+            files = [folder / extra[key] if extra.get(key) else None for key in ("states", "confidences")]
+            entry.traces.append(StoredTrace(trace, extra.get("cut_tokens"), *files))
     if not problems:
         raise InputError(f"{folder}: no traces there; run eval/collect_traces.py with this output folder first")
     for entry in problems.values():
@@ -194,7 +236,7 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     stored = _flatten(read_json(path))
     wanted = _flatten(json.loads(json.dumps(settings)))
     for key in sorted(stored.keys() | wanted.keys()):
-        if stored.get(key) != wanted.get(key):
+        if (stored.get(key) or None) != (wanted.get(key) or None):  # what did not exist yet was off
             raise InputError(
                 f"{path}: key '{key}' is {stored.get(key)!r} there and {wanted.get(key)!r} now, so the traces would "
                 "not belong together; give another output folder"

@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from engines.base import Event, SamplingSpec, Usage
 from engines.detokenize import Detokenizer
-from engines.draw import UniformStream, draw_tokens
+from engines.draw import UniformStream, draw_tokens, token_confidences
 from engines.load import (
     check_cache_layers,
     check_capture_layers,
@@ -36,6 +36,8 @@ class TransformersEngine:
     `capture_layers` index transformers' `hidden_states` (0 = embeddings); `device` "auto" takes a GPU if there is
     one; `max_batch_rows` refuses more traces at once than the memory was planned for. States stay on the device.
     """
+
+    exact = True
 
     def __init__(
         self,
@@ -105,8 +107,8 @@ class TransformersEngine:
             return []
         parts = [self._batch.decode()] if rows else []
         parts += self._prefill()
-        tokens = self._draw(torch.cat(parts))
-        events = [self._deliver(trace, token) for trace, token in zip(rows, tokens, strict=True)]
+        drawn = self._draw(torch.cat(parts))
+        events = [self._deliver(trace, *token) for trace, token in zip(rows, drawn, strict=True)]
         ended = [trace for trace in rows if trace.status == "finished"]
         for trace in ended:
             trace.saved_states = self._batch.states(trace) if trace.capturing else None
@@ -218,22 +220,23 @@ class TransformersEngine:
                 parts.append(logits[index].expand(len(traces), -1))
         return parts
 
-    def _draw(self, logits: torch.Tensor) -> list[int]:
-        uniforms = torch.tensor(
-            [trace.uniforms.next() for trace in self._batch.rows], dtype=torch.float64, device=logits.device
-        )
+    def _draw(self, logits: torch.Tensor) -> list[tuple[int, tuple[float, ...]]]:
+        """The next token of every row, with its confidence where the row's spec asks for it."""
         groups: dict[SamplingSpec, list[int]] = {}
         for row, trace in enumerate(self._batch.rows):
             groups.setdefault(trace.spec, []).append(row)
-        if len(groups) == 1:
-            return draw_tokens(logits, uniforms, self._batch.rows[0].spec).tolist()
-        tokens = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+        drawn: list[tuple[int, tuple[float, ...]]] = [(0, ())] * len(logits)
         for spec, rows in groups.items():
-            index = torch.tensor(rows, device=logits.device)
-            tokens[index] = draw_tokens(logits[index], uniforms[index], spec)
-        return tokens.tolist()
+            part = logits if len(groups) == 1 else logits[torch.tensor(rows, device=logits.device)]
+            numbers = [self._batch.rows[row].uniforms.next() for row in rows]
+            uniforms = torch.tensor(numbers, dtype=torch.float64, device=logits.device)
+            tokens = draw_tokens(part, uniforms, spec).tolist()
+            sure = token_confidences(part, spec.top_logprobs).tolist() if spec.top_logprobs else None
+            for place, row in enumerate(rows):
+                drawn[row] = (tokens[place], () if sure is None else (sure[place],))
+        return drawn
 
-    def _deliver(self, trace: LiveTrace, token: int) -> Event:
+    def _deliver(self, trace: LiveTrace, token: int, confidences: tuple[float, ...]) -> Event:
         trace.last_token = token
         trace.usage.generated_tokens += 1
         done, text = None, ""
@@ -246,7 +249,7 @@ class TransformersEngine:
         if done:
             text += trace.text.finish()
             trace.status = "finished"
-        return Event(trace.handle, (token,), text, done)
+        return Event(trace.handle, (token,), text, done, confidences)
 
     def _stop(self, traces: list[LiveTrace], status: str) -> None:
         running = [trace for trace in traces if trace.status == "running"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from engines.base import SamplingSpec
-from engines.draw import UniformStream, draw_tokens
+from engines.draw import UniformStream, draw_tokens, token_confidences
 
 GRID = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
 
@@ -57,3 +57,16 @@ def test_neighbouring_seeds_are_unrelated() -> None:
     numbers = np.array([[stream.next() for _ in range(64)] for stream in map(UniformStream, range(64))])
     assert abs(np.corrcoef(numbers) - np.eye(64)).max() < 0.6
     assert 0.45 < numbers.mean() < 0.55
+
+
+@pytest.mark.parametrize("top", [1, 3, 8, 99])
+def test_confidence_is_minus_the_mean_of_the_top_log_probabilities(top: int) -> None:
+    logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(2)) * 3
+    best = torch.log_softmax(logits.double(), dim=-1).sort(dim=-1, descending=True).values[:, :top]
+    torch.testing.assert_close(token_confidences(logits, top).double(), -best.mean(dim=-1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_certain_model_is_more_confident() -> None:
+    flat, sharp = torch.zeros(1, 50), torch.zeros(1, 50).index_fill_(1, torch.tensor([7]), 20.0)
+    assert token_confidences(flat, 20).item() == pytest.approx(np.log(50))
+    assert token_confidences(sharp, 20) > token_confidences(flat, 20)

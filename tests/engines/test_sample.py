@@ -75,3 +75,31 @@ def test_a_job_twice_is_refused(exact_engine: TransformersEngine) -> None:
         next(sample_traces(exact_engine, exact_engine.tokenizer, [job, job], SPEC))
     with pytest.raises(InputError, match="max_rows is 0"):
         next(sample_traces(exact_engine, exact_engine.tokenizer, [job], SPEC, max_rows=0))
+
+
+def test_states_of_a_step_are_fetched_together(exact_engine: TransformersEngine) -> None:
+    """Engines that compute states again (vLLM) do it in one pass."""
+
+    class Counting:
+        calls = 0
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(exact_engine, name)
+
+        def states(self, traces: list[int]) -> list:
+            self.calls += 1
+            return exact_engine.states(traces)
+
+    engine = Counting()
+    finished = run(engine, make_jobs(1, 12), max_rows=12, cut_factory=lambda: AfterTokens(8), with_states=True)
+    cut = [trace for trace in finished.values() if trace.cut_tokens is not None]
+    assert len(cut) > 4 and engine.calls <= 1 + len(finished) - len(cut)
+
+
+def test_confidences_are_kept_and_text_needs_no_tokenizer(exact_engine: TransformersEngine) -> None:
+    spec = SamplingSpec(temperature=0.9, max_tokens=24, top_logprobs=4)
+    jobs = make_jobs(2, 4)
+    decoded = {t.job: t for t in sample_traces(exact_engine, exact_engine.tokenizer, jobs, spec)}
+    for trace in sample_traces(exact_engine, None, jobs, spec):
+        assert trace.text == decoded[trace.job].text and trace.confidences == decoded[trace.job].confidences
+        assert len(trace.confidences) == trace.n_tokens

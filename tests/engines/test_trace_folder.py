@@ -43,6 +43,25 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         second.traces[0].load_states()
 
 
+def test_confidences_are_kept_beside_states_or_alone(tmp_path: Path) -> None:
+    with TraceFolderWriter(tmp_path, SETTINGS) as writer:
+        writer.add(make_trace(sample=0), states=make_states(0), confidences=(1.5, 12.345, 3))
+        writer.add(make_trace(sample=1), confidences=[7.0, 8.0, 9.0])
+        writer.add(make_trace(sample=2), confidences=())
+    both, alone, none = read_trace_folder(tmp_path)[0].traces
+    assert both.load_confidences().dtype == "float16"
+    assert both.load_confidences().tolist() == pytest.approx([1.5, 12.345, 3], rel=1e-3)
+    assert torch.equal(both.load_states(), make_states(0))
+    assert alone.load_confidences().tolist() == [7, 8, 9] and alone.states_path is None
+    with pytest.raises(InputError, match=r"without token confidences; sample anew .* `top_logprobs: 20`"):
+        none.load_confidences()
+
+
+def test_a_confidence_belongs_to_each_token(tmp_path: Path) -> None:
+    with TraceFolderWriter(tmp_path, SETTINGS) as writer, pytest.raises(ValueError, match="2 confidences"):
+        writer.add(make_trace(), confidences=(1.0, 2.0))
+
+
 def test_any_torn_tail_is_mended_and_the_rest_goes_on(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     with TraceFolderWriter(whole, SETTINGS) as writer:
@@ -120,6 +139,16 @@ def test_other_settings_are_refused_and_nothing_is_touched(tmp_path: Path, setti
         TraceFolderWriter(tmp_path, settings)
     assert "another output folder" in str(refusal.value)
     assert contents(tmp_path) == before
+
+
+def test_an_option_that_did_not_exist_yet_was_off(tmp_path: Path) -> None:
+    with TraceFolderWriter(tmp_path, SETTINGS) as writer:
+        writer.add(make_trace())
+    newer = {"model": "a", "sampling": SETTINGS["sampling"] | {"top_logprobs": 0}}
+    assert len(TraceFolderWriter(tmp_path, newer).done) == 1
+    newer["sampling"]["top_logprobs"] = 20
+    with pytest.raises(InputError, match="top_logprobs' is None there and 20 now"):
+        TraceFolderWriter(tmp_path, newer)
 
 
 def test_foreign_and_damaged_folders_are_named(tmp_path: Path) -> None:

@@ -238,3 +238,19 @@ def test_a_batch_has_its_limit(lively_model: Path) -> None:
     with pytest.raises(InputError, match="raise max_batch_rows"):
         engine.resume(parked)
     assert len(engine.step()) == 3
+
+
+def test_confidences_are_those_of_a_plain_forward_pass(exact_engine: TransformersEngine, alone: Alone) -> None:
+    """At temperature 1 and before top-p, whatever the sampling; traces that did not ask have none."""
+    spec = SamplingSpec(temperature=0.9, max_tokens=36, top_logprobs=20)
+    (asked,) = exact_engine.start(PROMPTS[0], [0], spec)
+    (silent,) = exact_engine.start(PROMPTS[1], [1], SPEC)
+    events = drain(exact_engine)
+    assert collect(events, asked) == alone[0, 0] and collect(events, silent) == alone[1, 1]
+    found = [confidence for event in events if event.trace == asked for confidence in event.confidences]
+    ids = collect(events, asked)[0]
+    with torch.inference_mode():
+        logits = exact_engine.model(torch.tensor([[*PROMPTS[0], *ids]])).logits[0, len(PROMPTS[0]) - 1 : -1]
+    wanted = -torch.log_softmax(logits, dim=-1).topk(20, dim=-1).values.mean(dim=-1)
+    torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), wanted, rtol=1e-5, atol=1e-5)
+    assert not any(event.confidences for event in events if event.trace == silent)
