@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score, roc_curve
 
 BOOTSTRAP_RESAMPLES = 2000
+THRESHOLD_RESAMPLES = 500  # each sorts out a threshold of its own, which takes longer
 ROC_POINTS = 101
 
 
@@ -73,6 +74,33 @@ def tnr_at_fnr(labels: np.ndarray, scores: np.ndarray, fnr: float = 0.2) -> floa
     return float(1.0 - false_positive[true_positive >= 1.0 - fnr - 1e-12].min())
 
 
+def tnr_at_fnr_ci95(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    problems: np.ndarray,
+    fnr: float = 0.2,
+    resamples: int = THRESHOLD_RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """95 % percentile interval of `tnr_at_fnr` over problems drawn with replacement, the threshold chosen anew in
+    each draw; None without both labels."""
+    if not has_both_labels(labels):
+        return None
+    order = np.argsort(-scores, kind="stable")
+    owner = np.unique(problems, return_inverse=True)[1][order]
+    same, ends = labels[order] == 1, np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    count = int(owner.max()) + 1
+    values = []
+    for draw in np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples):
+        weights = draw[owner]
+        kept, merged = np.cumsum(weights * same)[ends], np.cumsum(weights * ~same)[ends]  # at falling thresholds
+        if kept[-1] and merged[-1]:
+            first = np.searchsorted(kept, (1.0 - fnr) * kept[-1] - 1e-9)
+            values.append(1.0 - merged[first] / merged[-1])
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def roc_points(labels: np.ndarray, scores: np.ndarray, points: int = ROC_POINTS) -> list[list[float]]:
     """The ROC curve read off at `points` evenly spaced false positive rates: [[fpr, tpr], ...], [] without both
     labels."""
@@ -89,16 +117,19 @@ def roc_points(labels: np.ndarray, scores: np.ndarray, points: int = ROC_POINTS)
 def summary(
     labels: np.ndarray, scores: np.ndarray, problems: Sequence[int] | np.ndarray, seed: int = 0
 ) -> dict[str, Any]:
-    """The numbers every judge is reported with: auroc, auroc_ci95, tnr_at_fnr20, pairs, same_answer_share, problems.
+    """The numbers every judge is reported with: auroc, auroc_ci95, tnr_at_fnr20 and its _ci95, pairs,
+    same_answer_share, problems.
 
     Shares are 0-1; a figure that needs both labels is None when one is missing.
     """
     problems = np.asarray(problems)
     interval = auroc_ci95(labels, scores, problems, seed=seed)
+    tnr_interval = tnr_at_fnr_ci95(labels, scores, problems, seed=seed)
     return {
         "auroc": auroc(labels, scores),
         "auroc_ci95": list(interval) if interval else None,
         "tnr_at_fnr20": tnr_at_fnr(labels, scores, 0.2),
+        "tnr_at_fnr20_ci95": list(tnr_interval) if tnr_interval else None,
         "pairs": len(labels),
         "same_answer_share": float(np.mean(labels)) if len(labels) else None,
         "problems": len(np.unique(problems)),

@@ -5,26 +5,30 @@
 
 DeepPrune (arXiv 2510.08483) trains a causal LM on pairs of cuts with focal loss and the rarer label counted twice:
 `kind: pairwise`. Ours besides: `linear` (an encoder that reads every cut once) and `linear_own_states` (the
-generator's own hidden states, nothing is read again), with the same data and loss. The checkpoint is chosen on
-development problems, all figures come from test problems; the three never share a problem.
+generator's own hidden states, nothing is read again), with the same data and loss. Full fine-tune or LoRA
+(configs/judge/pairwise_4b_lora.yaml). With `epochs: 0` a model is taken as it is: a public judge or an instruct model
+(configs/judge/public_4b.yaml), a sentence encoder (configs/judge/embedding.yaml).
+
+The checkpoint is chosen and the probabilities are calibrated on development problems, all figures come from test
+problems; the three never share a problem. metrics.json holds every figure over all pairs and over those of unfinished
+cuts (`unfinished`, the headline), per test folder where there are several (`models`), with baselines beside them.
 """
 
 import dataclasses
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from rich.markup import escape
 
 from deepprune.judges.base import Judge
-from deepprune.judges.load import describe_generator, load_judge, load_pairwise, save_judge
-from deepprune.judges.pairwise import PairwiseFormat
+from deepprune.judges.embedding import EmbeddingJudge
+from deepprune.judges.load import describe_generator, load_judge, save_judge, store_calibration
 from deepprune.losses import minority_label
 from deepprune.pairs import JudgedProblem, all_labels
 from runtime.config import parse_config, read_yaml
@@ -35,8 +39,8 @@ from runtime.ranks import current_ranks
 from trainers.judge_config import JudgeConfig
 from trainers.judge_data import JudgeData, load_judge_data
 from trainers.judge_fit import Fit, FitSettings
-from trainers.judge_kinds import Trainee, build_ngram, build_trainee, thin_pairs
-from trainers.judge_metrics import baseline_figures, test_figures
+from trainers.judge_kinds import Trainee, build_ngram, build_trainee, thin_pairs, untouched_pairwise
+from trainers.judge_metrics import baseline_figures, calibrated, figure_rows, test_figures
 from trainers.quiet import silence_libraries
 
 NGRAM_TRAINING = {"epochs": 20.0, "items_per_step": 4, "learning_rate": 1e-2}  # enough for it to peak on the dev set
@@ -74,6 +78,7 @@ def fit_settings(config: JudgeConfig, data: JudgeData) -> FitSettings:
         minority=minority_label(torch.from_numpy(all_labels(data.train))),
         minority_factor=config.minority_factor,
         seed=config.seed,
+        items_per_forward=config.items_per_forward,
     )
 
 
@@ -84,7 +89,7 @@ def train(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tup
     if config.kind == "linear_own_states":
         about: dict[str, Any] = {"generator": describe_generator(config.model)}
     else:
-        about = {"trained_from": config.model}
+        about = {"trained_from": config.model, "dtype": config.dtype}
     fit = Fit(
         module=trainee.module,
         items=trainee.items,
@@ -113,6 +118,28 @@ def train(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tup
     return load_judge(folder / "best", device=accelerator.device), training
 
 
+def check_precision(config: JudgeConfig, accelerator: Accelerator) -> None:
+    """Weights in bfloat16 lose the small steps of a fine-tune, unless a copy in float32 takes them."""
+    keeps_copy = accelerator.distributed_type == DistributedType.DEEPSPEED
+    if config.epochs and config.dtype == "bfloat16" and not config.lora_rank and not keeps_copy:
+        raise InputError(
+            "key 'dtype' has the value bfloat16: full fine-tuning needs weights in float32; launch with DeepSpeed "
+            "(configs/accelerate/zero2.yaml), which keeps them, set 'lora_rank', or leave 'dtype' out"
+        )
+
+
+def take_as_it_is(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tuple[Judge, dict[str, Any]]:
+    """A judge without training: a public one, a zero-shot model, a sentence encoder. Its folder names the model."""
+    if config.kind == "embedding":
+        judge: Judge = EmbeddingJudge(config.model, data.cut_rule, accelerator.device)
+    else:
+        judge = untouched_pairwise(config, data, accelerator.device)
+        judge.source = config.model
+    _replace_judge(judge, Path(config.output_dir) / "best", {"dtype": config.dtype})
+    accelerator.wait_for_everyone()
+    return judge, {"steps": 0, "dev_problems": len(data.dev)}
+
+
 def train_ngram(config: JudgeConfig, data: JudgeData) -> Trainee:
     """The n-gram baseline, trained as the judge is and at its own best development score."""
     trainee = build_ngram(config, data)
@@ -123,7 +150,7 @@ def train_ngram(config: JudgeConfig, data: JudgeData) -> Trainee:
         labels_of=trainee.labels_of,
         dev_score=trainee.dev_score,
         keep_best=lambda: best.update({key: value.clone() for key, value in trainee.module.state_dict().items()}),
-        settings=dataclasses.replace(fit_settings(config, data), **NGRAM_TRAINING),
+        settings=dataclasses.replace(fit_settings(config, data), **NGRAM_TRAINING, items_per_forward=None),
         log=MetricLog(Path(config.output_dir) / "train.jsonl"),
         title="n-gram baseline",
     )
@@ -151,34 +178,41 @@ def run(config: JudgeConfig) -> None:
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with="wandb" if wandb else None)
     if wandb:
         accelerator.init_trackers("secateur-judge", dataclasses.asdict(config))
+    check_precision(config, accelerator)
     set_seed(config.seed)
     data = load_judge_data(config)
     if accelerator.is_main_process:  # only now: input that does not fit leaves no folder behind
         write_text(folder / "config.yaml", yaml.safe_dump(_as_yaml(config), sort_keys=False, allow_unicode=True))
-    problems = thin_pairs(data.test, config.test_pairs, config.seed) if config.kind == "pairwise" else data.test
-    judge, training = train(config, data, accelerator)
-    figures = test_figures(judge, data, problems)
+    judge, training = (train if config.epochs else take_as_it_is)(config, data, accelerator)
+    calibration = calibrated(judge, data, config)
+    tests = {name: _test_problems(problems, config) for name, problems in data.tests.items()}
+    models = {name: test_figures(judge, data, problems) for name, problems in tests.items()}
+    name, problems = next(iter(tests.items()))
+    figures = dict(models[name])
     figures["baselines"] = baseline_figures(
-        train_ngram(config, data), data, problems, config.generator or config.model
+        train_ngram(config, data) if config.epochs else None, data, problems, config
     )
-    if config.kind == "pairwise":
-        figures["baselines"]["zero_shot"] = zero_shot_figures(config, data, problems)
+    if config.kind == "pairwise" and config.epochs:
+        zero_shot = untouched_pairwise(config, data, accelerator.device)
+        calibrated(zero_shot, data, config)
+        figures["baselines"]["zero_shot"] = test_figures(zero_shot, data, problems)
+    if len(models) > 1:
+        figures["models"] = models
     accelerator.log({f"test/{key}": figures[key] for key in ("auroc", "tnr_at_fnr20")})
+    accelerator.log({f"test/unfinished_{key}": figures["unfinished"][key] for key in ("auroc", "tnr_at_fnr20")})
     accelerator.end_training()
     if accelerator.is_main_process:
+        store_calibration(folder / "best", calibration)
         publish(
             folder, {"kind": config.kind} | figures | {"training": training, "config": dataclasses.asdict(config)}
         )
-    say(
-        f"judge: test AUROC {figures['auroc']:.3f} {_interval(figures)}, n-gram baseline "
-        f"{figures['baselines']['ngram']['auroc']:.3f}: {escape(str(folder))}"
-    )
+    say(f"judge {config.kind}: {escape(str(folder))}")
+    for row in figure_rows(models, figures["baselines"]):
+        say(f"  {escape(row)}")
 
 
-def zero_shot_figures(config: JudgeConfig, data: JudgeData, problems: Sequence[JudgedProblem]) -> dict[str, Any]:
-    """The pairwise judge's model before any training, on the same pairs."""
-    shape = PairwiseFormat(config.prompt, config.labels, config.chat_template, config.max_tokens)
-    return test_figures(load_pairwise(config.model, data.cut_rule, shape), data, problems)
+def _test_problems(problems: list[JudgedProblem], config: JudgeConfig) -> list[JudgedProblem]:
+    return thin_pairs(problems, config.test_pairs, config.seed) if config.kind == "pairwise" else problems
 
 
 def publish(folder: Path, metrics: dict[str, Any]) -> None:
@@ -190,11 +224,6 @@ def publish(folder: Path, metrics: dict[str, Any]) -> None:
     (folder / "best").rmdir()
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     write_json(folder / "metrics.json", metrics)
-
-
-def _interval(figures: dict[str, Any]) -> str:
-    interval = figures["auroc_ci95"]
-    return f"({interval[0]:.3f} – {interval[1]:.3f})" if interval else ""
 
 
 @entry_point

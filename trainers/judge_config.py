@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from deepprune.calibration import CalibrationKind
+from deepprune.judges.lora import LoraShape
 from deepprune.losses import FOCAL_GAMMA, MINORITY_FACTOR
 from runtime.errors import InputError
 
@@ -15,17 +17,23 @@ NEUTRAL_QUERY = " So the answer is"
 
 @dataclass
 class JudgeConfig:
-    """`train`, `dev` and `test` are trace folders (or trace files) without a common problem."""
+    """`train`, `dev` and `test` are folders of traces; `test` shares no problem with the others.
+
+    Several test folders (name → folder, such as one per model) give a row of figures each; those of the first also
+    stand at the top level of metrics.json.
+    """
 
     output_dir: str
-    train: str
     dev: str
-    test: str
+    test: str | dict[str, str]
     model: str
     """linear_own_states: the generator. linear: the encoder to fine-tune; it reads the generator's tokens, so it has
-    the generator's tokenizer. pairwise: the causal LM to fine-tune."""
-    generator: str | None = None  # model whose input embeddings the untrained baseline uses; None = `model`
-    kind: Literal["linear_own_states", "linear", "pairwise"] = "linear_own_states"
+    the generator's tokenizer. pairwise: the causal LM to fine-tune. embedding: a sentence-transformers model."""
+    train: str | None = None  # may be missing where `epochs` is 0
+    generator: str | None = None  # model whose tokenizer and input embeddings baselines use; None = `model`
+    kind: Literal["linear_own_states", "linear", "pairwise", "embedding"] = "linear_own_states"
+    allow_other_model: bool = False  # own states: test folders may hold another model's states of the same sizes
+    embedding_model: str | None = None  # sentence-transformers model that stands among the baselines
 
     # Data
     cut_kind: Literal["words", "tokens"] | None = None  # None = the rule of the train folder
@@ -45,16 +53,26 @@ class JudgeConfig:
     labels: tuple[str, str] = ("yes", "no")  # pairwise: their first tokens are compared
     max_tokens: int = 8192  # cap on what is read at once; longer cuts lose their beginning
 
+    # The language model itself
+    dtype: Literal["float32", "bfloat16"] = "float32"  # that it is loaded, trained and scored in
+    gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
+    lora_rank: int = 0  # 0 = train all weights
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    lora_targets: str | list[str] = "all-linear"  # names of modules
+
     # Training
-    epochs: float = 20.0
+    epochs: float = 20.0  # 0 = use the model as it is (pairwise, embedding)
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup_share: float = 0.05  # fraction (0-1) of the steps
     problems_per_step: int = 4  # linear kinds: all pairs of so many problems; on all processes together
     pairs_per_step: int = 32  # pairwise; on all processes together
+    items_per_forward: int | None = None  # of those, how many one process reads at once; less memory, same training
     focal_gamma: float = FOCAL_GAMMA
     focal_alpha: float | None = None
     minority_factor: float = MINORITY_FACTOR
+    calibration: CalibrationKind = "affine"  # fitted on the development problems (deepprune/calibration.py)
     evaluations: int = 10  # on the development problems, spread over the training; the best one is kept
     dev_pairs: int = 2000  # pairwise: pairs drawn from the development problems
     test_pairs: int = 20000  # pairwise: pairs drawn from the test problems
@@ -73,7 +91,7 @@ class JudgeConfig:
         ):
             if getattr(self, key) < 1:
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
-        for key in ("epochs", "learning_rate", "minority_factor"):
+        for key in ("learning_rate", "minority_factor", "lora_alpha"):
             if getattr(self, key) <= 0:
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be above 0")
         if self.focal_gamma < 0:
@@ -82,5 +100,46 @@ class JudgeConfig:
             raise InputError(f"key 'focal_alpha' has the value {self.focal_alpha}; it must lie between 0 and 1")
         if (self.cut_kind is None) != (self.cut_k is None):
             raise InputError("give both 'cut_kind' and 'cut_k', or neither to take the rule of the train folder")
+        self._check_training()
+        self._check_language_model()
         if self.kind == "pairwise" and not ("{a}" in self.prompt and "{b}" in self.prompt):
             raise InputError("key 'prompt' must hold {a} and {b}, the places of the two cuts")
+
+    def _check_training(self) -> None:
+        if self.epochs < 0:
+            raise InputError(f"key 'epochs' has the value {self.epochs}; it must be 0 or more")
+        if self.kind == "embedding" and self.epochs:
+            raise InputError(f"key 'epochs' has the value {self.epochs}: an embedding judge is not trained; write 0")
+        if self.kind.startswith("linear") and not self.epochs:
+            raise InputError("key 'epochs' has the value 0: a linear judge has to be trained; write 1 or more")
+        if self.epochs and self.train is None:
+            raise InputError("key 'train' is missing: name the folder of traces to train on")
+        if not self.tests:
+            raise InputError("key 'test' is empty; name at least one folder of traces")
+
+    def _check_language_model(self) -> None:
+        if self.items_per_forward is not None and self.items_per_forward < 1:
+            raise InputError(f"key 'items_per_forward' has the value {self.items_per_forward}; it must be at least 1")
+        if self.lora_rank < 0:
+            raise InputError(f"key 'lora_rank' has the value {self.lora_rank}; 0 trains all weights, 1 or more LoRA")
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(f"key 'lora_dropout' has the value {self.lora_dropout}; it must be from 0 to below 1")
+        if self.kind in ("linear", "pairwise"):
+            return
+        for key in ("lora_rank", "gradient_checkpointing", "items_per_forward"):
+            if getattr(self, key):
+                raise InputError(f"key '{key}' has the value {getattr(self, key)}: a judge of kind '{self.kind}' "
+                                 "trains no language model; leave it out")  # fmt: skip
+        if self.dtype != "float32":
+            raise InputError(f"key 'dtype' has the value {self.dtype}: kind '{self.kind}' knows float32 only")
+
+    @property
+    def tests(self) -> dict[str, str]:
+        """Name → test folder; a single one is called "test"."""
+        return {"test": self.test} if isinstance(self.test, str) else self.test
+
+    @property
+    def lora(self) -> LoraShape | None:
+        if not self.lora_rank:
+            return None
+        return LoraShape(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_targets)

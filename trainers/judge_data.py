@@ -32,12 +32,12 @@ class TraceSettings:
 
 @dataclass(frozen=True)
 class JudgeData:
-    """The three splits; `layers` are those of the states in the cuts (None without states), indices into
-    `hidden_states`; `tokenizer` is the generator's."""
+    """The splits, `tests` by name, `train` empty where nothing is trained; `layers` are those of the states in the
+    cuts (None without states), indices into `hidden_states`; `tokenizer` is the generator's."""
 
     train: list[JudgedProblem]
     dev: list[JudgedProblem]
-    test: list[JudgedProblem]
+    tests: dict[str, list[JudgedProblem]]
     cut_rule: CutRule
     layers: tuple[int, ...] | None
     tokenizer: PreTrainedTokenizerBase
@@ -58,51 +58,65 @@ def read_settings(folder: str) -> TraceSettings:
 
 
 def load_judge_data(config: JudgeConfig) -> JudgeData:
-    """Read and check all three splits. Raises `InputError` naming folder and remedy: no traces, no pairs, splits with
-    a common problem, folders that were cut or captured differently, states of another model."""
-    settings = {split: read_settings(getattr(config, split)) for split in ("train", "dev", "test")}
-    rule = _cut_rule(config, settings)
-    needs_states = config.kind == "linear_own_states"
-    layers = _layers(config, settings) if needs_states else None
+    """Read and check all splits. Raises `InputError` naming folder and remedy: no traces, no pairs, splits with a
+    common problem, folders that were cut or captured differently, states of another model."""
+    folders = {"train": config.train, "dev": config.dev} if config.train is not None else {"dev": config.dev}
+    folders |= {_test_key(config, name): folder for name, folder in config.tests.items()}
+    settings = {key: read_settings(folder) for key, folder in folders.items()}
+    first = next(iter(settings))
+    rule = _cut_rule(config, folders, settings)
+    layers = _layers(config, folders, settings) if config.kind == "linear_own_states" else None
     tokenizer = load_tokenizer(config.generator or config.model)
-    family = config.prompt_family or settings["train"].prompt_family
+    family = config.prompt_family or settings[first].prompt_family
     if family is None:
-        raise InputError(f"{config.train}: the folder does not say how its problems were put; give 'prompt_family'")
-    reader = _Reader(family, rule, tokenizer, layers, settings["train"].layers)
-    splits = {split: reader.split(getattr(config, split)) for split in settings}
-    check_disjoint(splits)
-    return JudgeData(**splits, cut_rule=rule, layers=layers, tokenizer=tokenizer)
+        raise InputError(f"{folders[first]}: the folder does not say how its problems were put; give 'prompt_family'")
+    reader = _Reader(family, rule, tokenizer, Detokenizer(tokenizer), layers, settings[first].layers)
+    splits = {key: reader.split(folder) for key, folder in folders.items()}
+    train, dev = splits.get("train", []), splits["dev"]
+    tests = {name: splits[_test_key(config, name)] for name in config.tests}
+    for name, problems in tests.items():  # two models may well be tested on the same problems
+        check_disjoint({"train": train, "dev": dev, _test_key(config, name): problems})
+    _check_states(tests, dev)
+    return JudgeData(train, dev, tests, rule, layers, tokenizer)
 
 
-def _cut_rule(config: JudgeConfig, settings: dict[str, TraceSettings]) -> CutRule:
-    stored = {split: found.cut_rule for split, found in settings.items()}
+def _test_key(config: JudgeConfig, name: str) -> str:
+    return "test" if isinstance(config.test, str) else f"test.{name}"
+
+
+def _cut_rule(config: JudgeConfig, folders: dict[str, str], settings: dict[str, TraceSettings]) -> CutRule:
+    first = next(iter(settings))
     asked = CutRule(config.cut_kind, config.cut_k) if config.cut_kind and config.cut_k else None
-    rule = asked or stored["train"]
+    rule = asked or settings[first].cut_rule
     if rule is None:
-        raise InputError(f"{config.train}: the folder names no cut; give 'cut_kind' and 'cut_k'")
-    for split, found in stored.items():
+        raise InputError(f"{folders[first]}: the folder names no cut; give 'cut_kind' and 'cut_k'")
+    for key, found in settings.items():
         # States end where the trace was cut when it was sampled; text can be cut again.
-        if config.kind == "linear_own_states" and found is not None and found != rule:
+        stored = found.cut_rule
+        if config.kind == "linear_own_states" and stored is not None and stored != rule:
             raise InputError(
-                f"key '{split}': the states in {getattr(config, split)} were stored for a cut at {found.k} "
-                f"{found.kind}, not {rule.k} {rule.kind}; collect the traces again or change 'cut_k'"
+                f"key '{key}': the states in {folders[key]} were stored for a cut at {stored.k} "
+                f"{stored.kind}, not {rule.k} {rule.kind}; collect the traces again or change 'cut_k'"
             )
     return rule
 
 
-def _layers(config: JudgeConfig, settings: dict[str, TraceSettings]) -> tuple[int, ...]:
-    stored, generator = settings["train"].layers, generator_identity(config.model)
-    for split, found in settings.items():
+def _layers(config: JudgeConfig, folders: dict[str, str], settings: dict[str, TraceSettings]) -> tuple[int, ...]:
+    first, generator = next(iter(settings)), generator_identity(config.model)
+    stored = settings[first].layers
+    for key, found in settings.items():
         if found.layers is None or found.layers != stored:
             raise InputError(
-                f"key '{split}': {getattr(config, split)} holds the states of layers {found.layers}, "
-                f"{config.train} those of {stored}; collect all splits with the same 'layers' and 'states: true'"
+                f"key '{key}': {folders[key]} holds the states of layers {found.layers}, {folders[first]} those of "
+                f"{stored}; collect all splits with the same 'layers' and 'states: true'"
             )
-        if found.model != generator:
+        may_differ = config.allow_other_model and key.startswith("test")
+        if found.model != generator and not may_differ:
             raise InputError(
-                f"key '{split}': the states in {getattr(config, split)} are those of model {found.model}, but "
+                f"key '{key}': the states in {folders[key]} are those of model {found.model}, but "
                 f"'{config.model}' is {generator}; an own-state judge belongs to the model whose traces it was "
-                "trained on: correct 'model' or collect its traces"
+                "trained on: correct 'model', collect its traces, or set 'allow_other_model: true' to measure it on "
+                "the states of another model of the same sizes (test folders only)"
             )
     layers = tuple(config.layers) if config.layers is not None else stored
     missing = [layer for layer in layers if layer not in stored]
@@ -111,11 +125,24 @@ def _layers(config: JudgeConfig, settings: dict[str, TraceSettings]) -> tuple[in
     return layers
 
 
+def _check_states(tests: dict[str, list[JudgedProblem]], dev: list[JudgedProblem]) -> None:
+    """Another model's states fit only if they are as wide."""
+    wanted = dev[0].cuts[0].states
+    for name, problems in tests.items():
+        found = problems[0].cuts[0].states
+        if wanted is not None and found.shape[2] != wanted.shape[2]:
+            raise InputError(
+                f"key 'test.{name}': its states are {found.shape[2]} wide, those the judge is trained on "
+                f"{wanted.shape[2]}; an own-state judge cannot read them: train one on that model's traces"
+            )
+
+
 @dataclass(frozen=True)
 class _Reader:
     family: str
     rule: CutRule
     tokenizer: PreTrainedTokenizerBase
+    detokenizer: Detokenizer
     layers: tuple[int, ...] | None
     stored_layers: tuple[int, ...] | None
 
@@ -143,17 +170,26 @@ class _Reader:
 
     def _cut(self, stored: StoredTrace, prompt_ids: tuple[int, ...]) -> tuple[CutTrace, bool, float]:
         """The cut, whether it is the whole trace, and its share (0-1) of the trace."""
-        trace = stored.trace
-        if trace.token_ids is None:  # a trace made elsewhere: its text is all there is
-            cut = cut_pieces([trace.text], self.rule)
-            ids = tuple(self.tokenizer(cut.text, add_special_tokens=False)["input_ids"])
-            return CutTrace(prompt_ids, ids, cut.text), cut.n_tokens is None, len(cut.text) / max(1, len(trace.text))
-        stream = Detokenizer(self.tokenizer).stream()
-        cut = cut_pieces([stream.push(token) for token in trace.token_ids], self.rule)
-        length = len(trace.token_ids)
+        ids, pieces = self._tokens(stored)
+        cut, length = cut_pieces(pieces, self.rule), max(1, len(ids))
         tokens = length if cut.n_tokens is None else cut.n_tokens
         states = self._states(stored) if self.layers else None
-        return CutTrace(prompt_ids, trace.token_ids[:tokens], cut.text, states), tokens >= length, tokens / length
+        return CutTrace(prompt_ids, ids[:tokens], cut.text, states), tokens >= length, tokens / length
+
+    def _tokens(self, stored: StoredTrace) -> tuple[tuple[int, ...], list[str]]:
+        """Token ids of the trace and the text of each. The trace's own where they are this tokenizer's; those of a
+        trace made elsewhere, or by a model of another family, are made from its text."""
+        text, ids = stored.trace.text, stored.trace.token_ids
+        if ids is None or (not self.layers and not self._knows(ids, text)):
+            ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        stream = self.detokenizer.stream()
+        return ids, [stream.push(token) for token in ids]
+
+    def _knows(self, ids: tuple[int, ...], text: str) -> bool:
+        if max(ids, default=0) >= len(self.tokenizer):
+            return False
+        read = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return read.strip() == text.strip()
 
     def _states(self, stored: StoredTrace) -> torch.Tensor:
         states = stored.load_states()

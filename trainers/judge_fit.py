@@ -7,6 +7,7 @@ averaged by the wrapped model, and every process learns the same development sco
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -27,8 +28,9 @@ GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True)
 class FitSettings:
-    """`items_per_step` counts problems (linear kinds) or pairs (pairwise) over all processes; `minority` is the label
-    (0 or 1) that weighs `minority_factor`."""
+    """`items_per_step` counts problems (linear kinds) or pairs (pairwise) over all processes, `items_per_forward`
+    those that one process puts through the model at once (None = its whole share; needs an accelerator); `minority`
+    is the label (0 or 1) that weighs `minority_factor`."""
 
     epochs: float
     items_per_step: int
@@ -41,6 +43,7 @@ class FitSettings:
     minority: int
     minority_factor: float
     seed: int
+    items_per_forward: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,33 +118,51 @@ class Fit(Generic[Item]):
                 f"{settings.items_per_step} items per step cannot be dealt out to {world} processes; make "
                 "'problems_per_step' or 'pairs_per_step' a multiple of their number"
             )
+        share = settings.items_per_step // world
+        self.accelerator.gradient_accumulation_steps = parts = -(-share // (settings.items_per_forward or share))
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             # It reads the batch size off a data loader, and there is none here.
             plugin = self.accelerator.state.deepspeed_plugin
             if plugin.zero_stage == 3:
                 raise InputError("a judge trains with DeepSpeed up to ZeRO-2; choose zero2.yaml")
-            plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.items_per_step // world
+            plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = share
+            plugin.deepspeed_config["gradient_accumulation_steps"] = parts
         return self.accelerator.prepare(self.module, optimizer)
 
     def _step(self, module: nn.Module, optimizer: torch.optim.Optimizer, items: list[Item], rate: float) -> float:
-        if self.accelerator is not None:
-            items = items[self.accelerator.process_index :: self.accelerator.num_processes]
+        """One update on a step's items, in as many forward passes as `items_per_forward` asks for: the weighted mean
+        over all of them, however they are parted."""
         module.train()
         for group in optimizer.param_groups:
             group["lr"] = rate
-        logits = module(items)
-        labels = self.labels_of(items).to(logits.device)
-        weights = minority_weights(labels, self.settings.minority, self.settings.minority_factor)
-        loss = focal_loss(logits.float(), labels, self.settings.gamma, self.settings.alpha, weights)
+        if self.accelerator is not None:
+            items = items[self.accelerator.process_index :: self.accelerator.num_processes]
+        size = self.settings.items_per_forward or len(items)
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        labels = [self.labels_of(part) for part in parts]
+        weights = [minority_weights(own, self.settings.minority, self.settings.minority_factor) for own in labels]
+        mass, total = sum(own.sum() for own in weights), 0.0
+        for part, own_labels, own_weights in zip(parts, labels, weights, strict=True):
+            with nullcontext() if self.accelerator is None else self.accelerator.accumulate(module):
+                logits = module(part).float()
+                targets, scale = own_labels.to(logits.device), own_weights.to(logits.device)
+                loss = focal_loss(logits, targets, self.settings.gamma, self.settings.alpha, scale)
+                self._update(module, optimizer, loss * (own_weights.sum() / mass))
+                total += float(loss.detach() * (own_weights.sum() / mass))
+        return total
+
+    def _update(self, module: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        """Add the gradient of a part of the step; after the last part, change the weights."""
         if self.accelerator is None:
             loss.backward()
             nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
         else:
-            self.accelerator.backward(loss)
-            self.accelerator.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
-        optimizer.step()
+            # It divides by the number of parts, for losses that are means of their own.
+            self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
+            if self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
+        optimizer.step()  # the accelerator's does nothing before the last part
         optimizer.zero_grad()
-        return float(loss.detach())
 
     def _evaluate(self, step: int, result: FitResult) -> FitResult:
         self.module.eval()

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from deepprune.judges.base import CutTrace, Judge
 from deepprune.judges.linear import LinearJudge, LinearModel, LinearShape
 from deepprune.judges.load import load_pairwise
+from deepprune.judges.lora import add_lora
 from deepprune.judges.ngram import NgramModel
 from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
 from deepprune.judges.pairwise import PairwiseFormat, PairwiseJudge
@@ -68,17 +69,32 @@ def build_trainee(config: JudgeConfig, data: JudgeData) -> Trainee:
     torch.manual_seed(config.seed)
     if config.kind == "linear_own_states":
         hidden = data.train[0].cuts[0].states.shape[-1]
-        shape = OwnStatesShape(data.layers, hidden, config.heads, config.width, config.pair_hidden)
-        model: nn.Module = OwnStatesModel(shape)
-        return _vector_trainee(model, OwnStatesJudge(model, shape, data.cut_rule), data)
+        sizes = OwnStatesShape(data.layers, hidden, config.heads, config.width, config.pair_hidden)
+        model: nn.Module = OwnStatesModel(sizes)
+        return _vector_trainee(model, OwnStatesJudge(model, sizes, data.cut_rule), data)
     if config.kind == "linear":
         query_ids = tuple(data.tokenizer(config.query, add_special_tokens=False)["input_ids"])
-        encoder = AutoModel.from_pretrained(config.model, dtype=torch.float32)
+        encoder = AutoModel.from_pretrained(config.model, dtype=getattr(torch, config.dtype))
         _check_vocabulary(config, encoder.get_input_embeddings().num_embeddings, data)
-        model = LinearModel(encoder, LinearShape(query_ids, config.pair_hidden, config.max_tokens))
+        shape = LinearShape(query_ids, config.pair_hidden, config.max_tokens)
+        model = LinearModel(_trainable(encoder, config), shape)
         return _vector_trainee(model, LinearJudge(model, data.cut_rule), data)
+    judge = untouched_pairwise(config, data)
+    judge.model.language_model = _trainable(judge.model.language_model, config)
+    return _pairwise_trainee(judge, config, data)
+
+
+def untouched_pairwise(config: JudgeConfig, data: JudgeData, device: str | torch.device = "cpu") -> PairwiseJudge:
+    """The pairwise judge before any training: the zero-shot judge, or a public one."""
     shape = PairwiseFormat(config.prompt, config.labels, config.chat_template, config.max_tokens)
-    return _pairwise_trainee(load_pairwise(config.model, data.cut_rule, shape), config, data)
+    return load_pairwise(config.model, data.cut_rule, shape, device, config.dtype)
+
+
+def _trainable(model: PreTrainedModel, config: JudgeConfig) -> nn.Module:
+    """The language model as it is trained: with adapters, with recomputed activations, or as it is."""
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model if config.lora is None else add_lora(model, config.lora)
 
 
 def build_ngram(config: JudgeConfig, data: JudgeData) -> Trainee:
@@ -99,12 +115,12 @@ def _vector_trainee(model: nn.Module, judge: Judge | None, data: JudgeData) -> T
 
 
 def _pairwise_trainee(judge: PairwiseJudge, config: JudgeConfig, data: JudgeData) -> Trainee:
-    reader = judge.model.reader
-    items = [
-        PairItem(reader.read(problem.cuts[i].text, problem.cuts[j].text), int(label))
-        for problem in data.train
-        for i, j, label in zip(problem.pairs.first, problem.pairs.second, problem.pairs.labels, strict=True)
-    ]
+    reader, rng = judge.model.reader, np.random.default_rng(config.seed)
+    items = []
+    for problem in data.train:
+        for *pair, label in zip(problem.pairs.first, problem.pairs.second, problem.pairs.labels, strict=True):
+            a, b = rng.permutation(pair)  # neither place may come to mean anything
+            items.append(PairItem(reader.read(problem.cuts[a].text, problem.cuts[b].text), int(label)))
     dev = thin_pairs(data.dev, config.dev_pairs, config.seed)
     labels = all_labels(dev)
 
@@ -130,11 +146,8 @@ class PairRows(nn.Module):
 def pair_scores(judge: Judge, problem: JudgedProblem) -> np.ndarray:
     """[pairs] P(same) for the problem's pairs; a pairwise judge reads no other pair."""
     pairs = problem.pairs
-    if isinstance(judge, PairwiseJudge):
-        return judge.score_pairs(
-            [(problem.cuts[i].text, problem.cuts[j].text) for i, j in zip(pairs.first, pairs.second, strict=True)]
-        )
-    return judge.score(problem.cuts)[pairs.first, pairs.second]
+    session = judge.open(problem.cuts)
+    return session.scores(list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)))
 
 
 def score_shards(problems: Sequence[JudgedProblem], score: Callable[[JudgedProblem], np.ndarray]) -> list[np.ndarray]:

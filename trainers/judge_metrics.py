@@ -1,4 +1,4 @@
-"""The figures of a trained judge on its test problems, beside the baselines, as they go into metrics.json."""
+"""The figures of a judge on its test problems, beside the baselines, as they go into metrics.json."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,15 @@ import numpy as np
 import torch
 
 from deepprune import metrics
+from deepprune.calibration import Calibration, calibration_figures, fit_calibration
 from deepprune.judges.base import Judge
+from deepprune.judges.embedding import EmbeddingJudge
 from deepprune.judges.own_states import OwnStatesJudge
 from deepprune.judges.untrained import UNTRAINED, UntrainedJudge
 from deepprune.pairs import JudgedProblem, all_labels
+from trainers.judge_config import JudgeConfig
 from trainers.judge_data import JudgeData
-from trainers.judge_kinds import Trainee, pair_scores, score_shards
+from trainers.judge_kinds import Trainee, pair_scores, score_shards, thin_pairs
 
 
 class TestPairs:
@@ -26,7 +29,8 @@ class TestPairs:
         sizes = [len(problem.pairs) for problem in problems]
         self.problem = np.repeat(np.arange(len(problems)), sizes)
         self.unfinished = np.concatenate([problem.pairs.unfinished for problem in problems])
-        self.unseen_groups = sorted({p.group for p in problems if p.group is not None} - seen_groups)
+        groups = {p.group for p in problems if p.group is not None}
+        self.unseen_groups = sorted(groups - seen_groups) if seen_groups else []
         self.unseen = np.repeat([problem.group in self.unseen_groups for problem in problems], sizes)
 
     def figures(self, scores: np.ndarray) -> dict[str, Any]:
@@ -48,31 +52,78 @@ class TestPairs:
         return metrics.summary(self.labels[chosen], scores[chosen], self.problem[chosen])
 
 
+def calibrated(judge: Judge, data: JudgeData, config: JudgeConfig) -> Calibration:
+    """Fit the judge's calibration on the development problems, and set it."""
+    judge.calibration = Calibration()
+    dev = thin_pairs(data.dev, config.dev_pairs, config.seed) if config.kind == "pairwise" else data.dev
+    judge.calibration = fit_calibration(all_labels(dev), _scores(judge, dev), config.calibration)
+    return judge.calibration
+
+
 def test_figures(judge: Judge, data: JudgeData, problems: Sequence[JudgedProblem]) -> dict[str, Any]:
-    """The judge's own figures, what the cuts look like, and what one score costs."""
+    """The judge's own figures on one test folder, what its cuts look like, and what one score costs."""
     pairs = TestPairs(problems, {problem.group for problem in data.train})
-    judge.reset_ledger()
-    scores = np.concatenate(score_shards(problems, lambda problem: pair_scores(judge, problem)))
+    calibration, judge.calibration = judge.calibration, Calibration()
+    raw = _scores(judge, problems)
+    judge.calibration = calibration
     whole = [value for problem in problems for value in problem.whole]
-    return pairs.figures(scores) | {
+    return pairs.figures(calibration(raw)) | {
         "unseen_groups": pairs.unseen_groups,
         "whole_cut_share": float(np.mean(whole)),
         "median_cut_share": float(np.median([share for problem in problems for share in problem.cut_shares])),
         "mean_cut_tokens": float(np.mean([len(cut.token_ids) for problem in problems for cut in problem.cuts])),
+        "calibration": calibration_figures(pairs.labels, raw, calibration),
         "cost": _cost(judge),
     }
 
 
 def baseline_figures(
-    ngram: Trainee, data: JudgeData, problems: Sequence[JudgedProblem], generator: str
+    ngram: Trainee | None, data: JudgeData, problems: Sequence[JudgedProblem], config: JudgeConfig
 ) -> dict[str, dict[str, Any]]:
-    """The same figures for the trained n-gram model and the untrained similarities, name → figures."""
+    """The same figures for the trained n-gram model (where something was trained) and the untrained similarities,
+    name → figures."""
     pairs = TestPairs(problems, {problem.group for problem in data.train})
-    found = {"ngram": pairs.figures(np.concatenate([_ngram_scores(ngram, problem) for problem in problems]))}
-    for name in UNTRAINED:
-        judge = UntrainedJudge(name, data.cut_rule, generator)
-        found[name] = pairs.figures(np.concatenate([pair_scores(judge, problem) for problem in problems]))
-    return found
+    found = {}
+    if ngram is not None:
+        found["ngram"] = pairs.figures(np.concatenate([_ngram_scores(ngram, problem) for problem in problems]))
+    generator = config.generator or config.model
+    judges: list[Judge] = [
+        UntrainedJudge(name, data.cut_rule, generator)
+        for name in UNTRAINED
+        if name != "token_embedding" or config.kind != "embedding" or config.generator  # a sentence encoder has none
+    ]
+    if config.embedding_model is not None:
+        judges.append(EmbeddingJudge(config.embedding_model, data.cut_rule))
+    return found | {judge.name: pairs.figures(_scores(judge, problems)) for judge in judges}
+
+
+def figure_rows(models: dict[str, dict[str, Any]], baselines: dict[str, dict[str, Any]]) -> list[str]:
+    """What the terminal shows: a line per test folder and one for the baselines on the first of them. The headline is
+    the figure of unfinished pairs: a cut that holds its answer makes any judge look good."""
+    rows = []
+    for name, figures in models.items():
+        part = figures["unfinished"]
+        rows.append(
+            f"{name}: AUROC {_with_interval(part, 'auroc')} on unfinished pairs, {_number(figures['auroc'])} on all; "
+            f"TNR at FNR .2 {_with_interval(part, 'tnr_at_fnr20')}; "
+            f"{figures['whole_cut_share']:.1%} of the cuts are whole traces, the median cut is "
+            f"{figures['median_cut_share']:.1%} of its trace; calibration error {figures['calibration']['ece']:.3f}"
+        )
+    shown = (f"{name} {_number(figures['unfinished']['auroc'])}" for name, figures in baselines.items())
+    return [*rows, f"baselines: {', '.join(shown)}"]
+
+
+def _with_interval(figures: dict[str, Any], key: str) -> str:
+    interval = figures[f"{key}_ci95"]
+    return _number(figures[key]) + (f" ({interval[0]:.3f} – {interval[1]:.3f})" if interval else "")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _scores(judge: Judge, problems: Sequence[JudgedProblem]) -> np.ndarray:
+    return np.concatenate(score_shards(problems, lambda problem: pair_scores(judge, problem)))
 
 
 @torch.no_grad()

@@ -64,14 +64,8 @@ class PairHead(nn.Module):
 
 
 @torch.no_grad()
-def probability_matrix(head: PairHead, vectors: torch.Tensor) -> np.ndarray:
-    """[n, width] → [n, n] float64, symmetric, ones on the diagonal; every pair is computed once."""
-    n = len(vectors)
-    first, second = torch.triu_indices(n, n, offset=1)
-    batches = zip(first.split(PAIRS_PER_BATCH), second.split(PAIRS_PER_BATCH), strict=True)
-    parts = [torch.sigmoid(head(vectors[i], vectors[j])) for i, j in batches]
-    matrix = np.eye(n)
-    values = torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)
-    matrix[first, second] = values
-    matrix[second, first] = values
-    return matrix
+def pair_probabilities(head: PairHead, vectors: torch.Tensor, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """[pairs] float64: the head's probability for the vectors [n, width] numbered `first` and `second`."""
+    columns = (torch.from_numpy(column).split(PAIRS_PER_BATCH) for column in (first, second))
+    parts = [torch.sigmoid(head(vectors[i], vectors[j]).double()) for i, j in zip(*columns, strict=True)]
+    return torch.cat(parts).cpu().numpy() if parts else np.zeros(0)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from deepprune.cut import CutRule
 from deepprune.judges.base import CutTrace, VectorJudge
-from deepprune.judges.heads import PairHead, probability_matrix
+from deepprune.judges.heads import PairHead, pair_probabilities
 from engines.accounting import TokenLedger
 
 
@@ -69,14 +69,16 @@ class LinearJudge(VectorJudge):
         self.parameters = sum(p.numel() for p in model.encoder.parameters())
         self.reset_ledger()
 
-    @torch.no_grad()
-    def encode(self, cut: CutTrace) -> np.ndarray:
-        """[hidden] float32; every token read is counted as judge prefill, the shared prompt each time."""
-        self.ledger += TokenLedger(judge_prefill=len(self.model.read_ids(cut)))
-        return self.model([cut])[0].float().cpu().numpy()
+    @property
+    def macs_per_pair(self) -> int:
+        return self.model.head.macs_per_pair()
 
-    def score_vectors(self, vectors: np.ndarray) -> np.ndarray:
-        n = len(vectors)
-        self.ledger += TokenLedger(judge_head=n * (n - 1) // 2 * self.model.head.macs_per_pair())
+    @torch.no_grad()
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
+        """[hidden] float32; every token read is counted as judge prefill, the shared prompt each time."""
+        cost = TokenLedger(judge_prefill=len(self.model.read_ids(cut)))
+        return self.model([cut])[0].float().cpu().numpy(), cost
+
+    def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         device, dtype = self.model.norm.weight.device, self.model.norm.weight.dtype
-        return probability_matrix(self.model.head, torch.from_numpy(vectors).to(device, dtype))
+        return pair_probabilities(self.model.head, torch.from_numpy(vectors).to(device, dtype), first, second)

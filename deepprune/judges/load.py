@@ -1,7 +1,15 @@
 """Judge folders: what is saved beside the weights, and loading a judge for the generator it fits.
 
-`judge.json` names kind, cut rule, sizes and what the judge reads; `head.safetensors` holds the small trained parts;
-`model/` is the language model of the kinds that have one, a plain Hugging Face folder with its tokenizer.
+`judge.json` names `kind`, `cut` ({kind, k}), `shape` (sizes and what the judge reads), `calibration` ({temperature,
+shift}) and `dtype` of the language model; `head.safetensors` holds the small trained parts; `model/` is the language
+model of the kinds that have one, a plain Hugging Face folder with its tokenizer. A model that is used as it is need
+not be copied: with the key `model` (folder or Hub id) judge.json is the whole judge, for the kinds `pairwise` (a
+public judge, or any instruct model) and `embedding` (a sentence encoder):
+
+    {"kind": "pairwise", "model": "THU-KEG/DeepPrune-Judge-4B", "dtype": "bfloat16",
+     "cut": {"kind": "words", "k": 25},
+     "shape": {"prompt": "… {a} … {b} …", "labels": ["yes", "no"], "chat_template": true, "max_tokens": 8192}}
+    {"kind": "embedding", "model": "sentence-transformers/all-MiniLM-L6-v2", "cut": {"kind": "words", "k": 25}}
 """
 
 import dataclasses
@@ -14,39 +22,63 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel
 
+from deepprune.calibration import Calibration
 from deepprune.cut import CutRule
 from deepprune.judges.base import Judge, JudgeError
+from deepprune.judges.embedding import EmbeddingJudge
 from deepprune.judges.linear import LinearJudge, LinearModel, LinearShape
+from deepprune.judges.lora import plain_model
 from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
 from deepprune.judges.pairwise import PairReader, PairwiseFormat, PairwiseJudge, PairwiseModel
 from deepprune.judges.untrained import UNTRAINED, UntrainedJudge
 from engines.load import load_model, load_tokenizer, model_fingerprint
 from runtime.files import read_json, write_json
 
-KINDS = ("linear_own_states", "linear", "pairwise")
+KINDS = ("linear_own_states", "linear", "pairwise", "embedding")
 
 
 def save_judge(judge: Judge, folder: str | Path, about: dict[str, Any]) -> None:
     """Write the judge's folder. `about` are JSON values kept in judge.json, such as the generator's fingerprint
-    (`describe_generator`). `judge.json` comes last, so a folder that has it is complete."""
+    (`describe_generator`) or the `dtype` to load a language model in. `judge.json` comes last, so a folder that has
+    it is complete."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    rule = {"kind": judge.cut_rule.kind, "k": judge.cut_rule.k}
+    values = {"kind": judge.name, "cut": rule, "calibration": judge.calibration.to_json()}
+    write_json(folder / "judge.json", values | _save_parts(judge, folder) | about)
+
+
+def _save_parts(judge: Judge, folder: Path) -> dict[str, Any]:
+    """Write the weights; returns what judge.json says about them."""
     if isinstance(judge, OwnStatesJudge):
-        shape: Any = judge.shape
         save_file(judge.model.state_dict(), folder / "head.safetensors")
-    elif isinstance(judge, LinearJudge):
-        shape = judge.model.shape
+        return {"shape": dataclasses.asdict(judge.shape)}
+    if isinstance(judge, LinearJudge):
         parts = nn.ModuleDict({"norm": judge.model.norm, "head": judge.model.head})
         save_file(parts.state_dict(), folder / "head.safetensors")
-        judge.model.encoder.save_pretrained(folder / "model")
-    elif isinstance(judge, PairwiseJudge):
-        shape = judge.model.reader.shape
-        judge.model.language_model.save_pretrained(folder / "model")
+        _save_model(judge.model.encoder, folder / "model")
+        return {"shape": dataclasses.asdict(judge.model.shape)}
+    if isinstance(judge, EmbeddingJudge):
+        return {"model": judge.model_path}
+    if isinstance(judge, PairwiseJudge):
+        shape = {"shape": dataclasses.asdict(judge.model.reader.shape)}
+        if judge.source is not None:
+            return shape | {"model": judge.source}
+        _save_model(judge.model.language_model, folder / "model")
         judge.model.reader.tokenizer.save_pretrained(folder / "model")
-    else:
-        raise TypeError(f"a {type(judge).__name__} has nothing to save")
-    rule = {"kind": judge.cut_rule.kind, "k": judge.cut_rule.k}
-    write_json(folder / "judge.json", {"kind": judge.name, "cut": rule, "shape": dataclasses.asdict(shape)} | about)
+        return shape
+    raise TypeError(f"a {type(judge).__name__} has nothing to save")
+
+
+def _save_model(model: nn.Module, folder: Path) -> None:
+    plain, weights = plain_model(model)
+    plain.save_pretrained(folder, state_dict=weights)
+
+
+def store_calibration(folder: str | Path, calibration: Calibration) -> None:
+    """Put a calibration into the folder of a judge that is saved already."""
+    path = Path(folder) / "judge.json"
+    write_json(path, read_json(path) | {"calibration": calibration.to_json()})
 
 
 def describe_generator(path: str | Path) -> dict[str, str]:
@@ -65,11 +97,13 @@ def load_judge(
     *,
     cut_rule: CutRule | None = None,
     device: str | torch.device = "cpu",
+    allow_other_model: bool = False,
 ) -> Judge:
-    """A judge from its folder, or an untrained one by name ("embedding", "tfidf", "random"; they take `cut_rule`).
+    """A judge from its folder, or one that needs no training by name (`UNTRAINED`; they take `cut_rule`).
 
     `generator_path` is the model whose traces will be judged. Raises `JudgeError` (an `InputError`) for a folder that
-    is no judge or is damaged, and for a judge of own states that was trained on another model.
+    is no judge or is damaged, and for a judge of own states that was trained on another model, unless
+    `allow_other_model`: its states must then have the same sizes, as those of the model before and after RL do.
     """
     if str(folder_or_name) in UNTRAINED:
         return UntrainedJudge(str(folder_or_name), cut_rule or CutRule(), generator_path)
@@ -82,16 +116,10 @@ def load_judge(
         )
     about = read_json(folder / "judge.json")
     try:
-        kind, rule, shape = about["kind"], CutRule(**about["cut"]), _tuples(about["shape"])
-        if kind == "linear_own_states":
+        if about["kind"] == "linear_own_states" and not allow_other_model:
             _check_generator(folder, about["generator"], generator_path)
-            judge: Judge = _load_own_states(folder, rule, OwnStatesShape(**shape), device)
-        elif kind == "linear":
-            judge = _load_linear(folder, rule, LinearShape(**shape), device)
-        elif kind == "pairwise":
-            judge = load_pairwise(folder / "model", rule, PairwiseFormat(**shape), device)
-        else:
-            raise JudgeError(f"{folder}: a judge of the unknown kind '{kind}'; known kinds: {', '.join(KINDS)}")
+        judge = _load_kind(folder, about, device)
+        judge.calibration = Calibration.from_json(about.get("calibration", Calibration().to_json()))
     except (KeyError, TypeError) as error:
         raise JudgeError(f"{folder / 'judge.json'}: not as trainers/judge.py writes it ({error})") from None
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -99,12 +127,33 @@ def load_judge(
     return judge
 
 
+def _load_kind(folder: Path, about: dict[str, Any], device: str | torch.device) -> Judge:
+    kind, rule, shape = about["kind"], CutRule(**about["cut"]), _tuples(about.get("shape", {}))
+    dtype = about.get("dtype", "float32")
+    if kind == "linear_own_states":
+        return _load_own_states(folder, rule, OwnStatesShape(**shape), device)
+    if kind == "linear":
+        return _load_linear(folder, rule, LinearShape(**shape), device, dtype)
+    if kind == "pairwise":
+        judge = load_pairwise(about.get("model", folder / "model"), rule, PairwiseFormat(**shape), device, dtype)
+        judge.source = about.get("model")
+        return judge
+    if kind == "embedding":
+        return EmbeddingJudge(about["model"], rule, device)
+    raise JudgeError(f"{folder}: a judge of the unknown kind '{kind}'; known kinds: {', '.join(KINDS)}")
+
+
 def load_pairwise(
-    model_path: str | Path, rule: CutRule, shape: PairwiseFormat, device: str | torch.device = "cpu"
+    model_path: str | Path,
+    rule: CutRule,
+    shape: PairwiseFormat,
+    device: str | torch.device = "cpu",
+    dtype: str = "float32",
 ) -> PairwiseJudge:
     """A pairwise judge from any causal language model; without training it is the zero-shot judge."""
-    language_model = load_model(model_path, "float32", torch.device(device))
-    return PairwiseJudge(PairwiseModel(language_model, PairReader(load_tokenizer(model_path), shape)), rule)
+    language_model = load_model(model_path, dtype, torch.device(device))
+    reader = PairReader(load_tokenizer(model_path), shape)
+    return PairwiseJudge(PairwiseModel(language_model, reader), rule)
 
 
 def _check_generator(folder: Path, trained_for: dict[str, str], generator_path: str | Path | None) -> None:
@@ -115,7 +164,7 @@ def _check_generator(folder: Path, trained_for: dict[str, str], generator_path: 
         raise JudgeError(
             f"the judge in {folder} reads the hidden states of {trained_for['path']} (fingerprint "
             f"{trained_for['fingerprint']}), but the generator is {generator_path} ({found}); train a judge for that "
-            "model, or take one that reads text"
+            "model, take one that reads text, or allow it where both models have one shape (allow_other_model)"
         )
 
 
@@ -127,8 +176,10 @@ def _load_own_states(
     return OwnStatesJudge(model.to(device), shape, rule)
 
 
-def _load_linear(folder: Path, rule: CutRule, shape: LinearShape, device: str | torch.device) -> LinearJudge:
-    model = LinearModel(AutoModel.from_pretrained(folder / "model", dtype=torch.float32), shape)
+def _load_linear(
+    folder: Path, rule: CutRule, shape: LinearShape, device: str | torch.device, dtype: str
+) -> LinearJudge:
+    model = LinearModel(AutoModel.from_pretrained(folder / "model", dtype=getattr(torch, dtype)), shape)
     parts = nn.ModuleDict({"norm": model.norm, "head": model.head})
     parts.load_state_dict(load_file(folder / "head.safetensors"))
     return LinearJudge(model.to(device), rule)

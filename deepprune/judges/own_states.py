@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from deepprune.cut import CutRule
 from deepprune.judges.base import CutTrace, JudgeError, VectorJudge
-from deepprune.judges.heads import AttentionPool, PairHead, probability_matrix
+from deepprune.judges.heads import AttentionPool, PairHead, pair_probabilities
 from engines.accounting import TokenLedger
 
 
@@ -61,9 +61,14 @@ class OwnStatesJudge(VectorJudge):
     def capture_layers(self) -> tuple[int, ...]:
         return self.shape.layers
 
+    @property
+    def macs_per_pair(self) -> int:
+        return self.model.head.macs_per_pair()
+
     @torch.no_grad()
-    def encode(self, cut: CutTrace) -> np.ndarray:
-        """[heads * width] float32. Raises `JudgeError` for a cut without states or with states of other sizes."""
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
+        """[heads * width] float32 and its cost. Raises `JudgeError` for a cut without states or with states of other
+        sizes."""
         wanted = (len(self.shape.layers), self.shape.hidden)
         if cut.states is None or tuple(cut.states.shape[1:]) != wanted:
             found = "none" if cut.states is None else f"[tokens, {', '.join(map(str, cut.states.shape[1:]))}]"
@@ -71,13 +76,12 @@ class OwnStatesJudge(VectorJudge):
                 f"the judge reads hidden states [tokens, {wanted[0]} layers, {wanted[1]}], but the cut has {found}; "
                 "let the engine capture the judge's capture_layers of the model it was trained for"
             )
-        self.ledger += TokenLedger(judge_head=self.macs_of_cut(len(cut.states)))
-        return self.model([cut])[0].float().cpu().numpy()
+        cost = TokenLedger(judge_head=self.macs_of_cut(len(cut.states)))
+        return self.model([cut])[0].float().cpu().numpy(), cost
 
-    def score_vectors(self, vectors: np.ndarray) -> np.ndarray:
-        n = len(vectors)
-        self.ledger += TokenLedger(judge_head=n * (n - 1) // 2 * self.model.head.macs_per_pair())
-        return probability_matrix(self.model.head, torch.from_numpy(vectors).to(self.model.pool.value.device))
+    def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        device = self.model.pool.value.device
+        return pair_probabilities(self.model.head, torch.from_numpy(vectors).to(device), first, second)
 
     def macs_of_cut(self, tokens: int) -> int:
         """What encoding one cut of that many states costs [MACs]."""

@@ -1,6 +1,7 @@
 """Similarities without any training, as judges: what a trained judge has to beat.
 
-Their values are no probabilities. Cosines are clipped to 0-1 so that they can stand in for one.
+Their values are no probabilities. Cosines are clipped to 0-1 so that they can stand in for one. None of them reads a
+token with a model; for sentence embeddings see embedding.py.
 """
 
 import hashlib
@@ -9,42 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from deepprune.cut import CutRule
-from deepprune.judges.base import CutTrace, JudgeError
+from deepprune.judges.base import CutTrace, JudgeError, SessionJudge, pair_columns
+from deepprune.judges.values import numbers, value_vectors
 from engines.accounting import TokenLedger
-from engines.load import load_model
+from engines.load import load_model, load_tokenizer
 
-UNTRAINED = ("embedding", "tfidf", "random")
-
-
-def tfidf_similarity(cuts: Sequence[CutTrace]) -> np.ndarray:
-    """[n, n] cosine (0-1) of TF-IDF word vectors, fitted on the cuts of this problem alone."""
-    vectors = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]").fit_transform([cut.text.strip() or "." for cut in cuts])
-    return (vectors @ vectors.T).toarray()
+UNTRAINED = ("values", "tfidf", "token_embedding", "random")
 
 
-def embedding_similarity(cuts: Sequence[CutTrace], table: torch.Tensor) -> np.ndarray:
-    """[n, n] cosine of the mean input embedding over the cut's tokens; `table` is [vocabulary, hidden]."""
-    means = [table[list(cut.token_ids)].float().sum(0) for cut in cuts]
-    vectors = torch.nn.functional.normalize(torch.stack(means).double(), dim=-1)
-    return (vectors @ vectors.T).cpu().numpy()
+class UntrainedJudge(SessionJudge):
+    """Implements `Judge`; its ledger stays empty. Equal cuts get equal scores, but for those of "random".
 
-
-def random_similarity(cuts: Sequence[CutTrace]) -> np.ndarray:
-    """[n, n] symmetric, uniform 0-1: a judge at chance. Drawn from a seed that the cuts alone decide, so that
-    processes, a live run and its replay agree."""
-    digest = hashlib.sha256(repr([(cut.token_ids, cut.text) for cut in cuts]).encode()).digest()
-    generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    values = np.triu(generator.random((len(cuts), len(cuts))), k=1)
-    return values + values.T
-
-
-class UntrainedJudge:
-    """Implements `Judge`. "embedding" reads the generator's input embeddings, the others text or nothing.
-
-    Reads no token with a model, so its ledger stays empty. Equal cuts get equal scores, those of "random" too.
+    "values" compares numbers (values.py), "tfidf" TF-IDF word vectors, both weighted within the problem; "random" is
+    a judge at chance; "token_embedding" compares the mean input embeddings of the generator. `generator_path` is
+    needed for the last one; with it, "values" knows the numbers of the prompt.
     """
 
     needs_states = False
@@ -53,27 +36,63 @@ class UntrainedJudge:
 
     def __init__(self, name: str, cut_rule: CutRule, generator_path: str | Path | None) -> None:
         self.name, self.cut_rule = name, cut_rule
-        self._table = embedding_table(generator_path) if name == "embedding" else None
+        self._table = embedding_table(generator_path) if name == "token_embedding" else None
+        self._tokenizer = load_tokenizer(generator_path) if name == "values" and generator_path is not None else None
         self.reset_ledger()
 
-    def reset_ledger(self) -> None:
-        self.ledger = TokenLedger()
+    def open(self, cuts: Sequence[CutTrace] = ()) -> "UntrainedSession":
+        return UntrainedSession(self, cuts)
 
-    def score(self, cuts: Sequence[CutTrace]) -> np.ndarray:
+    def vectors(self, cuts: Sequence[CutTrace]) -> csr_matrix | np.ndarray:
+        """[n, width] unit rows whose dot products are the similarities."""
         if self.name == "tfidf":
-            matrix = tfidf_similarity(cuts)
-        elif self._table is not None:
-            matrix = embedding_similarity(cuts, self._table)
-        else:
-            matrix = random_similarity(cuts)
-        matrix = np.clip(matrix, 0.0, 1.0)
-        np.fill_diagonal(matrix, 1.0)
-        return matrix
+            vectorizer = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]")
+            return vectorizer.fit_transform([cut.text.strip() or "." for cut in cuts])
+        if self.name == "values":
+            return value_vectors([cut.text for cut in cuts], self._given(cuts[0].prompt_ids))
+        means = torch.stack([self._table[list(cut.token_ids)].float().sum(0) for cut in cuts])
+        return torch.nn.functional.normalize(means.double(), dim=-1).cpu().numpy()
+
+    def _given(self, prompt_ids: Sequence[int]) -> frozenset[str]:
+        if self._tokenizer is None:
+            return frozenset()
+        return numbers(self._tokenizer.decode(prompt_ids, skip_special_tokens=True))
+
+
+class UntrainedSession:
+    """Implements `JudgeSession`. What is weighted within the problem is weighted over the cuts added so far."""
+
+    def __init__(self, judge: UntrainedJudge, cuts: Sequence[CutTrace]) -> None:
+        self._judge, self._cuts, self.ledger = judge, list(cuts), TokenLedger()
+        self._vectors: csr_matrix | np.ndarray | None = None
+
+    def add(self, cut: CutTrace) -> int:
+        self._cuts.append(cut)
+        self._vectors = None
+        return len(self._cuts) - 1
+
+    def scores(self, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+        first, second = pair_columns(pairs)
+        if not len(first):
+            return np.zeros(0)
+        if self._judge.name == "random":
+            return np.array([self._draw(i, j) for i, j in zip(first, second, strict=True)])
+        if self._vectors is None:
+            self._vectors = self._judge.vectors(self._cuts)
+        a, b = self._vectors[first], self._vectors[second]
+        products = a.multiply(b).sum(axis=1) if isinstance(a, csr_matrix) else (a * b).sum(axis=1)
+        return np.clip(np.asarray(products, dtype=np.float64).reshape(-1), 0.0, 1.0)
+
+    def _draw(self, i: int, j: int) -> float:
+        """Uniform 0-1, from a seed that the two cuts and their numbers alone decide, so that processes, a live run
+        and its replay agree."""
+        told = repr([(number, self._cuts[number].token_ids, self._cuts[number].text) for number in (i, j)])
+        return int.from_bytes(hashlib.sha256(told.encode()).digest()[:7], "big") / 256**7
 
 
 def embedding_table(generator_path: str | Path | None) -> torch.Tensor:
     """[vocabulary, hidden] input embeddings of a causal language model."""
     if generator_path is None:
-        raise JudgeError("the 'embedding' judge needs the generator's model folder for its input embeddings")
+        raise JudgeError("the 'token_embedding' judge needs the generator's model folder for its input embeddings")
     model = load_model(generator_path, "float32", torch.device("cpu"))
     return model.get_input_embeddings().weight.detach().clone()

@@ -6,36 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 
-from deepprune.cut import CutRule
+from deepprune.calibration import Calibration
 from deepprune.judges.base import CutTrace, JudgeError
-from deepprune.judges.linear import LinearJudge, LinearModel, LinearShape
-from deepprune.judges.load import describe_generator, load_judge, save_judge
-from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
-from deepprune.judges.pairwise import PairReader, PairwiseFormat, PairwiseJudge, PairwiseModel
-from deepprune.judges.untrained import UNTRAINED
+from deepprune.judges.linear import LinearModel, LinearShape
+from deepprune.judges.load import describe_generator, load_judge, save_judge, store_calibration
+from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel
+from deepprune.judges.pairwise import PairReader
+from tests.judges import FORMAT, RULE, SHAPE, check_session, linear, make_cuts, own_states, pairwise
 from tests.tiny import build_tiny_model
-
-RULE = CutRule("words", 2)
-SHAPE = OwnStatesShape(layers=(0, 1, 2), hidden=32, heads=2, width=8, pair_hidden=8)
-FORMAT = PairwiseFormat("A: {a}\nB: {b}\nsame?", ("yes", "no"), chat_template=True, max_tokens=400)
-TEXTS = ["so it is two", "okay then three", "", "so it is two", "wait, this is a rather longer text"]
-
-
-def own_states() -> OwnStatesJudge:
-    torch.manual_seed(0)
-    return OwnStatesJudge(OwnStatesModel(SHAPE), SHAPE, RULE)
-
-
-def linear(folder: Path) -> LinearJudge:
-    torch.manual_seed(0)
-    return LinearJudge(LinearModel(AutoModel.from_pretrained(folder), LinearShape((7, 8), 8, 400)), RULE)
-
-
-def pairwise(folder: Path) -> PairwiseJudge:
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    return PairwiseJudge(PairwiseModel(model, PairReader(tokenizer, FORMAT)), RULE)
 
 
 @pytest.fixture(params=["linear_own_states", "linear", "pairwise"])
@@ -47,10 +27,7 @@ def judge(request: pytest.FixtureRequest, tiny_model: Path):
 
 @pytest.fixture
 def cuts(tiny_model: Path) -> list[CutTrace]:
-    tokenizer, generator = AutoTokenizer.from_pretrained(tiny_model), torch.Generator().manual_seed(1)
-    ids = [tuple(tokenizer(text)["input_ids"]) for text in TEXTS]
-    states = [torch.randn(max(0, len(row) - 1), 3, 32, generator=generator).half() for row in ids]
-    return [CutTrace((5, 6), *parts) for parts in zip(ids, TEXTS, states, strict=True)]
+    return make_cuts(tiny_model)
 
 
 def test_scores_are_symmetric_probabilities(judge, cuts):
@@ -60,9 +37,39 @@ def test_scores_are_symmetric_probabilities(judge, cuts):
     assert ((scores >= 0) & (scores <= 1)).all()
 
 
-def test_a_pair_scores_the_same_in_any_company_and_order(judge, cuts):
-    scores, order = judge.score(cuts), [4, 2, 0]
-    assert np.allclose(judge.score([cuts[i] for i in order]), scores[np.ix_(order, order)], atol=1e-6)
+def test_a_pair_scores_the_same_in_any_company(judge, cuts):
+    scores, kept = judge.score(cuts), [0, 2, 4]
+    assert np.allclose(judge.score([cuts[i] for i in kept]), scores[np.ix_(kept, kept)], atol=1e-6)
+
+
+def test_vector_judges_do_not_care_for_the_order(cuts, tiny_model):
+    order = [4, 2, 0]
+    for judge in (own_states(), linear(tiny_model)):
+        scores = judge.score(cuts)
+        assert np.allclose(judge.score([cuts[i] for i in order]), scores[np.ix_(order, order)], atol=1e-6)
+
+
+def test_sessions_agree_with_the_matrix(judge, cuts):
+    check_session(judge, cuts)
+
+
+def test_asking_for_everything_costs_what_the_matrix_costs(judge, cuts):
+    judge.score(cuts)
+    other, session = judge.open(cuts[:3]), judge.open(cuts)
+    session.scores([(i, j) for i in range(5) for j in range(i)])
+    assert session.ledger == judge.ledger and other.ledger != session.ledger
+
+
+def test_a_calibration_keeps_the_order_and_changes_the_values(judge, cuts, tmp_path, tiny_model):
+    plain = judge.score(cuts)
+    save_judge(judge, tmp_path / "judge", {"generator": describe_generator(tiny_model)})
+    calibration = Calibration(temperature=0.3, shift=-0.7)
+    store_calibration(tmp_path / "judge", calibration)
+    found = load_judge(tmp_path / "judge", tiny_model)
+    scores, above = found.score(cuts), np.triu_indices(5, k=1)
+    assert np.allclose(scores[above], calibration(plain[above]), atol=1e-9) and (np.diag(scores) == 1).all()
+    assert (np.argsort(scores[above]) == np.argsort(plain[above])).all()
+    assert np.allclose(found.open(cuts).scores([(0, 1), (2, 1)]), [scores[0, 1], scores[1, 2]], atol=1e-6)
 
 
 def test_saved_and_loaded_judge_gives_identical_scores(judge, cuts, tmp_path, tiny_model):
@@ -108,32 +115,40 @@ def test_ledger_is_of_the_last_score_or_since_the_reset(judge, cuts):
     assert dataclasses.asdict(judge.ledger) == dict.fromkeys(dataclasses.asdict(once), 0)
 
 
-def test_linear_reads_every_cut_once_and_pairwise_every_pair(cuts, tiny_model):
+def test_linear_reads_every_cut_once_and_pairwise_every_pair_with_its_beginning_shared(cuts, tiny_model):
     judge = linear(tiny_model)
     judge.score(cuts)
     assert judge.ledger.judge_prefill == sum(2 + len(cut.token_ids) + 2 for cut in cuts)
     judge = pairwise(tiny_model)
     judge.score(cuts)
-    rows = [judge.model.reader.read(a.text, b.text) for i, b in enumerate(cuts) for a in cuts[:i]]
-    assert judge.ledger.judge_prefill == sum(map(len, rows)) and judge.ledger.judge_generated == 0
+    reader = judge.model.reader
+    rows = [reader.read(new.text, old.text) for i, new in enumerate(cuts) for old in cuts[:i]]
+    once = [len(reader.begin(new.text)) for new in cuts[1:]]
+    ends = [len(reader.end(old.text)) for i in range(len(cuts)) for old in cuts[:i]]
+    assert judge.ledger.judge_prefill == sum(once) + sum(ends) and judge.ledger.judge_generated == 0
+    assert judge.ledger.judge_prefill + judge.ledger.judge_cached == sum(map(len, rows))
 
 
 def test_pairwise_score_is_the_labels_share_at_the_next_token(tiny_model):
-    judge = pairwise(tiny_model)
-    row = judge.model.reader.read("b", "a")
-    assert row == judge.model.reader.read("a", "b")
-    rendered = judge.model.reader.tokenizer.decode(row)
-    assert rendered.index("A: a") < rendered.index("B: b") and rendered.endswith("assistant\n")
-    with torch.no_grad():
-        logits = judge.model.language_model(torch.tensor([row])).logits[0, -1]
-    expected = torch.softmax(logits[list(judge.model.reader.label_ids)].double(), -1)[0]
-    assert judge.score_pairs([("a", "b")])[0] == pytest.approx(float(expected), abs=1e-5)
+    judge, cuts = pairwise(tiny_model), [CutTrace((), (), text) for text in ("old", "older, and longer", "new")]
+    session = judge.open(cuts)
+    for pairs in ([(2, 0)], [(2, 0), (2, 1)]):  # alone, and with a shared beginning of which each reads its own end
+        for (new, old), found in zip(pairs, session.scores(pairs), strict=True):
+            row = judge.model.reader.read(cuts[new].text, cuts[old].text)
+            rendered = judge.model.reader.tokenizer.decode(row)
+            assert rendered.index("A: new") < rendered.index("B: old") and rendered.endswith("assistant\n")
+            with torch.no_grad():
+                logits = judge.model.language_model(torch.tensor([row])).logits[0, -1]
+            expected = torch.softmax(logits[list(judge.model.reader.label_ids)].double(), -1)[0]
+            assert found == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_long_cuts_lose_their_beginnings(tiny_model):
     reader = PairReader(AutoTokenizer.from_pretrained(tiny_model), dataclasses.replace(FORMAT, max_tokens=60))
     row = reader.read("x" * 500 + "end", "y")
     assert len(row) <= 60 and "end\nB: y" in reader.tokenizer.decode(row)
+    with pytest.raises(JudgeError, match="'prompt' ends with"):
+        PairReader(reader.tokenizer, dataclasses.replace(FORMAT, prompt="{a} {b}", chat_template=False))
     model = LinearModel(AutoModel.from_pretrained(tiny_model), LinearShape((7, 8), 8, max_tokens=10))
     assert model.read_ids(CutTrace((1, 2), tuple(range(20, 60)), "")) == [1, 2, *range(54, 60), 7, 8]
 
@@ -144,6 +159,7 @@ def test_a_judge_of_another_model_is_refused(tmp_path, tiny_model):
     with pytest.raises(JudgeError) as refusal:
         load_judge(tmp_path / "judge", other)
     assert str(tiny_model) in str(refusal.value) and str(other) in str(refusal.value)
+    assert load_judge(tmp_path / "judge", other, allow_other_model=True).name == "linear_own_states"
 
 
 def test_states_of_other_sizes_are_refused(cuts):
@@ -172,16 +188,6 @@ def test_a_damaged_judge_folder_is_named(tmp_path, tiny_model, damage):
         (folder / "head.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match=str(folder)):
         load_judge(folder, tiny_model)
-
-
-@pytest.mark.parametrize("name", UNTRAINED)
-def test_untrained_judges_share_the_interface(name, cuts, tiny_model):
-    judge = load_judge(name, tiny_model, cut_rule=RULE)
-    scores = judge.score(cuts)
-    assert (scores == scores.T).all() and ((scores >= 0) & (scores <= 1)).all() and judge.cut_rule == RULE
-    assert (load_judge(name, tiny_model, cut_rule=RULE).score(cuts) == scores).all()
-    if name != "random":
-        assert scores[0, 3] == pytest.approx(1.0)  # equal texts
 
 
 def planted_states(decisions: np.ndarray, rng: np.random.Generator, strength: float) -> list[CutTrace]:

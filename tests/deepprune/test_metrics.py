@@ -55,6 +55,17 @@ def test_tnr_at_fnr_is_the_best_threshold_that_keeps_the_misses_down(seed):
     assert metrics.tnr_at_fnr(labels, scores, 0.2) == pytest.approx(expected)
 
 
+def test_the_interval_of_tnr_is_that_of_resampled_problems():
+    labels, scores, problems = data(5)
+    found = metrics.tnr_at_fnr_ci95(labels, scores, problems, resamples=300, seed=3)
+    draws = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), size=300)
+    values = []
+    for draw in draws:
+        chosen = np.concatenate([np.flatnonzero(problems == p) for p in np.repeat(np.arange(12), draw)])
+        values.append(metrics.tnr_at_fnr(labels[chosen], scores[chosen]))
+    assert found == pytest.approx(tuple(np.quantile(values, (0.025, 0.975))))
+
+
 def test_perfect_and_reversed_judges():
     labels = np.array([0, 0, 1, 1, 1])
     assert metrics.auroc(labels, labels.astype(float)) == 1.0

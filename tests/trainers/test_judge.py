@@ -6,66 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from transformers import AutoTokenizer
 
 from deepprune.judges.load import load_judge
-from engines.load import model_fingerprint
-from engines.trace_folder import TraceFolderWriter
 from runtime.config import parse_config
 from runtime.errors import InputError
 from runtime.files import read_jsonl
-from tasks.records import Trace
+from tests.judge_traces import METRICS, arguments, train, write_splits
 from tests.tiny import build_tiny_model
 from trainers.judge import run
 from trainers.judge_config import JudgeConfig
 
-WORDS = ("red", "green", "blue")
-METRICS = {"auroc", "auroc_ci95", "tnr_at_fnr20", "pairs", "same_answer_share", "baselines", "unfinished", "roc"}
-
-
-def write_split(folder: Path, model: Path, first: int, groups: list[str], layers: list[int] | None = None) -> None:
-    """Six problems of eight traces that state a colour early; the colour is the answer and is in the states."""
-    rng, tokenizer = np.random.default_rng(first), AutoTokenizer.from_pretrained(model)
-    settings = {
-        "model": model_fingerprint(model),
-        "prompt_family": "plain",
-        "cut": {"kind": "words", "k": 2},
-        "layers": layers or [0, 1, 2],
-    }
-    with TraceFolderWriter(folder, settings) as writer:
-        for number in range(first, first + 6):
-            for sample in range(8):
-                colour = int(rng.integers(3))
-                text = f"So I take {WORDS[colour]}. Then more.</think>\\boxed{{{WORDS[colour]}}}"
-                ids = tokenizer(text)["input_ids"]
-                states = torch.from_numpy(rng.normal(size=(20, 3, 32))).half()
-                states[8:, 1, colour] = 20
-                trace = Trace(f"p{number}", "Which?", "red", sample, text, "m", tuple(ids), len(ids), "stop")
-                writer.add(trace, cut_tokens=24, states=states, group=groups[number % len(groups)])
-
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    folder = tmp_path_factory.mktemp("traces")
-    write_split(folder / "train", tiny_model, 0, ["oak"])
-    write_split(folder / "dev", tiny_model, 10, ["oak"])
-    write_split(folder / "test", tiny_model, 20, ["oak", "elm"])
-    return folder
-
-
-def arguments(traces: Path, model: Path, output: Path, **extra: object) -> list[str]:
-    values = {split: traces / split for split in ("train", "dev", "test")}
-    values |= {"model": model, "output_dir": output, "epochs": 40, "evaluations": 3} | extra
-    values = {"heads": 2, "width": 8, "learning_rate": 0.01, "problems_per_step": 2} | values
-    return [part for key, value in values.items() for part in (f"--{key}", str(value))]
-
-
-def train(traces: Path, model: Path, output: Path, **extra: object) -> dict:
-    run(parse_config(JudgeConfig, arguments(traces, model, output, **extra)))
-    return json.loads((output / "metrics.json").read_text())
+    return write_splits(tmp_path_factory.mktemp("traces"), tiny_model)
 
 
 def test_command_trains_reports_and_says_when_it_is_done(traces, tiny_model, tmp_path, repository):
@@ -76,7 +31,11 @@ def test_command_trains_reports_and_says_when_it_is_done(traces, tiny_model, tmp
     assert metrics.keys() >= METRICS and metrics["kind"] == "linear_own_states"
     assert metrics["auroc"] > 0.9, "the planted colour was not learned"
     assert metrics["unseen_groups"] == ["elm"] and 0 <= metrics["auroc_unseen_groups"] <= 1
-    assert metrics["baselines"].keys() == {"ngram", "embedding", "tfidf", "random"}
+    assert metrics["baselines"].keys() == {"ngram", "values", "tfidf", "token_embedding", "random"}
+    assert "test: AUROC " in first.stdout and "on unfinished pairs" in first.stdout
+    calibration = metrics["calibration"]
+    assert sum(b["pairs"] for b in calibration["reliability"]) == metrics["pairs"] and 0 <= calibration["ece"] <= 1
+    assert load_judge(tmp_path / "judge", tiny_model).calibration.temperature == calibration["temperature"]
     assert metrics["pairs"] == metrics["unfinished"]["pairs"] == 6 * 28
     log = [record for _, record in read_jsonl(tmp_path / "judge" / "train.jsonl")]
     assert sum(record["training"] == "judge linear_own_states" for record in log) == 3
@@ -132,6 +91,12 @@ def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(traces, tiny_mod
         ({"width": 0}, "'width' has the value 0"),
         ({"kind": "pairwise", "prompt": "same?"}, "'prompt' must hold {a} and {b}"),
         ({"cut_k": 3}, "both 'cut_kind' and 'cut_k'"),
+        ({"epochs": 0}, "a linear judge has to be trained"),
+        ({"kind": "embedding", "epochs": 2}, "an embedding judge is not trained"),
+        ({"lora_rank": 8}, "trains no language model"),
+        ({"kind": "linear", "lora_dropout": 1}, "'lora_dropout' has the value 1"),
+        ({"test": "{}"}, "'test' is empty"),
+        ({"calibration": "isotonic"}, "'calibration' has the value 'isotonic'"),
     ],
 )
 def test_bad_settings_end_before_anything_is_read(extra, message, tmp_path):
@@ -147,6 +112,7 @@ def test_bad_settings_end_before_anything_is_read(extra, message, tmp_path):
         ({"layers": "[7]"}, "hold the layers [0, 1, 2]"),
         ({"cut_kind": "words", "cut_k": 3}, "were stored for a cut at 2 words"),
         ({"train": "nowhere"}, "no such folder of traces"),
+        ({"kind": "linear", "dtype": "bfloat16"}, "needs weights in float32"),
     ],
 )
 def test_folders_that_do_not_fit_the_settings_are_named(extra, message, traces, tiny_model, tmp_path):
