@@ -1,14 +1,13 @@
-"""From judge scores to survivors and their vote: the one decision that live runs and replays share."""
+"""The rule by which judge scores become survivors, and the record of what was decided about one problem."""
 
-from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-import numpy as np
-
-from deepprune.cluster import Clustering, ClusterRule, cluster_traces
-from deepprune.finish import FinishRule, choose_survivors
-from deepprune.vote import majority
+from deepprune.cluster import Clustering, ClusterRule
+from deepprune.finish import FinishRule
+from deepprune.start import StartRule
 from engines.base import trace_seed
+from runtime.errors import InputError
 
 
 class JudgeFailure(RuntimeError):
@@ -21,49 +20,44 @@ class JudgeFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class PruneRule:
-    """How scores become survivors."""
+    """How scores become survivors.
+
+    `mode` "barrier": every trace waits at its cut until the last one has come to its own, then all are judged.
+    "overlap": each is judged as it comes and runs on; what those run that are pruned later is wasted and counted.
+    """
 
     cluster: ClusterRule = field(default_factory=ClusterRule)
     finish: FinishRule = field(default_factory=FinishRule)
+    mode: Literal["barrier", "overlap"] = "barrier"
+    start: StartRule = field(default_factory=StartRule)
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("barrier", "overlap"):
+            raise InputError(f"mode = {self.mode!r}: unknown; write 'barrier' or 'overlap'")
+        if self.start.start_batch and (self.mode == "overlap" or self.finish.policy == "soft"):
+            raise InputError(
+                f"start_batch = {self.start.start_batch}: starting in batches goes with mode 'barrier' and policy "
+                "'largest' or 'representatives'; write start_batch = 0 to start all traces at once"
+            )
+
+
+ADAPTIVE_RULE = PruneRule(finish=FinishRule(lead=3), start=StartRule(start_batch=8, start_confidence=0.95))
+"""Ours: traces start in batches until the clusters say enough, and finish until one answer leads by three votes."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`survivors` ascend and vote with `weights`.
+    """What came of one problem: `survivors` ascend; they reached their ends and voted, with `weights`.
 
-    Where the judge failed, `judge_failure` says why, `clustering` is None and every trace survives.
+    `order` is the order in which the traces that were started were taken for clustering: of arrival under overlap,
+    ascending under the barrier. Where the judge failed, `judge_failure` says why and `clustering` is None.
     """
 
     clustering: Clustering | None
     survivors: list[int]
     weights: list[float]
+    order: list[int]
     judge_failure: str | None = None
-
-    def vote(self, keys: Sequence[Hashable | None]) -> Hashable | None:
-        """The survivors' answer; `keys` [n] name the answers of all traces, those of pruned ones are not read."""
-        return majority([keys[trace] for trace in self.survivors], self.weights)
-
-
-def decide(scores: np.ndarray, rule: PruneRule, seed: int, whole: Collection[int] = ()) -> Decision:
-    """Cluster the traces of one problem and choose who goes on; the same arguments give the same decision.
-
-    `scores` [n, n] are P(same answer), 0-1; where they are none, nobody is pruned. `whole` are the traces that ended
-    before their cut.
-    """
-    n = len(scores)
-    if scores.shape != (n, n):
-        raise ValueError(f"scores of shape {list(scores.shape)} instead of [n, n]")
-    bad = int(n * n - np.count_nonzero((scores >= 0) & (scores <= 1)))  # NaN fails both comparisons
-    if bad:
-        return keep_all(n, f"{bad} of {n * n} judge scores are not between 0 and 1")
-    clustering = cluster_traces(n, scores, rule.cluster, seed)
-    survivors, weights = choose_survivors(clustering, rule.finish, scores, seed, whole)
-    return Decision(clustering, survivors, weights)
-
-
-def keep_all(n: int, judge_failure: str) -> Decision:
-    """The consensus of all n traces, because the judge failed."""
-    return Decision(None, list(range(n)), [1.0] * n, judge_failure)
 
 
 def decision_seed(base_seed: int, problem_id: str) -> int:

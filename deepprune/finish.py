@@ -7,12 +7,15 @@ to be generated. How the paper ranks its "top" traces is published nowhere: ours
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from deepprune.cluster import Clustering
 from runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from deepprune.scores import PairScores
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,19 @@ class FinishRule:
 
     "soft", ours: K2 traces in all go on, allotted to the clusters by size; every other trace gives its one vote to
     the finished ones, in proportion to the cube of its judge scores with them. It needs no rule for singletons.
+
+    `stop_when_decided`: survivors stop as soon as those that still run cannot change the vote. The answer stays.
+
+    `lead` > 0, ours, for "largest": survivors go on a few at a time, just as many as one answer still needs to be
+    `lead` votes ahead of the next, and no more once it is (Wald's sequential test between two answers). Members of
+    one cluster mostly agree, so two or three of them finish where the paper's rule finishes all K2.
     """
 
     largest: int = 10
     singletons: int = 64
     policy: Literal["largest", "representatives", "soft"] = "largest"
+    stop_when_decided: bool = False
+    lead: int = 0
 
     def __post_init__(self) -> None:
         for key in ("largest", "singletons"):
@@ -37,26 +48,55 @@ class FinishRule:
                 raise InputError(f"{key} = {getattr(self, key)}: somebody must be left to vote; write 1 or more")
         if self.policy not in ("largest", "representatives", "soft"):
             raise InputError(f"policy = {self.policy!r}: unknown; write 'largest', 'representatives' or 'soft'")
+        if self.lead < 0 or (self.lead and self.policy != "largest"):
+            raise InputError(f"lead = {self.lead}: expected votes, 0 (off) or more, and policy 'largest' with it")
 
 
 def choose_survivors(
-    clustering: Clustering, rule: FinishRule, scores: np.ndarray, seed: int, whole: Collection[int] = ()
+    clustering: Clustering,
+    rule: FinishRule,
+    scores: "PairScores",
+    seed: int,
+    whole: Collection[int] = (),
+    gone: Collection[int] = (),
 ) -> tuple[list[int], list[float]]:
     """Survivors in ascending order, whole ones included, and the weight of each one's vote.
 
-    `scores` [n, n] are the judge's, 0-1; only "soft" reads them.
+    `scores` are the judge's, 0-1; only "soft" reads them. `gone` are traces that were pruned before (overlap): they
+    count as members of their clusters but cannot be chosen.
     """
+    clusters = clustering.clusters
+    left = [[trace for trace in members if trace not in gone] for members in clusters] if gone else clusters
     if rule.policy == "soft":
-        survivors = _allotted(clustering, rule.largest, seed, whole)
+        survivors = _allotted(clusters, left, rule.largest, seed, whole)
         return survivors, _soft_weights(survivors, scores)
-    if all(len(members) == 1 for members in clustering.clusters):
-        everybody = sorted([*(members[0] for members in clustering.clusters), *clustering.unassigned])
+    if all(len(members) == 1 for members in clusters):
+        unassigned = [trace for trace in clustering.unassigned if trace not in gone]
+        everybody = sorted([*(members[0] for members in clusters), *unassigned])
         return _unweighted(_draw(everybody, rule.singletons, seed, whole))
     if rule.policy == "largest":
-        largest = max(clustering.clusters, key=len)  # max keeps the first of equals
-        return _unweighted(_draw(largest, rule.largest, seed, whole))
-    chosen = sorted((_representative(members, whole), len(members)) for members in clustering.clusters)
+        largest = max(range(len(clusters)), key=lambda index: len(clusters[index]))  # max keeps the first of equals
+        return _unweighted(_draw(left[largest], rule.largest, seed, whole))
+    sizes = map(len, clusters)
+    chosen = sorted((_representative(members, whole), size) for members, size in zip(left, sizes, strict=True))
     return [trace for trace, _ in chosen], [float(size) for _, size in chosen]
+
+
+def never_needed(trace: int, clustering: Clustering, rule: FinishRule, gone: Collection[int]) -> bool:
+    """Whether `choose_survivors` can do without a trace that has just been clustered, whatever arrives after it.
+
+    So it is where its cluster already holds as many others as could ever be chosen from it, and where it found all
+    clusters closed and would not be drawn.
+    """
+    clusters, unassigned = clustering.clusters, clustering.unassigned
+    if trace not in unassigned:
+        members = next(members for members in clusters if trace in members)
+        enough = 1 if rule.policy == "representatives" else rule.largest
+        return sum(member not in gone for member in members[: members.index(trace)]) >= enough
+    if rule.policy == "soft" or any(len(members) > 1 for members in clusters):
+        return True
+    alive = [*(members[0] for members in clusters), *unassigned[: unassigned.index(trace)]]
+    return sum(other not in gone for other in alive) >= rule.singletons
 
 
 def _unweighted(survivors: list[int]) -> tuple[list[int], list[float]]:
@@ -76,24 +116,25 @@ def _representative(members: Sequence[int], whole: Collection[int]) -> int:
     return next((trace for trace in members if trace in whole), members[0])
 
 
-def _allotted(clustering: Clustering, count: int, seed: int, whole: Collection[int]) -> list[int]:
+def _allotted(
+    clusters: Sequence[list[int]], left: Sequence[list[int]], count: int, seed: int, whole: Collection[int]
+) -> list[int]:
     """`count` traces, each next one from the cluster with the most members for each it has sent (D'Hondt's rule).
 
-    Traces without a cluster send nobody.
+    `left` are the members of the clusters that can be sent. Traces without a cluster send nobody.
     """
-    clusters = clustering.clusters
     sent = [0] * len(clusters)
-    for _ in range(min(count, sum(map(len, clusters)))):
+    for _ in range(min(count, sum(map(len, left)))):
         sent[max(range(len(clusters)), key=lambda index: len(clusters[index]) / (sent[index] + 1))] += 1
     return sorted(
-        trace for members, seats in zip(clusters, sent, strict=True) for trace in _draw(members, seats, seed, whole)
+        trace for members, seats in zip(left, sent, strict=True) for trace in _draw(members, seats, seed, whole)
     )
 
 
-def _soft_weights(survivors: Sequence[int], scores: np.ndarray) -> list[float]:
+def _soft_weights(survivors: Sequence[int], scores: "PairScores") -> list[float]:
     """One vote of its own for each survivor, and its part of those of all others; who resembles nobody abstains."""
-    others = np.setdiff1d(np.arange(len(scores)), survivors)
-    likeness = scores[np.ix_(others, survivors)].astype(np.float64) ** 3
+    others = np.setdiff1d(np.arange(scores.n), survivors)
+    likeness = scores.between(others, survivors).astype(np.float64) ** 3
     totals = likeness.sum(axis=1, keepdims=True)
     shares = np.divide(likeness, totals, out=np.zeros_like(likeness), where=totals > 0)
     return (1.0 + shares.sum(axis=0)).tolist()

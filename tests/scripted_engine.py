@@ -2,14 +2,21 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from engines.base import Event, SamplingSpec, Usage
 
 
 class ScriptedEngine:
-    """A trace's seed chooses its script: the text of each token. It keeps the interface's promises by assertion."""
+    """A trace's seed chooses its script: the text of each token. It keeps the interface's promises by assertion.
 
-    def __init__(self, scripts: dict[int, Sequence[str]]) -> None:
-        self.scripts = scripts
+    With `capture_layers` the state of each token that was fed back is its id.
+    """
+
+    tokenizer, parameters, exact = None, 1, True
+
+    def __init__(self, scripts: dict[int, Sequence[str]], capture_layers: tuple[int, ...] = ()) -> None:
+        self.scripts, self.capture_layers = scripts, capture_layers
         self.log: list[tuple[str, tuple[int, ...]]] = []
         self.most_rows = 0
         self._script: dict[int, Sequence[str]] = {}
@@ -55,7 +62,11 @@ class ScriptedEngine:
     def usage(self, trace: int) -> Usage:
         return self._usage[trace]
 
-    def states(self, traces: Sequence[int]) -> None:
-        raise AssertionError("scripted traces have no hidden states")
+    def states(self, traces: Sequence[int]) -> list[np.ndarray]:
+        assert self.capture_layers, "these scripted traces have no hidden states"
+        assert all(self._state[trace] != "pruned" for trace in traces)
+        self.log.append(("states", tuple(traces)))
+        fed = [self._usage[trace].generated_tokens - 1 for trace in traces]
+        return [np.arange(count)[:, None, None] for count in fed]
 
     def close(self) -> None: ...

@@ -1,6 +1,7 @@
 """A live run and a replay over fully sampled traces: same scores, survivors, texts and tokens, on the real engine."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from deepprune.cluster import ClusterRule
 from deepprune.cut import CutDetector, CutRule, cut_text
 from deepprune.decide import PruneRule, decision_seed
 from deepprune.finish import FinishRule
-from deepprune.judges.base import CutTrace
+from deepprune.judges.base import CutTrace, VectorJudge
 from deepprune.online import OnlineResult, ProblemJob, run_online
 from deepprune.replay import replay
-from engines.accounting import TokenLedger
+from deepprune.start import StartRule
+from engines.accounting import JudgeBill, TokenLedger
 from engines.base import SamplingSpec
 from engines.sample import FinishedTrace, TraceJob, sample_traces
 from engines.transformers_engine import TransformersEngine
@@ -26,22 +28,19 @@ from tasks.records import Problem
 BASE_SEED = 5
 
 
-class ProjectionJudge:
+class ProjectionJudge(VectorJudge):
     """Own states without training: a cut belongs to the random direction its mean state points to most."""
 
-    name, needs_states, parameters = "projection", True, 0
+    name, needs_states, parameters, macs_per_pair = "projection", True, 0, 1
 
     def __init__(self, capture_layers: tuple[int, ...], cut_rule: CutRule, groups: int) -> None:
         self.capture_layers, self.cut_rule, self.groups = capture_layers, cut_rule, groups
-        self.reset_ledger()
 
-    def reset_ledger(self) -> None:
-        self.ledger = TokenLedger()
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
+        return np.array([self._label(cut)], dtype=np.float32), TokenLedger()
 
-    def score(self, cuts: list[CutTrace]) -> np.ndarray:
-        self.ledger = TokenLedger(judge_head=len(cuts) * (len(cuts) - 1) // 2)
-        labels = np.array([self._label(cut) for cut in cuts])
-        return np.where(labels[:, None] == labels[None, :], 0.9, 0.2)
+    def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.where(vectors[first, 0] == vectors[second, 0], 0.9, 0.2)
 
     def _label(self, cut: CutTrace) -> int:
         assert len(cut.states) == len(cut.token_ids) - 1, "the newest token has been sampled but not fed"
@@ -86,20 +85,35 @@ def check_same(result: OnlineResult, stored: list[FinishedTrace], judge: Project
     scores = judge.score([stored_cut(trace, judge.cut_rule) for trace in stored])
     seed = decision_seed(BASE_SEED, result.problem_id)
     lengths, cuts = [trace.n_tokens for trace in stored], [trace.cut_tokens for trace in stored]
-    replayed = replay(lengths, cuts, scores, rule, seed, judge.ledger)
-    assert replayed.decision == result.decision
-    assert replayed.ledger == result.ledger
+    answers = [extract_answer(trace.text) for trace in stored]
+    bill = JudgeBill(judge.ledger, (TokenLedger(),) * len(stored))
+    replayed = replay(lengths, cuts, group_answers(answers), scores, rule, seed, bill)
+    assert replace(replayed.decision, clustering=None) == replace(result.decision, clustering=None)
+    assert replayed.decision.clustering.clusters == result.decision.clustering.clusters
+    assert replayed.decision.clustering.comparisons == result.decision.clustering.comparisons
+    if rule.mode == "barrier" and not rule.start.start_batch:  # else the judge is asked for fewer pairs
+        assert replayed.ledger == result.ledger
+    assert replayed.ledger.generated == result.ledger.generated
+    assert replayed.ledger.longest_trace == result.ledger.longest_trace
+    assert replayed.kept_tokens == [len(trace.token_ids) for trace in result.traces]
     for trace, full, kept in zip(result.traces, stored, replayed.kept_tokens, strict=True):
         assert trace.token_ids == full.token_ids[:kept]
-        assert trace.finish_reason == (None if trace.status == "pruned" else full.finish_reason)
-        if trace.status != "pruned":
-            assert trace.text == full.text
-    answers = [extract_answer(trace.text) for trace in stored]
-    winner = replayed.decision.vote(group_answers(answers))
-    assert result.answer == (None if winner is None else answers[winner])
+        stopped = trace.status in ("pruned", "unstarted")
+        assert trace.finish_reason == (None if stopped else full.finish_reason)
+        assert stopped or trace.text == full.text
+    assert result.answer == (None if replayed.key is None else answers[replayed.key])
 
 
-RULE = PruneRule(ClusterRule(compared=3), FinishRule(largest=4))
+RULES = {
+    "largest": PruneRule(ClusterRule(compared=3), FinishRule(largest=4)),
+    "decided": PruneRule(ClusterRule(compared=3), FinishRule(largest=6, stop_when_decided=True)),
+    "overlap": PruneRule(
+        ClusterRule(compared=3), FinishRule(largest=4, policy="soft", stop_when_decided=True), "overlap"
+    ),
+    "batches": PruneRule(
+        ClusterRule(compared=3), FinishRule(largest=6, lead=2), start=StartRule(start_batch=3, start_confidence=0.8)
+    ),
+}
 
 
 def test_random_model(tiny_model: Path) -> None:
@@ -108,16 +122,17 @@ def test_random_model(tiny_model: Path) -> None:
     rng = random.Random(2)
     problems = [
         (Problem(f"p{index}", "?", "0"), tuple(rng.randrange(3, 250) for _ in range(rng.randint(3, 20))))
-        for index in range(20)
+        for index in range(12)
     ]
     judge = ProjectionJudge((1, 2), CutRule("tokens", 12), groups=4)
-    results = live(engine, problems, 16, spec, judge, RULE)
     stored = sampled(engine, problems, 16, spec, judge)
-    for problem, _ in problems:
-        check_same(results[problem.id], stored[problem.id], judge, RULE)
-    statuses = [trace.status for result in results.values() for trace in result.traces]
-    assert {"whole", "finished", "pruned"} == set(statuses)
-    assert len({len(result.decision.clustering.clusters) for result in results.values()}) > 1
+    for name in ("largest", "overlap", "batches"):
+        results = live(engine, problems, 16, spec, judge, RULES[name])
+        for problem, _ in problems:
+            check_same(results[problem.id], stored[problem.id], judge, RULES[name])
+        statuses = {trace.status for result in results.values() for trace in result.traces}
+        assert statuses == {"whole", "finished", "pruned"} | ({"unstarted"} if name == "batches" else set())
+        assert len({len(result.decision.clustering.clusters) for result in results.values()}) > 1
 
 
 @pytest.mark.slow
@@ -126,12 +141,19 @@ def test_embedded_model(embedded_model: Path) -> None:
     spec = SamplingSpec(max_tokens=512)
     problems = [
         (problem, tuple(encode_prompt(engine.tokenizer, evaluation_messages(problem.problem, "plain"))))
-        for problem in load_problems("arithmetic:test", count=20)
+        for problem in load_problems("arithmetic:test", count=8)
     ]
     judge = ProjectionJudge((1, 2, 3), CutRule("words", 4), groups=32)
-    results = live(engine, problems, 16, spec, judge, RULE)
     stored = sampled(engine, problems, 16, spec, judge)
-    for problem, _ in problems:
-        check_same(results[problem.id], stored[problem.id], judge, RULE)
-    assert all(any(trace.status == "pruned" for trace in result.traces) for result in results.values())
-    assert any(result.answer is not None for result in results.values())
+    for rule in RULES.values():
+        results = live(engine, problems, 16, spec, judge, rule)
+        for problem, _ in problems:
+            check_same(results[problem.id], stored[problem.id], judge, rule)
+        assert all(any(trace.status == "pruned" for trace in result.traces) for result in results.values())
+        assert any(result.answer is not None for result in results.values())
+        stopped_later = [
+            trace.status == "pruned" and len(trace.token_ids) > trace.cut_tokens
+            for result in results.values()
+            for trace in result.traces
+        ]
+        assert any(stopped_later) == (rule not in (RULES["largest"], RULES["batches"]))

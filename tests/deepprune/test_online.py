@@ -1,4 +1,6 @@
-"""Control flow of the barrier, on scripted traces; the real engine is in test_live_equals_replay.py."""
+"""Control flow of live runs, on scripted traces; the real engine is in test_live_equals_replay.py."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,35 +11,54 @@ from deepprune.cluster import ClusterRule
 from deepprune.cut import CutRule, cut_pieces
 from deepprune.decide import JudgeFailure, PruneRule, decision_seed
 from deepprune.finish import FinishRule
-from deepprune.judges.base import CutTrace
+from deepprune.judges.base import CutTrace, SessionJudge
 from deepprune.online import OnlineResult, ProblemJob, run_online
 from deepprune.replay import replay
-from engines.accounting import TokenLedger
-from engines.base import SamplingSpec
+from engines.accounting import JudgeBill, TokenLedger
+from engines.base import EngineError, SamplingSpec
 from runtime.errors import InputError
+from tasks.answers import extract_answer, group_answers
 from tests.scripted_engine import ScriptedEngine
 
 SPEC = SamplingSpec(max_tokens=100)
 
 
-class LastLetterJudge:
-    """Says "same" exactly where two cuts end in the same letter; its cost is one token for each cut."""
+class LastLetterJudge(SessionJudge):
+    """Says "same" exactly where two cuts end in the same letter; its cost is one token for each cut.
+
+    With `fails_after` it raises `failing` once so many pairs have been asked.
+    """
 
     name, needs_states, capture_layers, parameters = "last letter", False, None, 1
 
-    def __init__(self, cut_rule: CutRule, failing: Exception | None = None, score: float = 1.0) -> None:
-        self.cut_rule, self.failing, self.same_score = cut_rule, failing, score
-        self.reset_ledger()
+    def __init__(
+        self, cut_rule: CutRule, failing: Exception | None = None, score: float = 1.0, fails_after: int = 0
+    ) -> None:
+        self.cut_rule, self.failing, self.same_score, self.fails_after = cut_rule, failing, score, fails_after
+        self.cuts: list[CutTrace] = []
+        self.pairs: list[tuple[int, int]] = []
 
-    def reset_ledger(self) -> None:
-        self.ledger = TokenLedger()
+    def open(self, cuts: Sequence[CutTrace] = ()) -> "LastLetterSession":
+        return LastLetterSession(self, cuts)
 
-    def score(self, cuts: list[CutTrace]) -> np.ndarray:
-        self.ledger = TokenLedger(judge_prefill=len(cuts))
-        if self.failing is not None:
-            raise self.failing
-        last = np.array([cut.text.strip()[-1:] for cut in cuts])
-        return np.where(last[:, None] == last[None, :], self.same_score, 0.0)
+
+class LastLetterSession:
+    def __init__(self, judge: LastLetterJudge, cuts: Sequence[CutTrace]) -> None:
+        self.judge, self.letters, self.ledger = judge, [], TokenLedger()
+        for cut in cuts:
+            self.add(cut)
+
+    def add(self, cut: CutTrace) -> int:
+        self.judge.cuts.append(cut)
+        self.letters.append(cut.text.strip()[-1:])
+        self.ledger += TokenLedger(judge_prefill=1)
+        return len(self.letters) - 1
+
+    def scores(self, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+        self.judge.pairs.extend(pairs)
+        if self.judge.failing is not None and len(self.judge.pairs) > self.judge.fails_after:
+            raise self.judge.failing
+        return np.array([self.judge.same_score * (self.letters[i] == self.letters[j]) for i, j in pairs])
 
 
 def script(decision: str, answer: str, rest: int) -> list[str]:
@@ -69,14 +90,9 @@ def test_losers_stop_at_their_cut_before_survivors_go_on() -> None:
 
 
 def test_text_is_all_of_the_trace_and_the_judge_sees_only_the_cut() -> None:
-    seen = []
-
-    class Witness(LastLetterJudge):
-        def score(self, cuts: list[CutTrace]) -> np.ndarray:
-            seen.extend(cuts)
-            return super().score(cuts)
-
-    _, result = run(FOUR, Witness(TWO_TOKENS))
+    judge = LastLetterJudge(TWO_TOKENS)
+    _, result = run(FOUR, judge)
+    seen = judge.cuts
     assert result.traces[0].text == "".join(FOUR[0])
     assert [cut.text for cut in seen] == ["think a ", "think b ", "think a ", "\\boxed{9}"]
     assert [cut.token_ids for cut in seen] == [(0, 1), (0, 1), (0, 1), (0,)]
@@ -151,41 +167,113 @@ def jobs_of(scripts: dict[int, list[str]]) -> list[ProblemJob]:
     ]
 
 
+def jobs_of_one(scripts: dict[int, list[str]]) -> list[ProblemJob]:
+    return [ProblemJob("p", (1, 2), tuple(scripts), 0)]
+
+
 def by_id(results: list[OnlineResult]) -> dict[str, OnlineResult]:
     return {result.problem_id: result for result in results}
 
 
 RULE = PruneRule(ClusterRule(compared=2, max_clusters=4), FinishRule(largest=2, singletons=3))
+RULES = st.builds(
+    PruneRule,
+    st.just(RULE.cluster),
+    st.builds(
+        FinishRule,
+        largest=st.integers(1, 3),
+        singletons=st.just(3),
+        policy=st.sampled_from(["largest", "representatives", "soft"]),
+        stop_when_decided=st.booleans(),
+    ),
+    st.sampled_from(["barrier", "overlap"]),
+)
 CUTS = st.one_of(
     st.builds(CutRule, st.just("words"), st.integers(1, 3)), st.builds(CutRule, st.just("tokens"), st.integers(1, 8))
 )
 
 
-@settings(max_examples=60)
-@given(problems(), CUTS, st.integers(1, 20))
-def test_sharing_the_batch_changes_nothing(scripts: dict[int, list[str]], cut: CutRule, max_rows: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(problems(), CUTS, RULES, st.integers(1, 20))
+def test_sharing_the_batch_changes_nothing(
+    scripts: dict[int, list[str]], cut: CutRule, rule: PruneRule, max_rows: int
+) -> None:
     jobs = jobs_of(scripts)
     shared_engine = ScriptedEngine(scripts)
-    shared = by_id(list(run_online(shared_engine, jobs, SPEC, LastLetterJudge(cut), RULE, max_rows)))
+    shared = by_id(list(run_online(shared_engine, jobs, SPEC, LastLetterJudge(cut), rule, max_rows)))
     alone = [
-        next(run_online(ScriptedEngine(scripts), [job], SPEC, LastLetterJudge(cut), RULE, max_rows)) for job in jobs
+        next(run_online(ScriptedEngine(scripts), [job], SPEC, LastLetterJudge(cut), rule, max_rows)) for job in jobs
     ]
     assert shared == by_id(alone)
     assert shared_engine.most_rows <= max(max_rows, max(len(job.seeds) for job in jobs))
 
 
-@settings(max_examples=60)
-@given(problems(), CUTS, st.sampled_from(["largest", "representatives", "soft"]))
-def test_live_equals_replay(scripts: dict[int, list[str]], cut: CutRule, policy: str) -> None:
-    rule = PruneRule(RULE.cluster, FinishRule(largest=2, singletons=3, policy=policy))
+def replay_of(job: ProblemJob, scripts: dict[int, list[str]], cut: CutRule, rule: PruneRule) -> tuple:
+    """The replay of a scripted problem, and its answer."""
+    pieces = [scripts[seed] for seed in job.seeds]
+    stored = [cut_pieces(each, cut) for each in pieces]
+    judge = LastLetterJudge(cut)
+    scores = judge.score([CutTrace(job.prompt_ids, (), each.text) for each in stored])
+    answers = [extract_answer("".join(each)) for each in pieces]
+    lengths, cuts = list(map(len, pieces)), [each.n_tokens for each in stored]
+    bill = JudgeBill(judge.ledger, (TokenLedger(judge_prefill=1),) * len(pieces))
+    replayed = replay(lengths, cuts, group_answers(answers), scores, rule, job.decision_seed, bill)
+    return replayed, None if replayed.key is None else answers[replayed.key]
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(), CUTS, RULES)
+def test_live_equals_replay(scripts: dict[int, list[str]], cut: CutRule, rule: PruneRule) -> None:
     for job in jobs_of(scripts):
         (live,) = run_online(ScriptedEngine(scripts), [job], SPEC, LastLetterJudge(cut), rule, 32)
-        pieces = [scripts[seed] for seed in job.seeds]
-        stored = [cut_pieces(each, cut) for each in pieces]
-        judge = LastLetterJudge(cut)
-        scores = judge.score([CutTrace(job.prompt_ids, (), each.text) for each in stored])
-        lengths, cuts = list(map(len, pieces)), [each.n_tokens for each in stored]
-        replayed = replay(lengths, cuts, scores, rule, job.decision_seed, judge.ledger)
+        replayed, answer = replay_of(job, scripts, cut, rule)
         assert replayed.decision == live.decision
         assert replayed.kept_tokens == [len(trace.token_ids) for trace in live.traces]
         assert replayed.ledger == live.ledger
+        assert live.answer == answer
+
+
+def test_many_traces_are_asked_lazily_and_still_equal_their_replay() -> None:
+    rng = np.random.default_rng(0)
+    letters, rests = rng.integers(0, 9, 200), rng.integers(1, 9, 200)
+    scripts = {
+        i: script("abcdefghi"[k], str(k % 3), rest) for i, (k, rest) in enumerate(zip(letters, rests, strict=True))
+    }
+    rule = PruneRule(ClusterRule(compared=2), FinishRule(largest=6, policy="soft"))
+    judge, (job,) = LastLetterJudge(TWO_TOKENS), jobs_of_one(scripts)
+    (live,) = run_online(ScriptedEngine(scripts), [job], SPEC, judge, rule, 200)
+    replayed, answer = replay_of(job, scripts, TWO_TOKENS, rule)
+    assert (live.decision, live.ledger, live.answer) == (replayed.decision, replayed.ledger, answer)
+    assert len(judge.pairs) == len(set(judge.pairs)) < 200 * 199 / 4
+
+
+def test_a_decided_vote_stops_those_that_run() -> None:
+    scripts = {seed: script("a", "1", rest) for seed, rest in enumerate((1, 2, 9, 9))}
+    rule = PruneRule(finish=FinishRule(stop_when_decided=True))
+    engine, result = run(scripts, LastLetterJudge(TWO_TOKENS), rule)
+    # at token 5 two of four agree; the others could only draw level, and the tie goes to trace 0
+    assert [len(trace.token_ids) for trace in result.traces] == [4, 5, 5, 5]
+    assert [trace.status for trace in result.traces] == ["finished", "finished", "pruned", "pruned"]
+    assert engine.log[-1] == ("prune", (2, 3))
+    assert (result.answer, result.decision.survivors) == ("1", [0, 1])
+
+
+def test_states_are_asked_once_for_all_traces_of_a_problem() -> None:
+    judge = LastLetterJudge(TWO_TOKENS)
+    judge.needs_states, judge.capture_layers = True, (1,)
+    engine = ScriptedEngine(FOUR, capture_layers=(1,))
+    (_result,) = run_online(engine, jobs_of_one(FOUR), SPEC, judge, PruneRule(), max_rows=8)
+    assert [log for log in engine.log if log[0] == "states"] == [("states", (0, 1, 2, 3))]
+    assert [len(cut.states) for cut in judge.cuts] == [len(cut.token_ids) - 1 for cut in judge.cuts]
+
+
+@pytest.mark.parametrize("mode", ["barrier", "overlap"])
+def test_an_engine_that_cannot_go_on_ends_the_run(mode: str) -> None:
+    class Dying(ScriptedEngine):
+        def step(self) -> list:
+            if self.most_rows:
+                raise EngineError("the server is gone")
+            return super().step()
+
+    with pytest.raises(EngineError, match="gone"):
+        list(run_online(Dying(FOUR), jobs_of_one(FOUR), SPEC, LastLetterJudge(TWO_TOKENS), PruneRule(mode=mode), 8))

@@ -1,0 +1,45 @@
+"""Pruned consensus in a program of your own, on the embedded model that `make demo` trains and prunes.
+
+    make demo
+    python examples/prune.py --problem "Rule oak. Start with 4. a-6 b#7 c-7."
+
+Any other model works alike: give its folder or Hub id as --model and a judge trained for it as --judge.
+"""
+
+import argparse
+from pathlib import Path
+
+from deepprune import load_judge, prune
+from engines.base import SamplingSpec
+from engines.transformers_engine import TransformersEngine
+from runtime.errors import InputError, entry_point
+
+DEMO = Path(__file__).resolve().parent.parent / "outputs" / "demo"
+
+
+@entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(DEMO / "thinkprune" / "final"), help="model folder or Hub id")
+    parser.add_argument("--judge", default=str(DEMO / "judges" / "linear_own_states" / "pruned"), help="judge folder")
+    parser.add_argument("--problem", default="Rule oak. Start with 4. a-6 b#7 c-7.")
+    parser.add_argument("--n", type=int, default=64, help="traces")
+    parser.add_argument("--max_tokens", type=int, default=500, help="cap of each trace")
+    options = parser.parse_args()
+    for made_by_demo in (options.model, options.judge):
+        if made_by_demo.startswith(str(DEMO)) and not Path(made_by_demo).is_dir():
+            raise InputError(f"{made_by_demo} is not there: run `make demo` first, or give --model and --judge")
+
+    judge = load_judge(options.judge, options.model)
+    engine = TransformersEngine(options.model, capture_layers=judge.capture_layers)
+    spec = SamplingSpec(max_tokens=options.max_tokens)
+    result = prune(options.problem, engine, judge, n=options.n, spec=spec, prompt_family="plain")
+
+    print("answer:", result.answer)
+    print("tokens:", result.usage.generated, "in", len(result.traces), "traces")
+    print("pruned:", sum(trace.status == "pruned" for trace in result.traces), "traces")
+    print("voted: ", len(result.decision.survivors), "traces")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""`prune` on a real engine with random weights, and the example as a user runs it."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deepprune import PruneResult, load_judge, prune
+from deepprune.decide import PruneRule
+from deepprune.judges.untrained import UntrainedJudge
+from engines.base import SamplingSpec
+from engines.transformers_engine import TransformersEngine
+from runtime.errors import InputError
+from tests.combined_runs import CUT, make_judge
+
+SPEC = SamplingSpec(max_tokens=24)
+PROBLEM = "What is 1 + 1?"
+
+
+@pytest.fixture(scope="module")
+def judge_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_judge(tiny_model, tmp_path_factory.mktemp("judge"))
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path, judge_folder: Path) -> TransformersEngine:
+    judge = load_judge(judge_folder, tiny_model)
+    return TransformersEngine(tiny_model, dtype="float64", capture_layers=judge.capture_layers)
+
+
+def test_a_problem_is_answered_by_the_vote_of_survivors(
+    engine: TransformersEngine, tiny_model: Path, judge_folder: Path
+) -> None:
+    judge = load_judge(judge_folder, tiny_model)
+    result = prune(PROBLEM, engine, judge, n=6, spec=SPEC)
+    assert isinstance(result, PruneResult)
+    assert len(result.traces) == 6
+    assert result.usage.generated == sum(len(trace.token_ids) for trace in result.traces)
+    assert result.usage.judge_head > 0
+    assert set(result.decision.survivors) <= {i for i, t in enumerate(result.traces) if t.status != "pruned"}
+    again = prune(PROBLEM, engine, judge, n=6, spec=SPEC)
+    assert again == result
+    assert prune(PROBLEM, engine, judge, n=6, spec=SPEC, seed=1).traces != result.traces
+
+
+def test_messages_are_rendered_as_they_are(engine: TransformersEngine) -> None:
+    judge = UntrainedJudge("random", CUT, None)
+    text = prune(PROBLEM, engine, judge, n=2, spec=SPEC, prompt_family="plain")
+    messages = prune([{"role": "user", "content": PROBLEM}], engine, judge, n=2, spec=SPEC)
+    instructed = prune(PROBLEM, engine, judge, n=2, spec=SPEC)
+    assert text == messages != instructed
+
+
+def test_overlap_is_a_rule_away(engine: TransformersEngine) -> None:
+    result = prune(
+        PROBLEM, engine, UntrainedJudge("random", CUT, None), n=4, spec=SPEC, rule=PruneRule(mode="overlap")
+    )
+    assert sorted(result.decision.order) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("problem", ["", "  ", [], [{"role": "user"}]])
+def test_no_problem_is_refused(engine: TransformersEngine, problem: object) -> None:
+    with pytest.raises(InputError, match="the problem is"):
+        prune(problem, engine, UntrainedJudge("random", CUT, None), n=2, spec=SPEC)
+
+
+def test_what_is_missing_is_named(tiny_model: Path, judge_folder: Path) -> None:
+    judge = load_judge(judge_folder, tiny_model)
+    without_states = TransformersEngine(tiny_model)
+    with pytest.raises(InputError, match=r"captures none: open it with capture_layers=\(0, 1, 2\)"):
+        prune(PROBLEM, without_states, judge, n=2, spec=SPEC)
+    with pytest.raises(InputError, match=r"captures those of layers \(1,\)"):
+        prune(PROBLEM, TransformersEngine(tiny_model, capture_layers=(1,)), judge, n=2, spec=SPEC)
+    with pytest.raises(InputError, match="n = 1"):
+        prune(PROBLEM, without_states, UntrainedJudge("random", CUT, None), n=1, spec=SPEC)
+    with pytest.raises(InputError, match="max_tokens"):  # the default is for models with a long context
+        prune(PROBLEM, without_states, UntrainedJudge("random", CUT, None), n=2)
+    without_states.tokenizer = None
+    with pytest.raises(InputError, match="no tokenizer"):
+        prune(PROBLEM, without_states, UntrainedJudge("random", CUT, None), n=2, spec=SPEC)
+
+
+def run_python(repository: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=repository, capture_output=True, text=True, timeout=300)
+
+
+def test_the_package_loads_without_torch(repository: Path) -> None:
+    program = (
+        "import sys, deepprune, deepprune.replay; assert 'torch' not in sys.modules; from deepprune import nothing"
+    )
+    found = run_python(repository, "-c", program)
+    assert "cannot import name 'nothing'" in found.stderr
+
+
+def test_the_example_runs(repository: Path, tiny_model: Path, judge_folder: Path) -> None:
+    example, chosen = "examples/prune.py", ["--model", str(tiny_model), "--judge", str(judge_folder)]
+    found = run_python(repository, example, *chosen, "--n", "5", "--max_tokens", "20", "--problem", PROBLEM)
+    assert found.returncode == 0, found.stderr
+    assert "in 5 traces" in found.stdout
+
+
+def test_the_example_says_what_it_needs(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    nowhere = str(repository / "outputs" / "demo" / "no-such-model")
+    monkeypatch.setattr(sys, "argv", ["prune.py", "--model", nowhere])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(repository / "examples" / "prune.py"), run_name="__main__")
+    assert end.value.code == 2
+    assert "run `make demo` first" in capsys.readouterr().err

@@ -1,0 +1,194 @@
+from collections.abc import Collection
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepprune.cluster import Clustering, ClusterRule
+from deepprune.cut import CutRule
+from deepprune.decide import JudgeFailure, PruneRule
+from deepprune.finish import FinishRule
+from deepprune.online import run_online
+from deepprune.plan import ALL_PAIRS, Finished, FinishPlan, Move, OneWave, UntilLead, make_plan
+from deepprune.scores import PairScores
+from runtime.errors import InputError
+from tests.deepprune.test_online import CUTS, RULE, SPEC, LastLetterJudge, by_id, jobs_of, problems, replay_of
+from tests.scripted_engine import ScriptedEngine
+
+TRIPLE = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]], dtype=float)
+
+
+def same_group(groups: np.ndarray) -> np.ndarray:
+    return np.where(groups[:, None] == groups[None, :], 0.9, 0.1)
+
+
+def test_a_plan_prunes_the_losers_and_lets_the_others_go_on() -> None:
+    plan = make_plan(TRIPLE, PruneRule(), 0)
+    assert plan.next({}, running=(), parked={0, 1, 2}) == Move(resume=(0, 2), prune=(1,))
+    assert plan.next({2: "7"}, running={0}, parked=()) == Move()
+    assert plan.vote({2: "7", 0: None}) == "7"
+    decision = plan.decision({2: "7", 0: None}, range(3))
+    assert (decision.survivors, decision.weights, decision.order) == ([0, 2], [1.0, 1.0], [0, 1, 2])
+
+
+def test_whole_traces_of_losers_do_not_vote() -> None:
+    plan = make_plan(TRIPLE, PruneRule(), 0, whole={1})
+    assert plan.next({1: "3"}, (), {0, 2}) == Move(resume=(0, 2))
+    assert plan.vote({1: "3", 0: "7", 2: None}) == "7"
+    assert plan.decision({1: "3", 0: "7", 2: None}, range(3)).survivors == [0, 2]
+
+
+def test_running_losers_are_pruned_and_running_survivors_left_alone() -> None:
+    plan = make_plan(TRIPLE, PruneRule(), 0)
+    assert plan.next({}, running={0, 1, 2}, parked=()) == Move(prune=(1,))
+
+
+def test_a_decided_vote_ends_everybody() -> None:
+    plan = OneWave({0: 1.0, 1: 1.0, 2: 1.0, 5: 1.0}, None, stop_when_decided=True)
+    assert plan.next({}, (), {0, 1, 2, 5}) == Move(resume=(0, 1, 2, 5))
+    assert plan.next({1: "7"}, {0, 2, 5}, ()) == Move()
+    assert plan.next({1: "7", 2: "7"}, {0, 5}, ()) == Move()  # 0 and 5 could agree, and 0 speaks first
+    assert plan.next({1: "7", 2: "7", 0: "3"}, {5}, ()) == Move()
+    plan = OneWave({0: 1.0, 1: 1.0, 2: 1.0}, None, stop_when_decided=True)
+    assert plan.next({1: "7", 2: "7"}, {0}, ()) == Move(prune=(0,))
+
+
+@settings(deadline=None)
+@given(st.integers(2, ALL_PAIRS), st.integers(0, 1000))
+def test_few_traces_are_scored_in_one_batch(n: int, seed: int) -> None:
+    scores = same_group(np.random.default_rng(seed).integers(0, 4, n))
+    calls = []
+
+    def ask(pairs: np.ndarray) -> np.ndarray:
+        calls.append(len(pairs))
+        return scores[pairs[:, 0], pairs[:, 1]]
+
+    rule = PruneRule(finish=FinishRule(policy="soft"))
+    asked = make_plan(PairScores(n, ask), rule, seed)
+    assert calls == [n * (n - 1) // 2]
+    stored = make_plan(scores, rule, seed)
+    assert asked.clustering == stored.clustering and asked.weights({}) == stored.weights({})
+
+
+@pytest.mark.parametrize("policy", ["largest", "representatives", "soft"])
+def test_many_traces_are_asked_for_what_matters_and_no_pair_twice(policy: str) -> None:
+    n = 300
+    scores = same_group(np.random.default_rng(1).integers(0, 12, n))
+    asked = []
+
+    def ask(pairs: np.ndarray) -> np.ndarray:
+        asked.extend(map(tuple, pairs.tolist()))
+        return scores[pairs[:, 0], pairs[:, 1]]
+
+    rule = PruneRule(ClusterRule(compared=4), FinishRule(policy=policy))
+    lazy, stored = make_plan(PairScores(n, ask), rule, 3), make_plan(scores, rule, 3)
+    assert lazy.clustering == stored.clustering and lazy.weights({}) == stored.weights({})
+    assert len(asked) == len(set(asked)) < n * (n - 1) // 3
+    assert all(earlier < later for later, earlier in asked)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (np.full(3, np.nan), "3 of 3 judge scores are not between 0 and 1"),
+        (np.array([0.5, 1.5, 0.1]), "1 of 3 judge scores are not between 0 and 1"),
+        (np.ones((3, 1)), r"it gave scores of shape [3, 1] for 3 pairs"),
+        (np.ones(2), r"it gave scores of shape [2] for 3 pairs"),
+        (JudgeFailure("the server is gone"), "the server is gone"),
+    ],
+)
+def test_a_failing_judge_leaves_the_consensus_of_all(answer: np.ndarray | Exception, told: str) -> None:
+    def ask(pairs: np.ndarray) -> np.ndarray:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    plan = make_plan(PairScores(3, ask), PruneRule(finish=FinishRule(stop_when_decided=True)), 0, whole={0})
+    assert (plan.clustering, plan.judge_failure) == (None, told)
+    assert plan.next({0: "1"}, (), {1, 2}) == Move(resume=(1, 2))
+    assert plan.next({0: "1", 2: "1"}, {1}, ()) == Move()  # to the very end
+    assert plan.vote({0: "1", 1: "2", 2: "2"}) == "2"
+
+
+def test_unknown_modes_are_refused() -> None:
+    with pytest.raises(InputError, match="mode = 'now'"):
+        PruneRule(mode="now")
+
+
+@settings(deadline=None)
+@given(st.integers(2, 12), st.data())
+def test_scores_between_some_are_asked_once(n: int, data: st.DataObject) -> None:
+    table = np.eye(n)
+    lower = np.tril_indices(n, -1)
+    table[lower] = np.random.default_rng(n).random(len(lower[0]))
+    table = np.maximum(table, table.T)
+    asked: list[tuple[int, int]] = []
+
+    def ask(pairs: np.ndarray) -> np.ndarray:
+        asked.extend(map(tuple, pairs.tolist()))
+        return table[pairs[:, 0], pairs[:, 1]]
+
+    scores = PairScores(n, ask)
+    for _ in range(3):
+        rows, columns = (data.draw(st.lists(st.integers(0, n - 1), unique=True)) for _ in range(2))
+        assert np.array_equal(scores.between(rows, columns), table[np.ix_(rows, columns)])
+    assert len(asked) == len(set(asked))
+    assert all(later > earlier for later, earlier in asked)
+
+
+class UntilTwoAgree(FinishPlan):
+    """Waves: one trace at a time goes on, those that ended first being asked first, until two answers agree."""
+
+    def __init__(self, clustering: Clustering) -> None:
+        self.clustering = clustering
+
+    def weights(self, finished: Finished) -> dict[int, float]:
+        return dict.fromkeys(finished, 1.0)
+
+    def next(self, finished: Finished, running: Collection[int], parked: Collection[int]) -> Move:
+        given = [key for key in finished.values() if key is not None]
+        if len(given) > len(set(given)):
+            return Move(prune=tuple(sorted(running)))
+        return Move(resume=tuple(sorted(parked)[:1]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), CUTS, st.integers(1, 40))
+def test_plans_of_many_waves_live_as_they_replay(scripts: dict[int, list[str]], cut: CutRule, max_rows: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deepprune.plan.finish_plan", lambda judged, rule: UntilTwoAgree(judged.clustering))
+        jobs = jobs_of(scripts)
+        shared = by_id(list(run_online(ScriptedEngine(scripts), jobs, SPEC, LastLetterJudge(cut), RULE, max_rows)))
+        for job in jobs:
+            replayed, answer = replay_of(job, scripts, cut, RULE)
+            live = shared[job.problem_id]
+            assert (live.decision, live.ledger, live.answer) == (replayed.decision, replayed.ledger, answer)
+            assert replayed.kept_tokens == [len(trace.token_ids) for trace in live.traces]
+
+
+def test_a_lead_lets_only_as_many_go_on_as_it_needs() -> None:
+    plan = UntilLead([1, 2, 4, 5], Clustering([[1, 2, 4, 5], [0, 3]], [], 0), lead=2)
+    assert plan.next({}, (), {0, 1, 2, 3, 4, 5}) == Move(resume=(1, 2), prune=(0, 3))
+    assert plan.next({1: "7"}, {2}, {4, 5}) == Move()
+    assert plan.next({1: "7", 2: "3"}, (), {4, 5}) == Move(resume=(4, 5))
+    assert plan.next({1: "7", 2: None}, (), {4, 5}) == Move(resume=(4,))
+    assert plan.next({1: "7", 2: "7"}, (), {4, 5}) == Move(prune=(4, 5))
+    assert plan.vote({1: "7", 2: "7"}) == "7"
+
+
+def test_a_lead_that_cannot_be_lost_any_more_is_enough_where_asked_for() -> None:
+    for stops, move in ((False, Move(resume=(2,))), (True, Move(prune=(2,)))):
+        plan = UntilLead([0, 1, 2], Clustering([[0, 1, 2]], [], 0), lead=3, stop_when_decided=stops)
+        assert plan.next({0: "7", 1: "7"}, (), {2}) == move
+
+
+def test_whole_traces_of_the_cluster_count_towards_the_lead() -> None:
+    plan = make_plan(np.ones((4, 4)), PruneRule(finish=FinishRule(lead=2)), 0, whole={0, 3})
+    assert plan.next({0: "7", 3: "7"}, (), {1, 2}) == Move(prune=(1, 2))
+
+
+@pytest.mark.parametrize("values", [{"lead": -1}, {"lead": 2, "policy": "soft"}])
+def test_impossible_leads_are_refused(values: dict) -> None:
+    with pytest.raises(InputError, match="lead"):
+        FinishRule(**values)
