@@ -17,19 +17,22 @@ from rich.markup import escape
 from deepprune.decide import decision_seed
 from engines.load import load_tokenizer
 from engines.trace_folder import StoredTrace, read_trace_folder
-from eval.combined_config import CombinedConfig
-from eval.combined_rows import (
-    ModelRecords,
-    evenly_chosen,
-    example_panel,
-    make_differences,
-    make_row,
-    results_of_model,
-    total_ledger,
+from eval.combined_config import CombinedConfig, judge_kind
+from eval.combined_results import ModelRecords, results_of_model
+from eval.combined_rows import evenly_chosen, example_panel, make_differences, make_row, total_ledger
+from eval.combined_store import (
+    judge_labels,
+    read_engine,
+    read_live,
+    read_scores,
+    stored_traces,
+    traces_folder,
+    wall_seconds,
 )
-from eval.combined_store import judge_labels, read_live, read_scores, stored_traces, traces_folder, wall_seconds
 from eval.combined_work import ModelWork
-from eval.methods import ProblemRecord, TraceRecord, consensus
+from eval.deepconf import ConfidenceProfile, confidence_profile
+from eval.methods import consensus
+from eval.records import ProblemRecord, TraceRecord
 from eval.sampling import wait_for_all_processes
 from eval.table import print_results
 from runtime.config import parse_config
@@ -52,38 +55,44 @@ class ModelTraces:
         self.config, self.name, self.problems = config, name, problems
         found = stored_traces(read_trace_folder(traces_folder(config, name)), config.n)
         self.stored: list[list[StoredTrace]] = [found[problem.id] for problem in problems]
-        thinking = starts_inside_thinking(load_tokenizer(config.models[name]))
+        thinking = starts_inside_thinking(load_tokenizer(config.tokenizer_of(name)))
         self.answers = [[extract_answer(s.trace.text, thinking) for s in stored] for stored in self.stored]
 
     def records(self) -> ModelRecords:
         plain = [self._record(index) for index in range(len(self.problems))]
-        labels = judge_labels(self.config, self.name) if self.config.prunes else []
+        judges, labels = self.config.scored_by(self.name), judge_labels(self.config, self.name)
         judged, parameters = {}, {}
         for label in labels:
             scores = [read_scores(self.config, self.name, label, problem) for problem in self.problems]
             judged[label] = [
-                replace(record, scores=s.scores, judge_cost=s.ledger) for record, s in zip(plain, scores, strict=True)
+                replace(record, scores=s.scores, judge_bill=s.bill) for record, s in zip(plain, scores, strict=True)
             ]
             parameters[label] = scores[0].parameters
-        wall = wall_seconds(self.config, self.name).get("sampling")
+        kinds = {label: judge_kind(judge) for label, judge in zip(labels, judges, strict=True)}
         return ModelRecords(
-            self.name, count_parameters(self.config.models[self.name]), plain, judged, parameters, wall
+            self.name,
+            read_engine(self.config, self.name)["parameters"],
+            plain,
+            judged,
+            parameters,
+            kinds,
+            labels[: len(self.config.judges_of(self.name))] if self.config.prunes else [],
+            labels[judges.index(self.config.similarity)] if "embedding" in self.config.methods else None,
+            self._profiles(),
+            wall_seconds(self.config, self.name).get("sampling"),
         )
+
+    def _profiles(self) -> list[list[ConfidenceProfile]]:
+        if not self.config.deepconf_rules:
+            return []
+        window = self.config.deepconf_window
+        return [[confidence_profile(trace.load_confidences(), window) for trace in found] for found in self.stored]
 
     def _record(self, index: int) -> ProblemRecord:
         problem, stored = self.problems[index], self.stored[index]
         gold, *keys = group_answers([problem.answer, *self.answers[index]])
         traces = tuple(TraceRecord(key, s.trace.n_tokens, s.cut_tokens) for key, s in zip(keys, stored, strict=True))
         return ProblemRecord(problem.id, gold, traces, decision_seed(self.config.seed, problem.id))
-
-
-def count_parameters(model: str) -> int:
-    """Parameters of a model, tied ones once, without loading its weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)).num_parameters()
 
 
 def assemble(config: CombinedConfig, problems: list[Problem]) -> dict[str, Any]:
@@ -105,7 +114,7 @@ def assemble(config: CombinedConfig, problems: list[Problem]) -> dict[str, Any]:
         "config": config.resolved(),
         "versions": {package: metadata.version(package) for package in _PACKAGES},
     }
-    if config.prunes:
+    if all(runs.values()):
         write_json(Path(config.output_dir) / "examples.json", _examples(config, traces, records, runs))
     write_json(Path(config.output_dir) / "combined.json", combined)
     return combined
@@ -128,15 +137,22 @@ def _examples(
 
 
 def live_summary(config: CombinedConfig, problems: list[Problem]) -> dict[str, Any] | None:
-    """How many live runs were equal to their replay, over all models; None if none was asked for."""
-    if not config.prunes or not config.live_count(len(problems)):
+    """How many live runs were equal to their replay, over all models; None if none was asked for.
+
+    `exact` is False where an engine draws other tokens when it goes on, so that a difference is no error.
+    """
+    if not config.live_count(len(problems)):
         return None
     live = problems[: config.live_count(len(problems))]
-    records = {(name, problem.id): read_live(config, name, problem) for name in config.models for problem in live}
-    unequal = {
-        f"{name}, {problem_id}": r["difference"] for (name, problem_id), r in records.items() if not r["equal"]
+    records = {
+        (name, method, problem.id): read_live(config, name, method, problem)
+        for name in config.models
+        for method in config.rules
+        for problem in live
     }
-    return {"problems": len(records), "equal": len(records) - len(unequal), "unequal": unequal}
+    unequal = {", ".join(key): record["difference"] for key, record in records.items() if not record["equal"]}
+    exact = all(read_engine(config, name)["exact"] for name in config.models)
+    return {"problems": len(records), "equal": len(records) - len(unequal), "unequal": unequal, "exact": exact}
 
 
 def run(config: CombinedConfig) -> dict[str, Any] | None:

@@ -1,44 +1,19 @@
-"""From the records of all problems to the rows, differences and examples of combined.json. Pure functions."""
+"""From the results of all methods to the rows, differences and examples of combined.json. Pure functions."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from deepprune.judges.untrained import UNTRAINED
 from engines.accounting import TokenLedger, saving_gross, saving_net
-from eval import methods
-from eval.combined_config import CombinedConfig
-from eval.methods import Outcome, Prices, ProblemRecord, Pruned
+from eval.combined_results import Result
+from eval.methods import Pruned
+from eval.records import Outcome, ProblemRecord
+from eval.rules import PUBLISHED
 from eval.scores import mean_with_interval, paired_difference
-from eval.table import METHOD_LABELS, judge_label
-
-
-@dataclass(frozen=True)
-class ModelRecords:
-    """One model: its problems without a judge, and once more for every judge, in the same order."""
-
-    name: str
-    parameters: int
-    plain: list[ProblemRecord]
-    judged: dict[str, list[ProblemRecord]]
-    judge_parameters: dict[str, int]
-    wall_s: float | None = None
-    """Wall time of sampling all traces [s]; None where none were sampled."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One method of one model on all problems."""
-
-    model: str
-    method: str
-    judge: str | None
-    prices: Prices
-    outcomes: list[Outcome]
-    wall_s: float | None = None
+from eval.table import judge_label, method_label
 
 
 def total_ledger(outcomes: Sequence[Outcome]) -> TokenLedger:
@@ -48,46 +23,12 @@ def total_ledger(outcomes: Sequence[Outcome]) -> TokenLedger:
     return TokenLedger(**totals | {"longest_trace": totals["longest_trace"] / len(outcomes)})
 
 
-def results_of_model(records: ModelRecords, config: CombinedConfig) -> tuple[list[Result], dict[str, list[Pruned]]]:
-    """Every method of one model, and for each judge the runs in the stored order, one per problem."""
-    plain = {"single": methods.single, "consensus": methods.consensus, "oracle": methods.oracle}
-    results = []
-    for name, method in plain.items():
-        if name in config.methods:
-            wall = records.wall_s if name == "consensus" else None
-            outcomes = [method(record) for record in records.plain]
-            results.append(Result(records.name, name, None, Prices(records.parameters), outcomes, wall))
-    first_runs = {}
-    for judge, problems in records.judged.items():
-        judged, runs = _results_of_judge(records, judge, problems, config)
-        results += judged
-        first_runs[judge] = runs
-    return results, first_runs
-
-
-def _results_of_judge(
-    records: ModelRecords, judge: str, problems: Sequence[ProblemRecord], config: CombinedConfig
-) -> tuple[list[Result], list[Pruned]]:
-    prices = Prices(records.parameters, records.judge_parameters[judge])
-    runs = [methods.prune_in_orders(record, config.rule, config.orders) for record in problems]
-    pruned = [methods.deepprune(record, run) for record, run in zip(problems, runs, strict=True)]
-    results = [Result(records.name, "deepprune", judge, prices, pruned)]
-    if judge not in UNTRAINED:
-        free = Prices(records.parameters)
-        if "random_traces" in config.methods:
-            outcomes = [methods.random_traces(r, run, config.draws) for r, run in zip(problems, runs, strict=True)]
-            results.append(Result(records.name, "random_traces", judge, free, outcomes))
-        if "consensus_equal_tokens" in config.methods:
-            outcomes = [
-                methods.consensus_equal_tokens(record, outcome, prices, config.draws)
-                for record, outcome in zip(problems, pruned, strict=True)
-            ]
-            results.append(Result(records.name, "consensus_equal_tokens", judge, free, outcomes))
-    return results, [run[0] for run in runs]
-
-
 def make_row(result: Result, n: int, reference: TokenLedger, reference_parameters: int) -> dict[str, Any]:
-    """One row of combined.json; `reference` is what consensus over all n of the base model generated."""
+    """One row of combined.json; `reference` is what consensus over all n of the base model generated.
+
+    `oracle_accuracy`: how often one of the traces that vote is right; `controls`: what the method is held against,
+    each with the difference of the method to it, paired by problem. Null where a method has none.
+    """
     ledger = total_ledger(result.outcomes)
     accuracy, low, high = mean_with_interval([outcome.accuracy for outcome in result.outcomes])
     return {
@@ -98,6 +39,7 @@ def make_row(result: Result, n: int, reference: TokenLedger, reference_parameter
         "problems": len(result.outcomes),
         "accuracy": accuracy,
         "accuracy_ci95": [low, high],
+        "oracle_accuracy": _oracle_accuracy(result.outcomes),
         "finished": float(np.mean([outcome.finished for outcome in result.outcomes])),
         "tokens": {key: round(value, 3) for key, value in dataclasses.asdict(ledger).items()},
         "wall_s": result.wall_s,
@@ -109,32 +51,47 @@ def make_row(result: Result, n: int, reference: TokenLedger, reference_parameter
             reference_generated=reference.generated,
             reference_parameters=reference_parameters,
         ),
+        "controls": {name: _control(result.outcomes, outcomes) for name, outcomes in result.controls.items()} or None,
+    }
+
+
+def _oracle_accuracy(outcomes: Sequence[Outcome]) -> float | None:
+    shares = [outcome.oracle for outcome in outcomes if outcome.oracle is not None]
+    return float(np.mean(shares)) if shares else None
+
+
+def _control(outcomes: Sequence[Outcome], others: Sequence[Outcome]) -> dict[str, Any]:
+    mean, low, high = paired_difference([o.accuracy for o in outcomes], [o.accuracy for o in others])
+    return {
+        "accuracy": float(np.mean([outcome.accuracy for outcome in others])),
+        "generated": round(sum(outcome.ledger.generated for outcome in others), 3),
+        "difference": mean,
+        "ci95": [low, high],
     }
 
 
 def make_differences(results: Sequence[Result], base: str) -> list[dict[str, Any]]:
     """DeepPrune of each trained judge against what it must be held against, paired by problem."""
-    found = {(result.model, result.method, result.judge): result for result in results}
+    consensus = [result for result in results if (result.model, result.method) == (base, "consensus")]
     differences = []
     for pruned in results:
-        if pruned.method != "deepprune" or pruned.judge in UNTRAINED:
+        if not pruned.method.startswith(PUBLISHED) or pruned.judge in UNTRAINED:
             continue
-        others = [
-            found.get((base, "consensus", None)),
-            found.get((pruned.model, "random_traces", pruned.judge)),
-            found.get((pruned.model, "consensus_equal_tokens", pruned.judge)),
+        differences += [_difference(pruned, base, "consensus", None, result.outcomes) for result in consensus]
+        differences += [
+            _difference(pruned, pruned.model, name, pruned.judge, outcomes)
+            for name, outcomes in pruned.controls.items()
         ]
-        differences += [_difference(pruned, other) for other in others if other is not None]
     return differences
 
 
-def _difference(a: Result, b: Result) -> dict[str, Any]:
-    mean, low, high = paired_difference([o.accuracy for o in a.outcomes], [o.accuracy for o in b.outcomes])
-    of_model = f" of {b.model}" if b.model != a.model else ""
+def _difference(a: Result, model: str, method: str, judge: str | None, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    mean, low, high = paired_difference([o.accuracy for o in a.outcomes], [o.accuracy for o in outcomes])
+    of_model = f" of {model}" if model != a.model else ""
     return {
-        "label": f"{a.model}: DeepPrune ({judge_label(a.judge)}) − {METHOD_LABELS[b.method]}{of_model}",
+        "label": f"{a.model}: {method_label(a.method)} ({judge_label(a.judge)}) − {method_label(method)}{of_model}",
         "a": {"model": a.model, "method": a.method, "judge": a.judge},
-        "b": {"model": b.model, "method": b.method, "judge": b.judge},
+        "b": {"model": model, "method": method, "judge": judge},
         "difference": mean,
         "ci95": [low, high],
     }

@@ -1,7 +1,7 @@
 """What a combined run keeps on disk between launches.
 
-Layout under `<output_dir>/<model>/`: `traces/` (see engines/trace_folder.py; its states are judge vectors),
-`scores/<judge>/<problem>.npz`, `live/<problem>.json`, `wall-rank<r>.jsonl`.
+Layout under `<output_dir>/<model>/`: `traces/` (see engines/trace_folder.py; its states are judge vectors, unless
+states are kept), `engine.json`, `scores/<judge>/<problem>.npz`, `live/<method>/<problem>.json`, `wall-rank<r>.jsonl`.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from urllib.parse import quote
 import numpy as np
 
 from deepprune.judges.untrained import UNTRAINED
-from engines.accounting import TokenLedger
+from engines.accounting import JudgeBill, TokenLedger
 from engines.load import model_fingerprint
 from engines.trace_folder import ProblemTraces, StoredTrace
-from eval.combined_config import CombinedConfig
+from eval.combined_config import CombinedConfig, judge_kind
 from runtime.files import read_json, read_jsonl
 from tasks.records import Problem
 
@@ -28,10 +28,10 @@ from tasks.records import Problem
 @dataclass(frozen=True)
 class JudgeScores:
     """What a judge said about one problem: [n, n] probabilities, all NaN where it failed; `parameters` is the weight
-    of the tokens in `ledger`."""
+    of the tokens in `bill`."""
 
     scores: np.ndarray
-    ledger: TokenLedger
+    bill: JudgeBill
     parameters: int
 
 
@@ -43,21 +43,26 @@ def scores_path(config: CombinedConfig, model: str, label: str, problem: Problem
     return Path(config.output_dir) / model / "scores" / label / f"{quote(problem.id, safe='')}.npz"
 
 
-def live_path(config: CombinedConfig, model: str, problem: Problem) -> Path:
-    return Path(config.output_dir) / model / "live" / f"{quote(problem.id, safe='')}.json"
+def live_path(config: CombinedConfig, model: str, method: str, problem: Problem) -> Path:
+    return Path(config.output_dir) / model / "live" / method / f"{quote(problem.id, safe='')}.json"
+
+
+def engine_path(config: CombinedConfig, model: str) -> Path:
+    return Path(config.output_dir) / model / "engine.json"
+
+
+def read_engine(config: CombinedConfig, model: str) -> dict[str, Any]:
+    """What the traces were made with: `engine`, `parameters` of the model, and whether it is `exact`."""
+    return read_json(engine_path(config, model))
 
 
 def judge_labels(config: CombinedConfig, model: str) -> list[str]:
     """A name for each of a model's judges: its kind, with the folder's name where two are of one kind."""
-    kinds = [judge if judge in UNTRAINED else _kind(judge) for judge in config.judges_of(model)]
+    kinds = [judge_kind(judge) for judge in config.scored_by(model)]
     return [
         kind if kinds.count(kind) == 1 else f"{kind}-{Path(judge).name}"
-        for kind, judge in zip(kinds, config.judges_of(model), strict=True)
+        for kind, judge in zip(kinds, config.scored_by(model), strict=True)
     ]
-
-
-def _kind(folder: str) -> str:
-    return str(read_json(Path(folder) / "judge.json").get("kind", "judge"))
 
 
 def judge_fingerprint(folder_or_name: str) -> str:
@@ -77,7 +82,7 @@ def stored_traces(folder: Sequence[ProblemTraces], n: int) -> dict[str, list[Sto
 
 def write_scores(path: Path, found: JudgeScores, settings: str) -> None:
     """Replace `path` atomically."""
-    meta = {"settings": settings, "ledger": asdict(found.ledger), "parameters": found.parameters}
+    meta = {"settings": settings, "bill": asdict(found.bill), "parameters": found.parameters}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, scores=found.scores, meta=np.array(json.dumps(meta)))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,14 +102,16 @@ def read_scores(
         meta = json.loads(str(stored["meta"]))
         if settings is not None and meta["settings"] != settings:
             return None
-        return JudgeScores(stored["scores"], TokenLedger(**meta["ledger"]), meta["parameters"])
+        bill = meta["bill"]
+        cuts = tuple(TokenLedger(**cut) for cut in bill["cuts"])
+        return JudgeScores(stored["scores"], JudgeBill(TokenLedger(**bill["everything"]), cuts), meta["parameters"])
 
 
 def read_live(
-    config: CombinedConfig, model: str, problem: Problem, settings: dict[str, Any] | None = None
+    config: CombinedConfig, model: str, method: str, problem: Problem, settings: dict[str, Any] | None = None
 ) -> dict[str, Any] | None:
     """The stored comparison of a live run with its replay, under the same conditions as `read_scores`."""
-    path = live_path(config, model, problem)
+    path = live_path(config, model, method, problem)
     if not path.is_file():
         return None
     record = read_json(path)

@@ -5,31 +5,29 @@ What is on disk (combined_store.py) is not done again, unless scores or live run
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from deepprune.cut import CutDetector, CutRule
-from deepprune.decide import JudgeFailure, decision_seed
-from deepprune.judges.base import CutTrace, Judge
+from deepprune.decide import JudgeFailure
+from deepprune.judges.base import CutTrace, Judge, VectorJudge
 from deepprune.judges.load import load_judge
 from deepprune.judges.untrained import UNTRAINED
-from deepprune.online import OnlineResult, ProblemJob, run_online
-from deepprune.replay import Replay, replay
-from engines.accounting import TokenLedger
+from engines.accounting import JudgeBill, TokenLedger
+from engines.base import Engine
 from engines.detokenize import Detokenizer
 from engines.load import load_tokenizer
 from engines.trace_folder import StoredTrace, TraceFolderWriter, read_trace_folder
-from engines.transformers_engine import TransformersEngine
 from eval.combined_config import CombinedConfig
+from eval.combined_live import LiveRuns
 from eval.combined_store import (
     JudgeScores,
+    engine_path,
     judge_fingerprint,
     judge_labels,
-    live_path,
-    read_live,
     read_scores,
     scores_path,
     stored_traces,
@@ -42,7 +40,6 @@ from runtime.console import progress
 from runtime.errors import InputError
 from runtime.files import append_jsonl, write_json
 from runtime.ranks import current_ranks
-from tasks.prompts import starts_inside_thinking
 from tasks.records import Problem
 
 
@@ -50,23 +47,23 @@ class ModelWork:
     """Everything that this process does for one model."""
 
     def __init__(self, config: CombinedConfig, model: str, problems: Sequence[Problem]) -> None:
-        self.config, self.model, self.path = config, model, config.models[model]
+        self.config, self.model = config, model
         self.problems = current_ranks().shard(problems)
         self.live = {problem.id for problem in problems[: config.live_count(len(problems))]}
-        names = config.judges_of(model) if config.prunes else []
-        self.labels = judge_labels(config, model) if config.prunes else []
+        names = config.scored_by(model)
+        self.labels = judge_labels(config, model)
         self.prints = [judge_fingerprint(name) for name in names]
         self.judges = self._load_judges(names)
-        self.tokenizer = load_tokenizer(self.path)
+        self.tokenizer = load_tokenizer(config.tokenizer_of(model))
         self._detokenizer = Detokenizer(self.tokenizer)
         self.writer = TraceFolderWriter(traces_folder(config, model), self._trace_settings(), current_ranks().rank)
 
     def _load_judges(self, names: Sequence[str]) -> list[Judge]:
         """Trained judges bring their cut along, untrained ones take theirs over."""
-        device = local_device(self.config.device)
-        trained = {name: load_judge(name, self.path, device=device) for name in names if name not in UNTRAINED}
+        device, generator = local_device(self.config.device), self.config.tokenizer_of(self.model)
+        trained = {name: load_judge(name, generator, device=device) for name in names if name not in UNTRAINED}
         rule = next((judge.cut_rule for judge in trained.values()), self.config.cut_rule)
-        judges = [trained.get(name) or load_judge(name, self.path, cut_rule=rule) for name in names]
+        judges = [trained.get(name) or load_judge(name, generator, cut_rule=rule) for name in names]
         self._check_judges(judges)
         return judges
 
@@ -76,8 +73,16 @@ class ModelWork:
             raise InputError(
                 f"key 'judges.{self.model}': its judges cut at {', '.join(map(str, rules))}; give one cut"
             )
-        if sum(judge.needs_states for judge in judges) > 1:
-            raise InputError(f"key 'judges.{self.model}' names two judges that read the model's states; give one")
+        own = [judge for judge in judges if judge.needs_states]
+        if len(own) > 1 and not self.config.keep_states:
+            raise InputError(
+                f"key 'judges.{self.model}' names two judges that read the model's states; give one, or store the "
+                "states themselves with keep_states: true"
+            )
+        if len({judge.capture_layers for judge in own}) > 1:
+            raise InputError(
+                f"key 'judges.{self.model}': its judges read other layers; give those that read the same"
+            )
 
     @property
     def cut_rule(self) -> CutRule | None:
@@ -89,42 +94,48 @@ class ModelWork:
 
     def _trace_settings(self) -> dict[str, Any]:
         own = [self.prints[i] for i, judge in enumerate(self.judges) if judge.needs_states]
-        return self.config.trace_settings(self.model, self.config.problems) | {
-            "cut": asdict(self.cut_rule) if self.cut_rule else None,
-            "vectors_of_judge": own[0] if own else None,
-        }
+        settings = self.config.trace_settings(self.model, self.config.problems)
+        settings |= {"cut": asdict(self.cut_rule) if self.cut_rule else None}
+        if own and self.config.keep_states:
+            return settings | {"states_of_layers": list(self._own_states.capture_layers)}
+        return settings | {"vectors_of_judge": own[0] if own else None}
 
     def run(self) -> None:
         engine = self._sample()
         self._score()
-        engine = self._run_live(engine)
+        for method, rule in self.config.rules.items():
+            live = LiveRuns(self.config, self.model, method, rule, self.judges[0], self.tokenizer)
+            wanted = [problem for problem in self.problems if problem.id in self.live]
+            todo = live.missing(wanted, self._score_settings(0))
+            if todo:
+                began, engine = time.monotonic(), engine or self._engine()
+                live.run(engine, todo, self._stored())
+                self._note_time("live", began)
         if engine is not None:
             engine.close()
 
-    def _engine(self) -> TransformersEngine:
-        own = self._own_states
-        return TransformersEngine(
-            self.path,
-            self.tokenizer,
-            dtype=self.config.dtype,
-            capture_layers=own.capture_layers if own else None,
-            device=local_device(self.config.device),
-        )
+    def _engine(self) -> Engine:
+        """Opened anew; what the results need to know of it is noted on disk."""
+        own, config = self._own_states, self.config
+        engine = config.open_engine(self.model, own.capture_layers if own else None)
+        about = {"engine": config.engine, "parameters": engine.parameters, "exact": engine.exact}
+        write_json(engine_path(config, self.model), about)
+        return engine
 
     def _note_time(self, what: str, began: float) -> None:
         path = wall_path(self.config, self.model, current_ranks().rank)
         append_jsonl(path, [{"what": what, "seconds": round(time.monotonic() - began, 3)}])
 
-    def _sample(self) -> TransformersEngine | None:
+    def _sample(self) -> Engine | None:
         config, own = self.config, self._own_states
         wanted = {(problem.id, sample) for problem in self.problems for sample in range(config.n)}
-        if wanted <= self.writer.done:
+        if wanted <= self.writer.done and engine_path(config, self.model).is_file():
             return None
         engine, began = self._engine(), time.monotonic()
         plan = SamplingPlan(self.problems, config.n, config.spec, config.prompt_family, config.seed, config.rows)
         with self.writer as writer:
             sample_missing(
-                EncodingEngine(engine, own) if own else engine,
+                EncodingEngine(engine, own) if own and not config.keep_states else engine,
                 self.tokenizer,
                 plan,
                 writer,
@@ -169,20 +180,33 @@ class ModelWork:
 
     def _judge_problem(self, judge: Judge, problem: Problem, traces: Sequence[StoredTrace]) -> JudgeScores:
         judge.reset_ledger()
-        paid = TokenLedger()
+        n = len(traces)
+        costs: tuple[TokenLedger, ...] = (TokenLedger(),) * n  # of the cuts; judges of pairs read none by itself
         try:
-            if judge.needs_states:
-                costs, vectors = zip(*(split_vector(trace.load_states()) for trace in traces), strict=True)
-                paid = TokenLedger(judge_head=sum(costs))
+            if isinstance(judge, VectorJudge):
+                vectors, costs = zip(*self._vectors(judge, problem, traces), strict=True)
                 scores = judge.score_vectors(np.stack(vectors))
             else:
                 ids = prompt_ids(self.tokenizer, problem, self.config.prompt_family)
-                scores = judge.score([self._cut(ids, trace) for trace in traces])
+                scores = judge.score([self._cut(ids, trace, judge.needs_states) for trace in traces])
         except JudgeFailure:
-            scores = np.full((len(traces), len(traces)), np.nan)
-        return JudgeScores(np.asarray(scores, dtype=np.float64), judge.ledger + paid, judge.parameters)
+            scores = np.full((n, n), np.nan)
+        bill = JudgeBill(sum(costs, judge.ledger), costs)
+        return JudgeScores(np.asarray(scores, dtype=np.float64), bill, judge.parameters)
 
-    def _cut(self, ids: tuple[int, ...], stored: StoredTrace) -> CutTrace:
+    def _vectors(
+        self, judge: VectorJudge, problem: Problem, traces: Sequence[StoredTrace]
+    ) -> Iterator[tuple[np.ndarray, TokenLedger]]:
+        """The vector of each cut and what reading it cost."""
+        ids = prompt_ids(self.tokenizer, problem, self.config.prompt_family)
+        for trace in traces:
+            if judge.needs_states and not self.config.keep_states:
+                macs, vector = split_vector(trace.load_states())
+                yield vector, TokenLedger(judge_head=macs)
+            else:
+                yield judge.read(self._cut(ids, trace, judge.needs_states))
+
+    def _cut(self, ids: tuple[int, ...], stored: StoredTrace, with_states: bool) -> CutTrace:
         """The cut as a live run would hand it to the judge, rebuilt token by token."""
         tokens = stored.trace.token_ids[: stored.cut_tokens]
         detector, stream = CutDetector(self.cut_rule), self._detokenizer.stream()
@@ -190,62 +214,4 @@ class ModelWork:
             detector.feed(stream.push(token), 1)
         if stored.cut_tokens is None:
             detector.feed(stream.finish(), 0)
-        return CutTrace(ids, tokens, detector.text)
-
-    def _live_settings(self) -> dict[str, Any]:
-        return {"judge": self.prints[0], "rule": asdict(self.config.rule), "n": self.config.n}
-
-    def _run_live(self, engine: TransformersEngine | None) -> TransformersEngine | None:
-        """Run the online controller on the first problems and hold every one against its replay."""
-        settings = self._live_settings() if self.judges else {}
-        todo = [
-            problem
-            for problem in self.problems
-            if problem.id in self.live and read_live(self.config, self.model, problem, settings) is None
-        ]
-        if not self.judges or not todo:
-            return engine
-        config, engine = self.config, engine or self._engine()
-        jobs = [
-            ProblemJob.sampled(
-                problem.id, prompt_ids(self.tokenizer, problem, config.prompt_family), config.n, config.seed
-            )
-            for problem in todo
-        ]
-        stored, by_id, began = self._stored(), {problem.id: problem for problem in todo}, time.monotonic()
-        thinking = starts_inside_thinking(self.tokenizer)
-        with progress(f"{self.model}: live{current_ranks().note}", len(jobs)) as shown:
-            for result in run_online(engine, jobs, config.spec, self.judges[0], config.rule, config.rows, thinking):
-                problem = by_id[result.problem_id]
-                difference = self._difference(result, problem, stored[problem.id])
-                record = {"settings": settings, "equal": difference is None, "difference": difference}
-                write_json(live_path(config, self.model, problem), record)
-                shown.advance()
-        self._note_time("live", began)
-        return engine
-
-    def _difference(self, live: OnlineResult, problem: Problem, stored: Sequence[StoredTrace]) -> str | None:
-        found = read_scores(self.config, self.model, self.labels[0], problem, self._score_settings(0))
-        replayed = replay(
-            [trace.trace.n_tokens for trace in stored],
-            [trace.cut_tokens for trace in stored],
-            found.scores,
-            self.config.rule,
-            decision_seed(self.config.seed, problem.id),
-            found.ledger,
-        )
-        return first_difference(live, replayed, stored)
-
-
-def first_difference(live: OnlineResult, replayed: Replay, stored: Sequence[StoredTrace]) -> str | None:
-    """What a live run and a replay of its problem disagree about; None if nothing."""
-    for index, (ran, trace, kept) in enumerate(zip(live.traces, stored, replayed.kept_tokens, strict=True)):
-        if ran.token_ids != trace.trace.token_ids[: len(ran.token_ids)]:
-            return f"trace {index} has other tokens"
-        if len(ran.token_ids) != kept:
-            return f"trace {index} ran for {len(ran.token_ids)} tokens, {kept} in the replay"
-        if ran.status != "pruned" and ran.text != trace.trace.text:
-            return f"trace {index} has another text"
-    if live.decision.survivors != replayed.decision.survivors:
-        return "the survivors differ"
-    return None if live.ledger == replayed.ledger else f"the costs differ: {live.ledger} and {replayed.ledger}"
+        return CutTrace(ids, tokens, detector.text, stored.load_states() if with_states else None)

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -12,15 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 # Okabe & Ito: told apart by people with any common colour blindness, on light and on dark ground.
-BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
-    "#0072b2",
-    "#e69f00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#d55e00",
-    "#f0e442",
-)
+BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
+SKY, RED, YELLOW = "#56b4e9", "#d55e00", "#f0e442"
 MODEL_COLOURS = {"base": BLUE, "pruned": GREEN, "control": ORANGE}
 SPARE_COLOURS = (PURPLE, SKY, RED, YELLOW)
 # Written by matplotlib as plain colours, replaced by the page's own afterwards.
@@ -54,6 +47,11 @@ MARKERS = {
     "random_traces": "v",
     "consensus_equal_tokens": "^",
     "oracle": "*",
+    "adaptive_consistency": "P",
+    "early_stopping": "X",
+    "deepconf_low": "<",
+    "deepconf_high": ">",
+    "embedding": "p",
 }
 
 
@@ -263,7 +261,7 @@ def roc(curves: Sequence[RocCurve], name: str) -> str:
         return _to_svg(figure, f"ROC {hashlib.sha256(name.encode()).hexdigest()[:4]}")
 
 
-def cost_and_accuracy(points: Sequence[CostPoint], models: Sequence[str], labels: dict[str, str]) -> str:
+def cost_and_accuracy(points: Sequence[CostPoint], models: Sequence[str], label_of: Callable[[str], str]) -> str:
     """Every method of every model: net cost on a logarithmic axis against accuracy, with 95 % intervals."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "cost"}):
         figure, axes = _axes((7.4, 3.9))
@@ -276,14 +274,14 @@ def cost_and_accuracy(points: Sequence[CostPoint], models: Sequence[str], labels
                 MARKERS.get(point.method, "P"),
                 color=colour,
                 markeredgecolor=_GROUND,
-                markersize=11 if point.method == "deepprune" else 8,
+                markersize=11 if point.method.startswith("deepprune") else 8,
                 markeredgewidth=1,
                 zorder=3,
             )
         for model in models:
             axes.plot([], [], "s", color=colour_of(model, models), label=model)
         for method in dict.fromkeys(point.method for point in points):
-            axes.plot([], [], MARKERS.get(method, "P"), color=_INK, markersize=6, label=labels.get(method, method))
+            axes.plot([], [], MARKERS.get(method, "P"), color=_INK, markersize=6, label=label_of(method))
         axes.set_xscale("log")
         axes.margins(x=0.06)
         axes.xaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]))

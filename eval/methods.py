@@ -4,7 +4,6 @@ Chance is averaged out where it can be: which traces are drawn and in which orde
 outcome on a problem is therefore an expectation: accuracy is a fraction (0-1), tokens may be fractional.
 """
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -16,46 +15,11 @@ from deepprune.decide import PruneRule
 from deepprune.replay import replay
 from deepprune.vote import majority
 from engines.accounting import TokenLedger, net_cost
+from eval.records import Outcome, ProblemRecord, TraceRecord, mean_ledger, rng_for, trace_orders
 
 COMPANIONS = ("random_traces", "consensus_equal_tokens")  # what each DeepPrune row is held against
-NOTHING_SPENT = TokenLedger()
-METHODS = ("single", "consensus", "deepprune", *COMPANIONS, "oracle")
-
-
-@dataclass(frozen=True)
-class TraceRecord:
-    """One finished trace: the key of its answer (None: it gave none) and its length [tokens]; `cut_tokens` [tokens]
-    is None for a trace that ended before its cut."""
-
-    key: Hashable | None
-    n_tokens: int
-    cut_tokens: int | None
-
-
-@dataclass(frozen=True)
-class ProblemRecord:
-    """The n traces of one problem by one model, and what its judge said. Equal answers have equal keys."""
-
-    problem_id: str
-    gold: Hashable
-    traces: tuple[TraceRecord, ...]
-    decision_seed: int = 0
-    scores: np.ndarray | None = None
-    """[n, n] probability (0-1) that two traces will end in the same answer, read at their cuts."""
-    judge_cost: TokenLedger = NOTHING_SPENT
-
-    @property
-    def keys(self) -> list[Hashable | None]:
-        return [trace.key for trace in self.traces]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One method on one problem: expected accuracy (0-1), expected tokens, expected number of finished traces."""
-
-    accuracy: float
-    ledger: TokenLedger
-    finished: float
+BASELINES = ("adaptive_consistency", "early_stopping", "deepconf_low", "deepconf_high")
+METHODS = ("single", "consensus", "deepprune", *COMPANIONS, *BASELINES, "embedding", "oracle")
 
 
 @dataclass(frozen=True)
@@ -64,17 +28,6 @@ class Prices:
 
     generator: int
     judge: int = 0
-
-
-def mean_ledger(ledgers: Sequence[TokenLedger]) -> TokenLedger:
-    """Field by field the mean of ledgers; fields become fractional."""
-    fields = [field.name for field in dataclasses.fields(TokenLedger)]
-    return TokenLedger(**{name: float(np.mean([getattr(ledger, name) for ledger in ledgers])) for name in fields})
-
-
-def rng_for(record: ProblemRecord, purpose: str) -> np.random.Generator:
-    """Random numbers that depend on the problem and the purpose, not on the order in which either is asked for."""
-    return np.random.default_rng([record.decision_seed, *purpose.encode()])
 
 
 def full_cost(traces: Iterable[TraceRecord]) -> TokenLedger:
@@ -114,16 +67,30 @@ def vote_of_some(record: ProblemRecord, count: float, draws: int, rng: np.random
     count = min(max(count, 0.0), float(n))
     lower, upper = math.floor(count), math.ceil(count)
     share = count - lower
+    orders = np.stack([rng.permutation(n) for _ in range(draws)])
+    lengths = np.array([trace.n_tokens for trace in record.traces])
     accuracy, longest = 0.0, 0.0
-    for _ in range(draws):
-        order = [record.traces[i] for i in rng.permutation(n)[:upper]]
-        for size, weight in ((lower, 1.0 - share), (upper, share)):
-            if weight:
-                accuracy += weight * _is_right(record, [trace.key for trace in order[:size]])
-                longest += weight * max((trace.n_tokens for trace in order[:size]), default=0)
-    mean_length = float(np.mean([trace.n_tokens for trace in record.traces]))
-    ledger = TokenLedger(generated=count * mean_length, longest_trace=longest / draws)
-    return Outcome(accuracy / draws, ledger, count)
+    for size, weight in ((lower, 1.0 - share), (upper, share)):
+        if weight and size:
+            accuracy += weight * _share_right(record, orders[:, :size])
+            longest += weight * float(lengths[orders[:, :size]].max(axis=1).mean())
+    ledger = TokenLedger(generated=count * float(lengths.mean()), longest_trace=longest)
+    return Outcome(accuracy, ledger, count)
+
+
+def _share_right(record: ProblemRecord, chosen: np.ndarray) -> float:
+    """How many of the votes of the traces in the rows of `chosen` [draws, size] are right (0-1).
+
+    The vote is `majority`'s, all rows at once: the most frequent answer, of equals the one seen first.
+    """
+    names = [key for key in dict.fromkeys(record.keys) if key is not None]
+    if record.gold not in names:
+        return 0.0
+    code = {key: place for place, key in enumerate(names)}
+    votes = np.array([code.get(key, -1) for key in record.keys])[chosen]
+    cast = votes[:, :, None] == np.arange(len(names))
+    rank = cast.sum(axis=1) * (votes.shape[1] + 1) - cast.argmax(axis=1)
+    return float((cast.any(axis=(1, 2)) & (rank.argmax(axis=1) == code[record.gold])).mean())
 
 
 @dataclass(frozen=True)
@@ -149,10 +116,11 @@ def prune_once(record: ProblemRecord, rule: PruneRule, order: Sequence[int] | No
     replayed = replay(
         [trace.n_tokens for trace in taken],
         [trace.cut_tokens for trace in taken],
+        [trace.key for trace in taken],
         record.scores[np.ix_(order, order)],
         rule,
         record.decision_seed,
-        record.judge_cost,
+        record.judge_bill.reordered(order),
     )
     decision = replayed.decision
     labels, kept = [None] * n, [0] * n
@@ -160,15 +128,12 @@ def prune_once(record: ProblemRecord, rule: PruneRule, order: Sequence[int] | No
     for index, label, tokens in zip(order, clusters, replayed.kept_tokens, strict=True):
         labels[index], kept[index] = label, tokens
     survivors = sorted(order[place] for place in decision.survivors)
-    key = decision.vote([trace.key for trace in taken])
-    return Pruned(survivors, labels, kept, key, replayed.ledger, decision.judge_failure)
+    return Pruned(survivors, labels, kept, replayed.key, replayed.ledger, decision.judge_failure)
 
 
 def prune_in_orders(record: ProblemRecord, rule: PruneRule, orders: int) -> list[Pruned]:
-    """DeepPrune in `orders` orders of the traces: the stored one first, then random ones."""
-    rng = rng_for(record, "orders")
-    shuffled = [rng.permutation(len(record.traces)) for _ in range(orders - 1)]
-    return [prune_once(record, rule, order) for order in (None, *shuffled)]
+    """DeepPrune in `orders` orders of the traces."""
+    return [prune_once(record, rule, order) for order in trace_orders(record, orders)]
 
 
 def deepprune(record: ProblemRecord, runs: Sequence[Pruned]) -> Outcome:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from eval import figures
 from eval.figures import Candidate, CostPoint, RocCurve, RoundRecord
-from eval.table import METHOD_LABELS, judge_label, planted_errors_note
+from eval.table import judge_label, method_label, planted_errors_note
 from eval.trace_view import printable, problem_views
 from runtime.errors import InputError
 from runtime.files import read_json, read_jsonl, write_text
@@ -74,7 +74,8 @@ def render_report(inputs: ReportInputs) -> str:
         cards=_cards(rows, models, inputs),
         ladder=_ladder(rows, models),
         table=_table(rows, models),
-        labels=METHOD_LABELS,
+        judge_reads=any(row["tokens"]["judge_prefill"] + row["tokens"]["judge_generated"] for row in rows),
+        method_label=method_label,
         judge_label=judge_label,
         differences=combined["differences"],
         figures=_figures(rows, models, rounds, inputs),
@@ -187,7 +188,7 @@ def _figures(
         for r in rows
         if r["judge"] != "random"
     ]
-    charts: dict[str, Any] = {"cost": Markup(figures.cost_and_accuracy(points, models, METHOD_LABELS))}
+    charts: dict[str, Any] = {"cost": Markup(figures.cost_and_accuracy(points, models, method_label))}
     charts["length_rounds"] = Markup(figures.length_over_rounds(rounds)) if rounds else None
     charts["accuracy_rounds"] = Markup(figures.accuracy_over_rounds(rounds)) if rounds else None
     charts["lengths"] = Markup(figures.length_histograms(dict(inputs.lengths))) if inputs.lengths else None

@@ -13,6 +13,7 @@ import torch
 from deepprune.cut import CutDetector, CutRule
 from deepprune.judges.base import CutTrace, VectorJudge
 from engines.base import Engine, Event, SamplingSpec, Usage, trace_seed
+from engines.factory import EngineKeys, open_engine, tokenizer_source
 from engines.load import model_fingerprint
 from engines.sample import TraceJob, sample_traces
 from engines.trace_folder import TraceFolderWriter
@@ -36,12 +37,14 @@ class SamplingPlan:
 
 
 @dataclass(kw_only=True)
-class SamplingKeys:
+class SamplingKeys(EngineKeys):
     """The keys of every config that samples; the defaults are ThinkPrune's evaluation settings.
 
-    models: name → model folder or Hub id.
+    models: name → model folder or Hub id, or the name that the server of engine "openai" has for it.
     output_dir: gets everything that is made.
     max_tokens: cap on a completion [tokens], end token included; rows: traces decoded at once on each process.
+    dtype, device: of a model in this process; a server has its own.
+    top_logprobs: how many log-probabilities a token's confidence is the mean of, stored with the trace; 0 for none.
     """
 
     models: dict[str, str]
@@ -55,14 +58,22 @@ class SamplingKeys:
     device: str = "auto"
     rows: int = 64
     seed: int = 0
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         check_family(self.prompt_family)
         self.require_positive("max_tokens", "rows")
-        if not self.models:
+        self.check_engine()
+        if not self.models and self.needs_models:
             raise InputError("key 'models' is empty; give at least one name and folder, for example {base: path}")
         for name, path in self.models.items():
-            require_model_folder(f"models.{name}", path)
+            if self.engine != "openai":
+                require_model_folder(f"models.{name}", path)
+            self.tokenizer_of(name)
+
+    @property
+    def needs_models(self) -> bool:
+        return True
 
     def require_positive(self, *keys: str) -> None:
         for key in keys:
@@ -71,12 +82,30 @@ class SamplingKeys:
 
     @property
     def spec(self) -> SamplingSpec:
-        return SamplingSpec(self.temperature, self.top_p, self.top_k, self.max_tokens)
+        return SamplingSpec(self.temperature, self.top_p, self.top_k, self.max_tokens, self.top_logprobs)
+
+    def tokenizer_of(self, model: str) -> str:
+        """Folder or Hub id of the model's tokenizer. Raises `InputError` where a server's model leads to none."""
+        return tokenizer_source(self.engine, self.models[model], self.engine_options)
+
+    def open_engine(self, model: str, capture_layers: Sequence[int] | None = None) -> Engine:
+        """The engine of one of `models`; see `engines.factory.open_engine`."""
+        return open_engine(
+            self.engine,
+            self.models[model],
+            dtype=self.dtype,
+            device=local_device(self.device),
+            capture_layers=capture_layers,
+            rows=self.rows,
+            options=self.engine_options,
+        )
 
     def trace_settings(self, model: str, problems: str) -> dict[str, Any]:
-        """What a folder of traces of `model` must have been sampled with for this run to go on with it."""
+        """What a folder of traces of `model` must have been sampled with for this run to go on with it. No engine is
+        named where it is `transformers`, so that folders from before there was a choice can be gone on with."""
         path = self.models[model]
-        return {
+        engine = {} if self.engine == "transformers" else {"engine": self.engine}
+        return engine | {
             "model": model_fingerprint(path) if Path(path).is_dir() else path,
             "problems": problems,
             "sampling": asdict(self.spec),
@@ -134,7 +163,7 @@ def sample_missing(
     if not jobs:
         return generated
     with progress(f"{title}{current_ranks().note}", len(jobs)) as shown:
-        for trace in sample_traces(engine, tokenizer, jobs, plan.spec, plan.max_rows, factory, with_states):
+        for trace in sample_traces(engine, None, jobs, plan.spec, plan.max_rows, factory, with_states):
             problem = trace.job.problem
             record = Trace(
                 problem_id=problem.id,
@@ -147,7 +176,13 @@ def sample_missing(
                 n_tokens=trace.n_tokens,
                 finish_reason=trace.finish_reason,
             )
-            writer.add(record, cut_tokens=trace.cut_tokens, states=trace.states, group=problem.group)
+            writer.add(
+                record,
+                cut_tokens=trace.cut_tokens,
+                states=trace.states,
+                confidences=trace.confidences,
+                group=problem.group,
+            )
             generated += trace.n_tokens
             shown.advance(note=f"{generated:,} tokens")
     return generated
@@ -168,6 +203,8 @@ class EncodingEngine:
 
     def __init__(self, engine: Engine, judge: VectorJudge) -> None:
         self._engine, self._judge = engine, judge
+        self.tokenizer, self.parameters = engine.tokenizer, engine.parameters
+        self.capture_layers, self.exact = engine.capture_layers, engine.exact
 
     def states(self, traces: Sequence[int]) -> list[torch.Tensor]:
         return [self._encoded(states) for states in self._engine.states(traces)]

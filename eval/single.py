@@ -16,7 +16,7 @@ from rich.table import Table
 
 from engines.load import load_tokenizer
 from engines.trace_folder import TraceFolderWriter
-from eval.sampling import SamplingKeys, SamplingPlan, local_device, sample_missing, wait_for_all_processes
+from eval.sampling import SamplingKeys, SamplingPlan, sample_missing, wait_for_all_processes
 from eval.single_figures import ModelFigures, measure
 from runtime.config import parse_config
 from runtime.console import console, say, use_one_torch_thread
@@ -61,8 +61,6 @@ def sample_all(config: SingleConfig, problems: list[Problem]) -> None:
     """Sample what is missing of every model, this process its share of the problems."""
     from transformers.utils import logging
 
-    from engines.transformers_engine import TransformersEngine
-
     logging.disable_progress_bar()  # theirs over our own
     share = current_ranks().shard(problems)
     plan = SamplingPlan(share, config.samples, config.spec, config.prompt_family, config.seed, config.rows)
@@ -70,15 +68,16 @@ def sample_all(config: SingleConfig, problems: list[Problem]) -> None:
     for name, writer in open_writers(config).items():
         if wanted <= writer.done:
             continue
-        engine = TransformersEngine(config.models[name], dtype=config.dtype, device=local_device(config.device))
+        engine = config.open_engine(name)
+        tokenizer = load_tokenizer(config.tokenizer_of(name))
         with writer:
-            sample_missing(engine, engine.tokenizer, plan, writer, name, title=f"samples of {name}")
+            sample_missing(engine, tokenizer, plan, writer, name, title=f"samples of {name}")
         engine.close()
 
 
 def measure_all(config: SingleConfig, problems: list[Problem]) -> Iterator[tuple[str, ModelFigures]]:
-    for name, model in config.models.items():
-        thinking = starts_inside_thinking(load_tokenizer(model))
+    for name in config.models:
+        thinking = starts_inside_thinking(load_tokenizer(config.tokenizer_of(name)))
         yield name, measure(Path(config.output_dir) / name, problems, config.samples, thinking)
 
 

@@ -13,6 +13,11 @@ WIDTH = 100
 METHOD_LABELS = {
     "single": "one trace",
     "consensus": "vote of all n",
+    "adaptive_consistency": "adaptive consistency",
+    "early_stopping": "early stopping",
+    "deepconf_low": "DeepConf low",
+    "deepconf_high": "DeepConf high",
+    "embedding": "similar cuts dropped",
     "deepprune": "DeepPrune",
     "random_traces": "as many random traces",
     "consensus_equal_tokens": "full traces, same tokens",
@@ -30,6 +35,13 @@ def planted_errors_note(config: Mapping[str, Any]) -> str | None:
     return _PLANTED if str(config["problems"]).startswith("arithmetic:") else None
 
 
+def method_label(method: str) -> str:
+    """How a method is called in tables; a variant of DeepPrune by its name."""
+    if method.startswith("deepprune_"):
+        return f"DeepPrune, {method.removeprefix('deepprune_').replace('_', ' ')}"
+    return METHOD_LABELS.get(method, method)
+
+
 def judge_label(judge: str | None) -> str:
     """How a judge is called in tables; nothing for methods without one."""
     return JUDGE_LABELS.get(judge or "", (judge or "").replace("_", " "))
@@ -44,14 +56,14 @@ def _row_cells(row: Mapping[str, Any]) -> list[str]:
     tokens = row["tokens"]
     judged = tokens["judge_prefill"] + tokens["judge_generated"]
     return [
-        METHOD_LABELS.get(row["method"], row["method"]),
+        escape(method_label(row["method"])),
         escape(judge_label(row["judge"])),
         f"{row['accuracy']:.3f}",
         f"{low:.3f}–{high:.3f}",
         f"{row['finished']:.1f}",
         f"{tokens['generated'] / row['problems']:,.0f}",
-        f"{judged / row['problems']:,.0f}" if row["judge"] else "",
-        _percent(row["saving_gross"]),
+        f"{judged / row['problems']:,.0f}" if judged else "",
+        f"{tokens['longest_trace']:,.0f}",
         _percent(row["saving_net"]),
     ]
 
@@ -69,7 +81,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
     for name in ("method", "judge"):
         table.add_column(name, no_wrap=True)
-    for name in ("acc.", "95 % CI", "done", "tokens", "judge\ntokens", "saved\ngross", "saved\nnet"):
+    for name in ("acc.", "95 % CI", "done", "tokens", "judge\ntokens", "longest\npath", "saved\nnet"):
         table.add_column(name, justify="right", no_wrap=True)
     model = None
     for row in rows:
@@ -77,7 +89,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             model = row["model"]
             table.add_section()
             table.add_row(f"[bold]{escape(model)}[/bold]", *[""] * 8)
-        style = "green" if row["method"] == "deepprune" and row["judge"] != "random" else None
+        style = "green" if row["method"].startswith("deepprune") and row["judge"] != "random" else None
         table.add_row(*_row_cells(row), style=style)
     return table
 
@@ -93,11 +105,16 @@ def print_results(combined: Mapping[str, Any], console: Console) -> None:
         value, low, high = (round(number, 3) + 0.0 for number in (difference["difference"], low, high))  # no "-0.000"
         console.print(f" {label}: {value:+.3f}  (95 % CI {low:+.3f} … {high:+.3f}, paired)")
     live = combined["live_equals_replay"]
-    if live:
+    if live and live.get("exact", True):
         console.print(f" live = replay: {live['equal']} of {live['problems']} problems, token for token")
+    elif live:
+        console.print(
+            f" live: {live['problems']} problems, {live['equal']} of them as replayed; this engine is not exact"
+        )
     console.print(
-        "done: traces finished and voting; tokens: generated per problem; saved: against the base model's\n"
-        "vote of all n, gross counts generated tokens only, net adds the judge, in the base model's FLOPs.",
+        "done: traces that vote; tokens: generated per problem; longest path: tokens that have to be generated\n"
+        "one after another; saved: against the base model's vote of all n, the judge included, in the base\n"
+        "model's FLOPs.",
         style="dim",
     )
     note = planted_errors_note(combined["config"])

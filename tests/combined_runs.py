@@ -18,9 +18,9 @@ from runtime.files import append_jsonl
 CUT = CutRule("tokens", 6)
 
 
-def make_judge(model: Path, folder: Path) -> Path:
+def make_judge(model: Path, folder: Path, seed: int = 0) -> Path:
     """A judge of the tiny model's states with random weights."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     shape = OwnStatesShape(layers=(0, 1, 2), hidden=32, heads=2, width=8, pair_hidden=16)
     judge = OwnStatesJudge(OwnStatesModel(shape), shape, CUT)
     save_judge(judge, folder, {"generator": describe_generator(model)})

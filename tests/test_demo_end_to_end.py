@@ -62,6 +62,11 @@ def test_both_blades_save_what_they_promise(demo: Path) -> None:
     assert pruned["deepprune", own]["accuracy"] >= consensus - TOLERANCE
     assert pruned["deepprune", own]["saving_net"] >= 0.7
     assert base["deepprune", own]["accuracy"] > base["random_traces", own]["accuracy"]
+    for rows, saved in ((base, 0.8), (pruned, 0.9)):
+        adaptive = rows["deepprune_adaptive", own]
+        assert adaptive["accuracy"] >= consensus - TOLERANCE and adaptive["saving_net"] >= saved
+    equal = base["deepprune_adaptive", own]["controls"]["consensus_equal_tokens"]
+    assert equal["ci95"][0] > 0, "above consensus over the full traces that the same net tokens buy"
     assert base["deepprune", own]["accuracy"] > base["deepprune", "random"]["accuracy"]
 
 

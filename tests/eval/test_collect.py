@@ -8,10 +8,12 @@ import pytest
 from deepprune.cut import CutRule, cut_length
 from engines.load import load_tokenizer
 from engines.trace_folder import read_trace_folder
+from engines.transformers_engine import TransformersEngine
 from eval.collect_traces import CollectConfig, collect
 from runtime.errors import InputError
 from runtime.files import read_json
 from tests.combined_runs import write_problems
+from tests.engines.openai_server import CompletionsServer, Habits
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +82,39 @@ def test_other_settings_are_refused_and_nothing_is_touched(tiny_model: Path, pro
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("text_only", [False, True])
+def test_traces_of_a_server(tiny_model: Path, problems: Path, tmp_path: Path, text_only: bool) -> None:
+    """Any engine fills the same folders; a second run finds everything there and asks the server for nothing."""
+    with CompletionsServer(TransformersEngine(tiny_model), Habits(text_only=text_only)) as server:
+        options = {"base_url": server.url, "tokenizer": str(tiny_model), "abort_check": "off"}
+        chosen = config(
+            tiny_model,
+            problems,
+            tmp_path,
+            models={"base": "served"},
+            engine="openai",
+            engine_options=options,
+            states=False,
+            top_logprobs=3,
+        )
+        collect(chosen)
+        requests = server.counters.requests
+        collect(chosen)
+        assert server.counters.requests == requests
+    for entry in read_trace_folder(tmp_path / "base" / "train"):
+        for stored in entry.traces:
+            assert stored.trace.n_tokens == len(stored.trace.token_ids) == len(stored.load_confidences())
+            assert stored.trace.finish_reason in ("stop", "length")
+    assert read_json(tmp_path / "base" / "train" / "settings.json")["engine"] == "openai"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"engine": "openai", "engine_options": {"base_url": "http://h/v1"}}, "states: false"),
+        ({"engine": "openai", "engine_options": {}}, "base_url"),
+        ({"engine_options": {"rows": 3}}, "unknown key 'rows'"),
+        ({"tokenizer": "x"}, "give 'imports'"),
         ({"problem_counts": {"tset": 3}}, "'tset'"),
         ({"cut_k": 0}, "cut k = 0"),
         ({"samples": 0}, "samples"),

@@ -14,13 +14,14 @@ import yaml
 
 from deepprune.judges.untrained import UNTRAINED
 from eval.combined import run
+from eval.combined_config import CombinedConfig
 from runtime.errors import InputError
 from runtime.files import read_json
 from tests.combined_runs import config, make_judge, make_reading_judge, settings, write_problems
 
 ROW_KEYS = {
     "model", "method", "judge", "n", "problems", "accuracy", "accuracy_ci95", "tokens", "wall_s", "saving_gross",
-    "saving_net", "finished",
+    "saving_net", "finished", "oracle_accuracy", "controls",
 }  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def test_equal_tokens_cost_what_deepprune_costs_with_its_judge(reference) -> Non
 
 
 def test_live_runs_equal_their_replay(reference) -> None:
-    assert reference[1]["live_equals_replay"] == {"problems": 2, "equal": 2, "unequal": {}}
+    assert reference[1]["live_equals_replay"] == {"problems": 2, "equal": 2, "unequal": {}, "exact": True}
 
 
 def test_examples_hold_every_trace(reference) -> None:
@@ -95,6 +96,82 @@ def test_a_second_run_does_nothing_again_and_agrees(reference, inputs) -> None:
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix in (".npz", ".jsonl")}
     assert comparable(run(config(*inputs, folder))) == comparable(first)
     assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+BASELINES = ["adaptive_consistency", "early_stopping", "deepconf_low", "deepconf_high", "embedding"]
+
+
+@pytest.fixture(scope="module")
+def with_baselines(tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, Path, Path]) -> Path:
+    folder = tmp_path_factory.mktemp("baselines")
+    run(baselines_config(*inputs, folder))
+    return folder
+
+
+def baselines_config(*arguments: Any, **changes: Any) -> CombinedConfig:
+    methods = ["single", "consensus", "deepprune", "random_traces", "consensus_equal_tokens", *BASELINES]
+    options = {"top_logprobs": 20, "deepconf_warmup": 3, "deepconf_window": 4, "similarity_threshold": 0.8, "live": 0}
+    return config(*arguments, methods=methods, **options | changes)
+
+
+def test_baselines_stand_beside_deepprune(with_baselines: Path, reference) -> None:
+    combined = read_json(with_baselines / "combined.json")
+    full = row(combined, "consensus")["tokens"]
+    for name in BASELINES:
+        entry = row(combined, name, "tfidf" if name == "embedding" else None)
+        assert 0 < entry["tokens"]["generated"] <= full["generated"]
+        assert entry["accuracy"] <= entry["oracle_accuracy"] <= 1
+        equal = entry["controls"]["consensus_equal_tokens"]
+        assert equal["generated"] <= entry["tokens"]["generated"] + 1e-3
+        assert equal["difference"] == pytest.approx(entry["accuracy"] - equal["accuracy"])
+        sequential = name in ("adaptive_consistency", "early_stopping")
+        assert ("random_traces" in entry["controls"]) != sequential
+    plain = [entry for entry in comparable(combined) if entry["method"] not in BASELINES]
+    assert plain == comparable(reference[1]), "the same traces, with confidences or without"
+
+
+def test_variants_of_the_rule_stand_beside_it_and_run_live_too(reference, inputs, tmp_path: Path) -> None:
+    adaptive = {"start_batch": 3, "start_confidence": 0.6, "lead": 1}
+    variants = {"adaptive": adaptive, "overlapping": {"mode": "overlap"}}
+    combined = run(config(*inputs, tmp_path, variants=variants))
+    plain = row(combined, "deepprune", "linear_own_states")
+    assert plain == row(reference[1], "deepprune", "linear_own_states") | {"wall_s": plain["wall_s"]}
+    adaptive = row(combined, "deepprune_adaptive", "linear_own_states")
+    assert adaptive["tokens"]["generated"] < plain["tokens"]["generated"]
+    assert adaptive["tokens"]["judge_head"] < plain["tokens"]["judge_head"], "cuts that were not needed"
+    assert set(adaptive["controls"]) == {"random_traces", "consensus_equal_tokens"}
+    assert row(combined, "deepprune_overlapping", "random")
+    live = combined["live_equals_replay"]
+    assert live["equal"] == live["problems"] == 3 * 2, live["unequal"]
+    labels = [difference["a"]["method"] for difference in combined["differences"]]
+    assert set(labels) == {"deepprune", "deepprune_adaptive", "deepprune_overlapping"}
+
+
+def test_deepconf_refuses_traces_without_confidences(reference, inputs) -> None:
+    with pytest.raises(InputError, match=r"'sampling\.top_logprobs' is 0 there and 20 now.*another output folder"):
+        run(baselines_config(*inputs, reference[0]))
+
+
+def test_other_windows_and_thresholds_reuse_the_traces(with_baselines: Path, inputs) -> None:
+    files = {path: path.stat().st_mtime_ns for path in with_baselines.rglob("*.safetensors")}
+    run(baselines_config(*inputs, with_baselines, deepconf_window=2, deepconf_consensus=None, early_window=2))
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_kept_states_serve_another_judge(reference, inputs, tmp_path: Path) -> None:
+    model, judge, problems = inputs
+    once = run(config(model, judge, problems, tmp_path / "out", keep_states=True))
+    assert row(once, "deepprune", "linear_own_states") == row(reference[1], "deepprune", "linear_own_states")
+    assert once["live_equals_replay"]["equal"] == 2
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    other = make_judge(model, tmp_path / "other", seed=1)
+    judges = {"base": [str(other), str(judge)]}
+    both = run(config(model, judge, problems, tmp_path / "out", keep_states=True, judges=judges, live=0))
+    labels = [r["judge"] for r in both["rows"] if r["method"] == "deepprune"]
+    assert labels == ["linear_own_states-other", "linear_own_states-judge"]
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+    with pytest.raises(InputError, match="keep_states: true"):
+        run(config(model, judge, problems, tmp_path / "new", judges=judges))
 
 
 def test_other_rules_reuse_the_traces(reference, inputs) -> None:
@@ -156,7 +233,16 @@ def test_a_killed_process_is_no_loss(reference, inputs, tmp_path: Path, reposito
         ({"judges": {"base": "outputs/nowhere"}}, "no judge.json"),
         ({"judges": {"base": "random", "pruned": "random"}}, "names the model 'pruned'"),
         ({"tau": 1.5}, "tau"),
+        ({"methods": ["deepconf_low"]}, "add top_logprobs: 20"),
+        ({"methods": ["deepconf_low"], "top_logprobs": 20}, "'deepconf_warmup' has the value 16"),
+        ({"methods": ["embedding"], "similarity": "random"}, "which is no similarity"),
+        ({"methods": ["embedding"], "similarity": "outputs/nowhere"}, "key 'similarity'.* no judge.json"),
+        ({"methods": ["early_stopping"], "early_window": 0}, "'early_window' has the value 0"),
+        ({"adaptive_threshold": 95}, "'adaptive_threshold' has the value 95"),
+        ({"engine": "openai", "engine_options": {"base_url": "http://localhost:1/v1"}}, "own states"),
         ({"live": -1}, "live"),
+        ({"variants": {"fast": {"led": 2}}}, "key 'variants.fast'.*led"),
+        ({"variants": {"fast": {"lead": 2}}, "methods": ["single"]}, "key 'variants'"),
     ],
 )
 def test_bad_input_ends_before_any_work(inputs, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -185,7 +271,7 @@ def test_a_judge_of_another_model_is_refused(inputs, tmp_path: Path) -> None:
 def test_judges_that_read_pay_for_their_tokens(inputs, tmp_path: Path, kind: str) -> None:
     judge = make_reading_judge(kind, inputs[0], tmp_path / "judge")
     combined = run(config(inputs[0], judge, inputs[2], tmp_path / "out", n=4, live=2))
-    assert combined["live_equals_replay"] == {"problems": 2, "equal": 2, "unequal": {}}
+    assert combined["live_equals_replay"] == {"problems": 2, "equal": 2, "unequal": {}, "exact": True}
     pruned = row(combined, "deepprune", kind)
     assert pruned["tokens"]["judge_prefill"] > 0
     assert pruned["saving_net"] < pruned["saving_gross"]

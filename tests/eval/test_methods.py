@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from deepprune.cluster import ClusterRule
 from deepprune.decide import PruneRule
 from deepprune.finish import FinishRule
-from engines.accounting import TokenLedger, net_cost
+from deepprune.vote import majority
+from engines.accounting import JudgeBill, TokenLedger, net_cost
 from eval.methods import (
     Prices,
     ProblemRecord,
@@ -42,7 +43,7 @@ def records(draw: st.DrawFn) -> ProblemRecord:
         traces.append(TraceRecord(key, int(length), cut))
     upper = np.triu(rng.random((n, n)), 1)
     cost = TokenLedger(judge_prefill=int(rng.integers(0, 500)), judge_head=int(rng.integers(0, 5000)))
-    return ProblemRecord(f"p{n}", GOLD, tuple(traces), int(rng.integers(0, 1000)), upper + upper.T, cost)
+    return ProblemRecord(f"p{n}", GOLD, tuple(traces), int(rng.integers(0, 1000)), upper + upper.T, JudgeBill(cost))
 
 
 def total(record: ProblemRecord) -> int:
@@ -76,7 +77,7 @@ def test_deepprune_spends_cuts_on_the_pruned_and_whole_lengths_on_survivors(reco
         whole = trace.cut_tokens is None or trace.cut_tokens >= trace.n_tokens
         assert kept == (trace.n_tokens if whole or index in run.survivors else trace.cut_tokens)
     assert run.ledger.generated == sum(run.kept_tokens) <= total(record)
-    assert run.ledger.judge_prefill == record.judge_cost.judge_prefill
+    assert run.ledger.judge_prefill == record.judge_bill.everything.judge_prefill
 
 
 @given(records())
@@ -134,6 +135,16 @@ def test_a_vote_of_all_traces_is_consensus_up_to_ties(record: ProblemRecord) -> 
     if len(counts) < 2 or counts[0] > counts[1]:
         vote = vote_of_some(record, len(record.traces), 5, np.random.default_rng(0))
         assert vote.accuracy == consensus(record).accuracy
+
+
+@given(records(), st.integers(0, 99))
+def test_many_votes_at_once_are_each_the_majority(record: ProblemRecord, seed: int) -> None:
+    rng, n = np.random.default_rng(seed), len(record.traces)
+    size = int(rng.integers(1, n + 1))
+    orders = np.random.default_rng(seed + 1)
+    votes = [majority([record.keys[i] for i in orders.permutation(n)[:size]]) == GOLD for _ in range(9)]
+    outcome = vote_of_some(record, size, 9, np.random.default_rng(seed + 1))
+    assert outcome.accuracy == pytest.approx(np.mean(votes))
 
 
 def test_expected_accuracy_of_random_votes_equals_enumeration() -> None:

@@ -135,6 +135,23 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
     html.encode("utf-8")
 
 
+def test_controls_and_the_engine_s_exactness_are_told(tmp_path: Path) -> None:
+    """Files of earlier versions lack both; there a dash stands."""
+    folder = make_combined(tmp_path, ["1", "2"])
+    before = check_harmless(render_report(ReportInputs(folder)))
+    combined = json.loads((folder / "combined.json").read_text())
+    control = {"accuracy": 0.5, "generated": 900.0, "difference": -0.0426, "ci95": [-0.1, 0.02]}
+    entry = make_row("base", "deepconf_low", None, 0.7, 0.4)
+    combined["rows"].append(entry | {"oracle_accuracy": 0.987, "controls": {"consensus_equal_tokens": control}})
+    combined["live_equals_replay"]["exact"] = False
+    write_json(folder / "combined.json", combined)
+    html = render_report(ReportInputs(folder))
+    shown = "".join(check_harmless(html).text)
+    for text in ("DeepConf low", "0.987", "\u22120.043", "not exact"):
+        assert text in shown and text not in "".join(before.text)
+    assert "-0.100 \u2026 +0.020" in html
+
+
 def test_a_megabyte_in_one_line_is_cut_off_and_said_so(tmp_path: Path) -> None:
     folder = make_combined(tmp_path / "in", ["x" * 2**20, "short"])
     path = tmp_path / "report.html"

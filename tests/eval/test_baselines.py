@@ -1,0 +1,116 @@
+"""The published baselines on examples worked out by hand, and what they must obey on any record."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.accounting import JudgeBill, TokenLedger
+from eval.baselines import (
+    adaptive_consistency,
+    adaptive_stop,
+    average,
+    early_stopping,
+    majority_stays,
+    similar_dropped,
+    window_stop,
+)
+from eval.records import ProblemRecord, TraceRecord, trace_orders
+
+GOLD = "g"
+
+
+def make_record(keys: str, lengths: list[int] | None = None, cuts: list[int | None] | None = None) -> ProblemRecord:
+    """One trace per character; "-" gave no answer."""
+    lengths = lengths or [10] * len(keys)
+    cuts = cuts or [5] * len(keys)
+    rows = zip(keys, lengths, cuts, strict=True)
+    return ProblemRecord("p", GOLD, tuple(TraceRecord(None if k == "-" else k, n, c) for k, n, c in rows), 3)
+
+
+records = st.builds(
+    lambda keys, seed: replace(
+        make_record(keys, np.random.default_rng(seed).integers(1, 99, len(keys)).tolist()), decision_seed=seed
+    ),
+    st.text("gab-", min_size=2, max_size=20),
+    st.integers(0, 999),
+)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (4, 0), (3, 3), (9, 2), (40, 17)])
+def test_the_stability_is_the_beta_integral(first: int, second: int) -> None:
+    grid = (np.arange(200_000) + 0.5) / 400_000 + 0.5
+    density = grid**first * (1 - grid) ** second
+    constant = math.factorial(first) * math.factorial(second) / math.factorial(first + second + 1)
+    assert majority_stays(first, second) == pytest.approx(density.mean() * 0.5 / constant, abs=1e-6)
+
+
+def test_adaptive_consistency_by_hand() -> None:
+    """k equal answers give 1 − 2^−(k+1): 0.9375 after three, 0.96875 after four. Beside one other answer, five of six
+    give 0.9375 and six of seven 0.965. Traces without an answer change nothing."""
+    assert adaptive_stop("ggggg", 0.95) == 4
+    assert adaptive_stop("ggggg", 0.9) == 3
+    assert adaptive_stop("agggggggg", 0.95) == 7
+    assert adaptive_stop(["g", None, "g", None, "g", "g", "g"], 0.95) == 6
+    assert adaptive_stop("gaga", 0.95) == 4, "never sure: all are drawn"
+
+
+def test_early_stopping_by_hand() -> None:
+    assert window_stop("gagggggg", 3) == 6, "the second window agrees, a window that straddles does not count"
+    assert window_stop("ggg", 3) == 3
+    assert window_stop("gaagg", 2) == 5
+    assert window_stop([None, None, "g", "g", "a"], 2) == 4, "no answer is no agreement"
+
+
+def test_sequential_methods_wait_for_one_trace_after_another() -> None:
+    record = make_record("gggggg", [10, 20, 30, 40, 50, 60])
+    (one_by_one,) = adaptive_consistency(record, orders=1)
+    assert one_by_one.survivors == [0, 1, 2, 3]
+    assert one_by_one.ledger == TokenLedger(generated=100, longest_trace=100)
+    (in_windows,) = early_stopping(make_record("gagggg", [10, 20, 30, 40, 50, 60]), orders=1, window=2)
+    assert in_windows.survivors == [0, 1, 2, 3]
+    assert in_windows.ledger == TokenLedger(generated=100, longest_trace=20 + 40)
+    assert in_windows.key == GOLD
+
+
+def test_similar_traces_are_dropped_at_their_cut() -> None:
+    """1 is like 0 and goes; 2 is like 1 only, which runs no more, and stays; 3 is like 0 but whole, and 4 like 3."""
+    like = np.eye(5)
+    for a, b in ((0, 1), (1, 2), (0, 3), (3, 4)):
+        like[a, b] = like[b, a] = 0.97
+    record = make_record("ggaga", [20, 30, 40, 4, 60], [5, 6, 7, None, 8])
+    record = replace(record, scores=like, judge_bill=JudgeBill(TokenLedger(judge_prefill=9)))
+    (run,) = similar_dropped(record, orders=1, threshold=0.95)
+    assert run.survivors == [0, 2, 3, 4]
+    assert run.ledger == TokenLedger(generated=20 + 6 + 40 + 4 + 60, judge_prefill=9, longest_trace=60)
+    (all_stay,) = similar_dropped(record, orders=1, threshold=0.97)
+    assert all_stay.survivors == [0, 1, 2, 3, 4], "more similar than the threshold, not as similar"
+
+
+def test_a_failed_similarity_drops_nobody() -> None:
+    record = replace(make_record("gga"), scores=np.full((3, 3), np.nan))
+    assert similar_dropped(record, orders=1)[0].survivors == [0, 1, 2]
+
+
+@given(records)
+def test_nothing_costs_more_than_all_traces_one_by_one(record: ProblemRecord) -> None:
+    total = sum(trace.n_tokens for trace in record.traces)
+    for runs in (adaptive_consistency(record, 3), early_stopping(record, 3, window=4)):
+        for run in runs:
+            drawn = [record.traces[index].n_tokens for index in run.survivors]
+            assert run.ledger.generated == sum(drawn) <= total
+            assert max(drawn) <= run.ledger.longest_trace <= run.ledger.generated
+        outcome = average(record, runs)
+        assert 0 <= outcome.accuracy <= outcome.oracle <= 1
+        assert outcome.finished == pytest.approx(np.mean([len(run.survivors) for run in runs]))
+
+
+@given(records)
+def test_orders_begin_with_the_stored_one_and_are_reproducible(record: ProblemRecord) -> None:
+    orders = trace_orders(record, 3)
+    assert orders == trace_orders(record, 3)
+    assert orders[0] == list(range(len(record.traces)))
+    assert all(sorted(order) == orders[0] for order in orders)
