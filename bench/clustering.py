@@ -20,7 +20,6 @@ from deepprune.cluster import ClusterRule
 from deepprune.decide import PruneRule
 from deepprune.grow import cluster_asking
 from deepprune.replay import replay
-from engines.accounting import TokenLedger
 from runtime.console import console
 from runtime.errors import InputError, entry_point
 
@@ -73,7 +72,6 @@ def replayed_traces_per_second(problems: int) -> float:
                 scores[np.ix_(order, order)],
                 PruneRule(),
                 problem,
-                TokenLedger(),
             )
         spent += time.process_time() - began
     return problems * ORDERS * REPLAYED / spent

@@ -9,7 +9,7 @@ from deepprune.arrivals import Arrivals
 from deepprune.batched import BatchedStart
 from deepprune.cut import CutDetector, CutRule
 from deepprune.decide import Decision, PruneRule
-from deepprune.judges.base import CutTrace, Judge, JudgeSession
+from deepprune.judges.base import CutTrace, Judge, JudgeSession, out_of_memory_is_failure
 from deepprune.plan import FinishPlan, make_plan
 from deepprune.scores import PairScores
 from engines.accounting import TokenLedger
@@ -175,11 +175,13 @@ class LiveProblem:
         states = self._engine.states(handles) if self._judge.needs_states else [None] * len(handles)
         if self._session is None:
             self._session = self._judge.open()
-        for index, own in zip(traces, states, strict=True):
-            self._session.add(self.traces[index].cut(self.job.prompt_ids, own))
+        with out_of_memory_is_failure():
+            for index, own in zip(traces, states, strict=True):
+                self._session.add(self.traces[index].cut(self.job.prompt_ids, own))
 
     def _ask(self, pairs: "np.ndarray") -> Sequence[float]:
-        return self._session.scores(list(map(tuple, pairs.tolist())))
+        with out_of_memory_is_failure():
+            return self._session.scores(list(map(tuple, pairs.tolist())))
 
     def _warn(self) -> None:
         pruned = len(self._arrivals.gone)

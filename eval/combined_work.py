@@ -199,12 +199,13 @@ class ModelWork:
     ) -> Iterator[tuple[np.ndarray, TokenLedger]]:
         """The vector of each cut and what reading it cost."""
         ids = prompt_ids(self.tokenizer, problem, self.config.prompt_family)
+        session = judge.open()
         for trace in traces:
             if judge.needs_states and not self.config.keep_states:
                 macs, vector = split_vector(trace.load_states())
                 yield vector, TokenLedger(judge_head=macs)
             else:
-                yield judge.read(self._cut(ids, trace, judge.needs_states))
+                yield session.read(self._cut(ids, trace, judge.needs_states))
 
     def _cut(self, ids: tuple[int, ...], stored: StoredTrace, with_states: bool) -> CutTrace:
         """The cut as a live run would hand it to the judge, rebuilt token by token."""

@@ -4,7 +4,8 @@ Two ways to ask. `score` compares everybody with everybody. A session (`open`) a
 and takes traces that arrive later, so that clustering can spend `n` times a few comparisons instead of n².
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from deepprune.calibration import Calibration
 from deepprune.cut import CutRule
+from deepprune.decide import JudgeFailure
 from engines.accounting import TokenLedger
 from runtime.errors import InputError
 
@@ -153,7 +155,10 @@ class VectorJudge:
 
     def score(self, cuts: Sequence[CutTrace]) -> np.ndarray:
         self.reset_ledger()
-        return self.score_vectors(np.stack([self.encode(cut) for cut in cuts]))
+        session = self.open()
+        vectors, costs = zip(*map(session.read, cuts), strict=True)
+        self.ledger = sum(costs, self.ledger)
+        return self.score_vectors(np.stack(vectors))
 
     def open(self, cuts: Sequence[CutTrace] = ()) -> "VectorSession":
         return VectorSession(self, cuts)
@@ -167,8 +172,12 @@ class VectorSession:
         for cut in cuts:
             self.add(cut)
 
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
+        """The vector of one cut and what reading it cost; what earlier ones left behind may be used again."""
+        return self._judge.read(cut)
+
     def add(self, cut: CutTrace) -> int:
-        vector, cost = self._judge.read(cut)
+        vector, cost = self.read(cut)
         self.ledger += cost
         self._vectors.append(vector)
         return len(self._vectors) - 1
@@ -182,6 +191,17 @@ class VectorSession:
         vectors = np.stack([self._vectors[index] for index in used])
         places = places.reshape(2, -1)
         return self._judge.calibration(self._judge.compare(vectors, places[0], places[1]))
+
+
+@contextmanager
+def out_of_memory_is_failure() -> Iterator[None]:
+    """A judge that finds no memory fails for the problem at hand, not for the run."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise JudgeFailure(f"no memory left: {error}") from error
 
 
 def pair_columns(pairs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:

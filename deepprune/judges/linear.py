@@ -1,20 +1,21 @@
-"""A fine-tuned encoder of linear cost: it reads prompt, cut and a neutral query once per trace.
+"""A fine-tuned encoder of linear cost: it reads cut and a neutral query once per trace, the prompt once per problem.
 
 The state of the query's last token, normalised, is the trace's vector; the same pair head as elsewhere compares two
 vectors. The query ("So the answer is") makes the encoder look ahead; without any, trials lost .2 AUROC. The encoder
 reads the generator's token ids, so it must share the generator's tokenizer.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from deepprune.cut import CutRule
-from deepprune.judges.base import CutTrace, VectorJudge
+from deepprune.judges.base import CutTrace, VectorJudge, VectorSession
 from deepprune.judges.heads import PairHead, pair_probabilities
 from engines.accounting import TokenLedger
 
@@ -40,9 +41,25 @@ class LinearModel(nn.Module):
 
     def read_ids(self, cut: CutTrace) -> list[int]:
         """What the encoder reads for one cut; too long a cut loses its beginning, never prompt or query."""
+        return [*cut.prompt_ids, *self.ending(cut)]
+
+    def ending(self, cut: CutTrace) -> list[int]:
+        """The part of it after the problem's prompt, which all cuts share."""
         room = max(0, self.shape.max_tokens - len(cut.prompt_ids) - len(self.shape.query_ids))
         kept = cut.token_ids[max(0, len(cut.token_ids) - room) :] if room else ()
-        return [*cut.prompt_ids, *kept, *self.shape.query_ids]
+        return [*kept, *self.shape.query_ids]
+
+    def read_prompt(self, prompt_ids: Sequence[int]) -> DynamicCache:
+        """The key/value cache of a prompt, for `after`."""
+        ids = torch.tensor([list(prompt_ids)], device=self.norm.weight.device)
+        return self.encoder(input_ids=ids, use_cache=True).past_key_values
+
+    def after(self, prompt: DynamicCache, cut: CutTrace) -> torch.Tensor:
+        """[1, hidden]: what `forward` makes of the cut, its prompt having been read."""
+        ids = torch.tensor([self.ending(cut)], device=self.norm.weight.device)
+        own = copy.deepcopy(prompt)  # reading on writes into it
+        states = self.encoder(input_ids=ids, past_key_values=own, use_cache=True).last_hidden_state
+        return self.norm(states[:, -1].to(self.norm.weight.dtype))
 
     def forward(self, cuts: Sequence[CutTrace]) -> torch.Tensor:
         """[cuts, hidden]. Right-padded: a causal encoder never sees the padding."""
@@ -79,6 +96,29 @@ class LinearJudge(VectorJudge):
         cost = TokenLedger(judge_prefill=len(self.model.read_ids(cut)))
         return self.model([cut])[0].float().cpu().numpy(), cost
 
+    def open(self, cuts: Sequence[CutTrace] = ()) -> "LinearSession":
+        return LinearSession(self, cuts)
+
     def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         device, dtype = self.model.norm.weight.device, self.model.norm.weight.dtype
         return pair_probabilities(self.model.head, torch.from_numpy(vectors).to(device, dtype), first, second)
+
+
+class LinearSession(VectorSession):
+    """Reads the problem's prompt once; the cuts that follow find it in the encoder's cache."""
+
+    def __init__(self, judge: LinearJudge, cuts: Sequence[CutTrace]) -> None:
+        self._prompt_ids: tuple[int, ...] | None = None
+        self._prompt: DynamicCache | None = None
+        super().__init__(judge, cuts)
+
+    @torch.no_grad()
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
+        model, known = self._judge.model, len(cut.prompt_ids)
+        if not known:
+            return self._judge.read(cut)
+        cost = TokenLedger(judge_prefill=len(model.ending(cut)), judge_cached=known)
+        if cut.prompt_ids != self._prompt_ids:
+            self._prompt_ids, self._prompt = cut.prompt_ids, model.read_prompt(cut.prompt_ids)
+            cost = TokenLedger(judge_prefill=known + len(model.ending(cut)))
+        return model.after(self._prompt, cut)[0].float().cpu().numpy(), cost

@@ -85,7 +85,8 @@ def test_saved_and_loaded_judge_gives_identical_scores(judge, cuts, tmp_path, ti
 def test_vector_judges_encode_cut_by_cut(cuts, tiny_model):
     for judge in (own_states(), linear(tiny_model)):
         vectors = np.stack([judge.encode(cut) for cut in cuts])
-        assert (judge.score_vectors(vectors) == judge.score(cuts)).all()
+        # a linear judge's scores come from the cached prompt, which rounds otherwise
+        assert np.allclose(judge.score_vectors(vectors), judge.score(cuts), rtol=0, atol=1e-5)
 
 
 def test_padding_changes_nothing(cuts, tiny_model):
@@ -118,7 +119,8 @@ def test_ledger_is_of_the_last_score_or_since_the_reset(judge, cuts):
 def test_linear_reads_every_cut_once_and_pairwise_every_pair_with_its_beginning_shared(cuts, tiny_model):
     judge = linear(tiny_model)
     judge.score(cuts)
-    assert judge.ledger.judge_prefill == sum(2 + len(cut.token_ids) + 2 for cut in cuts)
+    assert judge.ledger.judge_prefill == 2 + sum(len(cut.token_ids) + 2 for cut in cuts)
+    assert judge.ledger.judge_cached == 2 * (len(cuts) - 1)
     judge = pairwise(tiny_model)
     judge.score(cuts)
     reader = judge.model.reader

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -128,6 +129,12 @@ def test_a_failing_judge_costs_no_problem(judge: LastLetterJudge) -> None:
     assert "prune" not in [action for action, _ in engine.log]
     assert result.ledger.judge_prefill == 4  # what was read before the failure was spent
     assert result.answer == "1"
+
+
+def test_a_judge_without_memory_costs_no_problem() -> None:
+    with pytest.warns(RuntimeWarning, match="no memory left"):
+        _, result = run(FOUR, LastLetterJudge(TWO_TOKENS, failing=torch.OutOfMemoryError("CUDA out of memory")))
+    assert result.answer == "1" and "no memory left" in result.decision.judge_failure
 
 
 @pytest.mark.parametrize("bug", [KeyError("weights"), ValueError("shapes"), RuntimeError("anything")])
