@@ -4,11 +4,12 @@
 
 Each repeat draws new traces and runs four contenders on them, one after the other, on the same engine and with the
 same places: "consensus" finishes all n traces and votes; "deepprune" is the online controller with the own-state
-judge and the published rule, "adaptive" the same with the adaptive one; "ideal" is the same controller with a judge that takes no time, which gives the scores of the run before it, so
-that cuts and survivors are the same, and for which no states are kept. Shown are medians over the repeats, after a
-warm-up, and the two ratios that matter: consensus ÷ deepprune (goal ≥ 1.3) and deepprune ÷ ideal (goal ≤ 1.15). On a
-machine with other work to do the processor time says more than the clock. The judge is the demo's; --judge names
-another. The vllm engine runs in the environment that `make test-vllm` builds.
+judge and the published rule, "adaptive" the same with the adaptive rule; "ideal" is the published rule with a judge
+that takes no time: it gives the scores of the run before it, so that cuts and survivors are the same, and no states
+are kept for it. Shown are medians over the repeats, after a warm-up, and the ratios that matter: consensus ÷
+deepprune (goal ≥ 1.3) and deepprune ÷ ideal (goal ≤ 1.15). On a machine with other work to do the processor time says
+more than the clock. The judge is the demo's; --judge names another. The vllm engine runs in the environment that
+`make test-vllm` builds.
 """
 
 import argparse
