@@ -95,6 +95,17 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return frozenset(ids)
 
 
+def count_parameters(config: PreTrainedConfig) -> int:
+    """Parameters of the model, tied ones once, without loading a weight."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config).num_parameters()
+    except ValueError as error:
+        raise InputError(
+            f"{config.name_or_path}: not a causal language model that transformers knows ({error})"
+        ) from None
+
+
 def model_fingerprint(folder: str | Path) -> str:
     """Sixteen hex digits that tell two model folders apart: config and weights (size, and the first and last MiB of
     every weight file, so that large models cost milliseconds)."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from engines.base import EngineError, SamplingSpec
+from engines.load import count_parameters
 from engines.openai_protocol import Dialect, Request, metric, options, read_chunk
 from engines.openai_streams import Broken, Streams
 from runtime.errors import InputError
@@ -187,14 +188,12 @@ async def _settle(streams: Streams, url: str, before: float) -> tuple[float, boo
 
 def parameters_of(model: str | None) -> int:
     """Number of parameters of a model folder or hub id, from its config alone. Raises `InputError` without one."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
         if model is None:
             raise OSError("no folder was given")
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)).num_parameters()
+        return count_parameters(AutoConfig.from_pretrained(model))
     except (OSError, ValueError) as error:
         raise InputError(
             f"the number of parameters of the server's model is unknown ({error}); give the option 'parameters'"

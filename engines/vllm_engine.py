@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engines.base import EngineError, Event, SamplingSpec, Usage
 from engines.detokenize import Detokenizer
-from engines.load import check_capture_layers, load_tokenizer
-from engines.vllm_setup import check_vllm, count_parameters, end_ids_of, open_llm, read_config
+from engines.load import check_capture_layers, count_parameters, load_tokenizer
+from engines.vllm_setup import check_vllm, end_ids_of, open_llm, read_config
 from engines.vllm_trace import VLLMTrace, confidences_of, sampling_params
 from runtime.errors import InputError
 
@@ -82,7 +82,6 @@ class VLLMEngine:
             max_logprobs=max_logprobs,
             seed=seed,
         )
-        self._async = async_scheduling
         self._context = self._llm.model_config.max_model_len
         self._requests: dict[str, Any] = self._llm.engine_core.engine_core.scheduler.requests
         self._traces: list[VLLMTrace] = []

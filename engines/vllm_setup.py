@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from engines.load import check_model_folder
 from runtime.errors import InputError
@@ -46,17 +45,6 @@ def read_config(model: str | Path, dtype: str) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise InputError(f"{model}: its config cannot be read ({error})") from None
-
-
-def count_parameters(config: PreTrainedConfig) -> int:
-    """Parameters of the model, tied ones once, without loading a weight."""
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config).num_parameters()
-    except ValueError as error:
-        raise InputError(
-            f"{config.name_or_path}: not a causal language model that transformers knows ({error})"
-        ) from None
 
 
 def end_ids_of(model: str | Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
