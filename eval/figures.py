@@ -44,6 +44,7 @@ MARKERS = {
     "single": "D",
     "consensus": "s",
     "deepprune": "o",
+    "deepprune_adaptive": "h",
     "random_traces": "v",
     "consensus_equal_tokens": "^",
     "oracle": "*",

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from eval import figures
 from eval.figures import Candidate, CostPoint, RocCurve, RoundRecord
+from eval.rules import PUBLISHED
 from eval.table import judge_label, method_label, planted_errors_note
 from eval.trace_view import printable, problem_views
 from runtime.errors import InputError
@@ -24,7 +25,7 @@ from runtime.files import read_json, read_jsonl, write_text
 Row = Mapping[str, Any]
 _REWARD_KEYS = ("reward",)
 _LENGTH_KEYS = ("completions/mean_length",)
-_LADDER = (("consensus", "vote of all {n} traces"), ("deepprune", "DeepPrune"))
+_FULL_VOTE = "vote of all {n} traces"
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,22 @@ def _saving_cards(rows: Sequence[Row], models: Sequence[str]) -> list[dict[str, 
     reference = find_row(rows, models[0], "consensus")
     cards = []
     for model in models:
-        row = find_row(rows, model, "deepprune")
-        if row is None or reference is None:
+        pruned = _pruned_rows(rows, model)
+        if not pruned or reference is None:
             continue
+        row = max(pruned, key=lambda row: row["saving_net"])
         change = 100 * (row["accuracy"] - reference["accuracy"])
-        label = "Net saving, DeepPrune alone" if model == models[0] else f"Net saving, DeepPrune on {model}"
+        name = method_label(row["method"])
+        label = f"Net saving, {name} alone" if model == models[0] else f"Net saving, {name} on {model}"
         detail = f"{change:+.1f} points against the {models[0]} model's full vote".replace("-", "−")
         cards.append(_card(label, f"{100 * row['saving_net']:.0f} %", detail, main=model == models[-1]))
     return cards
+
+
+def _pruned_rows(rows: Sequence[Row], model: str) -> list[Row]:
+    """DeepPrune with the first judge of the model, by every rule."""
+    found = [row for row in rows if row["model"] == model and row["method"].startswith(PUBLISHED)]
+    return [row for row in found if row["judge"] == found[0]["judge"]]
 
 
 def _judge_cards(judges: Mapping[str, Path]) -> list[dict[str, Any]]:
@@ -155,10 +164,9 @@ def _judge_cards(judges: Mapping[str, Path]) -> list[dict[str, Any]]:
 def _ladder(rows: Sequence[Row], models: Sequence[str]) -> list[dict[str, Any]]:
     rungs = []
     for model in models:
-        for method, label in _LADDER:
-            row = find_row(rows, model, method)
-            if row is None:
-                continue
+        full = find_row(rows, model, "consensus")
+        for row in [*([full] if full else []), *_pruned_rows(rows, model)]:
+            label = _FULL_VOTE if row is full else method_label(row["method"])
             cost, generated = 1 - row["saving_net"], 1 - row["saving_gross"]
             rungs.append(
                 {
