@@ -9,6 +9,7 @@ from typing import Any, Literal
 from engines.base import Engine
 from runtime.config import reject_unknown
 from runtime.errors import InputError
+from runtime.ranks import claim_gpus
 
 KINDS = ("transformers", "vllm", "openai")
 _SET_HERE = ("dtype", "device", "capture_layers")
@@ -29,6 +30,11 @@ class EngineKeys:
     def check_engine(self) -> None:
         """Raises `InputError` for an unknown engine or option, before anything is loaded."""
         check_options(self.engine, self.engine_options)
+
+    def claim_devices(self) -> None:
+        """To be called before anything touches a GPU: vLLM takes the first ones that it sees."""
+        if self.engine == "vllm":
+            claim_gpus(int(self.engine_options.get("tensor_parallel_size", 1)))
 
 
 def engine_class(kind: str) -> type:

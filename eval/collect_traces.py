@@ -156,6 +156,7 @@ def redundancy(config: CollectConfig, imported: dict[str, dict[str, Path]]) -> l
 @entry_point
 def main() -> None:
     config = parse_config(CollectConfig)
+    config.claim_devices()
     use_one_torch_thread()
     imported = import_all(config) if current_ranks().is_main else {}
     collect(config)

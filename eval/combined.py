@@ -168,6 +168,7 @@ def run(config: CombinedConfig) -> dict[str, Any] | None:
 @entry_point
 def main() -> None:
     config = parse_config(CombinedConfig)
+    config.claim_devices()
     use_one_torch_thread()
     combined = run(config)
     if combined is not None:

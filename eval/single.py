@@ -101,6 +101,7 @@ def show(figures: dict[str, ModelFigures]) -> None:
 @entry_point
 def main() -> None:
     config = parse_config(SingleConfig)
+    config.claim_devices()
     use_one_torch_thread()
     problems = load_problems(config.problems, config.problem_count, config.seed)
     sample_all(config, problems)

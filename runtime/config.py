@@ -5,6 +5,7 @@ Unknown keys and wrong types end the run here, before a model is loaded.
 
 import dataclasses
 import difflib
+import inspect
 import sys
 import typing
 from collections.abc import Sequence
@@ -88,12 +89,28 @@ def _read_value(key: str, text: str) -> Any:
         raise InputError(f"command line: --{key} has the value '{text}', which is not YAML; quote it twice") from None
 
 
+def usage(cls: type) -> str:
+    """What `--help` answers: how to write a command, what the class says of its keys, and every key's default."""
+    lines = ["usage: --config FILE.yaml [--key value …]", "", inspect.cleandoc(cls.__doc__ or ""), "", "keys:"]
+    for field in dataclasses.fields(cls):
+        if field.default_factory is not dataclasses.MISSING:
+            default = f"default {field.default_factory()!r}"
+        else:
+            default = "required" if field.default is dataclasses.MISSING else f"default {field.default!r}"
+        lines.append(f"  --{field.name}  ({default})")
+    return "\n".join(lines)
+
+
 def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:
     """Build the dataclass `cls` from `--config FILE` and overrides; its `__post_init__` checks combinations.
 
     A `ValueError` from `__post_init__` becomes an `InputError` naming the file.
     """
-    path, overrides = split_command_line(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if {"--help", "-h"} & set(argv):
+        print(usage(cls))
+        raise SystemExit(0)
+    path, overrides = split_command_line(argv)
     values = read_yaml(path) if path else {}
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     where = str(path) if path else "command line"

@@ -4,10 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+settings.register_profile("secateur", deadline=None)  # a loaded machine is no failure
+settings.load_profile("secateur")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -1,7 +1,8 @@
 """Files, configuration and ranks: the ground that every entry point stands on."""
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ import pytest
 from runtime.config import parse_config, split_command_line
 from runtime.errors import InputError, entry_point
 from runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
-from runtime.ranks import Ranks
+from runtime.ranks import Ranks, claim_gpus
 
 
 @dataclass(frozen=True)
@@ -124,3 +125,44 @@ def test_user_errors_end_without_a_traceback(capsys: pytest.CaptureFixture[str])
         main()
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: key 'a': no\n"
+
+
+@pytest.mark.parametrize(
+    ("visible", "rank", "per_process", "left"),
+    [("", 0, 1, "0"), ("", 3, 1, "3"), ("", 1, 2, "2,3"), ("4,5,6,7", 1, 2, "6,7"), ("GPU-a,GPU-b", 1, 1, "GPU-b")],
+)
+def test_every_process_claims_gpus_of_its_own(monkeypatch, visible, rank, per_process, left) -> None:
+    for key, value in (("WORLD_SIZE", "4"), ("LOCAL_RANK", str(rank)), ("CUDA_VISIBLE_DEVICES", visible)):
+        monkeypatch.setenv(key, value)
+    claim_gpus(per_process)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == left
+
+
+def test_too_few_gpus_are_said_and_one_process_keeps_all(monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    claim_gpus(1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="only 2 are visible"):
+        claim_gpus(1)
+
+
+def test_help_names_every_key_with_its_default(capsys) -> None:
+    @dataclass
+    class Options:
+        """What is done.
+
+        path: where.
+        """
+
+        path: str
+        count: int = 3
+        names: list[str] = field(default_factory=list)
+
+    with pytest.raises(SystemExit) as ended:
+        parse_config(Options, ["--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert "path: where." in told
+    assert "--path  (required)" in told and "--count  (default 3)" in told and "--names  (default [])" in told
