@@ -36,8 +36,9 @@ def main() -> None:
     result = prune(options.problem, engine, judge, n=options.n, spec=spec, prompt_family="plain")
 
     print("answer:", result.answer)
-    print("tokens:", result.usage.generated, "in", len(result.traces), "traces")
-    print("pruned:", sum(trace.status == "pruned" for trace in result.traces), "traces")
+    started = [trace for trace in result.traces if trace.status != "unstarted"]
+    print("tokens:", result.usage.generated, f"in {len(started)} traces started of {len(result.traces)}")
+    print("pruned:", sum(trace.status == "pruned" for trace in started), "traces")
     print("voted: ", len(result.decision.survivors), "traces")
 
 
