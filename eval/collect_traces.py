@@ -153,6 +153,18 @@ def redundancy(config: CollectConfig, imported: dict[str, dict[str, Path]]) -> l
     return reports
 
 
+def say_sizes(config: CollectConfig) -> None:
+    """What the stored states, and confidences, of each sampled set take on disk."""
+    for name in config.models if config.problems else ():
+        for set_name in config.problems:
+            folder = Path(config.output_dir) / name / set_name
+            size = sum(path.stat().st_size for path in (folder / "states").glob("*.safetensors"))
+            traces = sum(len(entry.traces) for entry in read_trace_folder(folder))
+            if size and traces:
+                each = size / traces / 1024
+                say(f"{name}, {set_name}: states take {each:.1f} KiB per trace, {size / 2**20:.1f} MiB")
+
+
 @entry_point
 def main() -> None:
     config = parse_config(CollectConfig)
@@ -164,6 +176,7 @@ def main() -> None:
     if current_ranks().is_main:
         reports = redundancy(config, imported)
         show(reports)
+        say_sizes(config)
         write(reports, config.output_dir)
         say(f"traces and redundancy.json: {escape(config.output_dir)}")
 

@@ -1,5 +1,6 @@
 """Collecting traces for judges: what is stored, resuming, refusals."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from deepprune.cut import CutRule, cut_length
 from engines.load import load_tokenizer
 from engines.trace_folder import read_trace_folder
 from engines.transformers_engine import TransformersEngine
-from eval.collect_traces import CollectConfig, collect
+from eval.collect_traces import CollectConfig, collect, say_sizes
 from runtime.errors import InputError
 from runtime.files import read_json
 from tests.combined_runs import write_problems
@@ -49,8 +50,13 @@ def content(folder: Path) -> dict[tuple[str, int], tuple[str, int | None]]:
     }
 
 
-def test_every_set_has_its_traces_with_cuts_and_states(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
-    collect(config(tiny_model, problems, tmp_path))
+def test_every_set_has_its_traces_with_cuts_and_states(
+    tiny_model: Path, problems: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    chosen = config(tiny_model, problems, tmp_path)
+    collect(chosen)
+    say_sizes(chosen)
+    assert re.search(r"base, train: states take [0-9.]+ KiB per trace", capsys.readouterr().out)
     assert len(content(tmp_path / "base" / "train")) == 9 and len(content(tmp_path / "base" / "dev")) == 3
     tokenizer = load_tokenizer(tiny_model)
     for entry in read_trace_folder(tmp_path / "base" / "train"):
