@@ -8,7 +8,7 @@ and where resuming reads a trace again, those of every reading.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from runtime.errors import InputError
 
@@ -114,3 +114,34 @@ def trace_seed(base_seed: int, problem_id: str, sample: int) -> int:
     """A seed that depends only on what the trace is, not on batch, order or process: live run and replay agree."""
     digest = hashlib.sha256(f"{base_seed}|{problem_id}|{sample}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def check_prompt(prompt: Sequence[int], spec: SamplingSpec, vocabulary: int | None, context: int | None) -> None:
+    """Raises `InputError` for an empty prompt, an id outside the vocabulary, and a prompt whose longest completion
+    exceeds the context [tokens]; what is None is not known and not checked."""
+    if not prompt:
+        raise InputError("the prompt is empty: give at least one token id")
+    if vocabulary is not None and (min(prompt) < 0 or max(prompt) >= vocabulary):
+        raise InputError(f"the prompt holds the id {max(prompt)}, the model's vocabulary ends at {vocabulary}")
+    if context is not None and len(prompt) + spec.max_tokens > context:
+        raise InputError(
+            f"prompt of {len(prompt)} tokens + max_tokens {spec.max_tokens} exceed the context of {context}: lower "
+            f"max_tokens to {max(context - len(prompt), 0)} or shorten the prompt"
+        )
+
+
+class HasStatus(Protocol):
+    handle: int
+    status: str
+
+
+H = TypeVar("H", bound=HasStatus)
+
+
+def select_traces(traces: Sequence[H], handles: Sequence[int], allowed: tuple[str, ...]) -> list[H]:
+    """The traces of these handles, each once. Raises `ValueError` for one whose status is not among `allowed`."""
+    chosen = [traces[handle] for handle in dict.fromkeys(handles)]
+    for trace in chosen:
+        if trace.status not in allowed:
+            raise ValueError(f"trace {trace.handle} is {trace.status}; expected {' or '.join(allowed)}")
+    return chosen

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from engines.base import Event, SamplingSpec, Usage
+from engines.base import Event, SamplingSpec, Usage, check_prompt, select_traces
 from engines.detokenize import Detokenizer, TextStream
 from engines.load import load_tokenizer
 from engines.openai_check import ABORT_CHECKS, check_abort, find_context, find_dialect, parameters_of
@@ -127,7 +127,7 @@ class OpenAIEngine:
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
         """See `Engine.start`. All requests are sent at once; what they share is up to the server's prefix cache."""
         prompt = [int(token) for token in prompt_ids]
-        self._check_start(prompt, spec)
+        check_prompt(prompt, spec, None, self.dialect.context)
         started = [
             _ServedTrace(
                 handle=len(self._traces) + index,
@@ -162,11 +162,11 @@ class OpenAIEngine:
 
     def park(self, traces: Sequence[int]) -> None:
         """See `Engine.park`. What came in beyond the last delivered token is kept for a resumption."""
-        self._stop(self._select(traces, ("running",)), "parked")
+        self._stop(select_traces(self._traces, traces, ("running",)), "parked")
 
     def resume(self, traces: Sequence[int]) -> None:
         """See `Engine.resume`. The server reads prompt and tokens again, from its prefix cache if it has one."""
-        resumed = self._select(traces, ("parked",))
+        resumed = select_traces(self._traces, traces, ("parked",))
         for trace in resumed:
             trace.status = "running"
             trace.phase += 1
@@ -175,7 +175,7 @@ class OpenAIEngine:
 
     def prune(self, traces: Sequence[int]) -> None:
         """See `Engine.prune`. What came in and was never delivered becomes overrun."""
-        pruned = self._select(traces, ("running", "parked"))
+        pruned = select_traces(self._traces, traces, ("running", "parked"))
         self._stop(pruned, "pruned")
         for trace in pruned:
             trace.usage.overrun_tokens += sum(len(chunk.token_ids) for chunk in trace.backlog)
@@ -193,23 +193,6 @@ class OpenAIEngine:
         """Close all streams for good."""
         self._running.clear()
         self._streams.shut_down()
-
-    def _check_start(self, prompt: list[int], spec: SamplingSpec) -> None:
-        if not prompt:
-            raise InputError("the prompt is empty: give at least one token id")
-        context = self.dialect.context
-        if context is not None and len(prompt) + spec.max_tokens > context:
-            raise InputError(
-                f"prompt of {len(prompt)} tokens + max_tokens {spec.max_tokens} exceed the model's context of "
-                f"{context}: lower max_tokens to {max(context - len(prompt), 0)} or shorten the prompt"
-            )
-
-    def _select(self, handles: Sequence[int], allowed: tuple[str, ...]) -> list[_ServedTrace]:
-        chosen = [self._traces[handle] for handle in dict.fromkeys(handles)]
-        for trace in chosen:
-            if trace.status not in allowed:
-                raise ValueError(f"trace {trace.handle} is {trace.status}; expected {' or '.join(allowed)}")
-        return chosen
 
     def _open(self, traces: list[_ServedTrace]) -> None:
         self._streams.open(

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from engines.base import Event, SamplingSpec, Usage
+from engines.base import Event, SamplingSpec, Usage, check_prompt, select_traces
 from engines.detokenize import Detokenizer
 from engines.draw import UniformStream, draw_tokens, token_confidences
 from engines.load import (
@@ -82,7 +82,8 @@ class TransformersEngine:
         exceeds the model's context, and more traces than `max_batch_rows`.
         """
         prompt = tuple(int(token) for token in prompt_ids)
-        self._check_start(prompt, len(seeds), spec)
+        check_prompt(prompt, spec, self._vocabulary, self._context)
+        self._check_room(len(seeds))
         started = [
             LiveTrace(
                 handle=len(self._traces) + index,
@@ -118,7 +119,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def park(self, traces: Sequence[int]) -> None:
         """See `Engine.park`. Parked traces keep their keys, values and states, without padding."""
-        parked = self._select(traces, ("running", "pending"))
+        parked = select_traces(self._traces, traces, ("running", "pending"))
         for trace in parked:
             if trace.status == "running":
                 self._batch.save(trace)
@@ -127,7 +128,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def resume(self, traces: Sequence[int]) -> None:
         """See `Engine.resume`. Nothing is computed again."""
-        resumed = self._select(traces, ("parked",))
+        resumed = select_traces(self._traces, traces, ("parked",))
         self._check_room(len(resumed))
         for trace in resumed:
             if trace.saved is None:  # parked before its first step
@@ -139,7 +140,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def prune(self, traces: Sequence[int]) -> None:
         """See `Engine.prune`."""
-        pruned = self._select(traces, ("running", "pending", "parked"))
+        pruned = select_traces(self._traces, traces, ("running", "pending", "parked"))
         self._stop(pruned, "pruned")
         for trace in pruned:
             trace.saved = trace.saved_states = None
@@ -168,20 +169,6 @@ class TransformersEngine:
         self._batch = RowBatch(self.model, self.capture_layers)
         self._pending, self._traces = [], []
 
-    def _check_start(self, prompt: tuple[int, ...], n: int, spec: SamplingSpec) -> None:
-        if not prompt:
-            raise InputError("the prompt is empty: give at least one token id")
-        if min(prompt) < 0 or max(prompt) >= self._vocabulary:
-            raise InputError(
-                f"the prompt holds the id {max(prompt)}, the model's vocabulary ends at {self._vocabulary}"
-            )
-        if self._context is not None and len(prompt) + spec.max_tokens > self._context:
-            raise InputError(
-                f"prompt of {len(prompt)} tokens + max_tokens {spec.max_tokens} exceed the model's context of "
-                f"{self._context}: lower max_tokens to {max(self._context - len(prompt), 0)} or shorten the prompt"
-            )
-        self._check_room(n)
-
     def _check_room(self, new: int) -> None:
         running = len(self._batch.rows) + len(self._pending)
         if running + new > self.max_batch_rows:
@@ -189,13 +176,6 @@ class TransformersEngine:
                 f"{running} traces run and {new} more were asked for: raise max_batch_rows ({self.max_batch_rows}) "
                 "or start fewer"
             )
-
-    def _select(self, handles: Sequence[int], allowed: tuple[str, ...]) -> list[LiveTrace]:
-        chosen = [self._traces[handle] for handle in dict.fromkeys(handles)]
-        for trace in chosen:
-            if trace.status not in allowed:
-                raise ValueError(f"trace {trace.handle} is {trace.status}; expected {' or '.join(allowed)}")
-        return chosen
 
     def _prefill(self) -> list[torch.Tensor]:
         """Run all new prompts, those of equal length together (nothing is padded), and let their traces join the

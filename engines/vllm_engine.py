@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engines.base import EngineError, Event, SamplingSpec, Usage
+from engines.base import EngineError, Event, SamplingSpec, Usage, check_prompt, select_traces
 from engines.detokenize import Detokenizer
 from engines.load import check_capture_layers, count_parameters, load_tokenizer
 from engines.vllm_setup import check_vllm, end_ids_of, open_llm, read_config
@@ -128,21 +128,21 @@ class VLLMEngine:
 
     def park(self, traces: Sequence[int]) -> None:
         """See `Engine.park`: aborts the requests. vLLM keeps their blocks while nobody else needs the room."""
-        parked = self._select(traces, ("running",))
+        parked = select_traces(self._traces, traces, ("running",))
         self._abort(parked)
         for trace in parked:
             trace.status = "parked"
 
     def resume(self, traces: Sequence[int]) -> None:
         """See `Engine.resume`: submits prompt and partial trace as a new request."""
-        resumed = self._select(traces, ("parked",))
+        resumed = select_traces(self._traces, traces, ("parked",))
         self._check_room(len(resumed))
         for trace in resumed:
             self._submit(trace)
 
     def prune(self, traces: Sequence[int]) -> None:
         """See `Engine.prune`."""
-        pruned = self._select(traces, ("running", "parked"))
+        pruned = select_traces(self._traces, traces, ("running", "parked"))
         self._abort([trace for trace in pruned if trace.status == "running"])
         self._drop_states(pruned)
         for trace in pruned:
@@ -251,18 +251,7 @@ class VLLMEngine:
             raise EngineError(f"vLLM failed ({self._failure}); open a new engine")
 
     def _check_start(self, prompt: tuple[int, ...], n: int, spec: SamplingSpec) -> None:
-        if not prompt:
-            raise InputError("the prompt is empty: give at least one token id")
-        if min(prompt) < 0 or max(prompt) >= self._vocabulary:
-            raise InputError(
-                f"the prompt holds the id {max(prompt)}, the model's vocabulary ends at {self._vocabulary}"
-            )
-        if len(prompt) + spec.max_tokens > self._context:
-            raise InputError(
-                f"prompt of {len(prompt)} tokens + max_tokens {spec.max_tokens} exceed the context of "
-                f"{self._context}: lower max_tokens to {max(self._context - len(prompt), 0)}, shorten the prompt or "
-                "raise max_model_len"
-            )
+        check_prompt(prompt, spec, self._vocabulary, self._context)
         if spec.top_logprobs > self._max_logprobs:
             raise InputError(
                 f"key 'top_logprobs' has the value {spec.top_logprobs}: this engine was opened for at most "
@@ -276,10 +265,3 @@ class VLLMEngine:
                 f"{len(self._running)} traces run and {new} more were asked for: raise max_num_seqs "
                 f"({self.max_num_seqs}) or start fewer"
             )
-
-    def _select(self, handles: Sequence[int], allowed: tuple[str, ...]) -> list[VLLMTrace]:
-        chosen = [self._traces[handle] for handle in dict.fromkeys(handles)]
-        for trace in chosen:
-            if trace.status not in allowed:
-                raise ValueError(f"trace {trace.handle} is {trace.status}; expected {' or '.join(allowed)}")
-        return chosen
