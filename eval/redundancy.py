@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -150,23 +151,22 @@ def _cut(stored: StoredTrace, rule: CutRule) -> tuple[bool, float]:
 
 def show(reports: Sequence[Redundancy]) -> None:
     """Print the table, and one line per set on what its cuts leave."""
-    table = Table(title="Redundancy", title_justify="left")
-    columns = ("same-\nanswer\npairs", "distinct\nanswers", "majority\nshare", "majority\nright", "\n\npass@1")
-    table.add_column("traces", overflow="fold")
-    for column in (*columns, "\nwhole\ncuts", "\nmedian\ncut"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for report in reports:
+    table = Table(title="Redundancy", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ("pairs with\nsame answer", "distinct\nanswers", "majority\nshare", "majority\nright", "pass@1")
+    for column in ("", *columns, "whole\ncuts", "median\ncut"):
+        table.add_column(column, justify="right", no_wrap=True, vertical="bottom")
+    for number, report in enumerate(reports, start=1):
         shares = (report.same_answer_pairs, report.majority_share, report.majority_accuracy, report.pass_at_1)
         same, most, right, single = (f"{share:.3f}" for share in shares)
-        name = f"{report.model}, {report.set}: {report.problems} problems, {report.traces} traces"
         cuts = (f"{report.whole_cuts:.1%}", f"{report.median_cut_share:.1%}")
-        table.add_row(escape(name), same, f"{report.distinct_answers:.2f}", most, right, single, *cuts)
+        table.add_row(f"{number}", same, f"{report.distinct_answers:.2f}", most, right, single, *cuts)
     console.print(table)
-    for report in reports:
+    for number, report in enumerate(reports, start=1):
         say(
-            f"{escape(report.model)}, {escape(report.set)}: {round(report.whole_cuts * report.traces)} of "
-            f"{report.traces} traces have fewer than {report.cut}, so their cut is the whole trace; the median cut "
-            f"is {report.median_cut_share:.1%} of its trace's {report.cut_unit}"
+            f"{number}: {escape(report.model)}, {escape(report.set)}: {report.problems} problems, "
+            f"{round(report.whole_cuts * report.traces)} of {report.traces} traces have fewer than {report.cut}, so "
+            f"their cut is the whole trace; the median cut is {report.median_cut_share:.1%} of its trace's "
+            f"{report.cut_unit}"
         )
 
 
