@@ -17,7 +17,7 @@ from runtime.files import write_json, write_text
 GOAL = 0.02  # share of the traces' tokens that own states may cost
 _COLUMNS = ("judge ÷ traces", "range", "judge ÷ cuts", "saved gross", "saved net")
 # Okabe & Ito: told apart by people with any common colour blindness.
-_COLOURS = ("#009e73", "#66c2a5", "#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#cc79a7", "#000000")
+_COLOURS = ("#009e73", "#66c2a5", "#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#000000")
 _STYLE = {
     "font.size": 9,
     "axes.grid": True,
@@ -80,7 +80,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> st
         "",
         f"`python bench/judge_scaling.py`: {_about(about)}. Costs are in tokens of the generator "
         "(multiply-accumulates of a head divided by its parameters); means over problems, the range is theirs; "
-        "savings against the vote of all n, DeepPrune's default rule. *counted*: from real lengths, without running "
+        "savings against the vote of all n, DeepPrune by the published rule. *counted*: from real lengths, without running "
         f"the model for it; up to {about['live']} traces the pairwise judge's own scores decide, beyond it those of "
         "the own-state judge.",
         "",

@@ -145,11 +145,12 @@ def test_embedded_model(embedded_model: Path) -> None:
     ]
     judge = ProjectionJudge((1, 2, 3), CutRule("words", 4), groups=32)
     stored = sampled(engine, problems, 16, spec, judge)
-    for rule in RULES.values():
+    for name, rule in RULES.items():
         results = live(engine, problems, 16, spec, judge, rule)
         for problem, _ in problems:
             check_same(results[problem.id], stored[problem.id], judge, rule)
-        assert all(any(trace.status == "pruned" for trace in result.traces) for result in results.values())
+        saved = {"pruned", "unstarted"} if name == "batches" else {"pruned"}
+        assert all(saved & {trace.status for trace in result.traces} for result in results.values())
         assert any(result.answer is not None for result in results.values())
         stopped_later = [
             trace.status == "pruned" and len(trace.token_ids) > trace.cut_tokens
