@@ -81,8 +81,8 @@ def _markdown(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> st
         f"`python bench/judge_scaling.py`: {_about(about)}. Costs are in tokens of the generator "
         "(multiply-accumulates of a head divided by its parameters); means over problems, the range is theirs; "
         "savings against the vote of all n, DeepPrune by the published rule. *counted*: from real lengths, without "
-        f"running the model for it; up to {about['live']} traces the pairwise judge's own scores decide, beyond it those of "
-        "the own-state judge.",
+        f"running the model for it; up to {about['live']} traces the pairwise judge's own scores decide, beyond it "
+        "those of the own-state judge.",
         "",
         "![cost and net saving over n](judge_scaling.png)",
         "",
