@@ -15,21 +15,13 @@ from rich.table import Table
 
 from runtime.console import say
 from runtime.files import write_json, write_text
+from runtime.plot_style import PLOT_STYLE
 
 Rows = Sequence[Mapping[str, Any]]
 # Okabe & Ito: told apart by people with any common colour blindness.
 _COLOURS = ("#d55e00", "#e69f00", "#cc79a7", "#999933", "#0072b2", "#009e73", "#56b4e9", "#000000")
 _DODGE = 0.035  # octaves between the methods' intervals
 _WIDTH = 128
-_STYLE = {
-    "font.size": 9,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#e4e4e4",
-    "legend.frameon": False,
-}
 
 
 def write_report(result: Mapping[str, Any], folder: Path, console: Console) -> None:
@@ -126,7 +118,7 @@ def _markdown_table(result: Mapping[str, Any], mix: str) -> list[str]:
 
 def _plot(result: Mapping[str, Any], path: Path) -> None:
     mixes = list(result["mixes"])
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         figure = Figure(figsize=(3.7 * len(mixes), 7.2), layout="constrained")
         grid = figure.subplots(2, len(mixes), sharex=True, sharey="row", squeeze=False)
         for mix, upper, lower in zip(mixes, *grid, strict=True):

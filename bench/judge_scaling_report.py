@@ -13,20 +13,12 @@ from rich.table import Table
 
 from runtime.console import say
 from runtime.files import write_json, write_text
+from runtime.plot_style import PLOT_STYLE
 
 GOAL = 0.02  # share of the traces' tokens that own states may cost
 _COLUMNS = ("judge ÷ traces", "range", "judge ÷ cuts", "saved gross", "saved net")
 # Okabe & Ito: told apart by people with any common colour blindness.
 _COLOURS = ("#009e73", "#66c2a5", "#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#000000")
-_STYLE = {
-    "font.size": 9,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#dddddd",
-    "legend.frameon": False,
-}
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -95,7 +87,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> st
 
 def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     ways, sizes = list(dict.fromkeys(row["way"] for row in rows)), sorted({row["n"] for row in rows})
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         figure = Figure(figsize=(10.5, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         for way, colour in zip(ways, _COLOURS, strict=True):

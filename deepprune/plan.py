@@ -4,6 +4,7 @@ The live controller (online.py) and the replay (replay.py) ask the same plan at 
 keeps and spends what the live run does, also where the plan reacts to answers.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Judged:
     gone: frozenset[int] = frozenset()
 
 
-class FinishPlan:
+class FinishPlan(ABC):
     """A plan for one problem. Plans define `next` and `weights`; they must not depend on anything but what they get.
 
     `clustering` is None where the judge failed, and `judge_failure` then says why.
@@ -56,15 +57,15 @@ class FinishPlan:
     clustering: Clustering | None = None
     judge_failure: str | None = None
 
+    @abstractmethod
     def next(self, finished: Finished, running: Collection[int], parked: Collection[int]) -> Move:
         """Called once after judging, when `finished` holds the traces that had ended by then, and again at every step
         at which traces of the problem ended. When nothing runs after a move, the problem is done and every parked
         trace is pruned. What is surely needed no more should be pruned at once: it holds memory."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weights(self, finished: Finished) -> Mapping[int, float]:
         """The positive weight of every trace that has a vote or may still get one; others do not vote."""
-        raise NotImplementedError
 
     def vote(self, finished: Finished) -> Hashable | None:
         """The answer; None if no voter gave one."""

@@ -27,7 +27,7 @@ from tasks.records import Problem
 
 
 class LiveRuns:
-    """One model, one rule, and the first of the model's judges."""
+    """One model, one rule, and the first of the model's judges, whose scores were stored `scored_with` settings."""
 
     def __init__(
         self,
@@ -37,14 +37,15 @@ class LiveRuns:
         rule: PruneRule,
         judge: Judge,
         tokenizer: PreTrainedTokenizerBase,
+        scored_with: str,
     ) -> None:
         self.config, self.model, self.method, self.rule, self.judge = config, model, method, rule, judge
-        self.tokenizer, self._settings = tokenizer, {}
+        self.tokenizer = tokenizer
+        self._settings: dict[str, Any] = {"scores": scored_with, "rule": asdict(rule)}
         self._thinking = starts_inside_thinking(tokenizer)
 
-    def missing(self, problems: Sequence[Problem], scored_with: str) -> list[Problem]:
+    def missing(self, problems: Sequence[Problem]) -> list[Problem]:
         """Those of `problems` that have not been run with these settings."""
-        self._settings: dict[str, Any] = {"scores": scored_with, "rule": asdict(self.rule)}
         config = (self.config, self.model, self.method)
         return [problem for problem in problems if read_live(*config, problem, self._settings) is None]
 

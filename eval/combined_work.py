@@ -104,9 +104,11 @@ class ModelWork:
         engine = self._sample()
         self._score()
         for method, rule in self.config.rules.items():
-            live = LiveRuns(self.config, self.model, method, rule, self.judges[0], self.tokenizer)
+            live = LiveRuns(
+                self.config, self.model, method, rule, self.judges[0], self.tokenizer, self._score_settings(0)
+            )
             wanted = [problem for problem in self.problems if problem.id in self.live]
-            todo = live.missing(wanted, self._score_settings(0))
+            todo = live.missing(wanted)
             if todo:
                 began, engine = time.monotonic(), engine or self._engine()
                 live.run(engine, todo, self._stored())

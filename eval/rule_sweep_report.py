@@ -18,21 +18,12 @@ from rich.table import Table
 from eval.figures import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
 from eval.table import judge_label
 from runtime.files import write_text
+from runtime.plot_style import PLOT_STYLE
 
 WIDTH = 116
 _COLOURS = (BLUE, ORANGE, PURPLE, SKY, RED, "#8c564b", "#332288", "#999933")
 _GREY = "#777777"
 _NAMES = {"tau": "τ", "max_clusters": "K", "compared": "K1", "largest": "K2", "singletons": "K3"}
-_STYLE = {
-    "font.size": 9,
-    "text.parse_math": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#dddddd",
-    "legend.frameon": False,
-}
 
 
 def key_name(key: str) -> str:
@@ -128,7 +119,7 @@ def write_plot(result: Mapping[str, Any], path: Path) -> None:
     keys = [] if result["config"]["grid"] else list(result["config"]["sweep"])
     colours = {key: _COLOURS[index % len(_COLOURS)] for index, key in enumerate(keys)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         figure = Figure(figsize=(max(8.0, 2.3 * len(keys)), 8.2 if keys else 5.0), layout="constrained")
         grid = figure.add_gridspec(3 if keys else 1, max(1, len(keys)), height_ratios=(2.2, 1, 1) if keys else None)
         _draw_front(figure.add_subplot(grid[0, :]), result, colours)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runtime.files import write_text
+from runtime.plot_style import PLOT_STYLE
 from trainers.judge_sweep_figures import Estimate, auroc_estimate, draw_problems, mean, tnr_estimate
 
 WIDTH = 112
@@ -23,15 +24,6 @@ _SHARES = ("whole_cut_share", "median_cut_share", "mean_cut_tokens")
 # Okabe & Ito: told apart by people with any common colour blindness.
 _COLOURS = {(True, True): "#0072b2", (True, False): "#56b4e9", (False, True): "#d55e00", (False, False): "#e69f00"}
 _CUTS = {"words": "k-th reasoning word", "tokens": "first k tokens"}
-_STYLE = {
-    "font.size": 9,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#dddddd",
-    "legend.frameon": False,
-}
 Entry = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]
 Setting = tuple[str, int, bool, bool]
 
@@ -223,7 +215,7 @@ def write_plot(sweep: Mapping[str, Any], path: Path) -> None:
         "TNR at FNR 0.2\nall pairs",
         "TNR at FNR 0.2\nunfinished",
     )
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         figure = Figure(figsize=(4.6 * len(cuts) + 0.6, 10.5), layout="constrained")
         grid = figure.subplots(len(FIGURES) + 1, len(cuts), sharey="row", squeeze=False)
         for column, cut in enumerate(cuts):

@@ -4,6 +4,7 @@ Two ways to ask. `score` compares everybody with everybody. A session (`open`) a
 and takes traces that arrive later, so that clustering can spend `n` times a few comparisons instead of n².
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def symmetric(n: int, first: np.ndarray, second: np.ndarray, values: np.ndarray)
     return matrix
 
 
-class SessionJudge:
+class SessionJudge(ABC):
     """Base of the judges that answer `score` through a session; they define `open`."""
 
     calibration = Calibration()
@@ -114,11 +115,12 @@ class SessionJudge:
             self.ledger = session.ledger  # a judge that failed may have read tokens before
         return symmetric(len(cuts), first, second, values)
 
+    @abstractmethod
     def open(self, cuts: Sequence[CutTrace] = ()) -> JudgeSession:
-        raise NotImplementedError
+        """A session that holds `cuts` as numbers 0, 1, …"""
 
 
-class VectorJudge:
+class VectorJudge(ABC):
     """Base of the judges of linear cost: every cut becomes one vector, which evaluators may keep instead of states.
 
     Judges define `read` and `compare`. Cuts are read one by one, so a vector does not depend on its company.
@@ -129,13 +131,13 @@ class VectorJudge:
     macs_per_pair: int
     """Multiply-accumulates of comparing two vectors."""
 
+    @abstractmethod
     def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
         """The vector of one cut, [width] float32, and what reading it cost."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """[pairs] float64, uncalibrated scores 0-1 of the vectors [n, width] numbered `first` and `second`."""
-        raise NotImplementedError
 
     def reset_ledger(self) -> None:
         self.ledger = TokenLedger()
