@@ -4,13 +4,12 @@ Sizes are bytes. P parameters, N processes, h hidden size, I width of the feed-f
 micro-batch, t tokens of a sequence (longest prompt plus limit).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-GIB = 1 << 30
-# What a process holds before any tensor: CUDA context, NCCL's channels, rounding of the allocator. An assumption.
-RUNTIME_BYTES = 2 * GIB
+from engines.memory import RUNTIME_BYTES, Item, total_bytes, vllm_room
+from engines.model_shape import ModelShape
+
 # Defaults of DeepSpeed (runtime/zero/config.py), in elements.
 BUCKET_ELEMENTS = 500_000_000  # reduce_bucket_size and allgather_bucket_size, ZeRO-1 and 2
 LIVE_ELEMENTS = 1_000_000_000  # max_live_parameters and sub_group_size, ZeRO-3
@@ -18,28 +17,6 @@ LIVE_ELEMENTS = 1_000_000_000  # max_live_parameters and sub_group_size, ZeRO-3
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 
 Precision = Literal["bf16", "mixed", "pure_bf16", "float32"]
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The numbers of a decoder's config.json that memory depends on, and its exact number of `parameters`."""
-
-    parameters: int
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    largest_module: int  # parameters
-    qk_norm: bool  # queries and keys are normalised per head (Qwen3)
-    tied: bool  # input and output embeddings are one matrix
-
-    @property
-    def kv_bytes(self) -> int:
-        """Keys and values of one token in 16 bits."""
-        return 2 * 2 * self.layers * self.kv_heads * self.head_dim
 
 
 @dataclass(frozen=True)
@@ -67,12 +44,6 @@ class Setting:
     sleep: bool
     tensor_parallel: int
     gpu_bytes: float
-
-
-@dataclass(frozen=True)
-class Item:
-    name: str
-    bytes: float
 
 
 def model_states(setting: Setting) -> list[Item]:
@@ -148,21 +119,22 @@ def layer_bytes(setting: Setting) -> float:
 
 
 def activations(setting: Setting) -> list[Item]:
-    """What the forward pass of a micro-batch leaves for the backward pass, and the output layer's own work space.
+    """What the forward pass of a micro-batch leaves for the backward pass, and the output layer's own work space."""
+    kept, inside = layer_activations(setting)
+    head = output_bytes(setting)
+    return [kept, inside if inside.bytes > head.bytes else head]
 
-    With gradient checkpointing: the input of every layer, and one layer's inside twice (values and their gradients).
-    """
+
+def layer_activations(setting: Setting) -> tuple[Item, Item]:
+    """What the layers keep, and the work space of one of them. With gradient checkpointing: the input of every layer,
+    and one layer's inside twice (values and their gradients)."""
     shape, tokens = setting.shape, setting.rows * setting.tokens
     residual = 2 if setting.precision in ("bf16", "pure_bf16") else 4
     layer = layer_bytes(setting) * tokens
     if setting.checkpointing:
-        kept = [Item("checkpointed activations", shape.layers * residual * shape.hidden * tokens)]
-        inside = Item("one layer, recomputed", 2 * layer)
-    else:
-        kept = [Item("activations", shape.layers * layer)]
-        inside = Item("gradients of one layer", layer)
-    head = output_bytes(setting)
-    return [*kept, inside if inside.bytes > head.bytes else head]
+        kept = Item("checkpointed activations", shape.layers * residual * shape.hidden * tokens)
+        return kept, Item("one layer, recomputed", 2 * layer)
+    return Item("activations", shape.layers * layer), Item("gradients of one layer", layer)
 
 
 def output_bytes(setting: Setting) -> Item:
@@ -194,10 +166,6 @@ def peak(setting: Setting) -> list[Item]:
     return [item for item in [*states, *larger] if item.bytes]
 
 
-def total_bytes(items: Sequence[Item]) -> float:
-    return sum(item.bytes for item in items)
-
-
 def host_bytes(setting: Setting, machines: int) -> float:
     """What an offloaded optimiser takes of each machine's memory (formulas of DeepSpeed's own estimators)."""
     if not setting.offload_optimizer:
@@ -208,12 +176,9 @@ def host_bytes(setting: Setting, machines: int) -> float:
     return total * max(4 * setting.processes, 16) * spare
 
 
-def vllm_room(setting: Setting) -> tuple[int, int]:
+def colocated_room(setting: Setting) -> tuple[int, int]:
     """Full-length sequences that a colocated vLLM can hold at once, and how many TRL sends it at once (its
     `max_num_seqs`, per group of `tensor_parallel` GPUs). What does not fit waits its turn."""
-    shape, parallel = setting.shape, setting.tensor_parallel
-    logits, batch = 2 * 4 * setting.sampled_rows * shape.vocabulary, 4 * 4096 * shape.intermediate
-    work = (logits + batch) / parallel + GIB  # of sampling and of one batch of 4096 tokens; GIB: CUDA graphs, assumed
-    free = setting.share * setting.gpu_bytes - 2 * shape.parameters / parallel - work
-    per_sequence = setting.tokens * shape.kv_bytes / min(parallel, shape.kv_heads)
-    return max(0, int(free // per_sequence)), setting.sampled_rows * parallel
+    share, parallel = setting.share * setting.gpu_bytes, setting.tensor_parallel
+    room = vllm_room(setting.shape, setting.tokens, setting.sampled_rows, share, parallel)
+    return room, setting.sampled_rows * parallel

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from engines.memory import GIB, total_bytes
+from engines.model_shape import ModelShape
+from runtime.launch_file import LaunchFile
 from schedules.rounds import Round
-from trainers.dry_run_memory import GIB, ModelShape, Precision, Setting, peak, total_bytes
-from trainers.launch_file import LaunchFile
+from trainers.dry_run_memory import Precision, Setting, peak
 
 if TYPE_CHECKING:
     from trainers.grpo_options import BatchPlan

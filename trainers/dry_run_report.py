@@ -1,21 +1,20 @@
 """A planned run on the terminal: what it does, its rounds, memory and disk."""
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from runtime.console import console, say
+from engines.model_shape import ModelShape
+from runtime.console import say
+from runtime.launch_file import LaunchFile
+from runtime.plan_table import facts_table, millions, plan_table, show_disk_room, show_sizes, show_table, size_words
 from schedules.config import RunConfig
 from tasks.load import load_problems
-from trainers.dry_run_memory import GIB, ModelShape, Setting, host_bytes, peak, total_bytes, vllm_room
+from trainers.dry_run_memory import Setting, colocated_room, host_bytes, peak
 from trainers.dry_run_plan import DiskPlan, RoundPlan, make_setting, plan_disk, plan_rounds, remedies
 from trainers.grpo_data import TrainingData
 from trainers.grpo_job import RoundJob
-from trainers.launch_file import LaunchFile
 
 SHOWN_OVERLAPS = 5
 EXPECTED_SHARE = 0.5  # of the limit, as a mean over a round: a figure to plan with, not a measurement
@@ -30,9 +29,9 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
     tokens = schedule.max_prompt_tokens + max(schedule.limits)
     setting = make_setting(shape, job.values, launch, tokens, schedule.gpu_memory_gib)
     say(f"[bold]dry run of {escape(config.where)}[/bold]: nothing is loaded, trained or written")
-    console.print(_run_table(job, launch, shape))
+    show_table(_run_table(job, launch, shape))
     _show_data(data)
-    console.print(_rounds_table(rounds))
+    show_table(_rounds_table(rounds))
     say(_rounds_note(config, len(validation)))
     _show_memory(setting, launch)
     _show_disk(plan_disk(setting, rounds, schedule.keep_checkpoints), schedule.output_dir)
@@ -45,8 +44,7 @@ def _run_table(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> Table:
     prompts = f"{batches.prompts} prompts × {generations} = {batches.prompts * generations} completions"
     step = f"{rows} × {launch.processes} processes × {accumulation} accumulated"
     bonus = f", entropy bonus {values['entropy_coef']:g}" if values.get("entropy_coef") else ""
-    table = _table("", "")
-    table.columns[1].justify, table.columns[1].no_wrap = "left", False
+    table = facts_table(())
     table.add_row("model", f"{escape(schedule.model)}, {shape.parameters:,} parameters")
     table.add_row("launch", f"{launch.words} ({escape(launch.path)})")
     table.add_row("a generation batch", f"{prompts}, for {steps:g} optimiser step{'s' * (steps != 1)}")
@@ -74,7 +72,7 @@ def _show_data(data: TrainingData) -> None:
 
 
 def _rounds_table(rounds: Sequence[RoundPlan]) -> Table:
-    table = _table("round", "steps", "epochs", "completions", "tokens", "at most", "saved", "sampled")
+    table = plan_table("round", "steps", "epochs", "completions", "tokens", "at most", "saved", "sampled")
     for entry in rounds:
         table.add_row(entry.round.name, *_round_cells([entry]))
     if len(rounds) > 1:
@@ -89,8 +87,8 @@ def _round_cells(rounds: Sequence[RoundPlan]) -> list[str]:
         f"{sum(entry.round.max_steps for entry in rounds):,}",
         f"{sum(entry.epochs for entry in rounds):.1f}",
         f"{sum(entry.completions for entry in rounds):,}",
-        _millions(EXPECTED_SHARE * tokens),
-        _millions(tokens),
+        millions(EXPECTED_SHARE * tokens),
+        millions(tokens),
         f"{sum(entry.checkpoints for entry in rounds):,}",
         f"{sum(entry.validated for entry in rounds):,}",
     ]
@@ -108,37 +106,32 @@ def _rounds_note(config: RunConfig, problems: int) -> str:
 
 def _show_memory(setting: Setting, launch: LaunchFile) -> None:
     items, limit = peak(setting), setting.gpu_bytes
-    needed = total_bytes(items)
-    table = _table(f"memory of a GPU at the worst moment ({setting.precision})", "")
-    for item in items:
-        table.add_row(item.name, _size(item.bytes))
-    table.add_section()
-    table.add_row("[bold]together[/bold]", f"[bold]{_size(needed)}[/bold]")
-    console.print(table)
+    title = f"memory of a GPU at the worst moment ({setting.precision})"
+    needed = show_sizes(title, [(item.name, item.bytes) for item in items], "together")
     say(f"  micro-batches of {setting.rows} × {setting.tokens:,} tokens, the longest prompt and the largest limit")
     if setting.precision == "pure_bf16":
         say("  [red]16-bit weights alone[/red]: steps of a small learning rate round to nothing; leave out")
         say("    model_init_kwargs: {dtype: …}, or use DeepSpeed, which keeps 32-bit weights beside them")
     if host := host_bytes(setting, launch.machines):
-        say(f"  host memory of each machine for the offloaded optimiser: {_size(host)}")
+        say(f"  host memory of each machine for the offloaded optimiser: {size_words(host)}")
     if setting.sampler == "colocate":
         say(_vllm_note(setting))
     if needed <= limit:
-        say(f"  [green]fits[/green] in {_size(limit)} with {_size(limit - needed)} to spare (an estimate)")
+        say(f"  [green]fits[/green] in {size_words(limit)} with {size_words(limit - needed)} to spare (an estimate)")
     else:
         _show_remedies(setting)
 
 
 def _show_remedies(setting: Setting) -> None:
     limit = setting.gpu_bytes
-    say(f"  [red]does not fit[/red] in {_size(limit)}; what would help, each alone:")
+    say(f"  [red]does not fit[/red] in {size_words(limit)}; what would help, each alone:")
     for words, size in remedies(setting):
-        say(f"    {escape(words)}: {_size(size)}" + (" [green]fits[/green]" if size <= limit else ""))
+        say(f"    {escape(words)}: {size_words(size)}" + (" [green]fits[/green]" if size <= limit else ""))
     say("    a larger card: --gpu_memory_gib GIB plans with it")
 
 
 def _vllm_note(setting: Setting) -> str:
-    room, wanted = vllm_room(setting)
+    room, wanted = colocated_room(setting)
     share = f"{setting.share:.0%} of the GPU" + (", given back between generations" if setting.sleep else "")
     if room == 0:
         return (
@@ -149,45 +142,12 @@ def _vllm_note(setting: Setting) -> str:
 
 
 def _show_disk(disk: DiskPlan, output_dir: str) -> None:
-    table = _table("disk", "")
-    table.add_row("a checkpoint: the model", _size(disk.weights))
-    table.add_row("a checkpoint: training state, kept by the newest two", _size(disk.state))
-    table.add_row("the run folder in the end", _size(disk.end))
+    table = plan_table("disk", "")
+    table.add_row("a checkpoint: the model", size_words(disk.weights))
+    table.add_row("a checkpoint: training state, kept by the newest two", size_words(disk.state))
+    table.add_row("the run folder in the end", size_words(disk.end))
     table.add_section()
-    table.add_row("[bold]the run folder at the worst moment[/bold]", f"[bold]{_size(disk.peak)}[/bold]")
-    console.print(table)
-    target = Path(output_dir).resolve()
-    folder = next(path for path in (target, *target.parents) if path.is_dir())
-    free = shutil.disk_usage(folder).free
-    say(f"  {_size(free)} are free at {escape(str(folder))}: " + _disk_verdict(free >= disk.peak))
-
-
-def _disk_verdict(enough: bool) -> str:
-    if enough:
-        return "[green]enough[/green]"
-    return "[red]not enough[/red]; keep_checkpoints: chosen or a larger save_steps takes less, or another output_dir"
-
-
-def _table(*columns: str) -> Table:
-    """Numbers to the right; `columns` may be empty strings."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_header=any(columns))
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    return table
-
-
-def _millions(count: float) -> str:
-    """
-    >>> _millions(1_474_560_000), _millions(12_345)
-    ('1,475 M', '0.01 M')
-    """
-    value = count / 1e6
-    return f"{value:,.0f} M" if value >= 10 else f"{value:.2f} M"
-
-
-def _size(count: float) -> str:
-    """
-    >>> _size(1.5 * 2**30), _size(3 * 2**20)
-    ('1.5 GiB', '3.0 MiB')
-    """
-    return f"{count / GIB:,.1f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
+    table.add_row("[bold]the run folder at the worst moment[/bold]", f"[bold]{size_words(disk.peak)}[/bold]")
+    show_table(table)
+    remedy = "keep_checkpoints: chosen or a larger save_steps takes less, or another output_dir"
+    show_disk_room(output_dir, disk.peak, remedy)

@@ -7,17 +7,18 @@ import pytest
 import yaml
 
 from engines.factory import check_options
+from engines.memory import total_bytes
+from engines.model_shape import read_shape
 from rewards.catalogue import check_reward
+from runtime.launch_file import LaunchFile, read_launch_file
 from schedules.config import read_run_config
 from tasks.hub import HUB_SETS
 from tasks.load import split_source
 from tasks.prompts import check_family
 from tests.real_models import DECODERS, write_config_folder
-from trainers.dry_run import read_shape
-from trainers.dry_run_memory import peak, total_bytes, vllm_room
+from trainers.dry_run_memory import colocated_room, peak
 from trainers.dry_run_plan import make_setting
 from trainers.grpo_options import make_grpo_config, plan_batches, trainer_values
-from trainers.launch_file import LaunchFile, read_launch_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINING = sorted(path.stem for path in (ROOT / "configs/thinkprune").glob("*.yaml"))
@@ -86,7 +87,7 @@ def test_training_configs_fit_the_gpus_they_are_written_for(name, tmp_path) -> N
     setting = make_setting(read_shape(str(folder)), values, launch, tokens, config.schedule.gpu_memory_gib)
     assert total_bytes(peak(setting)) < 0.95 * setting.gpu_bytes
     if setting.sampler == "colocate":
-        assert vllm_room(setting)[0] >= 16, "a group at full length at once"
+        assert colocated_room(setting)[0] >= 16, "a group at full length at once"
 
 
 def test_the_control_differs_in_nothing_but_the_limit() -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from engines.model_shape import read_shape
 from runtime.files import read_json
+from runtime.launch_file import LaunchFile
 from schedules.export import is_training_state
 from tests.launches import (
     ROUND,
@@ -20,10 +22,8 @@ from tests.launches import (
     write_config,
     zero,
 )
-from trainers.dry_run import read_shape
 from trainers.dry_run_plan import checkpoint_bytes, make_setting
 from trainers.grpo_options import PINNED
-from trainers.launch_file import LaunchFile
 
 pytestmark = pytest.mark.slow
 LENGTHS = ("num_tokens", "completions/mean_length", "completions/clipped_ratio")

@@ -16,26 +16,26 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from engines.memory import total_bytes
+from engines.model_shape import ModelShape, read_shape, shape_of
 from runtime.errors import InputError
+from runtime.launch_file import LaunchFile
 from schedules.rounds import make_rounds
 from tests.real_models import DECODERS, write_config_folder, write_problems
-from trainers.dry_run import read_shape, shape_of, take_plan_options
+from trainers.dry_run import take_plan_options
 from trainers.dry_run_memory import (
     TILE_TOKENS,
     TILE_VOCABULARY,
-    ModelShape,
     Setting,
     activations,
+    colocated_room,
     host_bytes,
     layer_bytes,
     model_states,
     peak,
-    total_bytes,
-    vllm_room,
 )
 from trainers.dry_run_plan import make_setting, plan_disk, plan_rounds, precision_of, remedies
 from trainers.grpo_options import PINNED, BatchPlan
-from trainers.launch_file import LaunchFile
 
 SHAPE = ModelShape(1_777_088_000, 28, 1536, 8960, 12, 2, 128, 151936, 233_373_696, False, False)
 SETTING = Setting(
@@ -197,10 +197,10 @@ def test_what_does_not_fit_comes_with_remedies_that_help() -> None:
 
 
 def test_vllm_holds_fewer_sequences_in_less_memory_and_none_in_too_little() -> None:
-    rooms = [vllm_room(change(sampler="colocate", share=share))[0] for share in (0.6, 0.3, 0.05, 0.01)]
+    rooms = [colocated_room(change(sampler="colocate", share=share))[0] for share in (0.6, 0.3, 0.05, 0.01)]
     assert rooms == sorted(rooms, reverse=True)
     assert rooms[-1] == 0
-    assert vllm_room(change(tensor_parallel=2))[1] == 512
+    assert colocated_room(change(tensor_parallel=2))[1] == 512
 
 
 LAUNCH = LaunchFile("x.yaml", 8, 1, 2, False, False)

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.errors import InputError
 from runtime.files import write_text
-from trainers.launch_file import check_saves_weights, read_launch_file
+from runtime.launch_file import check_saves_weights, read_launch_file
 
 
 def launch_yaml(folder: Path, **values) -> str:

@@ -15,7 +15,8 @@ _WITHOUT_WEIGHTS = (
 
 @dataclass(frozen=True)
 class LaunchFile:
-    """`stage` is that of ZeRO, 0 without DeepSpeed; `processes` counts all machines."""
+    """`stage` is that of ZeRO, 0 without DeepSpeed; `processes` counts all machines; `mixed_precision` is
+    accelerate's: no, bf16, fp16 (of a launch without a DeepSpeed file of its own)."""
 
     path: str
     processes: int
@@ -23,6 +24,7 @@ class LaunchFile:
     stage: int
     offload_optimizer: bool
     offload_parameters: bool
+    mixed_precision: str = "no"
 
     @property
     def words(self) -> str:
@@ -48,7 +50,7 @@ def read_launch_file(path: str, processes: int | None = None) -> LaunchFile:
     if count % machines:
         raise InputError(f"{path}: num_processes is {count}, no multiple of num_machines = {machines}")
     zero = _zero_settings(path, values) if kind == "DEEPSPEED" else (0, False, False)
-    return LaunchFile(path, count, machines, *zero)
+    return LaunchFile(path, count, machines, *zero, str(values.get("mixed_precision") or "no"))
 
 
 def _zero_settings(path: str, values: dict[str, Any]) -> tuple[int, bool, bool]:
