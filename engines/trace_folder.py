@@ -84,7 +84,7 @@ class TraceFolderWriter:
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any], rank: int = 0) -> None:
         self.folder = Path(folder)
-        _check_settings(self.folder, settings)
+        check_trace_settings(self.folder, settings)
         self._file = self.folder / f"traces-rank{rank}.jsonl"
         repair_torn_tail(self._file)
         if not (self.folder / "settings.json").is_file():
@@ -209,16 +209,16 @@ def _trace_files(folder: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> list[tuple[Trace, dict[str, Any]]]:
-    """Records with their raw lines. Another process may be writing: an unfinished last line is left alone."""
-    content = path.read_bytes()
-    whole, torn = content.count(b"\n"), not content.endswith(b"\n")
+    """Records with their raw lines. Another process may be writing: the line that it has not finished is left alone,
+    also if it began it after the count here."""
+    whole = path.read_bytes().count(b"\n")
     records = zip(read_traces(path), read_jsonl(path), strict=True)
     read: list[tuple[Trace, dict[str, Any]]] = []
     try:
         for trace, (_, line) in records:
             read.append((trace, line))
     except InputError:
-        if not (torn and len(read) == whole):
+        if len(read) < whole:
             raise
     return read
 
@@ -227,7 +227,8 @@ def _stored_keys(folder: Path) -> set[tuple[str, int]]:
     return {(trace.problem_id, trace.sample) for path in _trace_files(folder) for trace, _ in _read_file(path)}
 
 
-def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+def check_trace_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raises `InputError` if `folder` holds traces that were sampled with other settings; changes nothing."""
     path = folder / "settings.json"
     if not path.is_file():
         if _trace_files(folder):

@@ -29,9 +29,8 @@ from eval.analysis import (
     read_model_traces,
 )
 from eval.perplexity_scores import Key, ScoredTrace, batches, check_head, score_batch, to_score
-from eval.sampling import local_device, require_model_folder
+from eval.sampling import local_device, quiet_library_bars, require_model_folder
 from eval.scores import ratio_with_interval
-from eval.single_sampling import quiet_library_bars
 from runtime.config import parse_config
 from runtime.console import progress, say, use_one_torch_thread
 from runtime.errors import InputError, entry_point
@@ -123,7 +122,9 @@ class PerplexityConfig:
 
     traces: model → trace folder or folder of trace folders (`outputs/single/<model>`).
     model: folder or Hub id of the model under which the traces are scored.
+    output_dir: gets perplexity.json and nll.jsonl.
     prompt_family: as the traces were sampled with.
+    dtype, device: of that model.
     batch_tokens: of one forward pass, padding included; a longer trace has one to itself.
     """
 

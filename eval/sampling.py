@@ -17,7 +17,8 @@ from engines.factory import EngineKeys, open_engine, tokenizer_source
 from engines.load import model_fingerprint
 from engines.sample import TraceJob, sample_traces
 from engines.trace_folder import TraceFolderWriter
-from runtime.console import progress
+from runtime.children import each_in_its_own_process
+from runtime.console import progress, use_one_torch_thread
 from runtime.errors import InputError
 from runtime.ranks import current_ranks
 from tasks.prompts import check_family, encode_prompt, evaluation_messages
@@ -42,8 +43,11 @@ class SamplingKeys(EngineKeys):
 
     models: name → model folder or Hub id, or the name that the server of engine "openai" has for it.
     output_dir: gets everything that is made.
+    prompt_family: deepseek, qwen or plain: the sentences around a problem (see tasks/prompts.py).
+    temperature, top_p, top_k: of sampling; temperature 0 is greedy, top_p 1 and top_k 0 leave every token in.
     max_tokens: cap on a completion [tokens], end token included; rows: traces decoded at once on each process.
     dtype, device: of a model in this process; a server has its own.
+    seed: what every trace's own seed is made of, with its problem and its number; also draws `arithmetic:` problems.
     top_logprobs: how many log-probabilities a token's confidence is the mean of, stored with the trace; 0 for none.
     """
 
@@ -67,7 +71,7 @@ class SamplingKeys(EngineKeys):
         if not self.models and self.needs_models:
             raise InputError("key 'models' is empty; give at least one name and folder, for example {base: path}")
         for name, path in self.models.items():
-            if self.engine != "openai":
+            if self.engine != "openai" and not getattr(self, "dry_run", False):  # which plans with what is to come
                 require_model_folder(f"models.{name}", path)
             self.tokenizer_of(name)
 
@@ -131,6 +135,37 @@ def local_device(device: str) -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
+def model_by_model(work: Callable[..., None], config: SamplingKeys, *arguments: Any) -> None:
+    """`work(config, name, *arguments)` for every model in turn.
+
+    With vLLM each of several models gets a process of its own: of two engines opened in turn in one process the
+    first one's memory did not come back. `work` is then a function of a module and leaves its results on disk; a
+    child that fails ends this process with its exit code. To be called after `claim_devices`, whose choice the
+    children take over, and before this process puts anything on a GPU.
+    """
+    calls = [(config, name, *arguments) for name in config.models]
+    if config.engine == "vllm" and len(calls) > 1:
+        each_in_its_own_process(_work_quietly, [(work, call) for call in calls])
+        return
+    quiet_library_bars()
+    for call in calls:
+        work(*call)
+
+
+def _work_quietly(work: Callable[..., None], call: tuple[Any, ...]) -> None:
+    """What the parent has set up for itself, and then the work."""
+    use_one_torch_thread()
+    quiet_library_bars()
+    work(*call)
+
+
+def quiet_library_bars() -> None:
+    """Theirs would be drawn over our own."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def wait_for_all_processes() -> None:

@@ -1,6 +1,5 @@
 """Sampling what is missing of every model and benchmark, and grading what is there."""
 
-import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import TracebackType
@@ -9,12 +8,10 @@ from typing import Any
 from engines.base import Engine
 from engines.load import load_tokenizer
 from engines.trace_folder import TraceFolderWriter
-from eval.sampling import SamplingKeys, SamplingPlan, prompt_ids, sample_missing
-from eval.single_config import Problems, SingleConfig
+from eval.benchmarks import Problems
+from eval.sampling import SamplingKeys, SamplingPlan, model_by_model, prompt_ids, sample_missing
+from eval.single_config import SingleConfig
 from eval.single_figures import Graded, grade_folder
-from runtime.children import end_with_parent
-from runtime.console import use_one_torch_thread
-from runtime.errors import entry_point
 from runtime.ranks import current_ranks
 from tasks.prompts import starts_inside_thinking
 from tasks.records import Problem
@@ -78,43 +75,10 @@ def sample_alone(config: SingleConfig, name: str, problems: Problems) -> None:
 
 
 def for_each_model(work: Work, config: SingleConfig, problems: Problems) -> None:
-    """Do `work` for every model in turn. Folders with other settings are refused before anything is sampled.
-
-    With vLLM each of several models gets a process of its own: of two engines opened in turn in one process the
-    first one's memory did not come back. A child that fails ends this process with its exit code.
-    """
+    """Do `work` for every model in turn. Folders with other settings are refused before anything is sampled."""
     for name in config.models:
         open_writers(config, name)
-    if config.engine != "vllm" or len(config.models) == 1:
-        quiet_library_bars()
-        for name in config.models:
-            work(config, name, problems)
-        return
-    for name in config.models:
-        child = multiprocessing.get_context("spawn").Process(target=_work_alone, args=(work, config, name, problems))
-        child.start()
-        try:
-            child.join()
-        except BaseException:
-            child.terminate()
-            child.join()
-            raise
-        if child.exitcode:
-            raise SystemExit(child.exitcode if child.exitcode > 0 else 128 - child.exitcode)
-
-
-def _work_alone(work: Work, config: SingleConfig, name: str, problems: Problems) -> None:
-    end_with_parent()
-    use_one_torch_thread()
-    quiet_library_bars()
-    entry_point(lambda: work(config, name, problems))()
-
-
-def quiet_library_bars() -> None:
-    """Theirs would be drawn over our own."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
+    model_by_model(work, config, problems)
 
 
 def grade_all(config: SingleConfig, problems: Problems) -> dict[str, dict[str, Graded]]:

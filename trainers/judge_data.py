@@ -33,7 +33,8 @@ class TraceSettings:
 @dataclass(frozen=True)
 class JudgeData:
     """The splits, `tests` by name, `train` empty where nothing is trained; `layers` are those of the states in the
-    cuts (None without states), indices into `hidden_states`; `tokenizer` is the generator's."""
+    cuts (None without states), indices into `hidden_states`; `tokenizer` is the generator's, `prompt_family` how the
+    problems were put to it."""
 
     train: list[JudgedProblem]
     dev: list[JudgedProblem]
@@ -41,6 +42,7 @@ class JudgeData:
     cut_rule: CutRule
     layers: tuple[int, ...] | None
     tokenizer: PreTrainedTokenizerBase
+    prompt_family: str
 
 
 def read_settings(folder: str) -> TraceSettings:
@@ -57,9 +59,10 @@ def read_settings(folder: str) -> TraceSettings:
     )
 
 
-def load_judge_data(config: JudgeConfig) -> JudgeData:
-    """Read and check all splits. Raises `InputError` naming folder and remedy: no traces, no pairs, splits with a
-    common problem, folders that were cut or captured differently, states of another model."""
+def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
+    """Read and check all splits; without `with_states` no state is loaded. Raises `InputError` naming folder and
+    remedy: no traces, no pairs, splits with a common problem, folders cut or captured differently, states of another
+    model."""
     folders = {"train": config.train, "dev": config.dev} if config.train is not None else {"dev": config.dev}
     folders |= {_test_key(config, name): folder for name, folder in config.tests.items()}
     settings = {key: read_settings(folder) for key, folder in folders.items()}
@@ -70,14 +73,15 @@ def load_judge_data(config: JudgeConfig) -> JudgeData:
     family = config.prompt_family or settings[first].prompt_family
     if family is None:
         raise InputError(f"{folders[first]}: the folder does not say how its problems were put; give 'prompt_family'")
-    reader = _Reader(family, rule, tokenizer, Detokenizer(tokenizer), layers, settings[first].layers)
+    read_layers = layers if with_states else None
+    reader = _Reader(family, rule, tokenizer, Detokenizer(tokenizer), read_layers, settings[first].layers)
     splits = {key: reader.split(folder) for key, folder in folders.items()}
     train, dev = splits.get("train", []), splits["dev"]
     tests = {name: splits[_test_key(config, name)] for name in config.tests}
     for name, problems in tests.items():  # two models may well be tested on the same problems
         check_disjoint({"train": train, "dev": dev, _test_key(config, name): problems})
     _check_states(tests, dev)
-    return JudgeData(train, dev, tests, rule, layers, tokenizer)
+    return JudgeData(train, dev, tests, rule, layers, tokenizer, family)
 
 
 def _test_key(config: JudgeConfig, name: str) -> str:
