@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from runtime.config import check_types, read_yaml, split_command_line
 from runtime.errors import InputError
+from runtime.hub import check_key
 from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import Round, make_rounds
 
@@ -19,6 +20,9 @@ _AT_LEAST_ONE = (
     "max_prompt_tokens",
     "gpu_memory_gib",
 )
+
+
+TOKEN = "hub_token"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,11 @@ class ScheduleConfig:
     validation_dtype, validation_rows: precision of the validated models, traces decoded at once on each process.
     validation_engine, validation_engine_options: what samples them (see engines/factory.py).
     keep_checkpoints: `all`, or `chosen`: once a round has chosen, the weights of its other checkpoints are deleted.
+    push_to_hub: upload `final/` with its model card when the schedule is done; a start after that uploads what was
+      not. The rounds push nothing: their checkpoints are candidates.
+    hub_model_id: repository, `user/name` or `name` of your own; by default the name of `output_dir`.
+    hub_private_repo: whether a repository that is made is private; by default as its owner has it.
+    hub_revision: branch to push to, made if missing; by default main.
     dry_run: print what the run would do, need and cost; nothing is loaded or written.
     gpu_memory_gib: memory of one GPU [GiB], what `dry_run` plans with; 79 for a card sold as 80 GB.
     tolerance: share of the reference's pass@1 that may be lost (fraction 0-1).
@@ -70,12 +79,17 @@ class ScheduleConfig:
     tolerance: float = 0.10
     tolerance_reference: str = "best_so_far"
     keep_checkpoints: Literal["all", "chosen"] = "all"
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool | None = None
+    hub_revision: str | None = None
     dry_run: bool = False
     gpu_memory_gib: float = 79.0
 
     def __post_init__(self) -> None:
         make_rounds(self.limits, self.steps_per_round)
         _check_model(self.model)
+        check_key("hub_model_id", self.hub_model_id)
         if not 0 <= self.tolerance < 1:
             raise InputError(f"key 'tolerance' has the value {self.tolerance}; give a fraction from 0 to below 1")
         if self.tolerance_reference not in TOLERANCE_REFERENCES:
@@ -103,11 +117,15 @@ def _check_model(model: str) -> None:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole config file with its overrides: our keys checked, TRL's as given. `where` is named in messages."""
+    """A whole config file with its overrides: our keys checked, TRL's as given. `where` is named in messages.
+
+    `hub_token` is TRL's key of that name; it is kept apart from the others, which are written down and handed on.
+    """
 
     schedule: ScheduleConfig
     trainer: dict[str, Any]
     where: str
+    hub_token: str | None = field(default=None, repr=False)
 
     def resolved(self) -> dict[str, Any]:
         """All keys of the run, ours with their defaults: what `config.yaml` of the run folder holds."""
@@ -126,14 +144,21 @@ def read_run_config(argv: Sequence[str]) -> RunConfig:
     values = read_yaml(path) | overrides
     fields = {entry.name: entry for entry in dataclasses.fields(ScheduleConfig)}
     ours = check_types(ScheduleConfig, {key: value for key, value in values.items() if key in fields}, path)
+    token = values.pop(TOKEN, None)
     trainer = {key: value for key, value in values.items() if key not in fields}
     for name, entry in fields.items():
         if name not in ours and entry.default is entry.default_factory is dataclasses.MISSING:
             raise InputError(f"{path}: key '{name}' is required and not given; {_remedy(name, list(trainer))}")
     try:
-        return RunConfig(ScheduleConfig(**ours), trainer, path)
+        return RunConfig(ScheduleConfig(**ours), trainer, path, _checked_token(token))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _checked_token(token: Any) -> str | None:
+    if token is not None and not (isinstance(token, str) and token.strip()):
+        raise InputError(f"key '{TOKEN}' is no text; leave it out and log in with `hf auth login`")
+    return token
 
 
 def _remedy(name: str, others: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The whole schedule of ThinkPrune as a chain of launches: train a round, validate its checkpoints, choose, go on.
 
     python schedules/run.py --config configs/demo/thinkprune.yaml --accelerate_config configs/accelerate/cpu.yaml
+    python schedules/run.py --config … --accelerate_config … --push_to_hub true --hub_model_id user/name
 
 Can be killed and started again at any time: what is on disk is not done twice. One launch per round, because
 DeepSpeed and colocated vLLM do not give their memory back within a process, and because restart and resume are then
@@ -9,6 +10,7 @@ it on each of them. `--num_processes N` overrides the accelerate config. `--dry_
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -16,12 +18,15 @@ from rich.markup import escape
 from runtime.console import say
 from runtime.errors import InputError, entry_point
 from runtime.files import read_json, write_json
+from runtime.hub import RECORD, SAFE_FILES, Target, check_push, push_once
+from runtime.tensorboard import write_tensorboard
 from runtime.tracking import publish, reporters, unpublished, wandb_is_usable, wants_wandb
 from schedules.choice import START, choose, pick_reference
 from schedules.choice_reason import explain
-from schedules.config import RunConfig, read_run_config
+from schedules.config import TOKEN, RunConfig, read_run_config
 from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
+from schedules.model_card import PICTURE, write_model_card
 from schedules.rounds import Round
 from schedules.state import (
     Action,
@@ -39,7 +44,6 @@ from schedules.validation_report import read_selections, selection_record, show_
 from schedules.validation_tracking import round_publication
 
 TRAINER = "trainers/grpo_len.py"
-PICTURE = "rounds.png"
 
 
 class Driver:
@@ -49,6 +53,7 @@ class Driver:
         self.config, self.argv, self.launcher = config, argv, launcher
         self.folder = RunFolder(config)
         self._wandb = False
+        self._target: Target | None = None
         validation_processes(config.schedule, launcher)  # refuses what cannot be spread over the processes
 
     def run(self) -> None:
@@ -57,12 +62,21 @@ class Driver:
             self._check_trainer()
             return
         begun = self.folder.check()
+        self._target = self._hub_target()
         self._ask_wandb()
         if not begun:
             self._check_trainer()
             self.folder.open()
         with hold_folder(self.folder.path / "rounds"):  # a launch holds the run folder itself
             self._work()
+
+    def _hub_target(self) -> Target | None:
+        """Where `final/` is pushed to; raises `HubError` before any work if it may not be."""
+        schedule = self.config.schedule
+        if not schedule.push_to_hub:
+            return None
+        name = schedule.hub_model_id or self.folder.path.resolve().name
+        return check_push(Target(name, schedule.hub_private_repo, schedule.hub_revision, self.config.hub_token))
 
     def _ask_wandb(self) -> None:
         """Once for all launches, so that what is missing is said once. "all" is left to them: they know the rest."""
@@ -81,14 +95,24 @@ class Driver:
     def _work(self) -> None:
         clear_stop(self.folder.path)
         self._follow_up()
+        final = self.folder.path / "final"
         if self.folder.next_action().kind == "done":
-            say(f"all done: {escape(str(self.folder.path / 'final'))}")
+            say(f"all done: {escape(str(final))}")
         while (action := self.folder.next_action()).kind != "done":
             self.launcher.end_if_stopped()
             self._carry_out(action)
         show_rounds(read_selections(self.folder))
         say(f"  picture: {escape(str(self.folder.path / PICTURE))}")
-        say(f"final model: [bold]{escape(str(self.folder.path / 'final'))}[/bold]")
+        write_model_card(self.config, self._target.repo_id if self._target else None)
+        say(f"final model: [bold]{escape(str(final))}[/bold], with its model card")
+        if self._target is not None:
+            self._push(final, self._target)
+
+    def _push(self, final: Path, target: Target) -> None:
+        """What lies on the Hub already is not sent again; a push that failed is tried again at the next start."""
+        patterns, record = (*SAFE_FILES, PICTURE), self.folder.path / RECORD
+        url, pushed = push_once(final, record, target, patterns=patterns, message="The schedule's final model")
+        say(f"  {'pushed to' if pushed else 'is on the Hub:'} {escape(url)}")
 
     def _carry_out(self, action: Action) -> None:
         round_ = action.round
@@ -156,15 +180,19 @@ class Driver:
         if not selections:
             return
         draw_rounds(picture, self.config.schedule.model, selections)
-        if not self._wandb:
-            return
-        if waiting := unpublished(self.folder.path, [round_.name for round_, _ in selections]):
-            contents = {
-                round_.name: round_publication(selections[:index], self.folder.round_folder(round_), picture)
-                for index, (round_, _) in enumerate(selections, start=1)
-                if round_.name in waiting
-            }
-            publish(self.folder.path, contents, self.config.resolved(), self.config.trainer.get("project"))
+        self._report(selections, picture)
+
+    def _report(self, selections: list[tuple[Round, dict[str, Any]]], picture: Path) -> None:
+        """The choices for the services in `report_to`; W&B is sent what it has not got yet."""
+        contents = {
+            round_.name: round_publication(selections[:index], self.folder.round_folder(round_), picture)
+            for index, (round_, _) in enumerate(selections, start=1)
+        }
+        if "tensorboard" in reporters(self.config.trainer.get("report_to")):
+            write_tensorboard(self.folder.path / "tensorboard" / "schedule", list(contents.values()), "round")
+        if self._wandb and (waiting := unpublished(self.folder.path, list(contents))):
+            new = {name: contents[name] for name in waiting}
+            publish(self.folder.path, new, self.config.resolved(), self.config.trainer.get("project"))
 
 
 @entry_point
@@ -177,7 +205,9 @@ def main() -> None:
     if processes is not None and not processes.isdigit():
         raise InputError(f"command line: --num_processes has the value '{processes}'; give a number")
     started = Launcher(accelerate_config, launcher or "", int(processes) if processes else None)
-    Driver(read_run_config(argv), argv, started).run()
+    config = read_run_config(argv)
+    argv, _ = _take_option(argv, f"--{TOKEN}")  # the launches see their command lines, and so does everybody else
+    Driver(config, argv, started).run()
 
 
 def _take_option(argv: list[str], name: str) -> tuple[list[str], str | None]:

@@ -10,8 +10,11 @@
         validation/                 samples of every candidate (eval/single.py)
         validation.json             figures of every candidate
         selection.json              the choice
-    final/                          the chosen model, a plain Hugging Face folder
+    final/                          the chosen model, a plain Hugging Face folder with its model card
+    card.json                       what the card knows beyond the other files: versions, later measurements
+    hub.json                        what of final/ was pushed where
     rounds.png                      accuracy and length of all candidates
+    tensorboard/                    event files: one folder per round, and schedule/, where they are asked for
     wandb.json                      ids of the W&B runs, so that a restart continues them
     .stop                           asks the training in progress to stop; schedules/run.py writes it on SIGTERM
 
@@ -47,6 +50,7 @@ FREE_KEYS = frozenset(
     {
         *("output_dir", "report_to", "run_name", "project", "trackio_space_id", "logging_steps"),
         *("log_completions", "num_completions_to_print", "keep_checkpoints", "dry_run", "gpu_memory_gib"),
+        *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision"),
         *("validation_rows", "gradient_checkpointing", "gradient_checkpointing_kwargs", "ddp_timeout"),
         *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
         *("torch_empty_cache_steps", "ds3_gather_for_generation"),

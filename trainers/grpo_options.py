@@ -36,12 +36,15 @@ OWNED = {
     "disable_tqdm": "progress is shown by the schedule",
     "auto_find_batch_size": "a batch that shrinks breaks the groups of completions",
     "generation_kwargs": "it would override the limit and the seeds: set temperature, top_p, top_k",
-    "push_to_hub": "checkpoints are candidates, not results: upload 'final' when the schedule is done",
-    "hub_token": "it would stand in config.yaml: log in with `hf auth login`, or set HF_TOKEN",
+    # Our own keys push_to_hub, hub_model_id, hub_private_repo and hub_revision are not among the trainer's: a round's
+    # trainer pushes nothing.
+    "hub_strategy": "checkpoints are candidates, not results: push_to_hub uploads 'final' once, at the end",
+    "hub_always_push": "push_to_hub uploads 'final' once, at the end",
 }
 # TRL's defaults that matter to the method, and the paper's settings, pinned against a change of versions.
 PINNED: dict[str, Any] = {
     "learning_rate": 1e-6,
+    # As in the paper's scripts.
     "lr_scheduler_type": "constant",
     "max_grad_norm": 1.0,
     "beta": 0.0,
@@ -65,9 +68,12 @@ PINNED: dict[str, Any] = {
     "vllm_enable_sleep_mode": False,
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 1,
+    # Checkpoints are the candidates of the choice.
     "save_steps": 20,
+    # Every step stands in train.jsonl.
     "logging_steps": 1,
     "report_to": "none",
+    # Every parameter has a gradient; DDP need not look for others.
     "ddp_find_unused_parameters": False,
 }
 

@@ -35,14 +35,20 @@ from runtime.config import parse_config, read_yaml
 from runtime.console import MetricLog, say, use_one_torch_thread
 from runtime.errors import InputError, entry_point
 from runtime.files import write_json, write_text
+from runtime.plan_keys import without_plan_keys
 from runtime.ranks import current_ranks
-from trainers.judge_config import JudgeConfig
+from runtime.trackers import start_trackers
+from runtime.versions import library_versions
+from trainers.judge_config import FREE_KEYS, JudgeConfig
 from trainers.judge_data import JudgeData, load_judge_data
 from trainers.judge_fit import Fit, FitSettings
+from trainers.judge_hub import hub_target, share_judge
 from trainers.judge_kinds import Trainee, build_ngram, build_trainee, thin_pairs, untouched_pairwise
 from trainers.judge_metrics import baseline_figures, calibrated, figure_rows, test_figures
+from trainers.judge_plan import plan_judge
 from trainers.quiet import silence_libraries
 
+_LIBRARIES = ("secateur", "torch", "transformers", "peft", "sentence-transformers")
 NGRAM_TRAINING = {"epochs": 20.0, "items_per_step": 4, "learning_rate": 1e-2}  # enough for it to peak on the dev set
 
 
@@ -52,7 +58,7 @@ def is_finished(config: JudgeConfig) -> bool:
     if not (folder / "config.yaml").is_file():
         return False
     stored, values = read_yaml(folder / "config.yaml"), _as_yaml(config)
-    for key in sorted(values.keys() | stored.keys()):
+    for key in sorted((values.keys() | stored.keys()) - FREE_KEYS):
         if stored.get(key) != values.get(key):
             raise InputError(
                 f"{folder} holds a judge with {key} = {stored.get(key)!r}, this run has {values.get(key)!r}; "
@@ -62,7 +68,7 @@ def is_finished(config: JudgeConfig) -> bool:
 
 
 def _as_yaml(config: JudgeConfig) -> dict[str, Any]:
-    return dataclasses.asdict(config) | {"labels": list(config.labels)}
+    return without_plan_keys(dataclasses.asdict(config)) | {"labels": list(config.labels)}
 
 
 def fit_settings(config: JudgeConfig, data: JudgeData) -> FitSettings:
@@ -90,6 +96,7 @@ def train(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tup
         about: dict[str, Any] = {"generator": describe_generator(config.model)}
     else:
         about = {"trained_from": config.model, "dtype": config.dtype}
+    about["prompt_family"] = data.prompt_family
     fit = Fit(
         module=trainee.module,
         items=trainee.items,
@@ -135,7 +142,8 @@ def take_as_it_is(config: JudgeConfig, data: JudgeData, accelerator: Accelerator
     else:
         judge = untouched_pairwise(config, data, accelerator.device)
         judge.source = config.model
-    _replace_judge(judge, Path(config.output_dir) / "best", {"dtype": config.dtype})
+    about = {"dtype": config.dtype, "prompt_family": data.prompt_family}
+    _replace_judge(judge, Path(config.output_dir) / "best", about)
     accelerator.wait_for_everyone()
     return judge, {"steps": 0, "dev_problems": len(data.dev)}
 
@@ -170,19 +178,19 @@ def _replace_judge(judge: Judge, folder: Path, about: dict[str, Any]) -> None:
 
 
 def run(config: JudgeConfig) -> None:
-    folder = Path(config.output_dir)
-    if is_finished(config):
-        say(f"judge: {escape(str(folder))} is finished, nothing to do")
+    folder, finished = Path(config.output_dir), is_finished(config)
+    target = hub_target(config)
+    if finished:
+        say(f"judge: {escape(str(folder))} is finished, nothing to train")
+        share_judge(folder, target)
         return
-    wandb = config.report_to == "wandb"
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with="wandb" if wandb else None)
-    if wandb:
-        accelerator.init_trackers("secateur-judge", dataclasses.asdict(config))
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     check_precision(config, accelerator)
     set_seed(config.seed)
     data = load_judge_data(config)
     if accelerator.is_main_process:  # only now: input that does not fit leaves no folder behind
         write_text(folder / "config.yaml", yaml.safe_dump(_as_yaml(config), sort_keys=False, allow_unicode=True))
+    start_trackers(accelerator, config.report_to, folder, "judge", [config.model], _as_yaml(config))
     judge, training = (train if config.epochs else take_as_it_is)(config, data, accelerator)
     calibration = calibrated(judge, data, config)
     tests = {name: _test_problems(problems, config) for name, problems in data.tests.items()}
@@ -203,12 +211,12 @@ def run(config: JudgeConfig) -> None:
     accelerator.end_training()
     if accelerator.is_main_process:
         store_calibration(folder / "best", calibration)
-        publish(
-            folder, {"kind": config.kind} | figures | {"training": training, "config": dataclasses.asdict(config)}
-        )
+        about = {"training": training, "config": _as_yaml(config), "versions": library_versions(_LIBRARIES)}
+        publish(folder, {"kind": config.kind} | figures | about)
     say(f"judge {config.kind}: {escape(str(folder))}")
     for row in figure_rows(models, figures["baselines"]):
         say(f"  {escape(row)}")
+    share_judge(folder, target)
 
 
 def _test_problems(problems: list[JudgedProblem], config: JudgeConfig) -> list[JudgedProblem]:
@@ -230,6 +238,9 @@ def publish(folder: Path, metrics: dict[str, Any]) -> None:
 def main() -> None:
     silence_libraries()
     config = parse_config(JudgeConfig)
+    if config.dry_run:
+        plan_judge(config)
+        return
     use_one_torch_thread()
     run(config)
 

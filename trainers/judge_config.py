@@ -7,20 +7,31 @@ from deepprune.calibration import CalibrationKind
 from deepprune.judges.lora import LoraShape
 from deepprune.losses import FOCAL_GAMMA, MINORITY_FACTOR
 from runtime.errors import InputError
+from runtime.hub import check_key
+from runtime.plan_keys import PLAN_KEYS, PlanKeys
 
 DEFAULT_PAIRWISE_PROMPT = (
     "Below are the beginnings of two attempts at the same problem. Will both end in the same final answer?\n\n"
     "### Attempt A\n{a}\n\n### Attempt B\n{b}\n\nAnswer yes or no."
 )
 NEUTRAL_QUERY = " So the answer is"
+# Keys that change what is shown and sent, not what is trained; they may differ between starts.
+FREE_KEYS = frozenset({*PLAN_KEYS, "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"})
 
 
 @dataclass
-class JudgeConfig:
-    """`train`, `dev` and `test` are folders of traces; `test` shares no problem with the others.
+class JudgeConfig(PlanKeys):
+    """What is trained, on which traces, and how.
 
-    Several test folders (name → folder, such as one per model) give a row of figures each; those of the first also
-    stand at the top level of metrics.json.
+    output_dir: gets the judge and metrics.json.
+    train, dev, test: folders of traces; `test` shares no problem with the others. Several test folders (name →
+      folder, such as one per model) give a row of figures each; those of the first also stand at the top of
+      metrics.json. `train` may be missing where `epochs` is 0.
+    cut_kind, cut_k: where traces are cut: after the k-th reasoning word (words) or token (tokens); by default the
+      rule of the train folder.
+    push_to_hub: upload the judge with its card when it is done; a start after that uploads what was not.
+    hub_model_id: repository, `user/name` or `name` of your own; by default the name of `output_dir`.
+    hub_private_repo: whether a repository that is made is private; by default as its owner has it.
     """
 
     output_dir: str
@@ -29,22 +40,22 @@ class JudgeConfig:
     model: str
     """linear_own_states: the generator. linear: the encoder to fine-tune; it reads the generator's tokens, so it has
     the generator's tokenizer. pairwise: the causal LM to fine-tune. embedding: a sentence-transformers model."""
-    train: str | None = None  # may be missing where `epochs` is 0
+    train: str | None = None
     generator: str | None = None  # model whose tokenizer and input embeddings baselines use; None = `model`
-    kind: Literal["linear_own_states", "linear", "pairwise", "embedding"] = "linear_own_states"
+    kind: Literal["linear_own_states", "linear", "pairwise", "embedding"] = "linear_own_states"  # docs/deepprune.md
     allow_other_model: bool = False  # own states: test folders may hold another model's states of the same sizes
     embedding_model: str | None = None  # sentence-transformers model that stands among the baselines
 
     # Data
-    cut_kind: Literal["words", "tokens"] | None = None  # None = the rule of the train folder
+    cut_kind: Literal["words", "tokens"] | None = None
     cut_k: int | None = None
     prompt_family: Literal["deepseek", "qwen", "plain"] | None = None  # how they were prompted; None = as they say
 
     # Sizes of what is trained beside a language model
     layers: list[int] | None = None  # own states: indices into hidden_states; None = all that are stored
-    heads: int = 4
+    heads: int = 4  # own states: of the attention that pools the states of a cut
     width: int = 24  # values per attention head
-    pair_hidden: int = 32
+    pair_hidden: int = 32  # hidden units of the head that compares two vectors
 
     # What a language model reads
     query: str = NEUTRAL_QUERY  # linear: read after the cut, the state of its last token is the vector
@@ -57,27 +68,33 @@ class JudgeConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # that it is loaded, trained and scored in
     gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
     lora_rank: int = 0  # 0 = train all weights
-    lora_alpha: float = 32.0
-    lora_dropout: float = 0.0
+    lora_alpha: float = 32.0  # what the adapters compute is multiplied by lora_alpha / lora_rank
+    lora_dropout: float = 0.0  # fraction (0-1)
     lora_targets: str | list[str] = "all-linear"  # names of modules
 
     # Training
     epochs: float = 20.0  # 0 = use the model as it is (pairwise, embedding)
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.05
+    learning_rate: float = 3e-3  # the highest; it rises over `warmup_share` of the steps and falls after them
+    weight_decay: float = 0.05  # of AdamW
     warmup_share: float = 0.05  # fraction (0-1) of the steps
     problems_per_step: int = 4  # linear kinds: all pairs of so many problems; on all processes together
     pairs_per_step: int = 32  # pairwise; on all processes together
     items_per_forward: int | None = None  # of those, how many one process reads at once; less memory, same training
-    focal_gamma: float = FOCAL_GAMMA
-    focal_alpha: float | None = None
-    minority_factor: float = MINORITY_FACTOR
+    focal_gamma: float = FOCAL_GAMMA  # of the focal loss; 0 = cross-entropy
+    focal_alpha: float | None = None  # weight (0-1) of pairs with the same answer; None weighs both labels alike
+    minority_factor: float = MINORITY_FACTOR  # how often a pair with the rarer label counts
     calibration: CalibrationKind = "affine"  # fitted on the development problems (deepprune/calibration.py)
     evaluations: int = 10  # on the development problems, spread over the training; the best one is kept
     dev_pairs: int = 2000  # pairwise: pairs drawn from the development problems
     test_pairs: int = 20000  # pairwise: pairs drawn from the test problems
-    seed: int = 0
-    report_to: Literal["none", "wandb"] = "none"
+    seed: int = 0  # of initial weights, order and draws of pairs
+    report_to: Literal["none", "wandb", "tensorboard"] | list[Literal["wandb", "tensorboard"]] = "none"
+    """none, wandb, tensorboard or a list of the two: where figures go besides train.jsonl and metrics.json."""
+
+    # The Hub
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool | None = None
 
     def __post_init__(self) -> None:
         for key in (
@@ -100,6 +117,8 @@ class JudgeConfig:
             raise InputError(f"key 'focal_alpha' has the value {self.focal_alpha}; it must lie between 0 and 1")
         if (self.cut_kind is None) != (self.cut_k is None):
             raise InputError("give both 'cut_kind' and 'cut_k', or neither to take the rule of the train folder")
+        check_key("hub_model_id", self.hub_model_id)
+        self.check_plan()
         self._check_training()
         self._check_language_model()
         if self.kind == "pairwise" and not ("{a}" in self.prompt and "{b}" in self.prompt):

@@ -30,6 +30,7 @@ from runtime.errors import InputError, entry_point
 from runtime.files import read_json, write_json
 from runtime.ranks import current_ranks
 from trainers.judge import publish, take_as_it_is, train
+from trainers.judge_config import FREE_KEYS
 from trainers.judge_data import JudgeData
 from trainers.judge_kinds import pair_scores, score_shards, thin_pairs
 from trainers.judge_sweep_config import Cell, JudgeSweepConfig
@@ -42,7 +43,7 @@ def claim_folder(config: JudgeSweepConfig) -> None:
     """Raises `InputError` if the folder holds cells of another sweep."""
     path = Path(config.output_dir) / "settings.json"
     stored, values = (read_json(path) if path.is_file() else config.common()), config.common()
-    for key in sorted(stored.keys() | values.keys()):
+    for key in sorted((stored.keys() | values.keys()) - FREE_KEYS):
         if stored.get(key) != values.get(key):
             raise InputError(
                 f"{config.output_dir}: its cells have {key} = {stored.get(key)!r}, this sweep has "

@@ -8,7 +8,7 @@ from typing import Any
 
 from deepprune.cut import CutRule
 from runtime.errors import InputError
-from trainers.judge_config import JudgeConfig
+from trainers.judge_config import FREE_KEYS, JudgeConfig
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,15 @@ class Cell:
 class JudgeSweepConfig(JudgeConfig):
     """All keys of trainers/judge.py but the cut, and what is varied.
 
-    words, tokens: the k of each cut; focal: with `focal_gamma` and `focal_alpha`, or plain cross-entropy;
-    oversampling: the rarer label counted `minority_factor` times, or once; seeds: trainings of a setting, averaged.
-    keep_judges: leave every cell's judge in its folder. cells_per_launch: end after so many cells (launchers that do
-    not give memory back between trainings), None = train all.
+    cut_kind, cut_k: not to be given; the cuts are those of `words` and `tokens`.
+    report_to: none; a sweep keeps its figures in files.
+    words, tokens: the k of each cut.
+    focal: with `focal_gamma` and `focal_alpha` (true), or plain cross-entropy (false).
+    oversampling: the rarer label counted `minority_factor` times (true), or once (false).
+    seeds: trainings of a setting, averaged.
+    keep_judges: leave every cell's judge in its folder.
+    cells_per_launch: end after so many cells (launchers that do not give memory back between trainings); null: train
+      all.
     """
 
     words: list[int] = field(default_factory=list)
@@ -55,6 +60,10 @@ class JudgeSweepConfig(JudgeConfig):
             raise InputError(
                 f"key 'report_to' has the value '{self.report_to}': a sweep keeps its figures in files; write none"
             )
+        if self.dry_run:
+            raise InputError("key 'dry_run' has the value true: a sweep has no plan; ask trainers/judge.py for one")
+        if self.push_to_hub:
+            raise InputError("key 'push_to_hub' has the value true: a sweep makes no judge to share; leave it out")
         if not self.words and not self.tokens:
             raise InputError(
                 "keys 'words' and 'tokens' are both empty; name the k to try, for example words: [10, 25]"
@@ -89,7 +98,6 @@ class JudgeSweepConfig(JudgeConfig):
 
     def common(self) -> dict[str, Any]:
         """What all cells share; stored cells must have been trained with the same."""
-        keys = [
-            key.name for key in dataclasses.fields(JudgeConfig) if key.name not in ("output_dir", "cut_kind", "cut_k")
-        ]
+        left_out = {"output_dir", "cut_kind", "cut_k", *FREE_KEYS}
+        keys = [key.name for key in dataclasses.fields(JudgeConfig) if key.name not in left_out]
         return {key: list(v) if isinstance(v := getattr(self, key), tuple) else v for key in keys}

@@ -10,6 +10,9 @@ public judge, or any instruct model) and `embedding` (a sentence encoder):
      "cut": {"kind": "words", "k": 25},
      "shape": {"prompt": "… {a} … {b} …", "labels": ["yes", "no"], "chat_template": true, "max_tokens": 8192}}
     {"kind": "embedding", "model": "sentence-transformers/all-MiniLM-L6-v2", "cut": {"kind": "words", "k": 25}}
+
+A judge on the Hub is such a folder; `load_judge("user/judge")` and `load_judge("user/judge@revision")` fetch it. Only
+JSON, text and safetensors are fetched, and a model that asks for code of its own is refused.
 """
 
 import dataclasses
@@ -32,7 +35,9 @@ from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnState
 from deepprune.judges.pairwise import PairReader, PairwiseFormat, PairwiseJudge, PairwiseModel
 from deepprune.judges.untrained import UNTRAINED, UntrainedJudge
 from engines.load import load_model, load_tokenizer, model_fingerprint
+from runtime.errors import InputError
 from runtime.files import read_json, write_json
+from runtime.hub import is_hub_id, snapshot, split_revision
 
 KINDS = ("linear_own_states", "linear", "pairwise", "embedding")
 
@@ -82,13 +87,54 @@ def store_calibration(folder: str | Path, calibration: Calibration) -> None:
 
 
 def describe_generator(path: str | Path) -> dict[str, str]:
-    """What `load_judge` compares: the path is for the reader, the fingerprint decides."""
-    return {"path": str(path), "fingerprint": generator_identity(path)}
+    """What `load_judge` compares: the path is for the reader, the fingerprint decides. A model on the Hub is named by
+    its id; `weights` is the fingerprint of its files, where they can be had."""
+    about = {"path": str(path), "fingerprint": generator_identity(path)}
+    weights = None if Path(path).is_dir() else _weights_on_the_hub(path)
+    return about | ({"weights": weights} if weights else {})
 
 
 def generator_identity(path: str | Path) -> str:
     """A folder's fingerprint, or the id itself for a model on the Hub; trace folders name their model in this way."""
     return model_fingerprint(path) if Path(path).is_dir() else str(path)
+
+
+def _weights_on_the_hub(name: str | Path) -> str | None:
+    """The fingerprint that a model's folder has once it lies in the Hub's cache; None where it cannot be had."""
+    try:
+        return model_fingerprint(snapshot(str(name), ("config.json", "*.safetensors")))
+    except InputError:
+        return None
+
+
+def find_judge(folder_or_id: str | Path) -> Path:
+    """The folder of a judge: a local one as it is, that of `user/judge` or `user/judge@revision` in the Hub's cache.
+
+    It is fetched where it is not there. Raises `JudgeError` if it holds no judge, or one that asks for code of its
+    own.
+    """
+    folder = Path(folder_or_id)
+    if (folder / "judge.json").is_file():
+        return folder
+    if not is_hub_id(folder_or_id):
+        raise JudgeError(
+            f"{folder}: no judge there (judge.json is missing); train one with trainers/judge.py, name one on the "
+            f"Hub (user/judge), or an untrained one: {', '.join(UNTRAINED)}"
+        )
+    folder = snapshot(str(folder_or_id))
+    if not (folder / "judge.json").is_file():
+        raise JudgeError(f"{folder_or_id}: no judge there (judge.json is missing); look at its name on the Hub")
+    _refuse_foreign_code(str(folder_or_id), folder)
+    return folder
+
+
+def _refuse_foreign_code(name: str, folder: Path) -> None:
+    """transformers would ask, and run it from another repository if told to."""
+    for path in sorted(folder.rglob("*.json")):
+        values = read_json(path)
+        if isinstance(values, dict) and "auto_map" in values:
+            where = path.relative_to(folder)
+            raise JudgeError(f"{name}: its {where} asks for code of its own (auto_map), which no judge may run")
 
 
 def load_judge(
@@ -99,7 +145,8 @@ def load_judge(
     device: str | torch.device = "cpu",
     allow_other_model: bool = False,
 ) -> Judge:
-    """A judge from its folder, or one that needs no training by name (`UNTRAINED`; they take `cut_rule`).
+    """A judge from its folder or from the Hub (`find_judge`), or one that needs no training by name (`UNTRAINED`;
+    they take `cut_rule`).
 
     `generator_path` is the model whose traces will be judged. Raises `JudgeError` (an `InputError`) for a folder that
     is no judge or is damaged, and for a judge of own states that was trained on another model, unless
@@ -107,17 +154,13 @@ def load_judge(
     """
     if str(folder_or_name) in UNTRAINED:
         return UntrainedJudge(str(folder_or_name), cut_rule or CutRule(), generator_path)
-    folder = Path(folder_or_name)
-    if not (folder / "judge.json").is_file():
-        known = ", ".join(UNTRAINED)
-        raise JudgeError(
-            f"{folder}: no judge there (judge.json is missing); train one with trainers/judge.py, "
-            f"or name an untrained one: {known}"
-        )
+    folder = find_judge(folder_or_name)
     about = read_json(folder / "judge.json")
     try:
+        if folder != Path(folder_or_name) and "model" in about:
+            about = about | {"model": _model_on_the_hub(str(folder_or_name), about["model"])}
         if about["kind"] == "linear_own_states" and not allow_other_model:
-            _check_generator(folder, about["generator"], generator_path)
+            _check_generator(folder_or_name, about["generator"], generator_path)
         judge = _load_kind(folder, about, device)
         judge.calibration = Calibration.from_json(about.get("calibration", Calibration().to_json()))
     except (KeyError, TypeError) as error:
@@ -125,6 +168,15 @@ def load_judge(
     except (OSError, SafetensorError, RuntimeError) as error:
         raise JudgeError(f"{folder}: the judge's weights cannot be read ({error}); train it again") from None
     return judge
+
+
+def _model_on_the_hub(judge: str, model: str) -> str:
+    """The snapshot of the model that a judge on the Hub names: data only, and never a folder of this machine."""
+    if not is_hub_id(model):
+        raise JudgeError(f"{judge}: its judge.json names the model '{model}', which is no model on the Hub")
+    folder = snapshot(model)
+    _refuse_foreign_code(model, folder)
+    return str(folder)
 
 
 def _load_kind(folder: Path, about: dict[str, Any], device: str | torch.device) -> Judge:
@@ -156,16 +208,21 @@ def load_pairwise(
     return PairwiseJudge(PairwiseModel(language_model, reader), rule)
 
 
-def _check_generator(folder: Path, trained_for: dict[str, str], generator_path: str | Path | None) -> None:
+def _check_generator(judge: str | Path, trained_for: dict[str, str], generator_path: str | Path | None) -> None:
+    """The same folder, the same id, or the same files under another name: a folder that was pushed, say."""
     if generator_path is None:
         return
     found = generator_identity(generator_path)
-    if found != trained_for["fingerprint"]:
-        raise JudgeError(
-            f"the judge in {folder} reads the hidden states of {trained_for['path']} (fingerprint "
-            f"{trained_for['fingerprint']}), but the generator is {generator_path} ({found}); train a judge for that "
-            "model, take one that reads text, or allow it where both models have one shape (allow_other_model)"
-        )
+    known = {trained_for["fingerprint"], trained_for.get("weights", trained_for["fingerprint"])}
+    if found in known or split_revision(found)[0] in known:
+        return
+    if is_hub_id(generator_path) and _weights_on_the_hub(generator_path) in known:
+        return
+    raise JudgeError(
+        f"the judge in {judge} reads the hidden states of {trained_for['path']} (fingerprint "
+        f"{trained_for['fingerprint']}), but the generator is {generator_path} ({found}); train a judge for that "
+        "model, take one that reads text, or allow it where both models have one shape (allow_other_model)"
+    )
 
 
 def _load_own_states(

@@ -17,7 +17,7 @@ from schedules.config import read_run_config
 from schedules.launch import Launcher
 from schedules.run import Driver
 from schedules.state import hold_folder
-from tests.offline_wandb import read_offline_run
+from tests.offline_wandb import read_events, read_offline_run
 
 CONFIG = """
 model: {model}
@@ -199,7 +199,10 @@ def test_a_schedule_that_is_stopped_in_training_and_killed_in_validation_ends_as
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_RUN_ID", "mine")  # would merge all rounds into one run
-    write_text(small, small.read_text() + "report_to: wandb\nlog_completions: true\nnum_completions_to_print: 1\n")
+    write_text(
+        small,
+        small.read_text() + "report_to: [wandb, tensorboard]\nlog_completions: true\nnum_completions_to_print: 1\n",
+    )
     log = small.with_suffix(".log")
     run, folder, traces = tmp_path / "run", tmp_path / "run/rounds/1-limit-140", "validation/*/*/traces-rank*.jsonl"
 
@@ -256,6 +259,10 @@ def check_wandb(folder: Path, selection: dict[str, Any]) -> None:
     column = table["columns"].index
     assert [row[column("pass@1")] for row in table["data"]] == [c["pass_at_1"] for c in selection["candidates"]]
     assert [row[column("feasible")] for row in table["data"]] == [c["feasible"] for c in selection["candidates"]]
+    events = read_events(folder / "run/tensorboard/schedule")
+    assert (
+        events.scalars["chosen/step"] == [(1, selection["chosen_step"])] and "validation/candidates" in events.texts
+    )
     samples = read_json(schedule.parent / "files" / run.history[0]["validation/samples/path"])
     assert {row[samples["columns"].index("verdict")] for row in samples["data"]} <= {"right", "wrong", "truncated"}
     assert samples["data"] and run.history[0]["validation/rounds/_type"] == "image-file"

@@ -13,6 +13,7 @@ from runtime.config import parse_config
 from runtime.errors import InputError
 from runtime.files import read_jsonl
 from tests.judge_traces import METRICS, arguments, train, write_splits
+from tests.offline_wandb import read_events, read_offline_run
 from tests.tiny import build_tiny_model
 from trainers.judge import run
 from trainers.judge_config import JudgeConfig
@@ -150,9 +151,14 @@ def test_two_processes_train_one_judge(traces, tiny_model, tmp_path, repository)
 
 
 @pytest.mark.slow
-def test_wandb_gets_the_figures(traces, tiny_model, tmp_path, repository):
+def test_wandb_and_tensorboard_get_the_figures(traces, tiny_model, tmp_path, repository):
     command = [sys.executable, "trainers/judge.py", *arguments(traces, tiny_model, tmp_path / "judge", epochs=4)]
     offline = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
-    subprocess.run([*command, "--report_to", "wandb"], cwd=repository, env=os.environ | offline, check=True)
+    command += ["--report_to", "wandb", "tensorboard"]
+    subprocess.run(command, cwd=repository, env=os.environ | offline, check=True)
     [tracked] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    run_ = read_offline_run(tracked)
+    assert (run_.group, run_.job_type) == ("judge", "judge")
     assert b"dev_auroc" in tracked.read_bytes() and b"test/auroc" in tracked.read_bytes()
+    events = read_events(tmp_path / "judge" / "tensorboard")
+    assert {"dev_auroc", "test/auroc"} <= set(events.scalars)

@@ -63,6 +63,7 @@ def test_a_model_can_be_measured_and_used_as_it_is(traces, tiny_model, tmp_path)
     assert metrics.keys() >= METRICS and metrics["training"]["steps"] == 0 and metrics["unseen_groups"] == []
     assert metrics["baselines"].keys() == {"values", "tfidf", "token_embedding", "random"}
     assert sorted(path.name for path in (tmp_path / "judge").iterdir()) == [
+        "README.md",
         "config.yaml",
         "judge.json",
         "metrics.json",

@@ -1,0 +1,103 @@
+"""The model card of a schedule's `final/`: what was done, what was chosen and why, what was measured, how to use it.
+
+    python -m schedules.model_card --run outputs/r1_distill_qwen_1.5b --single outputs/single/summary.json
+
+schedules/run.py writes the card when the schedule ends and at every later start; this command writes it anew with
+figures of eval/single.py and eval/combined.py, which the card then keeps. A push_to_hub run that is started again
+sends the new card.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from runtime.base_model import describe_base
+from runtime.cards import render_card, write_card
+from runtime.console import say
+from runtime.errors import InputError, entry_point
+from runtime.files import read_json, write_json
+from runtime.hub import RECORD
+from runtime.versions import library_versions
+from schedules.config import RunConfig, read_run_config
+from schedules.model_card_content import card_context, front_matter
+from schedules.model_card_measured import Models, find_measurements, read_combined, read_single
+from schedules.state import RunFolder
+from schedules.validation_report import read_selections
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+PICTURE = "rounds.png"
+MEMORY = "card.json"
+_LIBRARIES = ("secateur", "trl", "transformers", "torch", "accelerate", "deepspeed", "vllm")
+
+
+def write_model_card(config: RunConfig, repo_id: str | None = None) -> bool:
+    """Write the README.md of the run's `final/`, with the base model's licence files and the picture of the rounds
+    beside it; whether the card changed.
+
+    repo_id: where `final/` is pushed to; by default where it was, else the snippets name the folder.
+    """
+    run = RunFolder(config)
+    final, selections = run.path / "final", read_selections(run)
+    repo_id = repo_id or _pushed_to(run.path)
+    memory = _remember(run.path, {})
+    models = Models(final, config.schedule.model, repo_id)
+    measured = find_measurements(run.path, models) | {
+        key: memory[key] for key in ("single", "combined") if key in memory
+    }
+    base = describe_base(config.schedule.model)
+    for path in (*base.files, run.path / PICTURE):
+        if path.is_file():
+            _copy_whole(path, final / path.name)
+    context = card_context(config, base, selections, measured, memory["versions"], repo_id)
+    return write_card(final, render_card(TEMPLATE, front_matter(config, base, context), context))
+
+
+def _pushed_to(run: Path) -> str | None:
+    return read_json(run / RECORD)["repo_id"] if (run / RECORD).is_file() else None
+
+
+def _remember(run: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The run's card.json with `values` added. The versions are those of the first call, at the end of training."""
+    path = run / MEMORY
+    known = read_json(path) if path.is_file() else {"versions": library_versions(_LIBRARIES)}
+    if values or not path.is_file():
+        write_json(path, known | values)
+    return known | values
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Replace `target` by a copy; a kill leaves the old one."""
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.copyfile(source, unfinished)
+    unfinished.replace(target)
+
+
+@entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m schedules.model_card", description="Write a run's model card.")
+    parser.add_argument("--run", required=True, type=Path, help="run folder of a schedule that has ended")
+    parser.add_argument("--single", type=Path, help="summary.json of eval/single.py that measures the final model")
+    parser.add_argument("--combined", type=Path, help="combined.json of eval/combined.py that measures it")
+    parser.add_argument("--model", help="name of the final model in those files, if its path tells nothing")
+    options = parser.parse_args()
+    config = _config_of(options.run)
+    models = Models(options.run / "final", config.schedule.model, _pushed_to(options.run), options.model)
+    readers = {"single": read_single, "combined": read_combined}
+    told = {key: read(getattr(options, key), models) for key, read in readers.items() if getattr(options, key)}
+    _remember(options.run, told)
+    changed = write_model_card(config)
+    card = escape(str(options.run / "final" / "README.md"))
+    say(f"model card: {card}" + ("" if changed else " (as it was)"))
+
+
+def _config_of(run: Path) -> RunConfig:
+    if not (run / "final").is_dir() or not (run / "config.yaml").is_file():
+        raise InputError(f"--run {run}: no finished schedule (config.yaml and final/) there; name its output_dir")
+    return read_run_config(["--config", str(run / "config.yaml"), "--output_dir", str(run)])
+
+
+if __name__ == "__main__":
+    main()
