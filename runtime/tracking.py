@@ -1,15 +1,16 @@
 """Where metrics go besides the local files: which of the services named in `report_to` can be used, and W&B runs.
 
 A schedule is one W&B group: a run per round, and one (`job_type: schedule`) that holds validation tables and choices.
-Their ids are kept in `<run folder>/wandb.json`, so a restart continues the same runs, and a folder that was deleted
-and begun anew gets new ones. What a service says or lacks never ends a run: metrics are on disk anyway.
+Judges and evaluations of its final model join it. Ids are kept in `wandb.json` of each folder, so a restart continues
+the same runs, and a folder that was deleted and begun anew gets new ones. What a service says or lacks never ends a
+run: metrics are on disk anyway.
 """
 
 import importlib.util
 import os
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from runtime.files import read_json, write_json
 from runtime.ranks import current_ranks
 
 SCHEDULE_RUN = "schedule"
+OURS = ("wandb", "tensorboard")  # what reports besides the Trainer's own
+_DEFAULT_PROJECT = "huggingface"  # where the Trainer's runs go
 _IDS = "wandb.json"
 _SERVICE = "WANDB_SERVICE"  # how a process hands its wandb-core on to its children
 _NO_KEY = (
@@ -30,13 +33,38 @@ _NO_KEY = (
 
 
 @dataclass(frozen=True)
+class Artifact:
+    """Files that W&B keeps together and by version; `name` may hold letters, digits and "._-"."""
+
+    name: str
+    type: str
+    files: Sequence[Path]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Publication:
-    """What one round adds to the schedule's W&B run: numbers, tables as (columns, rows), pictures, summary values."""
+    """What is added to a run at once: numbers, tables as (columns, rows), pictures, pages, values of the summary.
+
+    `curve` holds further numbers, logged before `numbers`. `pages` are HTML files in which all text from outside is
+    escaped.
+    """
 
     numbers: Mapping[str, float]
     tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = field(default_factory=dict)
     pictures: Mapping[str, Path] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
+    curve: Sequence[Mapping[str, float]] = ()
+    pages: Mapping[str, Path] = field(default_factory=dict)
+    artifact: Artifact | None = None
+
+
+@dataclass(frozen=True)
+class Home:
+    """The W&B group and project of runs that belong together."""
+
+    group: str
+    project: str
 
 
 def reporters(report_to: str | Sequence[str] | None) -> list[str]:
@@ -53,6 +81,15 @@ def wants_wandb(report_to: str | Sequence[str] | None) -> bool:
     """Whether a value of `report_to` asks for W&B; "all" does where it is installed."""
     names = reporters(report_to)
     return "wandb" in names or ("all" in names and importlib.util.find_spec("wandb") is not None)
+
+
+def check_services(report_to: str | Sequence[str]) -> None:
+    """Raise `InputError` for a service of `report_to` that is none of `OURS`, or not installed."""
+    for name in reporters(report_to):
+        if name not in OURS:
+            raise InputError(f"key 'report_to' has the value '{name}'; choose from none, {', '.join(OURS)}")
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"key 'report_to' has the value '{name}', which is not installed; pip install {name}")
 
 
 def usable_report_to(report_to: str | Sequence[str] | None) -> list[str]:
@@ -77,18 +114,19 @@ def usable_report_to(report_to: str | Sequence[str] | None) -> list[str]:
 
 
 def wandb_is_usable() -> bool:
-    """Whether W&B has a key that its server takes, or works offline; says so if not. Raises `InputError` where it is
-    not installed."""
+    """Whether W&B has a key that its server takes, or works offline; says so if not, unless it is switched off.
+    Raises `InputError` where it is not installed."""
     try:
         import wandb
     except ImportError:
         raise InputError("key 'report_to' has the value 'wandb', which is not installed; pip install wandb") from None
     try:
-        if wandb.setup().settings.mode in ("offline", "dryrun", "disabled"):
-            return True
+        mode = wandb.setup().settings.mode
+        if mode in ("offline", "dryrun", "disabled"):
+            return mode != "disabled"  # or what nobody kept would count as sent
         usable = wandb.login(prompt=False, verify=True)
     except Exception as error:  # a refused key, or any failure of the network: none may stop the training
-        say(f"W&B: cannot log in ({escape(_first_line(error))}), so metrics are logged locally only")
+        say(f"W&B: cannot log in ({escape(first_line(error))}), so metrics are logged locally only")
         return False
     finally:
         wandb.teardown()  # it has read the environment; the run that is opened later must read it again
@@ -98,11 +136,21 @@ def wandb_is_usable() -> bool:
 
 
 def run_id(folder: Path, name: str) -> str:
-    """The id of the W&B run `name` of a run folder, the same at every call; the folder must exist."""
-    path = folder / _IDS
-    if not path.is_file():
-        write_json(path, {"id": secrets.token_hex(4), "published": []})
-    return f"{read_json(path)['id']}-{name}"
+    """The id of the W&B run `name` of a folder, the same at every call; the folder must exist."""
+    return f"{_memory(folder)['id']}-{name}"
+
+
+def home_of(models: Iterable[str], folder: Path, run_folder: Path | None = None) -> Home:
+    """Where what is made of `models` belongs: to the schedule in `run_folder`, else to the first whose `final/` is
+    among them, else to itself, by the name of its own `folder`."""
+    of_models = (run for run in map(schedule_of, models) if run is not None)
+    return _known_home(run_folder or next(of_models, None) or folder)
+
+
+def schedule_of(model: str) -> Path | None:
+    """The run folder whose `final/` the model is, if that schedule was tracked."""
+    path = Path(model).absolute()
+    return path.parent if path.name == "final" and (path.parent / _IDS).is_file() else None
 
 
 def name_wandb_run(folder: Path, name: str, project: str | None = None) -> None:
@@ -110,48 +158,70 @@ def name_wandb_run(folder: Path, name: str, project: str | None = None) -> None:
     os.environ["WANDB_RUN_ID"] = run_id(folder, name)  # one from outside would merge all rounds into one run
     os.environ["WANDB_RESUME"] = "allow"
     os.environ.pop(_SERVICE, None)  # a service of our parent's outlives a kill of ours and holds the run
-    os.environ.setdefault("WANDB_RUN_GROUP", _group(folder))
-    if project is not None:
-        os.environ["WANDB_PROJECT"] = project
+    home = _own_home(folder, project)
+    os.environ["WANDB_RUN_GROUP"], os.environ["WANDB_PROJECT"] = home.group, home.project
+    _remember(folder, asdict(home))
 
 
 def unpublished(folder: Path, names: Sequence[str]) -> list[str]:
-    """Which of `names` were not yet sent to the schedule's run."""
-    run_id(folder, SCHEDULE_RUN)
-    return [name for name in names if name not in read_json(folder / _IDS)["published"]]
+    """Which of `names` were not yet sent to the run of `folder`."""
+    return [name for name in names if name not in _memory(folder)["published"]]
+
+
+def last_published(folder: Path) -> str | None:
+    """The name of what was last sent to the run of `folder`."""
+    return next(iter(_memory(folder)["published"][-1:]), None)
 
 
 def publish(
-    folder: Path, contents: Mapping[str, Publication], config: Mapping[str, Any], project: str | None = None
+    folder: Path,
+    contents: Mapping[str, Publication],
+    config: Mapping[str, Any],
+    project: str | None = None,
+    *,
+    kind: str = SCHEDULE_RUN,
+    step: str = "round",
+    home: Home | None = None,
 ) -> None:
-    """Add `contents` to the schedule's run and remember them by name; a failure is said and tried again later.
+    """Add `contents` to the run `kind` of `folder` and remember them by name; a failure is said and tried again
+    later. `step` is the number that curves are drawn over.
 
     The run is open only meanwhile: training processes come and go beside it, and a kill leaves nothing behind.
     """
     import wandb
 
+    home = home or _own_home(folder, project)
     try:
-        with wandb.init(
-            id=run_id(folder, SCHEDULE_RUN),
-            resume="allow",
-            group=os.environ.get("WANDB_RUN_GROUP", _group(folder)),
-            project=project or os.environ.get("WANDB_PROJECT", "huggingface"),  # where the Trainer's runs go
-            name=f"{_group(folder)}/{SCHEDULE_RUN}",
-            job_type=SCHEDULE_RUN,
-            config={key: value for key, value in config.items() if not key.endswith(("_token", "_key"))},
-            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, init_timeout=60),
-        ) as run:
-            run.define_metric("*", step_metric="round")
+        with wandb.init(project=home.project, **run_options(folder, kind, home, config)) as run:
+            run.define_metric("*", step_metric=step)
             for content in contents.values():
+                for numbers in content.curve:
+                    run.log(dict(numbers))
                 run.log(_loggable(content))
                 run.summary.update(dict(content.summary))
-    except (wandb.Error, OSError) as error:
-        say(f"W&B: the schedule's run was not updated ({escape(_first_line(error))}); it is tried again later")
+                if content.artifact is not None:
+                    run.log_artifact(_artifact(content.artifact))
+    except Exception as error:  # several kinds, not all of them W&B's own; nothing of it may end what is done here
+        say(f"W&B: the {kind}'s run was not updated ({escape(first_line(error))}); it is tried again later")
         return
     finally:
         wandb.teardown()  # or the processes that are launched next would share this one's service
-    known = read_json(folder / _IDS)
-    write_json(folder / _IDS, known | {"published": [*known["published"], *contents]})
+    _remember(folder, {"published": [*_memory(folder)["published"], *contents], **asdict(home)})
+
+
+def run_options(folder: Path, kind: str, home: Home, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `wandb.init`, besides the project, for the run `kind` of `folder`."""
+    import wandb
+
+    return {
+        "id": run_id(folder, kind),
+        "resume": "allow",
+        "group": home.group,
+        "name": f"{folder.resolve().name}/{kind}",
+        "job_type": kind,
+        "config": _without_secrets(config),
+        "settings": wandb.Settings(console="off", silent=True, x_disable_stats=True, init_timeout=60),
+    }
 
 
 def _loggable(content: Publication) -> dict[str, Any]:
@@ -162,12 +232,52 @@ def _loggable(content: Publication) -> dict[str, Any]:
         for key, (columns, rows) in content.tables.items()
     }
     pictures = {key: wandb.Image(str(path)) for key, path in content.pictures.items()}
-    return {**content.numbers, **tables, **pictures}
+    pages = {key: wandb.Html(str(path), inject=False) for key, path in content.pages.items()}
+    return {**content.numbers, **tables, **pictures, **pages}
 
 
-def _group(folder: Path) -> str:
-    return folder.resolve().name
+def _artifact(description: Artifact) -> Any:
+    import wandb
+
+    artifact = wandb.Artifact(description.name, description.type, metadata=dict(description.metadata))
+    for path in description.files:
+        artifact.add_file(str(path), name=path.name)
+    return artifact
 
 
-def _first_line(error: Exception) -> str:
+def _without_secrets(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without_secrets(part) for key, part in value.items() if not str(key).endswith(("_token", "_key"))}
+
+
+def _own_home(folder: Path, project: str | None = None) -> Home:
+    """As the environment says, else by the folder's name."""
+    group = os.environ.get("WANDB_RUN_GROUP") or folder.resolve().name
+    return Home(group, project or os.environ.get("WANDB_PROJECT") or _DEFAULT_PROJECT)
+
+
+def _known_home(folder: Path) -> Home:
+    """The home that a folder's runs went to, else the one that they would have."""
+    own = _own_home(folder)
+    known = read_json(folder / _IDS) if (folder / _IDS).is_file() else {}
+    return Home(known.get("group", own.group), known.get("project", own.project))
+
+
+def _memory(folder: Path) -> dict[str, Any]:
+    """What `wandb.json` of a folder holds: `id`, `published`, and once something was sent `group` and `project`."""
+    path = folder / _IDS
+    if not path.is_file():
+        write_json(path, {"id": secrets.token_hex(4), "published": []})
+    return read_json(path)
+
+
+def _remember(folder: Path, values: Mapping[str, Any]) -> None:
+    known = _memory(folder)
+    if known | values != known:
+        write_json(folder / _IDS, {**known, **values})
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in its first line, or its kind."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

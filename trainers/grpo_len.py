@@ -23,7 +23,9 @@ from trl import GRPOConfig
 from runtime.console import say, use_one_torch_thread
 from runtime.errors import InputError, entry_point
 from runtime.files import write_json
+from runtime.launch_file import check_saves_weights
 from runtime.ranks import current_ranks
+from runtime.tensorboard import name_tensorboard_run
 from runtime.tracking import name_wandb_run
 from schedules.config import read_run_config
 from schedules.integrity import step_of
@@ -34,7 +36,6 @@ from trainers.grpo_callbacks import CompletionMarker, EngineRecord, RoundLog
 from trainers.grpo_data import round_rows
 from trainers.grpo_job import RoundJob
 from trainers.interrupt import CleanStop
-from trainers.launch_file import check_saves_weights
 from trainers.quiet import silence_libraries
 from trainers.resume import prepare_resume, record_training
 from trainers.rollout_server import check_rollout_server, explain_dead_server
@@ -59,6 +60,8 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
 
     reward, folder = job.make_reward(round_), job.folder.round_folder(round_)
     rows = round_rows(job.data.problems, job.config.schedule, round_, job.plan.rows(round_.max_steps))
+    if current_ranks().is_main and "tensorboard" in arguments.report_to:
+        name_tensorboard_run(job.folder.path, round_.name, step_of(resume) if resume else 0)
     stop = CleanStop(job.folder.path)
     trainer = GRPOTrainer(
         model=start_model,

@@ -6,18 +6,26 @@ import pytest
 
 from runtime.errors import InputError
 from runtime.files import read_json
-from runtime.tracking import Publication, publish, run_id, unpublished, usable_report_to, wants_wandb
-from tests.offline_wandb import read_offline_run
+from runtime.tensorboard import name_tensorboard_run, write_tensorboard
+from runtime.trackers import start_trackers
+from runtime.tracking import (
+    Home,
+    Publication,
+    home_of,
+    last_published,
+    name_wandb_run,
+    publish,
+    run_id,
+    unpublished,
+    usable_report_to,
+    wants_wandb,
+)
+from tests.offline_wandb import isolate, read_events, read_offline_run
 
 
 @pytest.fixture
 def no_key(monkeypatch, tmp_path) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_PROJECT", "WANDB_RUN_GROUP"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("HOME", "WANDB_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    isolate(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("value", ["none", None, [], ["none"]])
@@ -38,6 +46,9 @@ def test_offline_needs_no_key_and_only_the_main_process_reports(no_key, monkeypa
     assert usable_report_to(["wandb", "wandb"]) == ["wandb"]
     assert wants_wandb("all") and wants_wandb(["tensorboard", "wandb"])
     monkeypatch.setenv("RANK", "1")
+    assert usable_report_to("wandb") == []
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     assert usable_report_to("wandb") == []
 
 
@@ -88,3 +99,62 @@ def test_what_is_published_is_in_the_offline_files_once(no_key, monkeypatch, tmp
     stored = read_json(path.parent / "files" / run.history[0]["validation/candidates/path"])
     assert stored["data"] == table[1]
     assert b"secret-token" not in path.read_bytes()
+
+
+def test_what_is_made_of_a_final_model_belongs_to_its_schedule(no_key, monkeypatch, tmp_path) -> None:
+    schedule, own = tmp_path / "thinkprune", tmp_path / "judge"
+    (schedule / "final").mkdir(parents=True), own.mkdir()
+    assert home_of([str(schedule / "final")], own) == Home("judge", "huggingface"), "nobody tracked that schedule"
+    monkeypatch.setenv("WANDB_RUN_GROUP", "ablations")
+    name_wandb_run(schedule, "1-limit-9", "secateur")
+    for name in ("WANDB_RUN_GROUP", "WANDB_PROJECT"):
+        monkeypatch.delenv(name)
+    trained = Home("ablations", "secateur")
+    assert home_of(["user/final", str(schedule / "final")], own) == home_of([], own, schedule) == trained
+    assert home_of(["user/final"], own) == Home("judge", "huggingface")
+
+
+def test_what_could_not_be_sent_is_said_and_waits(no_key, monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    publish(tmp_path, {"a": Publication({"round": 1}, pictures={"gone": tmp_path / "gone.png"})}, {})
+    assert "W&B: the schedule's run was not updated" in capsys.readouterr().out
+    assert unpublished(tmp_path, ["a"]) == ["a"] and last_published(tmp_path) is None
+
+
+def test_a_tracker_that_cannot_start_is_said_and_left_out(no_key, monkeypatch, tmp_path, capsys) -> None:
+    from accelerate import Accelerator
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    accelerator = Accelerator(cpu=True)
+    start_trackers(accelerator, ["tensorboard", "wandb"], tmp_path, "no/run", [], {"seed": 1})  # no id has a slash
+    assert "wandb: nothing is logged there" in capsys.readouterr().out
+    accelerator.log({"loss": 0.5}, step=3)
+    accelerator.end_training()
+    assert read_events(tmp_path / "tensorboard").scalars == {"loss": [(3, 0.5)]}
+
+
+def test_tensorboard_shows_text_as_it_is_and_every_point_once(tmp_path) -> None:
+    hostile = "<script>alert(1)</script> | [link](javascript:x) **bold** \ud800\nsecond line"
+    tables = {"samples": (("text", "share", "none"), [[hostile, 0.25, None]])}
+    content = Publication({"n": 8, "loss": 0.5}, tables, summary={"words": hostile}, curve=[{"n": 4, "loss": 1.0}])
+    for _ in range(2):
+        write_tensorboard(tmp_path / "tensorboard", [content], "n")
+    events = read_events(tmp_path / "tensorboard")
+    assert events.scalars == {"loss": [(4, 1.0), (8, 0.5)]}
+    head, rule, row = events.texts["samples"].splitlines()
+    assert row.replace("\\|", "").count("|") == head.count("|") == rule.count("|") == 4
+    for shown in (row, events.texts["words"]):
+        assert "<" not in shown and "\\[link\\]" in shown and "\\*\\*bold" in shown and "second line" in shown
+
+
+def test_a_resumed_training_has_one_curve(monkeypatch, tmp_path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "elsewhere")
+    for resumed_at, last in ((0, 5), (3, 6)):  # a kill at step 5, the newest checkpoint at 3
+        name_tensorboard_run(tmp_path, "1-limit-9", resumed_at)
+        with SummaryWriter(os.environ["TENSORBOARD_LOGGING_DIR"]) as writer:
+            for step in range(resumed_at + 1, last + 1):
+                writer.add_scalar("loss", last, step)
+    found = read_events(tmp_path / "tensorboard" / "1-limit-9").scalars["loss"]
+    assert found == [(1, 5), (2, 5), (3, 5), (4, 6), (5, 6), (6, 6)]
