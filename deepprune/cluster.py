@@ -22,10 +22,13 @@ _SMALL = 256  # traces up to which all priorities of a seed are kept
 
 @dataclass(frozen=True)
 class ClusterRule:
-    """`tau` is the similarity (0-1) to exceed for joining, `max_clusters` the paper's K, `compared` its K1.
+    """How traces are put into clusters.
 
-    `overflow`: once K clusters exist, "stop" leaves all later traces unassigned, "join_best" puts each into its most
-    similar cluster whatever the similarity.
+    tau: similarity (0-1) that a trace must exceed to join a cluster.
+    max_clusters: clusters that can be opened, the paper's K.
+    compared: members of a cluster that a trace is compared with, the paper's K1.
+    overflow: once all clusters are open, `stop` leaves all later traces unassigned, `join_best` puts each into its
+      most similar cluster whatever the similarity.
     """
 
     tau: float = 0.5
@@ -69,35 +72,39 @@ def cluster_traces(scores: np.ndarray, rule: ClusterRule, seed: int) -> Clusteri
     n, most = len(scores), rule.compared
     if n < 2:
         raise InputError(f"n = {n}: clustering compares traces of one problem; sample at least 2 of each")
-    units, bar = np.rint(scores * UNITS), np.rint(rule.tau * UNITS)
-    labels, sizes = np.zeros(n, dtype=np.int64), np.zeros(min(n, rule.max_clusters), dtype=np.int64)
+    units, bar = np.rint(np.ascontiguousarray(scores.T) * UNITS), np.rint(rule.tau * UNITS)
+    slots = min(n, rule.max_clusters)
+    sums, asked = np.zeros((slots, n)), np.zeros(slots)  # of each cluster with all later traces; members that count
     clusters: list[list[int]] = []
-    large: list[int] = []  # clusters with more members than are asked
-    comparisons = 0
+    large: dict[int, np.ndarray] = {}  # clusters with more members than are asked; room for all of them
+    comparisons = pairs = 0
     for trace in range(n):
-        full = len(clusters) == rule.max_clusters
+        best = opened = len(clusters)
+        full = opened == rule.max_clusters
         if full and rule.overflow == "stop":
             return Clustering(clusters, list(range(trace, n)), comparisons)
-        best = len(clusters)
-        if clusters:
-            before, row = labels[:trace], units[trace]
-            sums = np.bincount(before, row[:trace])
-            priority = _priorities_of(seed, trace, n) if large else None
-            for index in large:
-                members = np.flatnonzero(before == index)
-                sums[index] = row[members[np.argpartition(priority[members], most)[:most]]].sum()
-            asked = np.minimum(sizes[: len(clusters)], most)
-            comparisons += int(asked.sum())
-            means = sums / asked
+        if opened:
+            for index, members in large.items():
+                members = members[: len(clusters[index])]
+                drawn = members[_priorities_of(seed, trace, n)[members].argpartition(most)[:most]]
+                sums[index, trace] = units[drawn, trace].sum()
+            comparisons += pairs
+            means = sums[:opened, trace] / asked[:opened]
             likest = int(means.argmax())  # the first of equals
             best = likest if full or means[likest] > bar else best
-        if best == len(clusters):
+        if best == opened:
             clusters.append([])
+        size = len(clusters[best])
         clusters[best].append(trace)
-        labels[trace] = best
-        sizes[best] += 1
-        if sizes[best] == most + 1:
-            large.append(best)
+        if size < most:
+            asked[best] += 1
+            pairs += 1
+            sums[best, trace + 1 :] += units[trace, trace + 1 :]
+        elif size == most:
+            large[best] = np.empty(n, dtype=np.int64)
+            large[best][: most + 1] = clusters[best]
+        else:
+            large[best][size] = trace
     return Clustering(clusters, [], comparisons)
 
 

@@ -22,8 +22,8 @@ class JudgeFailure(RuntimeError):
 class PruneRule:
     """How scores become survivors.
 
-    `mode` "barrier": every trace waits at its cut until the last one has come to its own, then all are judged.
-    "overlap": each is judged as it comes and runs on; what those run that are pruned later is wasted and counted.
+    mode: `barrier`: every trace waits at its cut until the last one has come to its own, then all are judged.
+      `overlap`: each is judged as it comes and runs on; what those run that are pruned later is wasted and counted.
     """
 
     cluster: ClusterRule = field(default_factory=ClusterRule)

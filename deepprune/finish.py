@@ -20,20 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinishRule:
-    """`largest` is the paper's K2, `singletons` its K3 [traces].
+    """Who runs to its end, and how votes weigh.
 
-    `policy` "largest": up to K2 traces of the largest cluster, the earlier of equals, go on. "representatives": one
-    trace of every cluster goes on and votes with the cluster's size. If every cluster is a singleton, the clustering
-    says nothing and K3 traces of all n go on under either of these.
-
-    "soft", ours: K2 traces in all go on, allotted to the clusters by size; every other trace gives its one vote to
-    the finished ones, in proportion to the cube of its judge scores with them. It needs no rule for singletons.
-
-    `stop_when_decided`: survivors stop as soon as those that still run cannot change the vote. The answer stays.
-
-    `lead` > 0, ours, for "largest": survivors go on a few at a time, just as many as one answer still needs to be
-    `lead` votes ahead of the next, and no more once it is (Wald's sequential test between two answers). Members of
-    one cluster mostly agree, so two or three of them finish where the paper's rule finishes all K2.
+    largest: traces of the largest cluster that go on, the paper's K2.
+    singletons: traces of all n that go on where every cluster has one member, so that the clustering says nothing;
+      the paper's K3. For `largest` and `representatives`.
+    policy: `largest`: up to K2 traces of the largest cluster, the earlier of equals, go on. `representatives`: one
+      trace of every cluster goes on and votes with the cluster's size. `soft`, ours: K2 traces in all go on, allotted
+      to the clusters by size; every other trace gives its one vote to the finished ones, in proportion to the cube
+      of its judge scores with them.
+    stop_when_decided: survivors stop as soon as those that still run cannot change the vote; the answer stays.
+    lead: ours, for `largest`, 0 is off: survivors go on a few at a time, just as many as one answer still needs to
+      be so many votes ahead of the next, and no more once it is (Wald's sequential test between two answers).
+      Members of one cluster mostly agree, so two or three of them finish where the paper's rule finishes all K2.
     """
 
     largest: int = 10

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepprune.arrivals import Arrivals
-from deepprune.cluster import cluster_traces
+from deepprune.cluster import Clustering, cluster_traces
 from deepprune.decide import Decision, JudgeFailure, PruneRule
 from deepprune.plan import ALL_PAIRS, FinishPlan, Judged, consensus_plan, finish_plan, make_plan
 from deepprune.scores import PairScores
@@ -85,12 +85,24 @@ def _barrier_plan(
         return make_plan(scores, rule, seed, whole), n
     try:
         known = PairScores.of_matrix(scores) if isinstance(scores, np.ndarray) else scores
-        clustering = cluster_traces(known.ask_all(), rule.cluster, seed)
-        started, part = started_part(clustering, n, rule.cluster.compared, rule.start)
+        started, part = clustered_start(known.ask_all(), rule, seed)
         ended = frozenset(trace for trace in whole if trace < started)
         return finish_plan(Judged(started, part, known, seed, ended), rule.finish), started
     except JudgeFailure as failure:
         return consensus_plan(range(n), str(failure)), n
+
+
+def clustered_start(scores: np.ndarray, rule: PruneRule, seed: int) -> tuple[int, Clustering]:
+    """`started_part` of the traces of a matrix [n, n], of which no more are clustered than about twice those that it
+    takes."""
+    stops, count = [batch.stop for batch in rule.start.batches(len(scores))], 2
+    while True:
+        stop = stops[min(count, len(stops)) - 1]
+        clustering = cluster_traces(scores[:stop, :stop], rule.cluster, seed)
+        started, part = started_part(clustering, stop, rule.cluster.compared, rule.start)
+        if started < stop or stop == len(scores):
+            return started, part
+        count *= 2
 
 
 def _asks_less(decision: Decision, rule: PruneRule) -> bool:

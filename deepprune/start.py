@@ -16,8 +16,12 @@ from runtime.errors import InputError
 
 @dataclass(frozen=True)
 class StartRule:
-    """`start_batch`: traces started at a time; 0 starts all n at once, as the paper does. `start_confidence` (0-1):
-    no more are started once the largest cluster is more frequent than the second with this probability."""
+    """How many traces are started.
+
+    start_batch: traces started at a time; 0 starts all n at once, as the paper does.
+    start_confidence: probability (0-1) that the largest cluster is more frequent than the second, from which on no
+      more are started.
+    """
 
     start_batch: int = 0
     start_confidence: float = 0.95
@@ -53,13 +57,15 @@ def started_part(clustering: Clustering, n: int, compared: int, rule: StartRule)
     batches = rule.batches(n)
     if len(batches) == 1:
         return n, clustering
-    labels, sizes, comparisons = clustering.labels(n), [0] * len(clustering.clusters), 0
+    labels, sizes = clustering.labels(n), [0] * len(clustering.clusters)
+    comparisons = asked = 0  # `asked`: members that the next trace is compared with
     for batch in batches:
-        for trace in batch:
-            if labels[trace] is None:
+        for label in labels[batch.start : batch.stop]:
+            if label is None:
                 continue
-            comparisons += sum(min(size, compared) for size in sizes)
-            sizes[labels[trace]] += 1
+            comparisons += asked
+            asked += sizes[label] < compared
+            sizes[label] += 1
         if rule.enough(sizes):
             break
     count = batch.stop

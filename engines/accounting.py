@@ -55,6 +55,9 @@ class JudgeBill:
             return self.everything
         shares = {}
         for key in _COSTS:
+            if not getattr(self.everything, key):  # most judges cost in one or two ways only
+                shares[key] = 0.0
+                continue
             rest = getattr(self.everything, key) - sum(getattr(cut, key) for cut in self.cuts)
             shares[key] = rest * pairs / (n * (n - 1) / 2) + sum(getattr(self.cuts[trace], key) for trace in traces)
         return TokenLedger(**shares)

@@ -10,6 +10,7 @@ from deepprune.cut import CutRule
 from deepprune.decide import JudgeFailure, PruneRule
 from deepprune.finish import FinishRule
 from deepprune.online import run_online
+from deepprune.replay import clustered_start
 from deepprune.start import StartRule, started_part
 from engines.base import SamplingSpec
 from runtime.errors import InputError
@@ -57,6 +58,15 @@ def test_the_started_part_is_the_clustering_of_those_traces_alone(n: int, start:
     scores, rule = np.where(groups[:, None] == groups, 0.9, 0.2), ClusterRule(max_clusters=3, compared=2)
     count, part = started_part(cluster_traces(scores, rule, seed), n, rule.compared, start)
     assert part == cluster_traces(scores[:count, :count], rule, seed)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 60), STARTS, st.integers(1, 4), st.integers(0, 1000))
+def test_a_replay_clusters_no_more_than_it_needs(n: int, start: StartRule, groups: int, seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, groups, n)
+    scores, rule = np.where(labels[:, None] == labels, 0.9, 0.2), PruneRule(ClusterRule(compared=2), start=start)
+    whole = started_part(cluster_traces(scores, rule.cluster, seed), n, rule.cluster.compared, start)
+    assert clustered_start(scores, rule, seed) == whole
 
 
 @settings(max_examples=80, deadline=None)

@@ -1,0 +1,206 @@
+"""How fast stored traces are replayed, and what a whole grid takes once its traces are sampled.
+
+    python bench/replay.py --run outputs/demo/combined/linear_own_states [--n 32] [--problems 100] [--repeats 3]
+    python bench/replay.py --run … --grid [--launch configs/accelerate/cpu.yaml]
+
+Rates are stored traces (problems × n) per second of this process's own processor time, the median of the repeats, of
+the base model and its first judge. A stored trace counts once, in both columns: *one order* replays every problem
+once (a method of random draws: one draw), *as in the table* does all that the row's figures are the mean of. Reading
+the traces from disk and grading them comes before the clock starts.
+
+`--grid` copies the traces of the run, without scores, live runs and results, and runs eval/combined.py on them with
+every method: wall and processor time from launch to report. Nothing may be sampled, which is checked.
+"""
+
+import argparse
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from eval import baselines, methods
+from eval.combined import ModelTraces
+from eval.combined_config import CombinedConfig
+from eval.combined_results import ModelRecords
+from eval.deepconf import deepconf
+from eval.methods import METHODS, Prices
+from runtime.children import end_with_parent
+from runtime.config import check_types
+from runtime.console import progress, say
+from runtime.errors import InputError, entry_point
+from runtime.files import read_json, write_text
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+Work = Callable[[int, int], Any]
+"""Replays one method on all problems in so many orders or draws."""
+
+
+def config_of(run: str | Path) -> CombinedConfig:
+    """The config of a finished combined run on one benchmark. Raises `InputError` if there is none."""
+    path = Path(run) / "combined.json"
+    if not path.is_file():
+        raise InputError(f"--run {run}: no combined.json there; finish eval/combined.py first")
+    stored = check_types(CombinedConfig, read_json(path)["config"], str(path))
+    config = CombinedConfig(**stored | {"output_dir": str(run)})
+    if not isinstance(config.problems, str):
+        raise InputError(f"--run {run}: it has several benchmarks; give the folder of one, below it")
+    return config
+
+
+def read_records(config: CombinedConfig, n: int, count: int | None) -> ModelRecords:
+    """The first n traces of the first problems, by the base model."""
+    if not 2 <= n <= config.largest_n:
+        raise InputError(f"--n {n}: the run has {config.largest_n} traces per problem; give 2 to that")
+    problems = next(iter(config.load().values()))[:count]
+    return ModelTraces(config, config.base, problems).records().part(np.arange(n))
+
+
+def works(records: ModelRecords, config: CombinedConfig) -> dict[str, Work]:
+    """Every method that the run has, by name; DeepPrune and its controls with the first judge."""
+    plain = records.plain
+    found: dict[str, Work] = {
+        "single": lambda orders, draws: [methods.single(r) for r in plain],
+        "consensus": lambda orders, draws: [methods.consensus(r) for r in plain],
+        "oracle": lambda orders, draws: [methods.oracle(r) for r in plain],
+        "adaptive_consistency": lambda orders, draws: [
+            baselines.average(r, baselines.adaptive_consistency(r, orders, config.adaptive_threshold)) for r in plain
+        ],
+        "early_stopping": lambda orders, draws: [
+            baselines.average(r, baselines.early_stopping(r, orders, config.early_window)) for r in plain
+        ],
+    }
+    for name, rule in config.deepconf_rules.items():
+        found[name] = lambda orders, draws, rule=rule: [
+            baselines.average(r, deepconf(r, profiles, rule, orders))
+            for r, profiles in zip(plain, records.profiles, strict=True)
+        ]
+    if records.similarity is not None:
+        similar = records.judged[records.similarity]
+        found["embedding"] = lambda orders, draws: [
+            baselines.average(r, baselines.similar_dropped(r, orders, config.similarity_threshold)) for r in similar
+        ]
+    return found | _judged_works(records, config)
+
+
+def _judged_works(records: ModelRecords, config: CombinedConfig) -> dict[str, Work]:
+    judge = next(iter(records.deepprune_by), None)
+    if judge is None:
+        return {}
+    judged, prices = records.judged[judge], Prices(records.parameters, records.judge_parameters[judge])
+    found: dict[str, Work] = {}
+    for name, rule in config.rules.items():
+        found[name] = lambda orders, draws, rule=rule: [
+            methods.deepprune(r, methods.prune_in_orders(r, rule, orders)) for r in judged
+        ]
+    runs = [methods.prune_in_orders(r, config.rule, config.orders) for r in judged]
+    outcomes = [methods.deepprune(r, run) for r, run in zip(judged, runs, strict=True)]
+    found["random_traces"] = lambda orders, draws: [
+        methods.random_traces(r, run, draws) for r, run in zip(judged, runs, strict=True)
+    ]
+    found["consensus_equal_tokens"] = lambda orders, draws: [
+        methods.consensus_equal_tokens(r, outcome, prices, draws) for r, outcome in zip(judged, outcomes, strict=True)
+    ]
+    return found
+
+
+def rates(records: ModelRecords, config: CombinedConfig, repeats: int) -> list[dict[str, Any]]:
+    """By method: stored traces per second in one order, and in all orders and draws of the config."""
+    stored = sum(len(record.traces) for record in records.plain)
+    found, all_works = [], works(records, config)
+    with progress("methods", len(all_works)) as shown:
+        for name, work in all_works.items():
+            once, mean = (
+                statistics.median(_seconds(work, *counts) for _ in range(repeats))
+                for counts in ((1, 1), (config.orders, config.draws))
+            )
+            found.append({"method": name, "once": stored / once, "mean": stored / mean, "seconds": mean})
+            shown.advance(note=name)
+    return found
+
+
+def _seconds(work: Work, orders: int, draws: int) -> float:
+    began = time.process_time()
+    work(orders, draws)
+    return time.process_time() - began
+
+
+def rate_table(found: list[dict[str, Any]]) -> str:
+    lines = ["| method | one order, traces/s | as in the table, traces/s | s |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['method']} | {row['once']:,.0f} | {row['mean']:,.0f} | {row['seconds']:.2f} |" for row in found
+    ]
+    return "\n".join(lines)
+
+
+def run_grid(config: CombinedConfig, n: int, count: int | None, launch: str) -> dict[str, Any]:
+    """Judge, run live, replay and report on copied traces in a launch of its own; seconds of its parts."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "run"
+        for model in config.models:
+            shutil.copytree(Path(config.output_dir) / model / "traces", folder / model / "traces")
+            shutil.copy(Path(config.output_dir) / model / "engine.json", folder / model)
+        before = _sizes(folder)
+        changes = {"n": n, "problem_count": count, "output_dir": str(folder), "methods": list(METHODS)}
+        write_text(Path(scratch) / "grid.yaml", yaml.safe_dump(config.resolved() | changes))
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", launch]
+        command += ["--main_process_port", "0", str(REPOSITORY / "eval/combined.py")]
+        began, cpu_began = time.monotonic(), _children_cpu_seconds()
+        command += ["--config", str(Path(scratch) / "grid.yaml")]
+        code = subprocess.run(command, preexec_fn=end_with_parent, check=False).returncode
+        wall, cpu = time.monotonic() - began, _children_cpu_seconds() - cpu_began
+        if code != 0:
+            raise InputError(f"eval/combined.py ended with exit code {code}; its message is above")
+        if _sizes(folder) != before:
+            raise InputError("traces were sampled: the run has fewer than the grid asks for; give a smaller one")
+        combined = read_json(folder / "combined.json")
+    kinds = {kind: sum(wall_s.get(kind, 0.0) for wall_s in combined["wall_s"].values()) for kind in ("judge", "live")}
+    return {"wall_s": wall, "cpu_s": cpu, **kinds, "rows": len(combined["rows"]), "models": list(config.models)}
+
+
+def _children_cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_size for path in folder.glob("*/traces/*") if path.is_file()}
+
+
+@entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, help="output folder of eval/combined.py on one benchmark")
+    parser.add_argument("--n", type=int, default=32)
+    parser.add_argument("--problems", type=int, help="how many of the run's problems; all by default")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--grid", action="store_true", help="time the whole grid after sampling instead")
+    parser.add_argument("--launch", default=str(REPOSITORY / "configs/accelerate/cpu.yaml"))
+    options = parser.parse_args()
+    if options.repeats < 1:
+        raise InputError(f"--repeats {options.repeats}: give at least 1")
+    config = config_of(options.run)
+    if options.grid:
+        found = run_grid(config, options.n, options.problems, options.launch)
+        say(
+            f"{len(found['models'])} models, n = {options.n}, {found['rows']} rows: {found['wall_s']:.0f} s from "
+            f"launch to report ({found['cpu_s']:.0f} s of processor time), of which judges {found['judge']:.0f} s, "
+            f"live runs {found['live']:.0f} s"
+        )
+        return
+    records = read_records(config, options.n, options.problems)
+    say(f"{len(records.plain)} problems × {options.n} traces, {config.orders} orders, {config.draws} draws")
+    print(rate_table(rates(records, replace(config, n=options.n), options.repeats)))
+
+
+if __name__ == "__main__":
+    main()

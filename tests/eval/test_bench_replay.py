@@ -1,0 +1,89 @@
+"""bench/replay.py measures what the table's rows are made of; bench/which_method.py prints those rows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench.replay import config_of, rates, works
+from bench.which_method import against_equal_tokens, scaling_table
+from engines.accounting import JudgeBill
+from eval.combined_config import CombinedConfig
+from eval.combined_results import ModelRecords, results_of_model
+from eval.deepconf import confidence_profile
+from eval.methods import METHODS
+from eval.records import ProblemRecord, TraceRecord
+from runtime.errors import InputError
+
+N = 12
+
+
+def config() -> CombinedConfig:
+    return CombinedConfig(
+        models={"base": "trainers/embedded_model"},
+        judges={"base": ["values"]},
+        problems="arithmetic:combined",
+        output_dir="unused",
+        methods=list(METHODS),
+        n=N,
+        orders=3,
+        draws=7,
+        deepconf_warmup=4,
+        deepconf_window=3,
+        top_logprobs=20,
+    )
+
+
+@pytest.fixture(scope="module")
+def records() -> ModelRecords:
+    rng, plain = np.random.default_rng(0), []
+    for index in range(3):
+        traces = tuple(TraceRecord(str(rng.integers(3)), int(rng.integers(20, 60)), 8) for _ in range(N))
+        plain.append(ProblemRecord(f"p{index}", frozenset("1"), traces, index))
+    half = [np.tril(rng.random((N, N)), -1) for _ in plain]
+    judged = [
+        replace(r, scores=s + s.T + np.eye(N), judge_bill=JudgeBill()) for r, s in zip(plain, half, strict=True)
+    ]
+    profiles = [[confidence_profile(rng.random(trace.n_tokens), 3) for trace in r.traces] for r in plain]
+    return ModelRecords(
+        "base",
+        1000,
+        plain,
+        {"values": judged, "tfidf": judged},
+        {"values": 0, "tfidf": 0},
+        {"values": "values", "tfidf": "tfidf"},
+        ["values"],
+        "tfidf",
+        profiles,
+    )
+
+
+def test_what_is_timed_is_what_the_table_shows(records: ModelRecords) -> None:
+    asked, timed = config(), works(records, config())
+    assert set(timed) == set(METHODS)
+    for result in results_of_model(records, asked)[0]:
+        outcomes = timed[result.method](asked.orders, asked.draws)
+        assert [o.accuracy for o in outcomes] == [o.accuracy for o in result.outcomes], result.method
+        assert [o.ledger for o in outcomes] == [o.ledger for o in result.outcomes], result.method
+
+
+def test_rates_are_of_stored_traces(records: ModelRecords) -> None:
+    for row in rates(records, config(), 1):
+        assert row["once"] > 0 and row["mean"] == pytest.approx(3 * N / row["seconds"])
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path) -> None:
+    with pytest.raises(InputError, match="--run"):
+        config_of(tmp_path)
+
+
+def test_the_scaling_table_has_a_line_per_method_and_a_column_per_n() -> None:
+    row = {"model": "base", "method": "deepprune", "judge": "values", "accuracy": 0.9, "accuracy_ci95": [0.8, 1.0]}
+    row |= {"saving_net": -0.5, "tokens": {"longest_trace": 311.4}}
+    control = {"consensus_equal_tokens": {"difference": -0.01, "ci95": [-0.03, 0.01]}}
+    rows = [row | {"n": n, "controls": control} for n in (8, 64)]
+    lines = scaling_table(rows, "base").splitlines()
+    assert len(lines) == 3 and lines[-1].endswith(
+        "| 90.0 (80–100) · −50 % · 311 | – | – | 90.0 (80–100) · −50 % · 311 |"
+    )
+    assert "−1.0 (−3.0 … +1.0)" in against_equal_tokens(rows, ["base"])
