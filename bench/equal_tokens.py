@@ -21,10 +21,10 @@ import numpy as np
 
 from bench.equal_tokens_report import write_report
 from deepprune.decide import ADAPTIVE_RULE, PruneRule
-from engines.accounting import JudgeBill, net_cost
+from engines.accounting import net_cost
 from eval import baselines, methods
 from eval.methods import Prices
-from eval.records import Outcome, ProblemRecord, mean_ledger, rng_for
+from eval.records import Outcome, ProblemRecord, mean_outcome, part, rng_for
 from eval.rule_sweep import RuleSweepConfig, StoredRun, load_run
 from eval.rules import changed_rule
 from runtime.console import console, progress, say
@@ -54,20 +54,6 @@ MIXES: dict[str, tuple[float, float | None]] = {
 None weighs all problems alike."""
 _FIRST = 64  # traces of a batch-starting rule that are looked at first
 _FEWEST = 2  # draws
-
-
-def part(record: ProblemRecord, chosen: np.ndarray) -> ProblemRecord:
-    """The problem as if only the `chosen` traces [m] had been sampled, in that order."""
-    places, bill = chosen.tolist(), record.judge_bill
-    everything = bill.of(places, len(places) * (len(places) - 1) // 2)
-    return ProblemRecord(
-        record.problem_id,
-        record.gold,
-        tuple(record.traces[place] for place in places),
-        record.decision_seed,
-        record.scores[np.ix_(chosen, chosen)],
-        JudgeBill(everything, tuple(bill.cuts[place] for place in places) if bill.cuts else ()),
-    )
 
 
 def prune(record: ProblemRecord, rule: PruneRule, chosen: np.ndarray) -> Outcome:
@@ -108,12 +94,6 @@ def all_methods() -> dict[str, Method]:
         for name, rule in RULES.items()
     }
     return found | {SEQUENTIAL: Method(ask_in_turn, False, judged=False)}
-
-
-def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
-    """Expected accuracy, tokens and finished traces over draws."""
-    accuracy, finished = (float(np.mean([getattr(o, key) for o in outcomes])) for key in ("accuracy", "finished"))
-    return Outcome(accuracy, mean_ledger([o.ledger for o in outcomes]), finished)
 
 
 def measure_problem(record: ProblemRecord, prices: Prices, n: int, draws: int, votes: int) -> dict[str, Any]:

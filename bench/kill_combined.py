@@ -48,7 +48,8 @@ GRID: dict[str, Any] = {
 }
 LATEST_S = 0.3  # the longest random wait between what is seen on disk and the kill
 _POLL_S = 0.002
-_WALL = "wall_s"
+_TRACES = "traces/traces-rank*.jsonl"
+_UNEQUAL = ("wall_s", "wall_words", "sampling_wall_s", "sampling_wall_measured", "output_dir")
 
 
 class Process(Protocol):
@@ -63,13 +64,13 @@ class Process(Protocol):
 
 def stored(folder: Path) -> int:
     """How many traces, scores and live runs of a combined run are on disk."""
-    lines = sum(path.read_bytes().count(b"\n") for path in folder.glob("*/traces/traces-rank*.jsonl"))
-    return lines + sum(1 for pattern in ("*/scores/*/[!.]*.npz", "*/live/*/[!.]*.json") for _ in folder.glob(pattern))
+    lines = sum(path.read_bytes().count(b"\n") for path in folder.rglob(_TRACES))
+    return lines + sum(1 for pattern in ("scores/*/[!.]*.npz", "live/*/[!.]*.json") for _ in folder.rglob(pattern))
 
 
 def whole_lines(folder: Path) -> dict[Path, bytes]:
     """The traces that are on disk for good, by file."""
-    found = {path: path.read_bytes() for path in folder.glob("*/traces/traces-rank*.jsonl")}
+    found = {path: path.read_bytes() for path in folder.rglob(_TRACES)}
     return {path: content[: content.rfind(b"\n") + 1] for path, content in found.items()}
 
 
@@ -108,20 +109,22 @@ def kept(path: Path, old: bytes) -> bool:
 
 def differences(alone: Path, killed: Path) -> list[str]:
     """What two runs disagree about, wall times and the names of their folders apart; [] if nothing."""
-    wrong = []
-    for name in ("combined.json", "examples.json"):
+    wrong, combined = [], read_json(alone / "combined.json")
+    places = combined["folders"].values()
+    for name in ("combined.json", *(f"{place}/examples.json" for place in places)):
         a, b = (_comparable(read_json(folder / name)) for folder in (alone, killed))
         if isinstance(a, dict):
             wrong += [f"{name}: '{key}' differs" for key in a.keys() | b.keys() if a.get(key) != b.get(key)]
         elif a != b:
             wrong.append(f"{name} differs")
-    config = read_json(alone / "combined.json")["config"]
-    for model in config["models"]:  # reading raises InputError for a sample that is stored twice
-        texts = [_texts(folder / model / "traces") for folder in (alone, killed)]
+    # reading raises InputError for a sample that is stored twice
+    for model, place in ((model, place) for model in combined["config"]["models"] for place in places):
+        texts = [_texts(folder / place / model / "traces") for folder in (alone, killed)]
         if texts[0] != texts[1]:
-            wrong.append(f"{model}: the traces differ")
-        if len(texts[1]) != config["n"] * read_json(alone / "combined.json")["rows"][0]["problems"]:
-            wrong.append(f"{model}: {len(texts[1])} traces")
+            wrong.append(f"{place}/{model}: the traces differ")
+        problems = read_json(alone / place / "combined.json")["rows"][0]["problems"]
+        if len(texts[1]) != combined["n"][-1] * problems:
+            wrong.append(f"{place}/{model}: {len(texts[1])} traces")
     return wrong
 
 
@@ -135,7 +138,7 @@ def _texts(folder: Path) -> dict[tuple[str, int], str]:
 
 def _comparable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _comparable(inner) for key, inner in value.items() if key not in (_WALL, "output_dir")}
+        return {key: _comparable(inner) for key, inner in value.items() if key not in _UNEQUAL}
     return [_comparable(inner) for inner in value] if isinstance(value, list) else value
 
 

@@ -30,7 +30,7 @@ class Voters:
 
 def average(record: ProblemRecord, runs: Sequence[Voters]) -> Outcome:
     """The mean over runs."""
-    right = [run.key is not None and run.key == record.gold for run in runs]
+    right = [run.key in record.right for run in runs]
     voters = float(np.mean([len(run.survivors) for run in runs]))
     ledger = mean_ledger([run.ledger for run in runs])
     return Outcome(float(np.mean(right)), ledger, voters, oracle_share(record, [run.survivors for run in runs]))

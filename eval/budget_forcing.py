@@ -25,10 +25,11 @@ from engines.base import SamplingSpec
 from engines.load import load_tokenizer
 from engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter, read_trace_folder
 from eval.analysis import write_csv
+from eval.benchmarks import Problems
 from eval.budget_report import PointFigures, csv_rows, draw, show
 from eval.budget_sampling import FORCING, Budget, Forcer, Forcing, force_missing
 from eval.sampling import wait_for_all_processes
-from eval.single_config import Problems, SingleConfig
+from eval.single_config import SingleConfig
 from eval.single_figures import figures_of, grade_folder
 from eval.single_sampling import OpenedModel, for_each_model, grade_model, prompt_lengths, sample_model
 from runtime.config import parse_config

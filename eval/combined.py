@@ -1,13 +1,15 @@
-"""Base and pruned model × every method, all on the same stored traces, every token counted: one table.
+"""Models × methods × benchmarks × n, all on the same stored traces, every token counted: one table.
 
     python eval/combined.py --config configs/demo/combined.yaml
     accelerate launch --config_file configs/accelerate/cpu.yaml eval/combined.py --config …
 
-Traces are sampled once per model and problem, methods are replayed on them; `live` runs the online controller beside
-the replay and reports whether both agree. `report.html` shows it all. Can be killed and started again at any time.
+Traces are sampled once per model and problem, methods are replayed on them, with every n; `live` runs the online
+controller beside the replay and reports whether both agree. `report.html` shows it all. Can be killed and started
+again at any time; what is added to a finished run, a benchmark, a larger n, a model, is all that is then sampled.
 """
 
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,15 @@ from rich.markup import escape
 from deepprune.decide import decision_seed
 from engines.load import load_tokenizer
 from engines.trace_folder import StoredTrace, read_trace_folder
-from eval.combined_advice import advice, row_cost
-from eval.combined_config import CombinedConfig, judge_kind
+from eval.benchmarks import Problems
+from eval.combined_advice import tabulate
+from eval.combined_cells import Cell, Judged, measure_cells
+from eval.combined_config import CombinedConfig
 from eval.combined_csv import rows_as_csv
-from eval.combined_results import ModelRecords, Result, results_of_model
-from eval.combined_rows import Reference, evenly_chosen, example_panel, make_differences, make_row
+from eval.combined_grid import about, join_benchmarks
+from eval.combined_live_summary import live_entries
+from eval.combined_results import ModelRecords
+from eval.combined_rows import evenly_chosen, example_panel
 from eval.combined_store import (
     judge_labels,
     read_engine,
@@ -32,25 +38,28 @@ from eval.combined_store import (
     traces_folder,
     wall_seconds,
 )
-from eval.combined_work import ModelWork
+from eval.combined_tracking import publish_combined
+from eval.combined_work import ModelWork, work_on_model
 from eval.deepconf import ConfidenceProfile, confidence_profile
-from eval.provenance import UNTOUCHED, seen_by_judge, seen_by_model
+from eval.judge_names import judge_kind
+from eval.plan import plan_combined
+from eval.provenance import Seen, seen_by_judge, seen_by_model
 from eval.records import ProblemRecord, TraceRecord
 from eval.report import ReportInputs, write_report
 from eval.report_explorer import write_explorer
-from eval.sampling import prompt_ids, wait_for_all_processes
+from eval.sampling import model_by_model, prompt_ids, wait_for_all_processes
 from eval.settings_check import FORGET, MAY_GROW, check_same_settings, table_settings
 from eval.table import print_results
 from runtime.config import parse_config
 from runtime.console import console, say, use_one_torch_thread
-from runtime.errors import entry_point
+from runtime.errors import InputError, entry_point
 from runtime.files import read_json, write_json, write_text
 from runtime.ranks import current_ranks
-from tasks.answers import GRADER_VERSION, extract_answer, group_answers
-from tasks.load import load_problems
+from tasks.answers import GRADER_VERSION, extract_answer, grade_answers, group_answers
 from tasks.prompts import starts_inside_thinking
 from tasks.records import Problem
 
+SETTINGS_FILE = "settings.json"
 _PACKAGES = ("secateur", "torch", "transformers", "numpy")
 
 
@@ -59,7 +68,7 @@ class ModelTraces:
 
     def __init__(self, config: CombinedConfig, name: str, problems: list[Problem]) -> None:
         self.config, self.name, self.problems = config, name, problems
-        found = stored_traces(read_trace_folder(traces_folder(config, name)), config.n)
+        found = stored_traces(read_trace_folder(traces_folder(config, name)), config.largest_n)
         self.stored: list[list[StoredTrace]] = [found[problem.id] for problem in problems]
         self.tokenizer = load_tokenizer(config.tokenizer_of(name))
         thinking = starts_inside_thinking(self.tokenizer)
@@ -102,59 +111,70 @@ class ModelTraces:
 
     def _record(self, index: int) -> ProblemRecord:
         problem, stored = self.problems[index], self.stored[index]
-        gold, *keys = group_answers([problem.answer, *self.answers[index]])
+        keys, right = answer_keys(self.answers[index], problem.answer)
         traces = tuple(TraceRecord(key, s.trace.n_tokens, s.cut_tokens) for key, s in zip(keys, stored, strict=True))
-        return ProblemRecord(problem.id, gold, traces, decision_seed(self.config.seed, problem.id))
+        return ProblemRecord(problem.id, right, traces, decision_seed(self.config.seed, problem.id))
 
 
-def assemble(config: CombinedConfig, problems: list[Problem]) -> dict[str, Any]:
-    """Replay every method on the stored traces; writes combined.json (returned), its .csv, and for the report
-    explorer.json and examples.json."""
+def answer_keys(answers: Sequence[str | None], gold: str) -> tuple[list[int | None], frozenset[int]]:
+    """A key per answer, equal ones sharing it, and the keys of those that are right."""
+    keys, verdicts = group_answers(answers), grade_answers(answers, [gold] * len(answers))
+    return keys, frozenset(key for key, verdict in zip(keys, verdicts, strict=True) if verdict)
+
+
+def assemble(config: CombinedConfig, benchmark: str, problems: list[Problem]) -> tuple[dict[str, Any], list[Cell]]:
+    """Replay every method on the stored traces of one benchmark, whose own `config` this is; writes combined.json
+    (returned), its .csv, and for the report explorer.json and examples.json."""
     traces = {name: ModelTraces(config, name, problems) for name in config.models}
     records = {name: found.records() for name, found in traces.items()}
-    reference = Reference.of(records, config.base)
-    results, runs = [], {}
-    for name in config.models:
-        found, runs[name] = results_of_model(records[name], config)
-        results += found
-    additions = _additions(config, problems, records, results)
-    rows = [make_row(one, config.n, reference) | more for one, more in zip(results, additions, strict=True)]
+    cells, runs = measure_cells(config, benchmark, records, _seen(config, problems))
+    live = live_entries(config, problems, benchmark)
+    cells[0] = cells[0].timed(live)
+    table = tabulate(cells, config.token_prices, config.tolerance_points)
     combined = {
-        "rows": rows,
-        "differences": make_differences(results, config.base),
-        "recommendation": advice(results, rows, records, reference, config.tolerance_points),
+        **table,
+        "recommendations": [table["recommendation"]],
         "live_equals_replay": live_summary(config, problems),
+        "live": live or None,
         "wall_s": {name: wall_seconds(config, name) for name in config.models},
         "parameters": {name: found.parameters for name, found in records.items()},
-        "settings": table_settings(config.resolved(), GRADER_VERSION),
-        "config": config.resolved(),
+        **about(config),
+        "folders": {benchmark: "."},
         "versions": {package: metadata.version(package) for package in _PACKAGES},
     }
     if all(runs.values()):
         write_json(Path(config.output_dir) / "examples.json", _examples(config, traces, records, runs))
     answers = {name: found.answers for name, found in traces.items()}
     write_explorer(config.output_dir, problems, config.rules, records, answers)
-    write_text(Path(config.output_dir) / "combined.csv", rows_as_csv(rows))
-    write_json(Path(config.output_dir) / "combined.json", combined)
+    _write(config, combined)
+    return combined, cells
+
+
+def assemble_all(config: CombinedConfig, problems: Problems) -> dict[str, Any]:
+    """`assemble` for every benchmark, and where they have folders of their own the rows of all in `output_dir`."""
+    parts, cells = {}, {}
+    for name, found in problems.items():
+        parts[name], cells[name] = assemble(config.of_benchmark(name), name, found)
+    if not isinstance(config.problems, dict):
+        return next(iter(parts.values()))
+    combined = join_benchmarks(config, parts, cells)
+    _write(config, combined)
     return combined
 
 
-def _additions(
-    config: CombinedConfig, problems: list[Problem], records: dict[str, ModelRecords], results: list[Result]
-) -> list[dict[str, Any]]:
-    """What each row says besides its numbers: marks, and costs where prices are given."""
-    prices, additions = config.token_prices, []
-    seen = {name: seen_by_model(path, config.problems, problems) for name, path in config.models.items()}
-    judges = {
-        (name, label): seen_by_judge(judge, config.problems, problems)
-        for name in config.models
-        for label, judge in zip(judge_labels(config, name), config.scored_by(name), strict=True)
-    }
-    for result in results:
-        both = seen[result.model] | judges.get((result.model, result.judge), UNTOUCHED)
-        cost = {"cost": row_cost(result, records[result.model], prices)} if prices else {}
-        additions.append(asdict(both) | cost)
-    return additions
+def _write(config: CombinedConfig, combined: dict[str, Any]) -> None:
+    write_text(Path(config.output_dir) / "combined.csv", rows_as_csv(combined["rows"]))
+    write_json(Path(config.output_dir) / "combined.json", combined)
+
+
+def _seen(config: CombinedConfig, problems: list[Problem]) -> dict[Judged, Seen]:
+    """What each model, and each with each of its judges, had seen of the problems."""
+    seen: dict[Judged, Seen] = {}
+    for name, path in config.models.items():
+        alone = seen[name, None] = seen_by_model(path, config.problems, problems)
+        for label, judge in zip(judge_labels(config, name), config.scored_by(name), strict=True):
+            seen[name, label] = alone | seen_by_judge(judge, config.problems, problems)
+    return seen
 
 
 def _examples(
@@ -193,28 +213,42 @@ def live_summary(config: CombinedConfig, problems: list[Problem]) -> dict[str, A
 
 
 def check_folder(config: CombinedConfig) -> None:
-    """Raise `InputError`, and change nothing, if the results in the folder were made with other settings."""
-    path, settings = Path(config.output_dir) / "settings.json", table_settings(config.resolved(), GRADER_VERSION)
-    if path.is_file():
-        check_same_settings(read_json(path), settings, str(path), FORGET, MAY_GROW)
+    """Raise `InputError`, and change nothing, if the results in the folder were made with other settings, or on one
+    benchmark where this run has a folder for each, or the other way round."""
+    path, settings = Path(config.output_dir) / SETTINGS_FILE, table_settings(config.resolved(), GRADER_VERSION)
+    if not path.is_file():
+        return
+    there = read_json(path)
+    if isinstance(there.get("problems"), dict) != isinstance(config.problems, dict):
+        raise InputError(
+            f"{path}: key 'problems' is {there.get('problems')!r} there and {config.problems!r} here; a run on one "
+            "source fills its folder itself, one on named benchmarks has a folder for each; give another output_dir"
+        )
+    check_same_settings(there, settings, str(path), FORGET, MAY_GROW)
 
 
 def run(config: CombinedConfig) -> dict[str, Any] | None:
     """Do this process's share; the main process then waits for the others, writes the results and returns them."""
-    problems = load_problems(config.problems, config.problem_count, config.seed)
-    check_folder(config)
-    works = [ModelWork(config, name, problems) for name in config.models]
+    problems = config.load()
+    folders = [config, *(config.of_benchmark(name) for name in config.benchmarks)]
+    for one in folders:
+        check_folder(one)
+    for name in config.models:  # whatever does not fit ends the run here
+        ModelWork(config, name, problems, device="cpu")
     if current_ranks().is_main:
-        write_json(Path(config.output_dir) / "settings.json", table_settings(config.resolved(), GRADER_VERSION))
-    for work in works:
-        work.run()
+        for one in folders:
+            write_json(Path(one.output_dir) / SETTINGS_FILE, table_settings(one.resolved(), GRADER_VERSION))
+    model_by_model(work_on_model, config, problems)
     wait_for_all_processes()
-    return assemble(config, problems) if current_ranks().is_main else None
+    return assemble_all(config, problems) if current_ranks().is_main else None
 
 
 @entry_point
 def main() -> None:
     config = parse_config(CombinedConfig)
+    if config.dry_run:
+        plan_combined(config)
+        return
     config.claim_devices()
     use_one_torch_thread()
     combined = run(config)
@@ -223,6 +257,7 @@ def main() -> None:
         folder = Path(config.output_dir)
         write_report(ReportInputs(folder), folder / "report.html")
         say(f"results: {escape(str(folder / 'combined.json'))}, report: {escape(str(folder / 'report.html'))}")
+        publish_combined(config, combined, folder)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,43 @@
 """The options of eval/combined.py and what can be checked about them before a model is loaded."""
 
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from deepprune.cut import CutRule
 from deepprune.decide import PruneRule
-from deepprune.judges.untrained import UNTRAINED
 from eval.baselines import SIMILARITIES
+from eval.benchmarks import Problems, check_counts, check_names, count_of, load_benchmarks, sources_of
+from eval.combined_tracking import check_tracking
 from eval.costs import TokenPrices, read_prices
 from eval.deepconf import SHARES_KEPT, DeepConfRule
+from eval.judge_names import READS_NOTHING, check_judge, judge_kind
 from eval.methods import COMPANIONS, METHODS
+from eval.plan_keys import SamplingPlanKeys
 from eval.rules import PUBLISHED, changed_rule, method_name, rule_fields, rule_keys
 from eval.sampling import SamplingKeys
+from eval.table_labels import ALL
 from runtime.errors import InputError
-from runtime.files import read_json
+from runtime.plan_keys import without_plan_keys
 
-READS_NOTHING = (*UNTRAINED, "linear_own_states")  # judges that spend no token of their own
 _RuleKeys = make_dataclass("_RuleKeys", rule_fields(), kw_only=True)
 
 
 @dataclass(kw_only=True)
-class CombinedConfig(SamplingKeys, _RuleKeys):
-    """Base and pruned model × every method.
+class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
+    """Models × methods × benchmarks × n.
 
     models: name → model folder or Hub id; the first is the base that savings are measured against.
     judges: model → judge folder, or several; `random`, `tfidf`, `values` and `token_embedding` need no folder. The
       first is the one that runs live; all judges of a model cut alike.
-    problems, problem_count: JSONL path or `arithmetic:<split>`, and how many of them.
+    problems: one source (JSONL path, `arithmetic:<split>` or a benchmark's name), or benchmark → source; each of
+      several then has a complete run folder of its own, `<output_dir>/<benchmark>`.
+    problem_count: how many problems, for all benchmarks or benchmark → number; all by default.
     output_dir: gets combined.json, examples.json, and per model its traces and scores, which a later run takes up.
-    n: traces per problem.
-    cut_kind, cut_k: where untrained judges cut a model's traces that has no trained one; those bring their own cut.
+    n: traces per problem, or several such numbers. The largest is sampled; each smaller one is the mean over as many
+      blocks of the stored traces as fit, all methods on the same blocks.
+    cut_kind, cut_k: where untrained judges cut traces of a model that has no trained one (words: after the k-th
+      reasoning word; tokens: after k tokens); trained ones bring their own cut.
     methods: single, consensus, deepprune, random_traces, consensus_equal_tokens, adaptive_consistency,
       early_stopping, deepconf_low, deepconf_high, embedding, oracle.
     tau and every other value of the rules in deepprune/cluster.py, finish.py and decide.py: how scores become
@@ -39,23 +46,33 @@ class CombinedConfig(SamplingKeys, _RuleKeys):
       {adaptive: {start_batch: 8, lead: 3}}.
     similarity: what the method "embedding" compares cuts by: token_embedding, tfidf, values, or the folder of a judge
       of kind embedding.
-    adaptive_threshold, early_window, similarity_threshold: of the methods in eval/baselines.py.
-    deepconf_…: see eval/deepconf.py; deepconf_window [tokens]. DeepConf needs top_logprobs: 20.
+    adaptive_threshold: Adaptive-Consistency stops once the majority stays with this probability (0-1).
+    early_window: early stopping: so many answers in a row that agree.
+    similarity_threshold: "embedding" drops cuts that are more alike than this (0-1).
+    deepconf_warmup: traces that run to their ends and set DeepConf's bar; an n that is no larger has no DeepConf row.
+    deepconf_window: size of a group [tokens], below the length of the traces; DeepConf needs top_logprobs: 20.
+    deepconf_vote: what a vote weighs: the confidence of the trace's `lowest` group, the `mean` of its tokens, or all
+      the same (`majority`).
+    deepconf_consensus: share (0-1) of the weights that one answer needs for sampling to stop; null: all n run.
     keep_states: store the states of the cuts themselves, not what the judge made of them, so that other judges that
       read the same layers can be asked later, or several at once. Costs 2 bytes × layers × hidden per token.
     orders: orders of the traces that methods are averaged over which take them one after another; draws: random
       draws of the other methods.
-    live: problems that the online controller runs as well, by every rule, to be held against the replay (true = all).
+    live: problems of each benchmark that the online controller runs as well, by every rule, with the largest n, to be
+      held against the replay (true = all).
     examples: problems of which every trace is kept for the report.
     tolerance_points: what the recommended method may lose against the base model's vote of all n, as far as the
       interval of the paired difference reaches [percentage points of accuracy].
     prices: model or reading judge → {prompt, cached, generated}, money per million tokens; adds costs to the rows.
+    report_to: none, wandb, tensorboard, or a list: where the table, the pictures and the report go besides the files.
+    tracking_group: run folder of the schedule whose W&B group and project this evaluation joins; null finds it from a
+      model path `<run folder>/final`, else the group is the name of output_dir.
     """
 
-    problems: str
+    problems: str | dict[str, str]
     judges: dict[str, str | list[str]] = field(default_factory=dict)
-    problem_count: int | None = None
-    n: int = 64
+    problem_count: int | dict[str, int] | None = None
+    n: int | list[int] = 64
     cut_kind: str = "words"
     cut_k: int = 25
     methods: list[str] = field(default_factory=lambda: ["single", "consensus", "deepprune", *COMPANIONS])
@@ -75,15 +92,22 @@ class CombinedConfig(SamplingKeys, _RuleKeys):
     examples: int = 6
     tolerance_points: float = 3.0
     prices: dict[str, dict[str, float]] = field(default_factory=dict)
+    report_to: str | list[str] = "none"
+    tracking_group: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_names(self.benchmarks, (ALL,))
+        check_counts("problem_count", self.problem_count, self.benchmarks)
         self._check_methods()
         self._check_numbers()
         _ = self.spec, self.rules, self.cut_rule
         self._check_baselines()
         self._check_judges()
+        self._check_live()
         _ = self.token_prices
+        check_tracking(self.report_to, self.tracking_group)
+        self.check_plan()
 
     def _check_methods(self) -> None:
         for method in self.methods:
@@ -109,22 +133,24 @@ class CombinedConfig(SamplingKeys, _RuleKeys):
                 f"key 'methods': '{next(iter(self.deepconf_rules))}' needs the confidence of every token; add "
                 "top_logprobs: 20"
             )
-        if self.deepconf_warmup >= self.n:
+        if self.deepconf_warmup >= self.largest_n:
             raise InputError(
-                f"key 'deepconf_warmup' has the value {self.deepconf_warmup}, as many as all traces (n = {self.n}); "
-                "give fewer"
+                f"key 'deepconf_warmup' has the value {self.deepconf_warmup}, as many as all traces (n = "
+                f"{self.largest_n}); give fewer"
             )
 
     def _check_numbers(self) -> None:
-        self.require_positive("orders", "draws", "n")
+        self.require_positive("orders", "draws")
+        fewest = 2 if self.prunes or "embedding" in self.methods else 1
+        if not self.sizes or self.sizes[0] < fewest:
+            why = "; pruning compares traces of one problem" if fewest > 1 else ""
+            raise InputError(f"key 'n' has the value {self.n}{why}: at least {fewest}")
         if self.live < 0 or self.examples < 0:
             raise InputError(
                 f"keys 'live' ({self.live}) and 'examples' ({self.examples}) count problems; give 0 or more"
             )
         if not 0 <= self.tolerance_points < 100:
             raise InputError(f"key 'tolerance_points' has the value {self.tolerance_points}; give 0 to below 100")
-        if (self.prunes or "embedding" in self.methods) and self.n < 2:
-            raise InputError(f"key 'n' has the value {self.n}; pruning compares traces of one problem: at least 2")
 
     def _check_judges(self) -> None:
         for model in self.judges:
@@ -134,25 +160,73 @@ class CombinedConfig(SamplingKeys, _RuleKeys):
             if self.prunes and not self.judges_of(model):
                 raise InputError(f"key 'judges' has none for the model '{model}'; name its judge folder, or random")
             for judge in self.scored_by(model):
-                self._check_judge(model, judge)
+                key = f"judges.{model}" if judge in self.judges_of(model) else "similarity"
+                check_judge(key, judge, states=self.engine != "openai")
         if "embedding" in self.methods and judge_kind(self.similarity) not in SIMILARITIES:
             raise InputError(
                 f"key 'similarity' has the value '{self.similarity}', which is no similarity; choose from "
                 f"{', '.join(SIMILARITIES)}"
             )
 
-    def _check_judge(self, model: str, judge: str) -> None:
-        if judge not in UNTRAINED and not (Path(judge) / "judge.json").is_file():
-            key = f"judges.{model}" if judge in self.judges_of(model) else "similarity"
+    def _check_live(self) -> None:
+        """vLLM refuses more traces than it was opened for, and a live problem may start all of its traces at once."""
+        if self.engine != "vllm" or not self.live or not self.prunes:
+            return
+        places = self.engine_options.get("max_num_seqs", self.rows)
+        if places < self.largest_n:
             raise InputError(
-                f"key '{key}' has the value '{judge}': no judge.json there; train one with "
-                f"trainers/judge.py, or choose from {', '.join(UNTRAINED)}"
+                f"key 'rows' has the value {self.rows}: a problem that runs live has all its {self.largest_n} traces "
+                f"in vLLM at once, which takes {places}; give rows or engine_options.max_num_seqs at least n, or "
+                "live: 0"
             )
-        if self.engine == "openai" and judge_kind(judge) == "linear_own_states":
-            raise InputError(
-                f"key 'judges.{model}' names a judge of the model's own states, which engine 'openai' cannot "
-                "hand out; give a judge of kind linear or pairwise, or another engine"
-            )
+
+    @property
+    def benchmarks(self) -> dict[str, str]:
+        """Benchmark → source of its problems."""
+        return sources_of(self.problems)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Every n, ascending."""
+        return [self.n] if isinstance(self.n, int) else sorted(set(self.n))
+
+    @property
+    def largest_n(self) -> int:
+        """How many traces of a problem are sampled."""
+        return self.sizes[-1]
+
+    def load(self) -> Problems:
+        """The problems of every benchmark. Raises `InputError` for a source that cannot be read."""
+        return load_benchmarks(self.benchmarks, self.problem_count, self.seed)
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Benchmark → its run folder, relative to `output_dir`; a lone source has that folder itself."""
+        return {name: name if isinstance(self.problems, dict) else "." for name in self.benchmarks}
+
+    def of_benchmark(self, name: str) -> "CombinedConfig":
+        """The config of a run on that benchmark alone, in its own folder."""
+        if isinstance(self.problems, str):
+            return self
+        return replace(
+            self,
+            problems=self.problems[name],
+            problem_count=count_of(self.problem_count, name),
+            output_dir=str(Path(self.output_dir) / name),
+        )
+
+    def of_size(self, n: int) -> "CombinedConfig":
+        """The config of one block of n traces. Chance is averaged over the blocks as well, so each takes its share of
+        the orders and draws; DeepConf needs more traces than its warm-up takes."""
+        blocks = self.largest_n // n
+        left_out = self.deepconf_rules if n <= self.deepconf_warmup else {}
+        return replace(
+            self,
+            n=n,
+            orders=-(-self.orders // blocks),
+            draws=-(-self.draws // blocks),
+            methods=[method for method in self.methods if method not in left_out],
+        )
 
     @property
     def prunes(self) -> bool:
@@ -211,11 +285,4 @@ class CombinedConfig(SamplingKeys, _RuleKeys):
         return problems if self.live is True else min(int(self.live), problems)
 
     def resolved(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def judge_kind(folder_or_name: str) -> str:
-    """What a judge is called: an untrained one by its name, a folder's by its kind."""
-    if folder_or_name in UNTRAINED:
-        return folder_or_name
-    return str(read_json(Path(folder_or_name) / "judge.json").get("kind", "judge"))
+        return without_plan_keys(asdict(self))

@@ -25,13 +25,19 @@ def flat_row(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A header and one line per row; what a row does not have stays empty, as does null."""
+def flat_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Columns, and one list of values per row; what a row does not have is None."""
     flat = [flat_row(row) for row in rows]
     nested = {key for row in rows for key, value in row.items() if isinstance(value, Mapping)}
     columns = [key for key in dict.fromkeys(key for row in flat for key in row) if key not in nested]
+    return columns, [[row.get(column) for column in columns] for row in flat]
+
+
+def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A header and one line per row; what a row does not have stays empty, as does null."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
+    writer = csv.writer(text, lineterminator="\n")
+    columns, lines = flat_table(rows)
+    writer.writerow(columns)
+    writer.writerows(lines)
     return text.getvalue()

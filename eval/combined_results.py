@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from deepprune.decide import PruneRule
 from deepprune.judges.untrained import UNTRAINED
 from eval import baselines, methods
@@ -10,7 +12,7 @@ from eval.baselines import Voters
 from eval.combined_config import CombinedConfig
 from eval.deepconf import ConfidenceProfile, deepconf
 from eval.methods import Prices, Pruned
-from eval.records import Outcome, ProblemRecord, oracle_share, rng_for
+from eval.records import Outcome, ProblemRecord, blocks, mean_outcome, oracle_share, part, rng_for
 from eval.rules import PUBLISHED
 
 
@@ -37,6 +39,21 @@ class ModelRecords:
     prompt_tokens: float = 0.0
     """Mean length of a prompt [tokens]; 0 where no prices ask for it."""
 
+    def part(self, chosen: np.ndarray) -> "ModelRecords":
+        """As if only the `chosen` traces [m] of each problem had been sampled."""
+        return replace(
+            self,
+            plain=[part(record, chosen) for record in self.plain],
+            judged={judge: [part(record, chosen) for record in found] for judge, found in self.judged.items()},
+            profiles=[[traces[place] for place in chosen] for traces in self.profiles],
+            wall_s=None,
+        )
+
+    def blocks(self, n: int) -> list["ModelRecords"]:
+        """The disjoint blocks of n traces: these records themselves where n is all of them."""
+        stored = len(self.plain[0].traces)
+        return [self] if n == stored else [self.part(chosen) for chosen in blocks(stored, n)]
+
 
 @dataclass(frozen=True)
 class Result:
@@ -54,6 +71,21 @@ class Result:
     def id(self) -> str:
         """Names the row within its table: model/method, and the judge where there is one."""
         return "/".join(part for part in (self.model, self.method, self.judge) if part)
+
+
+def mean_result(found: Sequence[Result]) -> Result:
+    """One method on several blocks of the same problems' traces: the mean, problem by problem."""
+    controls = {name: _means([one.controls[name] for one in found]) for name in found[0].controls}
+    return replace(found[0], outcomes=_means([one.outcomes for one in found]), controls=controls)
+
+
+def _means(found: Sequence[Sequence[Outcome]]) -> list[Outcome]:
+    return [mean_outcome(outcomes) for outcomes in zip(*found, strict=True)]
+
+
+def votes_of_all(found: Sequence[ModelRecords]) -> list[Outcome]:
+    """What the vote of all traces of a block comes to, for every problem the mean over the blocks `found`."""
+    return _means([[methods.consensus(record) for record in block.plain] for block in found])
 
 
 def results_of_model(records: ModelRecords, config: CombinedConfig) -> tuple[list[Result], dict[str, list[Pruned]]]:

@@ -3,17 +3,18 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from deepprune.judges.untrained import UNTRAINED
 from engines.accounting import TokenLedger, net_cost, saving_gross, saving_net
-from eval.combined_results import ModelRecords, Result
-from eval.methods import Pruned, consensus
+from eval.combined_results import Result
+from eval.methods import Pruned
 from eval.records import Outcome, ProblemRecord
 from eval.rules import PUBLISHED
-from eval.table import judge_label, method_label
+from eval.table_labels import judge_label, method_label
 from runtime.intervals import mean_with_interval, paired_difference
 
 
@@ -26,21 +27,30 @@ def total_ledger(outcomes: Sequence[Outcome]) -> TokenLedger:
 
 @dataclass(frozen=True)
 class Reference:
-    """What rows are measured against: consensus over all n traces of the base model, summed over problems.
+    """What rows are measured against: consensus over all n traces of the base model `model`.
 
-    `full` has for every model what consensus over all n of its own traces costs [multiply-accumulates].
+    `votes` has for every model what consensus over all n of its own traces comes to, problem by problem;
+    `parameters` are the models' sizes.
     """
 
     model: str
-    ledger: TokenLedger
-    parameters: int
-    full: Mapping[str, float]
+    votes: Mapping[str, Sequence[Outcome]]
+    parameters: Mapping[str, int]
 
-    @classmethod
-    def of(cls, records: Mapping[str, ModelRecords], base: str) -> "Reference":
-        ledgers = {name: total_ledger([consensus(one) for one in found.plain]) for name, found in records.items()}
-        full = {name: net_cost(ledgers[name], found.parameters, 0) for name, found in records.items()}
-        return cls(base, ledgers[base], records[base].parameters, full)
+    @cached_property
+    def ledger(self) -> TokenLedger:
+        """What it spends on all problems."""
+        return total_ledger(self.votes[self.model])
+
+    @cached_property
+    def full(self) -> dict[str, float]:
+        """Model → what the vote of all its traces costs [multiply-accumulates]."""
+        return {name: net_cost(total_ledger(vote), self.parameters[name], 0) for name, vote in self.votes.items()}
+
+    @property
+    def net_tokens(self) -> float:
+        """Tokens per problem of the vote itself."""
+        return self.ledger.generated / len(self.votes[self.model])
 
 
 def saving_parts(cost: float, own_full: float, reference: float) -> dict[str, float]:
@@ -60,12 +70,13 @@ def saving_parts(cost: float, own_full: float, reference: float) -> dict[str, fl
     return {"intra": 1 - own_full / reference, "inter": (own_full - cost) / reference}
 
 
-def make_row(result: Result, n: int, reference: Reference) -> dict[str, Any]:
+def make_row(result: Result, benchmark: str, n: int, reference: Reference) -> dict[str, Any]:
     """One row of combined.json.
 
-    `oracle_accuracy`: how often one of the traces that vote is right; `controls`: what the method is held against,
-    each with the difference of the method to it, paired by problem; `saving_parts`: see there, for models other than
-    the base. Null where a row has none.
+    `net_tokens`: everything spent per problem, the judge included, in tokens of the base model; `oracle_accuracy`:
+    how often one of the traces that vote is right; `controls`: what the method is held against, each with the
+    difference of the method to it, paired by problem; `saving_parts`: see there, for models other than the base.
+    Null where a row has none.
     """
     ledger = total_ledger(result.outcomes)
     accuracy, low, high = mean_with_interval([outcome.accuracy for outcome in result.outcomes])
@@ -77,6 +88,7 @@ def make_row(result: Result, n: int, reference: Reference) -> dict[str, Any]:
         "model": result.model,
         "method": result.method,
         "judge": result.judge,
+        "benchmark": benchmark,
         "n": n,
         "problems": len(result.outcomes),
         "accuracy": accuracy,
@@ -91,8 +103,9 @@ def make_row(result: Result, n: int, reference: Reference) -> dict[str, Any]:
             generator_parameters=result.prices.generator,
             judge_parameters=result.prices.judge,
             reference_generated=reference.ledger.generated,
-            reference_parameters=reference.parameters,
+            reference_parameters=reference.parameters[reference.model],
         ),
+        "net_tokens": cost / reference.parameters[reference.model] / len(result.outcomes),
         "saving_parts": parts,
         "controls": {name: _control(result.outcomes, outcomes) for name, outcomes in result.controls.items()} or None,
     }
@@ -113,7 +126,7 @@ def _control(outcomes: Sequence[Outcome], others: Sequence[Outcome]) -> dict[str
     }
 
 
-def make_differences(results: Sequence[Result], base: str) -> list[dict[str, Any]]:
+def make_differences(results: Sequence[Result], base: str, benchmark: str, n: int) -> list[dict[str, Any]]:
     """DeepPrune of each trained judge against what it must be held against, paired by problem."""
     consensus = [result for result in results if (result.model, result.method) == (base, "consensus")]
     differences = []
@@ -125,7 +138,7 @@ def make_differences(results: Sequence[Result], base: str) -> list[dict[str, Any
             _difference(pruned, pruned.model, name, pruned.judge, outcomes)
             for name, outcomes in pruned.controls.items()
         ]
-    return differences
+    return [difference | {"benchmark": benchmark, "n": n} for difference in differences]
 
 
 def _difference(a: Result, model: str, method: str, judge: str | None, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -142,7 +155,7 @@ def _difference(a: Result, model: str, method: str, judge: str | None, outcomes:
 
 def evenly_chosen(records: Sequence[ProblemRecord], count: int) -> list[int]:
     """Places of `count` problems spread evenly from the hardest to the easiest by their share of right traces."""
-    shares = [np.mean([key == record.gold for key in record.keys]) for record in records]
+    shares = [np.mean([key in record.right for key in record.keys]) for record in records]
     order = sorted(range(len(records)), key=lambda index: (shares[index], index))
     if count >= len(order):
         return order
@@ -166,7 +179,7 @@ def example_panel(
                 "voted": index in survivors,
                 "cluster": run.labels[index],
                 "answer": answers[index],
-                "right": trace.key is not None and trace.key == record.gold,
+                "right": trace.key in record.right,
                 "text": texts[index],
             }
         )
@@ -176,5 +189,5 @@ def example_panel(
     return {
         "traces": traces,
         "vote": names.get(run.key),
-        "vote_right": run.key is not None and run.key == record.gold,
+        "vote_right": run.key in record.right,
     }

@@ -20,7 +20,8 @@ from deepprune.judges.untrained import UNTRAINED
 from engines.accounting import JudgeBill, TokenLedger
 from engines.load import model_fingerprint
 from engines.trace_folder import ProblemTraces, StoredTrace
-from eval.combined_config import CombinedConfig, judge_kind
+from eval.combined_config import CombinedConfig
+from eval.judge_names import judge_folder, judge_kind
 from runtime.files import read_json, read_jsonl
 from tasks.records import Problem
 
@@ -67,9 +68,9 @@ def judge_labels(config: CombinedConfig, model: str) -> list[str]:
 
 def judge_fingerprint(folder_or_name: str) -> str:
     """Tells two judges apart by what they are and by their weights; an untrained one's name stands for itself."""
-    folder = Path(folder_or_name)
     if folder_or_name in UNTRAINED:
         return folder_or_name
+    folder = judge_folder(folder_or_name)
     parts = [hashlib.sha256((folder / "judge.json").read_bytes()).hexdigest()[:16]]
     parts += [model_fingerprint(place) for place in (folder, folder / "model") if any(place.glob("*.safetensors"))]
     return "-".join(parts)

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from eval.benchmarks import sources_of
 from eval.combined_csv import rows_as_csv
 from eval.settings_check import check_joinable, table_settings
 from eval.table import print_results
@@ -20,6 +21,7 @@ from runtime.console import console, say
 from runtime.errors import InputError, entry_point
 from runtime.files import read_json, write_text
 
+Identity = tuple[Any, ...]
 _FIGURES = ("accuracy", "tokens", "saving_net")
 
 
@@ -45,21 +47,32 @@ def join(paths: list[Path]) -> dict[str, Any]:
     that do not belong together."""
     runs = [(str(path), read_json(path)) for path in paths]
     check_joinable([(where, _settings(run)) for where, run in runs])
-    rows: dict[str, dict[str, Any]] = {}
-    differences: dict[str, dict[str, Any]] = {}
+    rows: dict[Identity, dict[str, Any]] = {}
+    differences: dict[Identity, dict[str, Any]] = {}
     for where, run in runs:
-        for row in run["rows"]:
-            _check_same_row(rows.setdefault(_id(row), row), row, where)
-        for difference in run["differences"]:
-            differences.setdefault(difference["label"], difference)
-    models = list(dict.fromkeys(row["model"] for row in rows.values()))
-    together = sorted(rows.values(), key=lambda row: models.index(row["model"]))
+        alone = {"benchmark": run["rows"][0].get("benchmark", _lone_benchmark(run))}
+        for row in (alone | row for row in run["rows"]):
+            _check_same_row(rows.setdefault(_identity(row), row), row, where)
+        for difference in (alone | {"n": run["rows"][0]["n"]} | difference for difference in run["differences"]):
+            differences.setdefault(tuple(difference[key] for key in ("benchmark", "n", "label")), difference)
     return {
-        "rows": together,
+        "rows": _in_order(list(rows.values())),
         "differences": list(differences.values()),
         "live_equals_replay": None,
+        "live": None,
         "config": runs[0][1]["config"],
     }
+
+
+def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By benchmark and model as they come first, the largest n before the others."""
+    benchmarks, models = (list(dict.fromkeys(row[key] for row in rows)) for key in ("benchmark", "model"))
+    return sorted(rows, key=lambda row: (benchmarks.index(row["benchmark"]), -row["n"], models.index(row["model"])))
+
+
+def _lone_benchmark(run: dict[str, Any]) -> str:
+    """A run from before there were several does not name its own."""
+    return next(iter(sources_of(run["config"]["problems"])))
 
 
 def _settings(run: dict[str, Any]) -> dict[str, Any]:
@@ -67,16 +80,18 @@ def _settings(run: dict[str, Any]) -> dict[str, Any]:
     return run.get("settings") or table_settings(run["config"])
 
 
-def _id(row: dict[str, Any]) -> str:
-    return "/".join(part for part in (row["model"], row["method"], row["judge"]) if part)
+def _identity(row: dict[str, Any]) -> Identity:
+    return tuple(row[key] for key in ("benchmark", "n", "model", "method", "judge"))
 
 
 def _check_same_row(one: dict[str, Any], other: dict[str, Any], where: str) -> None:
+    name = "/".join(part for part in (other["model"], other["method"], other["judge"]) if part)
     for key in _FIGURES:
         if one[key] != other[key]:
             raise InputError(
-                f"{where}: the row '{_id(other)}' has {key} {other[key]}, in another of the runs {one[key]}, so "
-                "it is not the same; leave one of the runs out, or give its model another name in key 'models'"
+                f"{where}, {other['benchmark']} with n = {other['n']}: the row '{name}' has {key} {other[key]}, in "
+                f"another of the runs {one[key]}, so it is not the same; leave one of the runs out, or give its "
+                "model another name in key 'models'"
             )
 
 

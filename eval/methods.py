@@ -37,12 +37,12 @@ def full_cost(traces: Iterable[TraceRecord]) -> TokenLedger:
 
 
 def _is_right(record: ProblemRecord, keys: Sequence[Hashable | None]) -> bool:
-    return bool(keys) and majority(keys) == record.gold
+    return bool(keys) and majority(keys) in record.right
 
 
 def single(record: ProblemRecord) -> Outcome:
     """One trace and its answer: the mean over all samples (pass@1)."""
-    right = [trace.key is not None and trace.key == record.gold for trace in record.traces]
+    right = [trace.key in record.right for trace in record.traces]
     ledgers = [full_cost([trace]) for trace in record.traces]
     return Outcome(float(np.mean(right)), mean_ledger(ledgers), 1.0)
 
@@ -54,7 +54,7 @@ def consensus(record: ProblemRecord) -> Outcome:
 
 def oracle(record: ProblemRecord) -> Outcome:
     """Right if any of the n traces is: what a perfect choice among them would reach."""
-    return Outcome(float(record.gold in record.keys), full_cost(record.traces), len(record.traces))
+    return Outcome(float(not record.right.isdisjoint(record.keys)), full_cost(record.traces), len(record.traces))
 
 
 def vote_of_some(record: ProblemRecord, count: float, draws: int, rng: np.random.Generator) -> Outcome:
@@ -84,13 +84,14 @@ def _share_right(record: ProblemRecord, chosen: np.ndarray) -> float:
     The vote is `majority`'s, all rows at once: the most frequent answer, of equals the one seen first.
     """
     names = [key for key in dict.fromkeys(record.keys) if key is not None]
-    if record.gold not in names:
+    right = [place for place, key in enumerate(names) if key in record.right]
+    if not right:
         return 0.0
     code = {key: place for place, key in enumerate(names)}
     votes = np.array([code.get(key, -1) for key in record.keys])[chosen]
     cast = votes[:, :, None] == np.arange(len(names))
     rank = cast.sum(axis=1) * (votes.shape[1] + 1) - cast.argmax(axis=1)
-    return float((cast.any(axis=(1, 2)) & (rank.argmax(axis=1) == code[record.gold])).mean())
+    return float((cast.any(axis=(1, 2)) & np.isin(rank.argmax(axis=1), right)).mean())
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def prune_in_orders(record: ProblemRecord, rule: PruneRule, orders: int) -> list
 
 def deepprune(record: ProblemRecord, runs: Sequence[Pruned]) -> Outcome:
     """The mean over the orders in `runs`."""
-    accuracy = float(np.mean([run.key is not None and run.key == record.gold for run in runs]))
+    accuracy = float(np.mean([run.key in record.right for run in runs]))
     return Outcome(
         accuracy, mean_ledger([run.ledger for run in runs]), float(np.mean([len(r.survivors) for r in runs]))
     )

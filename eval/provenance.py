@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deepprune.judges.untrained import UNTRAINED
+from eval.judge_names import judge_folder
 from runtime.config import read_yaml
 from runtime.files import read_json
 from tasks.decontaminate import find_overlaps
@@ -107,7 +108,7 @@ def seen_by_judge(folder_or_name: str, benchmark: str, problems: Sequence[Proble
     """What training and choosing a judge used; untrained ones have seen nothing."""
     if folder_or_name in UNTRAINED:
         return UNTOUCHED
-    path = Path(folder_or_name) / "metrics.json"
+    path = judge_folder(folder_or_name) / "metrics.json"
     config = read_json(path).get("config") if path.is_file() else None
     if not isinstance(config, dict):
         return UNKNOWN

@@ -26,10 +26,14 @@ class TraceRecord:
 
 @dataclass(frozen=True)
 class ProblemRecord:
-    """The n traces of one problem by one model, and what its judge said. Equal answers have equal keys."""
+    """The n traces of one problem by one model, and what its judge said.
+
+    Equal answers have equal keys; `right` are the keys of right ones, which may be none or several (50 % and 0.5 for
+    a gold answer of 0.5).
+    """
 
     problem_id: str
-    gold: Hashable
+    right: frozenset[Hashable]
     traces: tuple[TraceRecord, ...]
     decision_seed: int = 0
     scores: np.ndarray | None = None
@@ -54,6 +58,41 @@ class Outcome:
     oracle: float | None = None
 
 
+def part(record: ProblemRecord, chosen: np.ndarray) -> ProblemRecord:
+    """The problem as if only the `chosen` traces [m] had been sampled, in that order; the judge's bill is the part of
+    the stored one that falls to them."""
+    places, bill = chosen.tolist(), record.judge_bill
+    everything = bill.of(places, len(places) * (len(places) - 1) // 2)
+    return ProblemRecord(
+        record.problem_id,
+        record.right,
+        tuple(record.traces[place] for place in places),
+        record.decision_seed,
+        None if record.scores is None else record.scores[np.ix_(chosen, chosen)],
+        JudgeBill(everything, tuple(bill.cuts[place] for place in places) if bill.cuts else ()),
+    )
+
+
+def blocks(stored: int, n: int) -> list[np.ndarray]:
+    """The places [n] of each of the ⌊stored ÷ n⌋ disjoint blocks of traces, the first n traces first.
+
+    >>> [block.tolist() for block in blocks(5, 2)]
+    [[0, 1], [2, 3]]
+    """
+    return [np.arange(first, first + n) for first in range(0, stored - n + 1, n)]
+
+
+def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
+    """One problem's expected accuracy, tokens and finished traces over draws or blocks of its traces."""
+    shares = [outcome.oracle for outcome in outcomes if outcome.oracle is not None]
+    return Outcome(
+        float(np.mean([outcome.accuracy for outcome in outcomes])),
+        mean_ledger([outcome.ledger for outcome in outcomes]),
+        float(np.mean([outcome.finished for outcome in outcomes])),
+        float(np.mean(shares)) if shares else None,
+    )
+
+
 def mean_ledger(ledgers: Sequence[TokenLedger]) -> TokenLedger:
     """Field by field the mean of ledgers; fields become fractional."""
     fields = [field.name for field in dataclasses.fields(TokenLedger)]
@@ -62,7 +101,7 @@ def mean_ledger(ledgers: Sequence[TokenLedger]) -> TokenLedger:
 
 def oracle_share(record: ProblemRecord, chosen: Sequence[Sequence[int]]) -> float:
     """The share of the choices of traces in which at least one is right."""
-    return float(np.mean([any(record.traces[index].key == record.gold for index in traces) for traces in chosen]))
+    return float(np.mean([any(record.traces[index].key in record.right for index in traces) for traces in chosen]))
 
 
 def rng_for(record: ProblemRecord, purpose: str) -> np.random.Generator:

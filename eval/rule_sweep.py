@@ -101,6 +101,11 @@ def load_run(config: RuleSweepConfig) -> StoredRun:
             f"key 'run' has the value '{config.run}': no combined.json there; finish eval/combined.py first"
         )
     stored = check_types(CombinedConfig, read_json(path)["config"], str(path))
+    if isinstance(stored["problems"], dict):
+        folders = ", ".join(str(Path(config.run) / name) for name in stored["problems"])
+        raise InputError(
+            f"key 'run' has the value '{config.run}', a run on named benchmarks; give the folder of one: {folders}"
+        )
     run = CombinedConfig(**stored | {"output_dir": config.run})
     if not run.prunes:
         raise InputError(f"{path}: 'deepprune' was not among its methods, so there are no scores to replay")
@@ -119,7 +124,7 @@ def load_run(config: RuleSweepConfig) -> StoredRun:
         rule=changed_rule(run.rule, config.fixed, FIXED),
         orders=config.orders or run.orders,
         draws=config.draws or run.draws,
-        n=run.n,
+        n=run.largest_n,
     )
 
 

@@ -26,8 +26,11 @@ FORGET = "give another output_dir, or delete that file: everything is then grade
 
 
 def table_settings(config: Mapping[str, Any], grader: str | None = None) -> dict[str, Any]:
-    """The settings of a run; `config` has the keys of a `CombinedConfig`. A grader that is not known is left out."""
+    """The settings of a run; `config` has the keys of a `CombinedConfig`. Of several n it is the largest, which was
+    sampled and which the others are parts of. A grader that is not known is left out."""
     known = {key: config[key] for key in SETTINGS if key in config}
+    if isinstance(known.get("n"), list):
+        known["n"] = max(known["n"])
     return known if grader is None else known | {"grader": grader}
 
 

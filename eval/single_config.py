@@ -1,15 +1,12 @@
 """The keys of scripts that measure single traces: benchmarks, and how many problems and samples of each."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.benchmarks import Problems, check_counts, check_names, load_benchmarks, sources_of
 from eval.sampling import SamplingKeys
 from runtime.errors import InputError
-from tasks.load import load_problems
-from tasks.records import Problem
 
-Problems = dict[str, list[Problem]]
 _RESERVED = ("macro",)
 
 
@@ -35,59 +32,25 @@ class SingleConfig(SamplingKeys):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_benchmarks()
-        for key in ("samples", "problem_count"):
-            self._check_numbers(key)
+        check_names(self.benchmarks, _RESERVED)
+        check_counts("samples", self.samples, self.benchmarks, all_needed=True)
+        check_counts("problem_count", self.problem_count, self.benchmarks)
         for k in self.pass_k or ():
             fewest = min(self.samples_of(name) for name in self.benchmarks)
             if not 1 <= k <= fewest:
                 raise InputError(f"key 'pass_k' holds {k}: expected 1 to {fewest}, the smallest number of samples")
 
-    def _check_benchmarks(self) -> None:
-        if not self.benchmarks:
-            raise InputError("key 'problems' names no benchmark; give at least one, for example {aime24: aime24}")
-        for name in self.benchmarks:
-            if name in _RESERVED or not re.fullmatch(r"\w[\w.+-]*", name):
-                raise InputError(
-                    f"key 'problems' calls a benchmark '{name}': the name of a folder is wanted, not this"
-                )
-
-    def _check_numbers(self, key: str) -> None:
-        value = getattr(self, key)
-        numbers = value if isinstance(value, dict) else dict.fromkeys(self.benchmarks, value)
-        for name, number in numbers.items():
-            if name not in self.benchmarks:
-                raise InputError(f"key '{key}' names the benchmark '{name}', which key 'problems' does not have")
-            if number is not None and number < 1:
-                raise InputError(f"key '{key}' has the value {value}; it must be at least 1")
-        if key == "samples" and (missing := [name for name in self.benchmarks if name not in numbers]):
-            raise InputError(f"key 'samples' has no number for the benchmark '{missing[0]}'; add it")
-
     @property
     def benchmarks(self) -> dict[str, str]:
         """Benchmark → source of its problems."""
-        return self.problems if isinstance(self.problems, dict) else {benchmark_name(self.problems): self.problems}
+        return sources_of(self.problems)
 
     def samples_of(self, benchmark: str) -> int:
         return self.samples if isinstance(self.samples, int) else self.samples[benchmark]
 
     def load(self) -> Problems:
         """The problems of every benchmark. Raises `InputError` for a source that cannot be read."""
-        count = self.problem_count
-        return {
-            name: load_problems(source, count.get(name) if isinstance(count, dict) else count, self.seed)
-            for name, source in self.benchmarks.items()
-        }
+        return load_benchmarks(self.benchmarks, self.problem_count, self.seed)
 
     def folder(self, model: str, benchmark: str) -> Path:
         return Path(self.output_dir) / model / benchmark
-
-
-def benchmark_name(source: str) -> str:
-    """The benchmark that a lone source is.
-
-    >>> benchmark_name("data/aime24.jsonl"), benchmark_name("arithmetic:test"), benchmark_name("aime22+aime23")
-    ('aime24', 'arithmetic_test', 'aime22+aime23')
-    """
-    name = Path(source).name.removesuffix(".gz").removesuffix(".jsonl")
-    return re.sub(r"[^\w.+-]+", "_", name).strip("_.") or "problems"

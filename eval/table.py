@@ -1,69 +1,29 @@
 """The one table, in a terminal of 100 columns."""
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-WIDTH = 100
-_COST_WIDTH = 12  # more columns where costs are shown
-METHOD_LABELS = {
-    "single": "one trace",
-    "consensus": "vote of all n",
-    "adaptive_consistency": "adaptive consistency",
-    "early_stopping": "early stopping",
-    "deepconf_low": "DeepConf low",
-    "deepconf_high": "DeepConf high",
-    "embedding": "similar cuts dropped",
-    "deepprune": "DeepPrune",
-    "random_traces": "as many random traces",
-    "consensus_equal_tokens": "full traces, same tokens",
-    "oracle": "any trace right",
-}
-JUDGE_LABELS = {"linear_own_states": "own states"}
-MARKS = {
-    "trained_on": ("†", "the model or the judge was trained on problems of this benchmark: no measure of it"),
-    "chosen_on": ("‡", "a checkpoint of the model or the judge was chosen on problems of this benchmark"),
-}
-_PLANTED = (
-    "The embedded model's training corpus plants errors and repetitions on purpose; part of what the length blade "
-    "gains is removing them. These numbers show that the machinery works, not what a real model would save."
+from eval.table_blocks import (
+    add_model,
+    benchmark_of,
+    benchmark_tables,
+    live_table,
+    live_words,
+    plain_table,
+    size_tables,
 )
+from eval.table_labels import WIDTH, judge_label, mark_notes, marks, method_label, planted_errors_note
 
-
-def planted_errors_note(config: Mapping[str, Any]) -> str | None:
-    """What must stand beside every number of the embedded task; None for real problems."""
-    return _PLANTED if str(config["problems"]).startswith("arithmetic:") else None
-
-
-def method_label(method: str) -> str:
-    """How a method is called in tables; a variant of DeepPrune by its name."""
-    if method.startswith("deepprune_"):
-        return f"DeepPrune, {method.removeprefix('deepprune_').replace('_', ' ')}"
-    return METHOD_LABELS.get(method, method)
-
-
-def judge_label(judge: str | None) -> str:
-    """How a judge is called in tables; nothing for methods without one."""
-    return JUDGE_LABELS.get(judge or "", (judge or "").replace("_", " "))
+_COST_WIDTH = 12  # more columns where costs are shown
 
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def marks(row: Mapping[str, Any]) -> str:
-    """What stands behind the name of a row whose model or judge knows these problems."""
-    return "".join(mark for key, (mark, _) in MARKS.items() if row.get(key))
-
-
-def mark_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A footnote for every mark that the rows have."""
-    return [f"{mark} {note}" for key, (mark, note) in MARKS.items() if any(row.get(key) for row in rows)]
 
 
 def _money(cost: float) -> str:
@@ -96,17 +56,10 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, Callable[[Mapping[s
     return columns
 
 
-def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
     """One line per model, method and judge; tokens are means per problem."""
     first = rows[0]
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
-        title=f"{first['problems']} problems, n = {first['n']} traces each",
-        title_justify="left",
-        pad_edge=False,
-    )
+    table = plain_table(f"{title}{first['problems']} problems, n = {first['n']} traces each")
     for name in ("method", "judge"):
         table.add_column(name, no_wrap=True)
     numbers = _numbers(rows)
@@ -116,8 +69,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         if row["model"] != model:
             model = row["model"]
-            table.add_section()
-            table.add_row(f"[bold]{escape(model)}[/bold]", *[""] * (len(numbers) + 1))
+            add_model(table, model)
         style = "green" if row["method"].startswith("deepprune") and row["judge"] != "random" else None
         names = escape(method_label(row["method"])) + marks(row), escape(judge_label(row["judge"]))
         table.add_row(*names, *(text(row) for text in numbers.values()), style=style)
@@ -125,33 +77,71 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def print_results(combined: Mapping[str, Any], console: Console) -> None:
-    """The table, the paired differences, the recommendation and what the columns mean."""
-    width = WIDTH + (_COST_WIDTH if _has_costs(combined["rows"]) else 0)
+    """The table of the largest n, of all benchmarks together where there are several; each benchmark and each n in
+    short; the paired differences, live runs, the recommendation and what the columns mean."""
+    rows = combined["rows"]
+    width = WIDTH + (_COST_WIDTH if _has_costs(rows) else 0)
     if console.width < width and not console.is_terminal:  # a log file reports 80 columns, yet has room for more
         console = Console(file=console.file, width=width, highlight=False, soft_wrap=True)
-    console.print(results_table(combined["rows"]))
-    for difference in combined["differences"]:
-        low, high = difference["ci95"]
-        label = escape(difference["label"])
-        value, low, high = (round(number, 3) + 0.0 for number in (difference["difference"], low, high))  # no "-0.000"
-        console.print(f" {label}: {value:+.3f}  (95 % CI {low:+.3f} … {high:+.3f}, paired)")
-    live = combined["live_equals_replay"]
+    benchmark, n = benchmark_of(rows[0]), max(row["n"] for row in rows)
+    main = [row for row in rows if (benchmark_of(row), row["n"]) == (benchmark, n)]
+    several = any(benchmark_of(row) != benchmark for row in rows)
+    console.print(results_table(main, f"{escape(str(benchmark))}: " if several else ""))
+    for table in (*benchmark_tables(rows, n), *size_tables(rows, benchmark)):
+        console.print(table)
+    _print_differences(combined["differences"], (benchmark, n), console)
+    _print_live(combined, console)
+    for line in _advice(combined):
+        console.print(textwrap.fill(escape(line), WIDTH, initial_indent=" → ", subsequent_indent="   "))
+    for line in _notes(combined):
+        console.print(textwrap.fill(line, WIDTH), style="dim")
+
+
+def _print_differences(found: Iterable[Mapping[str, Any]], shown: tuple[str | None, int], console: Console) -> None:
+    table = plain_table("")
+    table.add_column("difference of accuracies, paired by problem", no_wrap=True)
+    table.add_column("95 % CI", justify="right", no_wrap=True)
+    for difference in found:
+        if (difference.get("benchmark", shown[0]), difference.get("n", shown[1])) == shown:
+            low, high = difference["ci95"]
+            value, low, high = (f"{round(x, 3) + 0.0:+.3f}" for x in (difference["difference"], low, high))
+            table.add_row(escape(difference["label"]), f"{value}  {low} … {high}")
+    if table.row_count:
+        console.print(table)
+
+
+def _print_live(combined: Mapping[str, Any], console: Console) -> None:
+    live, entries = combined["live_equals_replay"], combined.get("live") or []
+    if entries:
+        console.print(live_table(entries))
     if live and live.get("exact", True):
         console.print(f" live = replay: {live['equal']} of {live['problems']} problems, token for token")
-    elif live:
+    elif live and not entries:
         console.print(
             f" live: {live['problems']} problems, {live['equal']} of them as replayed; this engine is not exact"
         )
-    for line in combined.get("recommendation", {}).get("words", []):
-        console.print(textwrap.fill(escape(line), WIDTH, initial_indent=" → ", subsequent_indent="   "))
-    console.print(
-        "done: traces that vote; tokens: generated per problem; longest path: tokens that have to be generated\n"
-        "one after another; saved: against the base model's vote of all n, the judge included, in the base\n"
-        "model's FLOPs.",
-        style="dim",
-    )
-    for line in mark_notes(combined["rows"]):
-        console.print(textwrap.fill(line, WIDTH), style="dim")
-    note = planted_errors_note(combined["config"])
-    if note:
-        console.print(textwrap.fill(note, WIDTH), style="dim")
+    for line in live_words([entry for entry in entries if not entry["exact"] or entry["equal"] < entry["problems"]]):
+        console.print(textwrap.fill(escape(line), WIDTH, initial_indent=" ", subsequent_indent="   "))
+
+
+def _advice(combined: Mapping[str, Any]) -> list[str]:
+    """The words of the first recommendation, and the last, which is the upshot, of each benchmark's own."""
+    first, *others = combined.get("recommendations") or [combined.get("recommendation") or {}]
+    return [*first.get("words", []), *(f"{other['benchmark']}: {other['words'][-1]}" for other in others)]
+
+
+def _notes(combined: Mapping[str, Any]) -> list[str]:
+    rows, planted = combined["rows"], planted_errors_note(combined["config"])
+    return [
+        "done: traces that vote; tokens: generated per problem; longest path: tokens that have to be generated one "
+        "after another; saved: against the base model's vote of all n, judge included, in the base model's FLOPs.",
+        *(["–: DeepConf's warm-up takes as many traces as that n, or more."] if _without_deepconf(rows) else []),
+        *mark_notes(rows),
+        *([planted] if planted else []),
+    ]
+
+
+def _without_deepconf(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a smaller n lacks what the largest has."""
+    sizes = {row["n"] for row in rows if row["method"].startswith("deepconf")}
+    return bool(sizes) and sizes != {row["n"] for row in rows}

@@ -21,6 +21,7 @@ from eval.baselines import (
 from eval.records import ProblemRecord, TraceRecord, trace_orders
 
 GOLD = "g"
+RIGHT = frozenset({GOLD})
 
 
 def make_record(keys: str, lengths: list[int] | None = None, cuts: list[int | None] | None = None) -> ProblemRecord:
@@ -28,7 +29,7 @@ def make_record(keys: str, lengths: list[int] | None = None, cuts: list[int | No
     lengths = lengths or [10] * len(keys)
     cuts = cuts or [5] * len(keys)
     rows = zip(keys, lengths, cuts, strict=True)
-    return ProblemRecord("p", GOLD, tuple(TraceRecord(None if k == "-" else k, n, c) for k, n, c in rows), 3)
+    return ProblemRecord("p", RIGHT, tuple(TraceRecord(None if k == "-" else k, n, c) for k, n, c in rows), 3)
 
 
 records = st.builds(

@@ -42,13 +42,14 @@ class Fork:
 
 @pytest.mark.slow
 def test_ten_kills_are_no_loss(tmp_path: Path, tiny_model: Path) -> None:
-    """Twice the same model, two judges without training, all problems live as well."""
-    problems = write_problems(tmp_path / "problems.jsonl", 6)
+    """Twice the same model, two judges without training, two benchmarks, two n, all problems live as well."""
+    problems = write_problems(tmp_path / "problems.jsonl", 3)
+    benchmarks = {"one": str(problems), "two": str(write_problems(tmp_path / "two.jsonl", 3))}
     both = {"models": {"base": str(tiny_model), "twin": str(tiny_model)}}
     both |= {"judges": {"base": ["values", "random"], "twin": ["values", "random"]}}
+    grid = both | {"problems": benchmarks, "n": [6, 12], "rows": 8, "cut_k": 2, "live": 6}
     made = {
-        name: settings(tiny_model, Path("values"), problems, tmp_path / name, **both, n=12, rows=8, cut_k=2, live=6)
-        for name in ("alone", "killed")
+        name: settings(tiny_model, Path("values"), problems, tmp_path / name) | grid for name in ("alone", "killed")
     }
     assert Fork(made["alone"]).finish() == 0
     everything = stored(tmp_path / "alone")

@@ -2,17 +2,20 @@
 
 import csv
 import io
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.accounting import TokenLedger
+from engines.accounting import JudgeBill, TokenLedger
 from eval.combined_csv import flat_row, rows_as_csv
 from eval.combined_rows import saving_parts
 from eval.costs import TokenPrices, cost_of, read_prices
-from eval.settings_check import FORGET, MAY_GROW, check_joinable, check_same_settings
+from eval.records import Outcome, ProblemRecord, TraceRecord, blocks, mean_outcome, part
+from eval.settings_check import FORGET, MAY_GROW, check_joinable, check_same_settings, table_settings
 from runtime.errors import InputError
 
 COST = st.floats(0, 1e15)
@@ -68,6 +71,32 @@ def test_no_prices_are_no_prices() -> None:
     assert read_prices({}, MODELS, JUDGES) == {}
 
 
+@given(st.integers(1, 40), st.data())
+def test_blocks_are_disjoint_and_as_many_as_fit(stored: int, data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, stored))
+    found = blocks(stored, n)
+    places = [place for block in found for place in block.tolist()]
+    assert len(found) == stored // n and places == list(range(n * len(found)))
+
+
+def test_a_block_is_the_problem_with_fewer_traces() -> None:
+    bill = JudgeBill(TokenLedger(judge_prefill=100), tuple(TokenLedger(judge_prefill=10) for _ in range(4)))
+    traces = tuple(TraceRecord(str(place), 10 + place, place) for place in range(4))
+    record = ProblemRecord("p", frozenset("1"), traces, 7, np.arange(16.0).reshape(4, 4), bill)
+    taken = part(record, np.array([2, 3]))
+    assert taken.keys == ["2", "3"] and taken.scores.tolist() == [[10, 11], [14, 15]]
+    assert taken.judge_bill.everything.judge_prefill == 2 * 10 + (100 - 40) / 6, "its cuts, and one pair of six"
+    assert taken.decision_seed == 7 and part(replace(record, scores=None), np.array([0])).scores is None
+
+
+def test_outcomes_are_averaged_over_blocks() -> None:
+    one = Outcome(1.0, TokenLedger(generated=10, longest_trace=4), 2, 1.0)
+    other = Outcome(0.0, TokenLedger(generated=30, longest_trace=8), 3, 0.0)
+    expected = Outcome(0.5, TokenLedger(generated=20, longest_trace=6), 2.5, 0.5)
+    assert mean_outcome([one, other]) == expected
+    assert mean_outcome([replace(one, oracle=None)]).oracle is None
+
+
 SETTINGS = {"temperature": 0.6, "top_p": 0.95, "n": 8, "max_tokens": 100, "prompt_family": "deepseek", "seed": 0}
 SETTINGS |= {"grader": "secateur-1 math-verify-0.8.0"}
 
@@ -89,6 +118,10 @@ def test_other_settings_are_refused_by_name(key: str, value: Any) -> None:
 def test_same_settings_and_more_traces_are_fine() -> None:
     check_joinable([("a", SETTINGS), ("b", dict(SETTINGS)), ("c", SETTINGS | {"new_key": 1})])
     check_same_settings(SETTINGS, SETTINGS | {"n": 64}, "folder", FORGET, MAY_GROW)
+
+
+def test_of_several_n_the_largest_counts() -> None:
+    assert table_settings({"n": [4, 16, 8], "seed": 0}) == {"n": 16, "seed": 0}
 
 
 def test_csv_has_a_column_for_every_number() -> None:

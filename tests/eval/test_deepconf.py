@@ -10,6 +10,7 @@ from eval.records import ProblemRecord, TraceRecord
 from runtime.errors import InputError
 
 GOLD = "g"
+RIGHT = frozenset({GOLD})
 
 
 def flat(confidence: float) -> ConfidenceProfile:
@@ -18,7 +19,7 @@ def flat(confidence: float) -> ConfidenceProfile:
 
 
 def make_record(keys: str, n_tokens: int = 10) -> ProblemRecord:
-    return ProblemRecord("p", GOLD, tuple(TraceRecord(None if k == "-" else k, n_tokens, 5) for k in keys), 1)
+    return ProblemRecord("p", RIGHT, tuple(TraceRecord(None if k == "-" else k, n_tokens, 5) for k in keys), 1)
 
 
 def test_the_profile_of_a_trace_by_hand() -> None:

@@ -43,7 +43,8 @@ def problem(index: int, n: int = 160, right: float = 0.5) -> ProblemRecord:
     scores = np.clip((keys[:, None] == keys[None]) * 0.7 + 0.15 + rng.normal(0, 0.1, (n, n)), 0.01, 0.99)
     cuts = tuple(TokenLedger(judge_head=int(head)) for head in rng.integers(100, 200, n))
     bill = JudgeBill(sum(cuts, TokenLedger(judge_head=7 * n * (n - 1) // 2)), cuts)
-    return ProblemRecord(f"p{index}", "0", traces, index, np.tril(scores, -1) + np.tril(scores, -1).T, bill)
+    scores = np.tril(scores, -1) + np.tril(scores, -1).T
+    return ProblemRecord(f"p{index}", frozenset("0"), traces, index, scores, bill)
 
 
 @pytest.fixture(scope="module")

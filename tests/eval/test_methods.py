@@ -12,6 +12,7 @@ from deepprune.decide import PruneRule
 from deepprune.finish import FinishRule
 from deepprune.vote import majority
 from engines.accounting import JudgeBill, TokenLedger, net_cost
+from eval.combined import answer_keys
 from eval.methods import (
     Prices,
     ProblemRecord,
@@ -26,9 +27,11 @@ from eval.methods import (
     single,
     vote_of_some,
 )
+from eval.records import rng_for
 
 RULE = PruneRule(ClusterRule(max_clusters=8), FinishRule(largest=4, singletons=6))
 GOLD = 0
+RIGHT = frozenset({GOLD})
 
 
 @st.composite
@@ -43,7 +46,7 @@ def records(draw: st.DrawFn) -> ProblemRecord:
         traces.append(TraceRecord(key, int(length), cut))
     upper = np.triu(rng.random((n, n)), 1)
     cost = TokenLedger(judge_prefill=int(rng.integers(0, 500)), judge_head=int(rng.integers(0, 5000)))
-    return ProblemRecord(f"p{n}", GOLD, tuple(traces), int(rng.integers(0, 1000)), upper + upper.T, JudgeBill(cost))
+    return ProblemRecord(f"p{n}", RIGHT, tuple(traces), int(rng.integers(0, 1000)), upper + upper.T, JudgeBill(cost))
 
 
 def total(record: ProblemRecord) -> int:
@@ -92,7 +95,7 @@ def test_an_order_only_renames_traces() -> None:
     groups = [0] * 6 + [1] * 3
     scores = np.where(np.equal.outer(groups, groups), 0.9, 0.1)
     traces = tuple(TraceRecord(group, 50 + index, 10) for index, group in enumerate(groups))
-    record = ProblemRecord("p", 0, traces, 7, scores)
+    record = ProblemRecord("p", frozenset({0}), traces, 7, scores)
     for run in prune_in_orders(record, PruneRule(finish=FinishRule(largest=6)), 10):
         assert run.survivors == [0, 1, 2, 3, 4, 5]
         assert run.labels[6] == run.labels[7] == run.labels[8] != run.labels[0]
@@ -150,20 +153,32 @@ def test_many_votes_at_once_are_each_the_majority(record: ProblemRecord, seed: i
 def test_expected_accuracy_of_random_votes_equals_enumeration() -> None:
     """Two of four traces, drawn without replacement; of two different answers the first drawn wins."""
     traces = tuple(TraceRecord(key, 10, 5) for key in (0, 0, 1, 2))
-    record = ProblemRecord("p", GOLD, traces)
+    record = ProblemRecord("p", RIGHT, traces)
     # Ordered pairs of traces: 12. Right: (0, 0) twice, and the four that begin with a right trace and end in another.
     outcome = vote_of_some(record, 2, 20000, np.random.default_rng(1))
     assert outcome.accuracy == pytest.approx(6 / 12, abs=0.015)
 
 
 def test_no_trace_no_answer_and_no_tokens() -> None:
-    record = ProblemRecord("p", GOLD, (TraceRecord(GOLD, 10, 5), TraceRecord(GOLD, 10, 5)))
+    record = ProblemRecord("p", RIGHT, (TraceRecord(GOLD, 10, 5), TraceRecord(GOLD, 10, 5)))
     outcome = vote_of_some(record, 0.0, 5, np.random.default_rng(0))
     assert (outcome.accuracy, outcome.ledger.generated, outcome.finished) == (0.0, 0.0, 0.0)
 
 
 def test_a_failed_judge_prunes_nobody() -> None:
     traces = tuple(TraceRecord(key, 10, 5) for key in (1, 0, 0))
-    run = prune_once(ProblemRecord("p", GOLD, traces, 0, np.full((3, 3), np.nan)), RULE)
+    run = prune_once(ProblemRecord("p", RIGHT, traces, 0, np.full((3, 3), np.nan)), RULE)
     assert run.survivors == [0, 1, 2] and run.key == GOLD and run.judge_failure
     assert run.ledger.generated == 30
+
+
+def test_a_problem_may_have_several_right_answers() -> None:
+    """50 % and 0.5 are not equal, so they are voted on apart, yet both are right where 0.5 is asked for."""
+    keys, right = answer_keys(["0.5", "50\\%", "50\\%", "7", None], "0.5")
+    assert keys == [0, 1, 1, 3, None] and right == {0, 1}
+    record = ProblemRecord("p", right, tuple(TraceRecord(key, 10, 5) for key in keys))
+    assert (single(record).accuracy, consensus(record).accuracy) == (0.6, 1.0)
+    assert vote_of_some(record, 5, 3, np.random.default_rng(0)).accuracy == 1.0
+    nobody = ProblemRecord("p", frozenset(), record.traces)
+    some = vote_of_some(nobody, 5, 3, rng_for(record, "some"))
+    assert single(nobody).accuracy == oracle(nobody).accuracy == some.accuracy == 0

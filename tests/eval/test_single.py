@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from engines.trace_folder import TraceFolderWriter, read_trace_folder
+from eval.benchmarks import benchmark_name
 from eval.budget_forcing import BudgetForcingConfig
 from eval.single import main
-from eval.single_config import SingleConfig, benchmark_name
+from eval.single_config import SingleConfig
 from eval.single_figures import Graded, differences, figures_of, grade_folder, macro_figures
 from eval.single_sampling import for_each_model
 from runtime.config import parse_config, read_yaml
@@ -184,7 +185,8 @@ def test_several_benchmarks_and_models_in_one_run(run_single, tmp_path, tiny_mod
     ]  # fmt: skip
     assert float(rows[0]["mean_tokens"]) == summary["models"]["one"]["first"]["mean_tokens"]
     assert (tmp_path / "out/lengths.png").read_bytes().startswith(b"\x89PNG")
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 118  # the lines of differences are the widest
+    lines = [line for line in capsys.readouterr().out.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, lines)) <= 118  # the lines of differences are the widest
 
 
 @pytest.mark.parametrize(
