@@ -1,10 +1,12 @@
 """The report's charts as SVG text that follows the page's light or dark colours. Lengths in tokens, shares 0-1."""
 
 import hashlib
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -81,6 +83,7 @@ def colour_of(model: str, models: Sequence[str]) -> str:
 
 
 def _to_svg(figure: Figure, title: str) -> str:
+    """`title` is what a screen reader says; it keeps the ids of one chart apart from those of the others."""
     buffer = io.StringIO()
     figure.savefig(
         buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.04, metadata={"Date": None}
@@ -97,7 +100,7 @@ def _to_svg(figure: Figure, title: str) -> str:
     prefix = "f" + hashlib.sha256(title.encode()).hexdigest()[:6]
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
 
 
 def _as_attributes(style: re.Match[str]) -> str:
@@ -195,31 +198,27 @@ def accuracy_over_rounds(rounds: Sequence[RoundRecord]) -> str:
         return _to_svg(figure, "Accuracy over the rounds")
 
 
-def length_histograms(lengths: dict[str, Sequence[int]]) -> str:
-    """Distribution of trace lengths [tokens] of each model, on the same axis."""
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "lengths"}):
+def length_histograms(lengths: Mapping[str, Sequence[int]], of: str = "") -> str:
+    """Distribution of trace lengths [tokens] of each model, on the same axis; `of` says of which problems."""
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": f"lengths {of}"}):
         figure, axes = _axes()
         longest = max(max(values) for values in lengths.values())
         for model, values in lengths.items():
             colour = colour_of(model, list(lengths))
             mean = sum(values) / len(values)
-            axes.hist(
-                values,
-                bins=40,
-                range=(0, longest),
-                weights=[1 / len(values)] * len(values),
-                color=colour,
-                alpha=0.45,
-                histtype="stepfilled",
-                label=f"{model}: mean {mean:.0f}",
-            )
+            bins: dict[str, Any] = {
+                "bins": 40, "range": (0, longest), "weights": [1 / len(values)] * len(values), "color": colour,
+            }  # fmt: skip
+            axes.hist(values, **bins, alpha=0.3, histtype="stepfilled", label=f"{model}: mean {mean:,.0f}")
+            axes.hist(values, **bins, linewidth=1.3, histtype="step")
             axes.axvline(mean, color=colour, linewidth=1.6, linestyle=(0, (1, 1.5)))
         axes.set_xlabel("tokens per trace")
         axes.set_ylabel("share of traces")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
         axes.legend(fontsize=9)
-        return _to_svg(figure, "Trace lengths")
+        return _to_svg(figure, f"Trace lengths {of}".strip())
 
 
 def roc(curves: Sequence[RocCurve], name: str) -> str:
@@ -243,7 +242,7 @@ def roc(curves: Sequence[RocCurve], name: str) -> str:
             xlim=(0, 1), ylim=(0, 1.01), xlabel="different pairs taken for the same", ylabel="same pairs recognised"
         )
         axes.legend(fontsize=8.5, loc="lower right", title="AUROC", title_fontsize=8.5)
-        return _to_svg(figure, f"ROC {hashlib.sha256(name.encode()).hexdigest()[:4]}")
+        return _to_svg(figure, f"ROC of the {name}")
 
 
 def reliability(bins: Sequence[Mapping[str, float]], name: str) -> str:
@@ -262,4 +261,4 @@ def reliability(bins: Sequence[Mapping[str, float]], name: str) -> str:
             )  # fmt: skip
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability that the judge gave")
         axes.set_ylabel("pairs with the same answer")
-        return _to_svg(figure, f"Reliability {hashlib.sha256(name.encode()).hexdigest()[:4]}")
+        return _to_svg(figure, f"Reliability of the {name}")

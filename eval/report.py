@@ -16,25 +16,23 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from deepprune.cut import REASONING_WORDS
-from eval import figures
-from eval.figures import RocCurve, RoundRecord
-from eval.report_cards import headline_cards, ladder
-from eval.report_explorer import example_texts, read_explorer, summary_of
+from eval import figures, report_scaling
+from eval.report_cards import chosen_model, headline_cards, ladder
 from eval.report_frontier import frontier
+from eval.report_judges import JudgeFolder, judge_figures, judge_folders
+from eval.report_live import live_rows
 from eval.report_rounds import read_choices, read_rounds
 from eval.report_table import columns, signed, table_rows
-from eval.report_texts import TraceTexts, cut_rules, pack_problems, packed
-from eval.table import judge_label, mark_notes, method_label, planted_errors_note
+from eval.report_traces import Traced, explorer_data, read_traced
+from eval.report_views import Grid, View, benchmark_label, benchmark_of, grid_of, recommendations, run_folders
+from eval.table_labels import mark_notes, planted_errors_note
 from eval.trace_view import printable, problem_views
 from runtime.errors import InputError
 from runtime.files import read_json, write_text
 
-Row = Mapping[str, Any]
 _TEMPLATES = Path(__file__).parent / "templates"
-_SCRIPTS = ("report.js", "explorer.js")
+_SCRIPTS = ("report.js", "trace_panels.js", "explorer.js")
 _STATIC_PROBLEMS = 2  # drawn for readers without JavaScript
-_LIST_CHARACTERS = 160  # of a problem in the list of problems
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class ReportInputs:
 
     combined: folder with combined.json and examples.json.
     thinkprune: run folder of the schedule.
-    judges: model → judge folder.
-    lengths: model → trace lengths [tokens] on held-out problems.
+    judges: model → judge folder; without any, those of the run's config are looked for.
+    lengths: model → trace lengths [tokens] on held-out problems; without any, those of the run's traces are drawn.
     summary: the parts of summary.json that are known by then (base, pruned, control, wall_s).
     """
 
@@ -63,14 +61,13 @@ def write_report(inputs: ReportInputs, path: str | Path) -> None:
 
 def render_report(inputs: ReportInputs) -> str:
     combined = read_json(inputs.combined / "combined.json")
-    rows = combined["rows"]
+    rows, config = combined["rows"], combined["config"]
     if not rows:
         raise InputError(f"{inputs.combined / 'combined.json'}: holds no row; run eval/combined.py again")
-    config = combined["config"]
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    records = read_explorer(inputs.combined)
-    rounds = read_rounds(inputs.thinkprune) if inputs.thinkprune else []
-    shown, recommendation = columns(rows), combined.get("recommendation") or {}
+    grid, models = grid_of(rows), list(dict.fromkeys(row["model"] for row in rows))
+    traced = read_traced(run_folders(combined, inputs.combined))
+    judges, shown, advice = judge_folders(inputs.judges, config), columns(rows), recommendations(combined)
+    records = [record for one in traced for record in one.records]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -79,28 +76,60 @@ def render_report(inputs: ReportInputs) -> str:
     )
     return environment.get_template("report.html.j2").render(
         title=inputs.title,
-        subtitle=_subtitle(rows, models, config),
+        subtitle=_subtitle(grid, models, config),
         note=planted_errors_note(config),
         page=_page_parts(),
-        cards=headline_cards(rows, models, inputs.summary, inputs.judges),
-        advice=[printable(words) for words in recommendation.get("words", [])],
-        ladder=ladder(rows, models),
+        grid=grid,
+        views=[_view(view, models, inputs.summary, judges, advice, grid.several_n) for view in grid.views],
+        advice=[(name, _advice(entry["words"])) for name, entry in advice.items() if entry.get("words")],
         columns=shown,
         table=table_rows(rows, shown),
         mark_notes=mark_notes(rows),
         differences=_differences(combined["differences"]),
-        frontier=frontier(rows, recommendation),
-        figures=_figures(rounds, inputs, records),
-        choices=read_choices(inputs.thinkprune) if inputs.thinkprune else [],
-        views=problem_views(records[:: max(1, len(records) // _STATIC_PROBLEMS)][:_STATIC_PROBLEMS]),
-        explorer=_explorer(inputs.combined, records, config) if records else None,
-        live=combined.get("live_equals_replay"),
+        scaling=report_scaling.scaling(grid),
+        chart_width=report_scaling.WIDTH,
+        chart_height=report_scaling.HEIGHT,
+        models=[(printable(model, 80), *report_scaling.model_mark(model, models)) for model in models],
+        rounds=_rounds(inputs.thinkprune),
+        lengths=_lengths(inputs, traced),
+        judges=[judge_figures(judge) for judge in judges],
+        static=problem_views(records[:: max(1, len(records) // _STATIC_PROBLEMS)][:_STATIC_PROBLEMS]),
+        explorer=explorer_data(traced, config) if traced else None,
+        live=live_rows(combined.get("live") or []),
+        live_equals_replay=combined.get("live_equals_replay"),
         wall=inputs.summary.get("wall_s"),
-        n=rows[0]["n"],
-        problems=rows[0]["problems"],
         orders=config.get("orders", 1),
         configuration=printable(json.dumps({k: combined[k] for k in ("config", "versions")}, indent=1)),
     )
+
+
+def _advice(words: Sequence[str]) -> list[tuple[str, str]]:
+    """(model, what is recommended for it); what holds for all models comes first."""
+    said = [printable(line).replace(" %", "\N{NO-BREAK SPACE}%") for line in words]
+    parts = [line.partition(": ") for line in sorted(said, key=lambda line: not line.startswith("overall: "))]
+    return [(head, rest) if colon else ("", head) for head, colon, rest in parts]
+
+
+def _view(
+    view: View,
+    models: Sequence[str],
+    summary: Mapping[str, Any],
+    judges: Sequence[JudgeFolder],
+    advice: Mapping[str, Mapping[str, Any]],
+    several_n: bool,
+) -> dict[str, Any]:
+    """Everything that is drawn of one benchmark and n."""
+    recommended = advice.get(view.benchmark, {})
+    chosen = chosen_model(models, recommended, view.rows)
+    return {
+        "benchmark": view.benchmark,
+        "label": printable(benchmark_label(view.benchmark), 80),
+        "n": view.n,
+        "problems": view.problems,
+        "cards": headline_cards(view.rows, models, summary, judges, chosen),
+        "ladder": ladder(view.rows, models),
+        "frontier": frontier(view.rows, models, {} if several_n else recommended),
+    }
 
 
 def _page_parts() -> dict[str, Any]:
@@ -117,40 +146,11 @@ def _hash_source(content: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-def _explorer(combined: Path, records: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The packed problems, and the packed list of them that the page reads first."""
-    models = list(dict.fromkeys(name for record in records for name in record["models"]))
-    texts = TraceTexts.of_run(combined, models, example_texts(combined))
-    problems, limit = pack_problems(records, texts, cut_rules(combined, models, config))
-    runs = {
-        name: [_run_label(run) for run in next(r["models"][name]["runs"] for r in records if name in r["models"])]
-        for name in models
-    }
-    index = {
-        "models": [printable(name, _LIST_CHARACTERS) for name in models],
-        "runs": [runs[name] for name in models],
-        "words": sorted(REASONING_WORDS),
-        "problems": [
-            {
-                "id": printable(record["problem_id"], _LIST_CHARACTERS),
-                "problem": printable(record["problem"][:_LIST_CHARACTERS]),
-                "runs": [summary.get(name, []) for name in models],
-            }
-            for record, summary in ((record, summary_of(record)) for record in records)
-        ],
-    }
-    shortest = limit if texts.lengths and max(texts.lengths) > limit else None
-    return {"index": packed(index), "problems": problems, "limit": shortest, "count": len(records)}
-
-
-def _run_label(run: Mapping[str, Any]) -> str:
-    judge = f" · {judge_label(run['judge'])}" if run["judge"] else ""
-    return printable(method_label(run["method"]) + judge, _LIST_CHARACTERS)
-
-
-def _differences(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _differences(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
+            "benchmark": benchmark_of(entry),
+            "n": entry.get("n"),
             "label": printable(entry["label"]),
             "difference": signed(entry["difference"]),
             "interval": f"{signed(entry['ci95'][0])} … {signed(entry['ci95'][1])}",
@@ -159,48 +159,39 @@ def _differences(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _subtitle(rows: Sequence[Row], models: Sequence[str], config: Mapping[str, Any]) -> str:
-    first = rows[0]
-    return (
-        f"{first['problems']} problems ({config['problems']}), {first['n']} traces each, "
-        f"{' and '.join(models)} model{'s' if len(models) > 1 else ''}"
-    )
+def _subtitle(grid: Grid, models: Sequence[str], config: Mapping[str, Any]) -> str:
+    """Which problems, how many traces and which models."""
+    first = grid.views[0]
+    if isinstance(config["problems"], Mapping):
+        names = (name for name in config["problems"] if grid.of(name))
+        problems = f"{first.problems} problems (" + ", ".join(f"{n} {grid.of(n)[0].problems}" for n in names) + ")"
+    else:
+        problems = f"{first.problems} problems ({config['problems']})"
+    traces = _and([f"{n}" for n in reversed(grid.ns)])
+    return printable(f"{problems}, {traces} traces each, {_and(models)} model{'s' if len(models) > 1 else ''}")
 
 
-def _figures(
-    rounds: Sequence[RoundRecord], inputs: ReportInputs, records: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    lengths = dict(inputs.lengths) or _explored_lengths(records)
-    return {
-        "length_rounds": Markup(figures.length_over_rounds(rounds)) if rounds else None,
-        "accuracy_rounds": Markup(figures.accuracy_over_rounds(rounds)) if rounds else None,
-        "lengths": Markup(figures.length_histograms(lengths)) if lengths else None,
-        "judges": [_judge_figures(name, Path(folder)) for name, folder in inputs.judges.items()],
-    }
+def _and(names: Sequence[str]) -> str:
+    """As a sentence lists them.
+
+    >>> _and(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
-def _explored_lengths(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
-    lengths: dict[str, list[int]] = {}
-    for record in records:
-        for name, model in record["models"].items():
-            lengths.setdefault(name, []).extend(model["n_tokens"])
-    return lengths
+def _rounds(folder: Path | None) -> dict[str, Any] | None:
+    """The figures of the length blade; None where no round was finished."""
+    rounds = read_rounds(folder) if folder else []
+    if not folder or not rounds:
+        return None
+    drawn = {"lengths": figures.length_over_rounds(rounds), "accuracy": figures.accuracy_over_rounds(rounds)}
+    return {name: Markup(figure) for name, figure in drawn.items()} | {"choices": read_choices(folder)}
 
 
-def _judge_figures(name: str, folder: Path) -> dict[str, Any]:
-    metrics = read_json(folder / "metrics.json")
-    curves = [
-        RocCurve(printable(metrics.get("kind", name)).replace("_", " "), metrics["roc"], metrics["auroc"], main=True)
-    ]
-    for label, baseline in metrics.get("baselines", {}).items():
-        if isinstance(baseline, dict) and baseline.get("roc"):
-            curves.append(RocCurve(printable(label).replace("_", " "), baseline["roc"], baseline["auroc"]))
-    caption = f"{metrics['pairs']:,} pairs, {metrics['same_answer_share']:.0%} with the same answer."
-    bins = (metrics.get("calibration") or {}).get("reliability") or []
-    return {
-        "title": f"Judge for the {name} model",
-        "roc": Markup(figures.roc(curves, name)),
-        "caption": caption,
-        "reliability": Markup(figures.reliability(bins, name)) if bins else None,
-        "error": metrics["calibration"].get("ece") if bins else None,
-    }
+def _lengths(inputs: ReportInputs, traced: Sequence[Traced]) -> list[tuple[str | None, Markup]]:
+    """(benchmark, figure); None where it is of the held-out problems of another stage, whatever is looked at."""
+    if inputs.lengths:
+        return [(None, Markup(figures.length_histograms(inputs.lengths)))]
+    found = [(one.benchmark, one.lengths()) for one in traced]
+    return [(name, Markup(figures.length_histograms(lengths, printable(name, 80)))) for name, lengths in found]

@@ -1,12 +1,12 @@
 """Headline numbers of the report, and what an answer costs by the few methods that it is about."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from eval.figures import colour_of
+from eval.report_judges import JudgeFolder
 from eval.rules import PUBLISHED
-from eval.table import method_label
+from eval.table_labels import method_label
 from runtime.files import read_json
 
 Row = Mapping[str, Any]
@@ -27,27 +27,36 @@ def _card(label: str, value: str, detail: str, main: bool = False) -> dict[str, 
 
 
 def headline_cards(
-    rows: Sequence[Row], models: Sequence[str], summary: Mapping[str, Any], judges: Mapping[str, Path]
+    rows: Sequence[Row], models: Sequence[str], summary: Mapping[str, Any], judges: Sequence[JudgeFolder], chosen: str
 ) -> list[dict[str, Any]]:
-    return [*_length_cards(summary), *_saving_cards(rows, models), *_judge_cards(judges)]
+    """`rows` of one benchmark and n; `chosen` is the model whose saving matters most."""
+    return [*_length_cards(summary), *_saving_cards(rows, models, chosen), *_judge_cards(judges)]
+
+
+def chosen_model(models: Sequence[str], recommendation: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """That of the method recommended overall, else the pruned one, else the last."""
+    overall = recommendation.get("overall")
+    named = next((row["model"] for row in rows if overall is not None and row.get("id") == overall), None)
+    return named or ("pruned" if "pruned" in models else models[-1])
 
 
 def _length_cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     if "base" not in summary or "pruned" not in summary:
         return []
-    base, pruned = summary["base"], summary["pruned"]
+    base, pruned, control = (summary.get(name) for name in ("base", "pruned", "control"))
     change = pruned["mean_tokens"] / base["mean_tokens"] - 1
-    detail = f"{base['mean_tokens']:.0f} → {pruned['mean_tokens']:.0f} tokens, after the length blade"
-    control = summary.get("control")
+    lengths = f"{base['mean_tokens']:.0f} → {pruned['mean_tokens']:.0f} tokens, after the length blade"
+    answers = "one trace, held-out problems"
     if control:
-        detail += f"; {_signed_percent(control['mean_tokens'] / base['mean_tokens'] - 1)} without a binding limit"
+        lengths += f"; {_signed_percent(control['mean_tokens'] / base['mean_tokens'] - 1)} without a binding limit"
+        answers += f"; {control['pass_at_1']:.2f} without a binding limit"
     return [
-        _card("Tokens per trace", _signed_percent(change), detail),
-        _card("pass@1", f"{base['pass_at_1']:.2f} → {pruned['pass_at_1']:.2f}", "one trace, held-out problems"),
+        _card("Tokens per trace", _signed_percent(change), lengths),
+        _card("pass@1", f"{base['pass_at_1']:.2f} → {pruned['pass_at_1']:.2f}", answers),
     ]
 
 
-def _saving_cards(rows: Sequence[Row], models: Sequence[str]) -> list[dict[str, Any]]:
+def _saving_cards(rows: Sequence[Row], models: Sequence[str], chosen: str) -> list[dict[str, Any]]:
     reference = find_row(rows, models[0], "consensus")
     cards = []
     for model in models:
@@ -59,7 +68,7 @@ def _saving_cards(rows: Sequence[Row], models: Sequence[str]) -> list[dict[str, 
         name = method_label(row["method"])
         label = f"Net saving, {name} alone" if model == models[0] else f"Net saving, {name} on {model}"
         detail = f"{change:+.1f} points against the {models[0]} model's full vote".replace("-", "−")
-        cards.append(_card(label, f"{100 * row['saving_net']:.0f} %", detail, main=model == models[-1]))
+        cards.append(_card(label, f"{100 * row['saving_net']:.0f} %", detail, main=model == chosen))
     return cards
 
 
@@ -69,12 +78,19 @@ def _pruned_rows(rows: Sequence[Row], model: str) -> list[Row]:
     return [row for row in found if row["judge"] == found[0]["judge"]]
 
 
-def _judge_cards(judges: Mapping[str, Path]) -> list[dict[str, Any]]:
-    for name, folder in judges.items():
-        metrics = read_json(Path(folder) / "metrics.json")
-        low, high = metrics["auroc_ci95"]
-        return [_card("Judge AUROC", f"{metrics['auroc']:.3f}", f"{name}: {low:.3f} – {high:.3f}, unseen problems")]
-    return []
+def _judge_cards(judges: Sequence[JudgeFolder]) -> list[dict[str, Any]]:
+    """The first judge's AUROC, and the others' below it."""
+    if not judges:
+        return []
+    found = [(judge.model, read_json(judge.folder / "metrics.json")) for judge in judges]
+    (model, first), *others = found
+    detail = f"{model}: {_interval(first)}, unseen problems"
+    detail += "".join(f"; {name} {metrics['auroc']:.3f}" for name, metrics in others)
+    return [_card("Judge AUROC", f"{first['auroc']:.3f}", detail)]
+
+
+def _interval(metrics: Mapping[str, Any]) -> str:
+    return "{:.3f} – {:.3f}".format(*metrics["auroc_ci95"])
 
 
 def ladder(rows: Sequence[Row], models: Sequence[str]) -> list[dict[str, Any]]:
@@ -86,6 +102,7 @@ def ladder(rows: Sequence[Row], models: Sequence[str]) -> list[dict[str, Any]]:
             cost, generated = 1 - row["saving_net"], 1 - row["saving_gross"]
             rungs.append(
                 {
+                    "first": row is full,
                     "label": f"{model}, {label.format(n=row['n'])}",
                     "cost": cost,
                     "generated": min(generated, cost),

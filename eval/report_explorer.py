@@ -63,7 +63,7 @@ def _model_record(
             "cut_tokens": [trace.cut_tokens for trace in plain.traces],
             "names": list(first.values()),
             "answers": [places.get(key) for key in plain.keys],
-            "right": [key is not None and key == plain.gold for key in plain.keys],
+            "right": [key in plain.right for key in plain.keys],
             "runs": runs,
         }
     )
@@ -79,7 +79,7 @@ def _run_record(
         "kept": run.kept_tokens,
         "survivors": run.survivors,
         "vote": places.get(run.key),
-        "right": run.key is not None and run.key == record.gold,
+        "right": run.key in record.right,
     }
 
 

@@ -5,18 +5,22 @@ without a script. Costs are shares of what the base model's vote of all traces g
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deepprune.judges.untrained import UNTRAINED
 from eval.figures import colour_of
-from eval.table import judge_label, method_label
+from eval.methods import COMPANIONS
+from eval.table_labels import judge_label, method_label
 
+Row = Mapping[str, Any]
+Cost = Callable[[Row], float]
 WIDTH, HEIGHT = 860, 430
 LEFT, RIGHT, TOP, BOTTOM = 58, 20, 16, 52
 _TICKS = [m * 10.0**e for e in range(-3, 4) for m in (1, 2, 5)]  # per cent
-_NOT_METHODS = ("oracle", "random_traces")  # bounds and controls: nobody can run them
+NOT_METHODS = (*COMPANIONS, "oracle")
+"""Bounds and controls: nobody can run them by themselves."""
 SHAPES = {
     "single": "M0-7 7 0 0 7-7 0Z",
     "consensus": "M-5.5-5.5h11v11h-11Z",
@@ -51,7 +55,7 @@ class Point:
 @dataclass(frozen=True)
 class Frontier:
     """All that the template draws. `ticks` are (place, text); `path` is the frontier; `best` its points in words,
-    `soonest` those of the frontier of accuracy against the longest path, where the run names them."""
+    `soonest` those of the frontier of accuracy against the longest path."""
 
     points: list[Point]
     x_ticks: list[tuple[float, str]]
@@ -63,36 +67,37 @@ class Frontier:
     methods: list[tuple[str, str]]
 
 
-def row_label(row: Mapping[str, Any]) -> str:
+def row_label(row: Row) -> str:
     judge = f" ({judge_label(row['judge'])})" if row["judge"] else ""
     return f"{row['model']} · {method_label(row['method'])}{judge}"
 
 
-def on_frontier(rows: Sequence[Mapping[str, Any]], named: Sequence[Any] | None = None) -> list[Mapping[str, Any]]:
-    """Rows that no other one beats in both accuracy and net cost, the cheapest first; those with the ids `named`
-    where a run says which. Bounds, controls and judges at chance take no part."""
+def on_frontier(rows: Sequence[Row], named: Sequence[Any] | None = None, cost: Cost | None = None) -> list[Row]:
+    """Rows that no other one beats in both accuracy and cost (default: net), the cheapest first; those with the ids
+    `named` where a run says which. Bounds, controls and judges at chance take no part."""
+    cost = cost or _cost
     if named is not None:
-        return sorted((row for row in rows if row.get("id") in named), key=_cost)
-    free = [row for row in rows if row["method"] not in _NOT_METHODS and row["judge"] != "random"]
+        return sorted((row for row in rows if row.get("id") in named), key=cost)
+    free = [row for row in rows if row["method"] not in NOT_METHODS and row["judge"] != "random"]
     best, found = -math.inf, []
-    for row in sorted(free, key=lambda row: (_cost(row), -row["accuracy"])):
+    for row in sorted(free, key=lambda row: (cost(row), -row["accuracy"])):
         if row["accuracy"] > best:
             best = row["accuracy"]
             found.append(row)
     return found
 
 
-def _cost(row: Mapping[str, Any]) -> float:
+def _cost(row: Row) -> float:
     """Per cent; a share too small to be drawn counts as the smallest that is."""
     return max(100 * (1 - row["saving_net"]), 1e-3)
 
 
-def frontier(rows: Sequence[Mapping[str, Any]], recommendation: Mapping[str, Any]) -> Frontier:
-    """`recommendation` is that of combined.json; may be empty."""
+def frontier(rows: Sequence[Row], models: Sequence[str], recommendation: Mapping[str, Any]) -> Frontier:
+    """Of one benchmark and n. `models` are all of the run, so that each has its colour. `recommendation` is that of
+    combined.json; empty where there is none, or where it compares several n."""
     shown = [row for row in rows if row["judge"] not in UNTRAINED or not row["method"].startswith("deepprune")]
     best = on_frontier(rows, recommendation.get("frontier_tokens"))
-    waited = recommendation.get("frontier_wall") or []
-    models = list(dict.fromkeys(row["model"] for row in rows))
+    soonest = on_frontier(rows, recommendation.get("frontier_wall"), _wait)
     x_ticks, x_of = _cost_axis([_cost(row) for row in shown])
     y_ticks, y_of = _accuracy_axis([value for row in shown for value in row["accuracy_ci95"]])
     places = {id(row): place for place, row in enumerate(best, start=1)}
@@ -115,25 +120,25 @@ def frontier(rows: Sequence[Mapping[str, Any]], recommendation: Mapping[str, Any
         y_ticks,
         "".join(f"{'L' if place else 'M'}{x:.1f} {y:.1f}" for place, (x, y) in enumerate(corners)),
         [_words(row) for row in best],
-        [_words_of_wait(row) for row in sorted(rows, key=_wait) if row.get("id") in waited],
-        [(model, colour_of(model, models)) for model in models],
+        [_words_of_wait(row) for row in soonest],
+        [(m, colour_of(m, models)) for m in models if any(row["model"] == m for row in rows)],
         [(method_label(m), SHAPES.get(m, OTHER_SHAPE)) for m in dict.fromkeys(row["method"] for row in shown)],
     )
 
 
-def _accuracy(row: Mapping[str, Any]) -> str:
+def _accuracy(row: Row) -> str:
     return "accuracy {:.3f} ({:.3f}–{:.3f})".format(row["accuracy"], *row["accuracy_ci95"])
 
 
-def _words(row: Mapping[str, Any]) -> str:
+def _words(row: Row) -> str:
     return f"{row_label(row)}: {_accuracy(row)} at {_cost(row):.3g} % of the cost"
 
 
-def _wait(row: Mapping[str, Any]) -> float:
+def _wait(row: Row) -> float:
     return row["tokens"]["longest_trace"]
 
 
-def _words_of_wait(row: Mapping[str, Any]) -> str:
+def _words_of_wait(row: Row) -> str:
     return f"{row_label(row)}: {_accuracy(row)} after {_wait(row):,.0f} tokens"
 
 

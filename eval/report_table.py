@@ -1,12 +1,13 @@
 """The results table of the report: what its columns are and what stands in them, with values to sort by."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.figures import colour_of
+from eval.report_views import benchmark_label, benchmark_of
 from eval.rules import PUBLISHED
-from eval.table import MARKS, judge_label, marks, method_label
+from eval.table_labels import MARKS, judge_label, marks, method_label
 from eval.trace_view import printable
 
 Row = Mapping[str, Any]
@@ -16,7 +17,7 @@ NONE = "–"
 @dataclass(frozen=True)
 class Column:
     """`text` says what is shown and `value` what is sorted by (None comes last); `about` explains
-    the heading, `more` a cell."""
+    the heading, `more` a cell. `grid`: needed only where rows of several benchmarks or n stand together."""
 
     label: str
     about: str
@@ -24,6 +25,7 @@ class Column:
     text: Callable[[Row], str]
     words: bool = False
     more: Callable[[Row], str] = lambda row: ""
+    grid: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """`marks` stand behind the method's name and `note` explains them; `words` is what the filter looks through."""
+    """`marks` stand behind the method's name and `note` explains them; `words` is what the filter looks through;
+    `benchmark` and `n` say in which view of the page it is."""
 
+    benchmark: str
+    n: int
     cells: list[Cell]
     colour: str
     main: bool
@@ -95,7 +100,19 @@ def _part(name: str) -> Callable[[Row], float | None]:
     return lambda row: (row.get("saving_parts") or {}).get(name)
 
 
-def _first_columns() -> list[Column]:
+def _grid_columns(rows: Sequence[Row]) -> list[Column]:
+    """Where there are several benchmarks, or several n."""
+    found = [
+        Column(
+            "benchmark", "which problems", lambda r: benchmark_label(benchmark_of(r)),
+            lambda r: printable(benchmark_label(benchmark_of(r)), 80), True,
+        ),
+        _number("n", "traces per problem", lambda r: r["n"], "{}"),
+    ]  # fmt: skip
+    return [replace(column, grid=True) for column in found if len({column.value(row) for row in rows}) > 1]
+
+
+def _first_columns(rows: Sequence[Row]) -> list[Column]:
     return [
         Column(
             "method", "how the answer is found", lambda r: method_label(r["method"]),
@@ -109,6 +126,7 @@ def _first_columns() -> list[Column]:
             "judge", "what tells redundant traces", lambda r: judge_label(r["judge"]) or None,
             lambda r: printable(judge_label(r["judge"]) or NONE, 80), True,
         ),
+        *_grid_columns(rows),
         _number("accuracy", "share of problems answered rightly", lambda r: r["accuracy"], "{:.3f}"),
         Column(
             "95 % interval", "bootstrap over problems", lambda r: r["accuracy_ci95"][0],
@@ -138,7 +156,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         _number("cost of 1,000", "money for 1,000 problems, by the prices given", _cost, "{:,.4g}"),
         _number("wall [s]", "wall clock where it was run", lambda r: r.get("wall_s"), "{:,.1f}"),
     ]  # fmt: skip
-    return [*_first_columns(), *(c for c in found if any(c.value(row) not in (None, 0.0) for row in rows))]
+    return [*_first_columns(rows), *(c for c in found if any(c.value(row) not in (None, 0.0) for row in rows))]
 
 
 def _cost(row: Row) -> float | None:
@@ -149,12 +167,14 @@ def table_rows(rows: Sequence[Row], shown: Sequence[Column]) -> list[TableRow]:
     models = list(dict.fromkeys(row["model"] for row in rows))
     return [
         TableRow(
+            benchmark_of(row),
+            row["n"],
             [Cell(column.text(row), column.value(row), column.more(row)) for column in shown],
             colour_of(row["model"], models),
             row["method"].startswith(PUBLISHED) and row["judge"] != "random",
             marks(row),
             _note(row),
-            " ".join(column.text(row) for column in shown[:3]).lower(),
+            " ".join(column.text(row) for column in shown if column.words).lower(),
         )
         for row in rows
     ]

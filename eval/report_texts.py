@@ -15,7 +15,7 @@ from runtime.files import read_json
 
 LONGEST = 20_000  # characters of one trace that are worth keeping for a reader
 BUDGET = 44_000_000  # bytes of all packed problems together: with the page itself below 60 MB
-_TRIED = 3  # problems that are packed to see how well texts can be compressed
+_TRIED = 3  # problems of a source that are packed to see how well texts can be compressed
 _MARGIN = 0.95  # of the budget, for problems that those do not stand for
 _PROBLEM_CHARACTERS = 4000
 _ANSWER_CHARACTERS = 200
@@ -151,24 +151,32 @@ def _shown_model(
     }
 
 
-def pack_problems(
-    records: Sequence[Mapping[str, Any]], texts: TraceTexts, rules: Mapping[str, CutRule], budget: int = BUDGET
-) -> tuple[list[str], int]:
-    """All problems packed into at most `budget` bytes, and the number of characters kept of each text. The models are
-    those of `rules`, in its order.
+@dataclass(frozen=True)
+class Source:
+    """Problems of one run folder, the texts of their traces, and where each model's traces were cut. All sources of a
+    report have the same models, in the same order."""
+
+    records: Sequence[Mapping[str, Any]]
+    texts: TraceTexts
+    rules: Mapping[str, CutRule]
+
+    def pack(self, record: Mapping[str, Any], limit: int) -> str:
+        texts_of = partial(self.texts.of, record["problem_id"])
+        return packed_problem(record, list(self.rules), texts_of, self.rules, limit)
+
+
+def pack_problems(sources: Sequence[Source], budget: int = BUDGET) -> tuple[list[str], int]:
+    """All problems of all sources packed into at most `budget` bytes, and the number of characters kept of each text.
 
     Texts are shortened as little as the budget allows: a guess from their lengths and from how well those of a few
     problems can be compressed, lowered while it is too much.
     """
-
-    def pack(record: Mapping[str, Any], limit: int) -> str:
-        return packed_problem(record, list(rules), partial(texts.of, record["problem_id"]), rules, limit)
-
-    limit = _first_limit(records, texts.lengths, pack, budget)
+    pairs = [(source, record) for source in sources for record in source.records]
+    limit = _first_limit(sources, budget)
     while True:
         found, size = [], 0
-        for record in records:
-            found.append(pack(record, limit))
+        for source, record in pairs:
+            found.append(source.pack(record, limit))
             size += len(found[-1])
             if size > budget and limit > 0:
                 break
@@ -177,19 +185,19 @@ def pack_problems(
         limit = limit * 3 // 4 if limit > 64 else 0
 
 
-def _first_limit(
-    records: Sequence[Mapping[str, Any]],
-    lengths: Sequence[int],
-    pack: Callable[[Mapping[str, Any], int], str],
-    budget: int,
-) -> int:
-    if sum(min(length, LONGEST) for length in lengths) <= budget:  # packed text is hardly ever larger
+def _first_limit(sources: Sequence[Source], budget: int) -> int:
+    whole = sum(min(length, LONGEST) for source in sources for length in source.texts.lengths)
+    if whole <= budget:  # packed text is hardly ever larger
         return LONGEST
-    some = records[:: max(1, len(records) // _TRIED)][:_TRIED]
     limit = LONGEST
     while limit > 64:
-        guess = sum(len(pack(record, limit)) for record in some) * len(records) / len(some)
+        guess = sum(_guessed_size(source, limit) for source in sources if source.records)
         if guess <= _MARGIN * budget:
             break
         limit = min(int(limit * _MARGIN * budget / guess) + 1, limit * 9 // 10)
     return limit
+
+
+def _guessed_size(source: Source, limit: int) -> float:
+    some = source.records[:: max(1, len(source.records) // _TRIED)][:_TRIED]
+    return sum(len(source.pack(record, limit)) for record in some) * len(source.records) / len(some)

@@ -130,6 +130,43 @@ def make_stored(folder: Path, problems: int, n: int, text_of: Callable[[int, int
     return folder
 
 
+def make_grid(folder: Path, ns: tuple[int, ...] = (4, 12)) -> Path:
+    """A run of two benchmarks, whose problems have the same ids, with several n: what eval/combined.py leaves."""
+    benchmarks, rows, differences = ("alpha", "beta"), [], []
+    for name in benchmarks:
+        make_stored(folder / name, 3, max(ns), lambda _, sample, name=name: f"{name} wait {sample} so then but")
+    for place, name in enumerate(("all", *benchmarks)):
+        for n in ns:
+            where = {"benchmark": name, "n": n, "problems": 6 if name == "all" else 3}
+            for model in ("base", "pruned"):
+                kinds = (("single", None, 0.9), ("consensus", None, 0.0), ("deepprune", "linear", 0.5 + n / 40))
+                for method, judge, saving in kinds:
+                    row = make_row(model, method, judge, 0.5 + n / 40 + place / 100, saving)
+                    rows.append(row | where | {"id": f"{name}:{model}/{method}/n={n}"})
+            differences.append(where | {"label": f"{name}, {n}", "difference": 0.1, "ci95": [0.0, 0.2]})
+    side = {"accuracy": 0.5, "generated": 300.0, "longest_trace": 90.0, "wall_s": 1.5}
+    live = {
+        "model": "pruned", "method": "deepprune", "judge": "linear", "problems": 3, "equal": 2, "exact": True,
+        "live": side, "replay": side | {"generated": 270.0, "wall_s": None}, "unequal": {"<i>p0</i>": "other <b>"},
+        "difference": {"accuracy": 0.0, "ci95": [-0.1, 0.1]}, "words": "the judge was asked <u>lazily</u>",
+    }  # fmt: skip
+    advice = [{"benchmark": name, "words": [f"pruned: best of {name}."]} for name in ("all", *benchmarks)]
+    combined = {
+        "rows": rows,
+        "differences": differences,
+        "recommendation": advice[0],
+        "recommendations": advice,
+        "live_equals_replay": None,
+        "live": [live | {"benchmark": name} for name in benchmarks],
+        "folders": {name: name for name in benchmarks},
+        "n": list(ns),
+        "config": {"problems": {name: f"{name}.jsonl" for name in benchmarks}, "orders": 3},
+        "versions": {},
+    }
+    write_json(folder / "combined.json", combined)
+    return folder
+
+
 def _run(method: str, labels: list[Any], kept: list[int], lengths: list[int], vote: int) -> dict[str, Any]:
     survivors = [trace for trace, tokens in enumerate(kept) if tokens == lengths[trace]]
     return {

@@ -1,6 +1,6 @@
 "use strict";
-/* The trace explorer. Every text of a model comes out of a compressed block and is written with textContent only;
-   a problem is unpacked and drawn when it is shown. */
+/* The trace explorer: the list of problems, the problem that is shown, and the reader. A problem is unpacked out of its
+   compressed block when it is shown; trace_panels.js draws it. */
 (() => {
   const root = document.getElementById("explorer");
   if (!root) return;
@@ -10,13 +10,13 @@
     return;
   }
   const byId = (id) => document.getElementById(id);
-  const DENSE = 96; // traces from which bars become thin
-  const PALETTE = 7; // clusters with a colour of their own
-  let index; // {models, runs, words, problems}
+  const { answerOf, bdi, clusterName, count, drawPanel, highlighted, make, percent, roam, stateOf, verdict } = tracePanels;
+  const ALL = "all"; // every benchmark together
+  let index; // {models, benchmarks, runs, words, problems}; runs are by benchmark and model
   let shown = []; // places in index.problems, as listed
   let current = -1; // place of the problem that is drawn
-  let problem = null; // its contents
-  let open = null; // {panel, trace} in the reader
+  let problem = null; // its contents, and its place
+  let open = null; // {view, trace} in the reader
 
   async function unpack(id) {
     const bytes = Uint8Array.from(atob(byId(id).textContent), (c) => c.charCodeAt(0));
@@ -24,42 +24,24 @@
     return JSON.parse(await new Response(stream).text());
   }
 
-  function make(tag, className, ...children) {
-    const element = document.createElement(tag);
-    if (className) element.className = className;
-    element.append(...children.filter((child) => child !== null)); // strings become text nodes
-    return element;
+  /* Which benchmark and which models are looked at, and which of a model's runs belongs to the chosen method. */
+  function isOffered(entry) {
+    const wanted = byId("benchmark")?.value ?? ALL;
+    return wanted === ALL || index.benchmarks[entry.benchmark] === wanted;
   }
 
-  const bdi = (text) => make("bdi", "", text);
-  const count = (number) => number.toLocaleString("en");
-  const percent = (share) => `${(100 * share).toFixed(0)} %`;
-
-  function verdict(right) {
-    return make("strong", right ? "right" : "wrong", right ? "✓" : "✕", make("span", "hidden-words", right ? " right" : " wrong"));
-  }
-
-  function clusterName(rank) {
-    if (rank === null) return "–";
-    const letter = String.fromCharCode(65 + (rank % 26));
-    return rank < 26 ? letter : clusterName(Math.floor(rank / 26) - 1) + letter;
-  }
-
-  const tint = (rank) => `c${rank === null ? PALETTE : Math.min(rank, PALETTE)}`;
-
-  /* Which models are looked at, and which of a model's runs belongs to the chosen method. */
   function chosenModels() {
     const value = byId("model").value;
     return value === "all" ? index.models.map((_, place) => place) : [Number(value)];
   }
 
-  function runOf(model) {
-    return Math.max(index.runs[model].indexOf(byId("run").value), 0);
+  function runOf(benchmark, model) {
+    return Math.max(index.runs[benchmark][model].indexOf(byId("run").value), 0);
   }
 
   /* The list of problems */
   function summaries(entry) {
-    return chosenModels().map((model) => entry.runs[model][runOf(model)]).filter(Boolean);
+    return chosenModels().map((model) => entry.runs[model][runOf(entry.benchmark, model)]).filter(Boolean);
   }
 
   const saved = (place) => {
@@ -78,24 +60,28 @@
   function listProblems() {
     const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     const show = byId("show").value;
-    shown = index.problems.map((_, place) => place).filter((place) => {
+    const offered = index.problems.map((_, place) => place).filter((place) => isOffered(index.problems[place]));
+    shown = offered.filter((place) => {
       const entry = index.problems[place];
       const text = `${entry.id} ${entry.problem}`.toLowerCase();
       return words.every((word) => text.includes(word)) && summaries(entry).some(FILTERS[show]);
     });
     if (show === "saved") shown.sort((a, b) => saved(b) - saved(a));
     byId("problems").replaceChildren(...shown.map(problemButton));
-    byId("problem-count").textContent = `${shown.length} of ${index.problems.length} problems`;
+    byId("problem-count").textContent = `${shown.length} of ${offered.length} problems`;
     if (shown.length === 0) clearProblem();
     else if (shown.includes(current)) markCurrent();
     else showProblem(shown[0]);
   }
 
+  /* Of several benchmarks, problems may have the same id. */
+  const nameOf = (benchmark, id) => (index.benchmarks.length > 1 ? `${index.benchmarks[benchmark]} · ${id}` : id);
+
   function problemButton(place) {
     const entry = index.problems[place];
     const marks = make("span", "marks", ...summaries(entry).map((run) => verdict(run.right)), ` −${percent(saved(place))}`);
     const text = make("span", "text", bdi(entry.problem));
-    const button = make("button", "", make("span", "id", bdi(entry.id)), text, marks);
+    const button = make("button", "", make("span", "id", bdi(nameOf(entry.benchmark, entry.id))), text, marks);
     button.type = "button";
     button.tabIndex = -1;
     button.dataset.place = place;
@@ -124,139 +110,24 @@
     markCurrent();
     const found = await unpack(`problem-${place}`);
     if (current !== place) return; // another one was asked for meanwhile
-    problem = found;
+    problem = { ...found, place };
     drawProblem();
   }
 
   function drawProblem() {
     if (!problem) return;
+    const { benchmark } = index.problems[problem.place];
     const question = make("p", "question", problem.problem);
     question.dir = "auto";
-    const about = make("p", "soft", "right answer ", bdi(problem.gold), " · ", bdi(problem.id));
+    const about = make("p", "soft", "right answer ", bdi(problem.gold), " · ", bdi(nameOf(benchmark, problem.id)));
     const names = chosenModels().filter((model) => problem.models[model]);
     const lengths = names.flatMap((model) => problem.models[model].n_tokens);
     const axis = Math.max(20, Math.ceil(lengths.reduce((a, b) => Math.max(a, b), 0) / 20) * 20);
-    const panels = names.map((model) => drawPanel(index.models[model], problem.models[model], runOf(model), axis));
+    const panels = names.map((model) => drawPanel(index.models[model], problem.models[model], runOf(benchmark, model), axis, read));
     byId("problem").replaceChildren(question, about, make("div", "panels", ...panels));
   }
 
-  function answerOf(model, place) {
-    return place === null ? "no answer" : model.names[place];
-  }
-
-  function ballots(model, run) {
-    return run.vote === null ? 0 : run.survivors.filter((trace) => model.answers[trace] === run.vote).length;
-  }
-
-  function voteLine(label, model, run) {
-    const result = run.vote === null ? "none" : answerOf(model, run.vote);
-    return make("div", "", `${label} `, verdict(run.right), " ", bdi(result), make("span", "soft", ` · ${ballots(model, run)} of ${run.survivors.length} voters`));
-  }
-
-  function drawPanel(name, model, runPlace, axis) {
-    const run = model.runs[runPlace];
-    const full = model.runs[model.runs.length - 1];
-    const [spent, total] = [run.kept, model.n_tokens].map((list) => list.reduce((a, b) => a + b, 0));
-    const head = make("div", "head", make("div", "name", bdi(name)), voteLine("vote", model, run));
-    if (run !== full) head.append(voteLine(`all ${model.n_tokens.length}`, model, full));
-    const share = total ? 1 - spent / total : 0;
-    head.append(make("div", "soft", `${count(spent)} of ${count(total)} tokens generated, −${percent(share)} gross`));
-    const panel = make("section", model.n_tokens.length > DENSE ? "panel dense" : "panel", head);
-    panel.setAttribute("aria-label", name);
-    const order = [];
-    for (const [rank, traces] of clusters(model, run)) {
-      const group = make("div", tint(rank));
-      if (run !== full) group.append(clusterHead(rank, traces, model));
-      for (const trace of traces) {
-        group.append(traceButton({ name, model, run, order }, trace, rank, axis, order.length === 0));
-        order.push(trace);
-      }
-      panel.append(group);
-    }
-    panel.addEventListener("keydown", (event) => roam(event, [...panel.querySelectorAll(".trace")]));
-    const scale = make("span", "", ...[0, axis / 2, axis].map((tick) => make("i", "", tick === axis ? `${count(tick)} tokens` : count(tick))));
-    panel.append(make("div", "axis", scale));
-    return panel;
-  }
-
-  /* [rank, traces]: the largest cluster first, traces without one last; voters before the others, then by length. */
-  function clusters(model, run) {
-    const groups = new Map();
-    run.labels.forEach((rank, trace) => groups.set(rank, [...(groups.get(rank) ?? []), trace]));
-    const voters = new Set(run.survivors);
-    const before = (a, b) => voters.has(b) - voters.has(a) || model.n_tokens[b] - model.n_tokens[a] || a - b;
-    const last = (rank) => (rank === null ? Infinity : rank);
-    return [...groups].sort(([a], [b]) => last(a) - last(b)).map(([rank, traces]) => [rank, traces.sort(before)]);
-  }
-
-  function clusterHead(rank, traces, model) {
-    const tally = new Map();
-    for (const trace of traces) tally.set(model.answers[trace], (tally.get(model.answers[trace]) ?? 0) + 1);
-    const top = [...tally].sort((a, b) => b[1] - a[1]).slice(0, 3);
-    const words = rank === null ? "in no cluster: " : "";
-    const head = make("div", "cluster", make("b", "", clusterName(rank)), make("span", "", `${words}${traces.length} trace${traces.length > 1 ? "s" : ""}`));
-    const answers = top.map(([answer, times]) => make("span", "", bdi(answerOf(model, answer).slice(0, 20)), ` (${times})`));
-    head.append(make("span", "", answers.length > 1 ? "answers" : "answer"), ...answers, tally.size > top.length ? "…" : "");
-    return head;
-  }
-
-  function stateOf(view, trace) {
-    const [kept, length] = [view.run.kept[trace], view.model.n_tokens[trace]];
-    if (kept === 0) return `never started; its ${count(length)} tokens were saved`;
-    if (kept < length) return `stopped after ${count(kept)} of ${count(length)} tokens`;
-    return `ran to its end, ${count(length)} tokens${view.run.survivors.includes(trace) ? ", and voted" : ", without a vote"}`;
-  }
-
-  function traceButton(view, trace, rank, axis, first) {
-    const { model, run } = view;
-    const [length, kept, cut] = [model.n_tokens[trace], run.kept[trace], model.cut_tokens[trace]];
-    const lane = make("span", "lane", bar("solid", 0, kept, axis));
-    if (kept < length) lane.append(bar("unspent-bar", kept, length - kept, axis));
-    if (cut !== null && cut <= length) lane.append(bar("cut", cut, 0, axis));
-    const who = make("span", "who", run.survivors.includes(trace) ? make("span", "vote-mark", "●") : null, clusterName(rank));
-    const end = make("span", "end", verdict(model.right[trace]), " ", bdi(answerOf(model, model.answers[trace])));
-    const button = make("button", "trace", who, lane, end);
-    button.type = "button";
-    button.tabIndex = first ? 0 : -1;
-    button.title = `trace ${trace} · cluster ${clusterName(rank)} · ${stateOf(view, trace)}`;
-    button.setAttribute("aria-label", `${button.title} · answer ${answerOf(model, model.answers[trace])}, ${model.right[trace] ? "right" : "wrong"}`);
-    button.addEventListener("click", () => read(view, trace));
-    return button;
-  }
-
-  function bar(className, from, tokens, axis) {
-    const element = make("span", className);
-    element.style.left = `${(100 * from) / axis}%`;
-    if (tokens) element.style.width = `${(100 * tokens) / axis}%`;
-    else if (className === "solid") element.hidden = true;
-    return element;
-  }
-
-  /* Arrow keys, Home and End among buttons of which only one is a stop of the Tab key. */
-  function roam(event, buttons) {
-    const here = buttons.indexOf(document.activeElement);
-    const targets = { ArrowDown: here + 1, ArrowUp: here - 1, PageDown: here + 10, PageUp: here - 10, Home: 0, End: buttons.length - 1 };
-    if (here < 0 || !(event.key in targets)) return;
-    event.preventDefault();
-    const next = buttons[Math.min(Math.max(targets[event.key], 0), buttons.length - 1)];
-    buttons[here].tabIndex = -1;
-    next.tabIndex = 0;
-    next.focus();
-  }
-
   /* The reader */
-  function highlighted(text, className) {
-    const part = make("span", className);
-    let end = 0;
-    for (const match of text.matchAll(/\p{L}+/gu)) {
-      if (!index.words.has(match[0].toLowerCase())) continue;
-      part.append(text.slice(end, match.index), make("mark", "", match[0]));
-      end = match.index + match[0].length;
-    }
-    part.append(text.slice(end));
-    return part;
-  }
-
   function read(view, trace) {
     open = { view, trace };
     const { model, run } = view;
@@ -268,10 +139,10 @@
       bdi(answerOf(model, model.answers[trace])), " ", verdict(model.right[trace]),
     );
     const text = byId("reader-text");
-    text.replaceChildren(highlighted(before, kept === 0 ? "unspent" : ""));
+    text.replaceChildren(highlighted(before, kept === 0 ? "unspent" : "", index.words));
     if (after !== undefined) {
       const note = kept === cut && kept < model.n_tokens[trace] ? ": the trace was stopped here, the rest never generated" : ": what the judge had read";
-      text.append(make("span", "cut-line", `✂ cut after ${count(cut)} tokens${note}`), highlighted(after, kept <= cut ? "unspent" : ""));
+      text.append(make("span", "cut-line", `✂ cut after ${count(cut)} tokens${note}`), highlighted(after, kept <= cut ? "unspent" : "", index.words));
     }
     if (!before && !after) text.replaceChildren(make("em", "", "The text of this trace is not in this report."));
     if (!byId("reader").open) byId("reader").showModal();
@@ -306,9 +177,10 @@
     index.words = new Set(index.words);
     const models = index.models.map((name, place) => option(place, name));
     byId("model").append(...(models.length > 1 ? [option("all", "all, side by side")] : []), ...models);
-    byId("run").append(...[...new Set(index.runs.flat())].map((label) => option(label, label)));
+    byId("run").append(...[...new Set(index.runs.flat(2))].map((label) => option(label, label)));
     for (const id of ["model", "run"]) byId(id).addEventListener("change", () => { listProblems(); drawProblem(); });
     byId("show").addEventListener("change", listProblems);
+    document.addEventListener("view", listProblems);
     byId("search").addEventListener("input", listProblems);
     byId("problems").addEventListener("keydown", (event) => roam(event, [...byId("problems").querySelectorAll("button")]));
     wireReader();

@@ -1,7 +1,9 @@
 "use strict";
-/* The page around the explorer: light and dark, the table that sorts and filters, the marks of the frontier. */
+/* The page around the explorer: light and dark, which benchmark and n are looked at, the table that sorts and filters,
+   the measure of the scaling charts, the marks of the frontier. */
 (() => {
   const byId = (id) => document.getElementById(id);
+  const ALL = "all"; // every benchmark together
 
   function themeButton() {
     const button = byId("theme");
@@ -50,28 +52,58 @@
     });
   }
 
+  /* Whether an element is of the chosen benchmark and n; `part`: of a benchmark that is part of all together. */
+  function isChosen({ benchmark, n, part }) {
+    const [wanted, many] = [byId("benchmark")?.value, byId("n")?.value];
+    if (part !== undefined && wanted !== part && wanted !== ALL) return false;
+    return (benchmark === undefined || benchmark === wanted) && (n === undefined || n === many);
+  }
+
+  function showChosen() {
+    const measure = document.querySelector("#measure input:checked")?.value;
+    for (const element of document.querySelectorAll("[data-benchmark], [data-n], [data-part]")) {
+      if (!element.dataset.words) element.hidden = !isChosen(element.dataset);
+    }
+    for (const element of document.querySelectorAll("[data-measure]")) {
+      element.hidden = !isChosen(element.dataset) || element.dataset.measure !== measure;
+    }
+    if (byId("advice")) byId("advice").parentElement.hidden = !document.querySelector(".advice ul:not([hidden])");
+  }
+
+  function viewChooser() {
+    if (byId("choice")) byId("choice").hidden = false;
+    if (byId("measure")) byId("measure").hidden = false;
+    byId("measure")?.addEventListener("change", showChosen);
+    byId("choice")?.addEventListener("change", () => {
+      showChosen();
+      document.dispatchEvent(new Event("view"));
+    });
+    showChosen();
+  }
+
   function makeFilterable(table) {
     const rows = [...table.tBodies[0].rows];
     const input = byId("table-filter");
     const apply = () => {
       const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-      let shown = 0;
-      for (const row of rows) {
-        row.hidden = !wanted.every((word) => row.dataset.words.includes(word));
-        shown += !row.hidden;
-      }
-      byId("table-count").textContent = `${shown} of ${rows.length} rows`;
+      const offered = rows.filter((row) => byId("every-row")?.checked || isChosen(row.dataset));
+      const shown = new Set(offered.filter((row) => wanted.every((word) => row.dataset.words.includes(word))));
+      table.classList.toggle("one-view", !byId("every-row")?.checked);
+      for (const row of rows) row.hidden = !shown.has(row);
+      byId("table-count").textContent = `${shown.size} of ${offered.length} rows`;
     };
     byId("table-controls").hidden = false;
     input.addEventListener("input", apply);
+    byId("every-row")?.addEventListener("change", apply);
+    document.addEventListener("view", apply);
     apply();
   }
 
   /* One stop of the Tab key for all marks; the arrow keys go from mark to mark, from the cheapest to the dearest. */
-  function frontierMarks() {
-    const readout = byId("readout");
+  function frontierMarks(figure) {
+    const readout = figure.querySelector(".readout");
     const column = (mark) => mark.transform.baseVal.consolidate().matrix.e;
-    const marks = [...document.querySelectorAll("#frontier-figure .point")].sort((a, b) => column(a) - column(b));
+    const marks = [...figure.querySelectorAll(".point")].sort((a, b) => column(a) - column(b));
     const tell = (mark) => { readout.textContent = mark.getAttribute("aria-label"); };
     readout.hidden = false;
     marks.forEach((mark, index) => {
@@ -91,7 +123,8 @@
   }
 
   themeButton();
+  viewChooser();
   makeSortable(byId("results"));
   makeFilterable(byId("results"));
-  frontierMarks();
+  document.querySelectorAll(".frontier").forEach(frontierMarks);
 })();

@@ -1,7 +1,6 @@
 """The report in a real browser: Chromium without a window. Screenshots are left in the folder that the environment
 variable SECATEUR_SCREENSHOTS names, by default outputs/screenshots, for CI to keep."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,15 +8,23 @@ from pathlib import Path
 import pytest
 
 from eval.report import ReportInputs, write_report
-from tests.report_runs import HOSTILE, make_combined, make_rounds, make_stored
+from tests.eval.browser import choose, find, keep_picture, prefer, press, resize, texts, wait_for
+from tests.report_runs import HOSTILE, make_combined, make_grid, make_rounds, make_stored
 
 pytestmark = pytest.mark.slow
 webdriver = pytest.importorskip("selenium.webdriver")
 
+AUDIT = (Path(__file__).parent / "page_audit.js").read_text(encoding="utf-8")
 LINE = "x" * 2**20
 _FOCUS = """
 const element = arguments[0], names = element.className;
 return [getComputedStyle(element).outlineStyle, element.id || names.baseVal || names || element.tagName];
+"""
+_FAULTS = """
+const faint = Object.assign(document.createElement("p"), {textContent: "hardly to be read"});
+faint.style.color = "#999999";
+document.body.append(faint, document.createElement("button"), document.querySelector("svg.dot").cloneNode(true));
+document.body.lastChild.removeAttribute("aria-hidden");
 """
 TEXT = "<think>\nSo I try. Wait, then again. But now {sample}.\n</think>\n\\boxed{{7}}"
 
@@ -60,59 +67,14 @@ def page(browser: "webdriver.Chrome", tmp_path: Path) -> Iterator[Callable[[Repo
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
 
 
-def resize(browser: "webdriver.Chrome", width: int, height: int = 900) -> None:
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def prefer(browser: "webdriver.Chrome", scheme: str, media: str = "") -> None:
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
-
-
-def wait_for(browser: "webdriver.Chrome", selector: str):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, 120).until(lambda b: b.find_elements(By.CSS_SELECTOR, selector))
-
-
-def find(browser: "webdriver.Chrome", selector: str) -> list:
-    return browser.find_elements("css selector", selector)
-
-
-def texts(browser: "webdriver.Chrome", selector: str) -> list[str]:
-    """Of shown elements, with what only screen readers say."""
-    script = (
-        "return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility()).map(e => e.textContent)"
-    )
-    return browser.execute_script(script, selector)
-
-
-def choose(browser: "webdriver.Chrome", identity: str, text: str) -> None:
-    from selenium.webdriver.support.ui import Select, WebDriverWait
-
-    Select(browser.find_element("id", identity)).select_by_visible_text(text)
-    WebDriverWait(browser, 120).until(lambda b: find(b, "#problem .trace") or "No problem" in b.page_source)
-
-
-def keep_picture(browser: "webdriver.Chrome", name: str) -> None:
-    folder = Path(os.environ.get("SECATEUR_SCREENSHOTS", "outputs/screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    height = browser.execute_script("return document.documentElement.scrollHeight")
-    width = browser.execute_script("return window.innerWidth")
-    resize(browser, width, min(height, 8000))
-    assert browser.save_screenshot(str(folder / f"{name}.png"))
-    resize(browser, width)
-
-
 def stored_inputs(tmp_path: Path) -> ReportInputs:
     folder = make_stored(tmp_path / "in", 5, 12, lambda problem, sample: TEXT.format(sample=sample))
     return ReportInputs(folder, title="Fine", thinkprune=make_rounds(tmp_path / "run"))
 
 
-def press(browser: "webdriver.Chrome", *keys: str) -> None:
-    browser.switch_to.active_element.send_keys(*keys)
+def audit(browser: "webdriver.Chrome") -> list[str]:
+    """What a reader could not read, find or be told by a screen reader, as it is drawn now; see page_audit.js."""
+    return browser.execute_script(AUDIT)
 
 
 def test_the_table_sorts_and_filters(page, tmp_path: Path) -> None:
@@ -142,13 +104,13 @@ def test_the_frontier_tells_its_points_to_mouse_and_keyboard(page, tmp_path: Pat
     assert len(find(browser, ".point[tabindex='0']")) == 1
     first = find(browser, ".point[tabindex='0']")[0]
     browser.execute_script("arguments[0].focus()", first)
-    told = texts(browser, "#readout")
+    told = texts(browser, ".readout")
     assert told == [first.get_attribute("aria-label")] and "accuracy" in told[0]
     ActionChains(browser).send_keys("\ue014").perform()  # arrow right
-    assert texts(browser, "#readout") != told
+    assert texts(browser, ".readout") != told
     mark = find(browser, ".point")[1]
     ActionChains(browser).move_to_element(mark).perform()
-    assert texts(browser, "#readout") == [mark.get_attribute("aria-label")]
+    assert texts(browser, ".readout") == [mark.get_attribute("aria-label")]
 
 
 def test_a_trace_opens_by_mouse_and_by_keyboard(page, tmp_path: Path) -> None:
@@ -201,10 +163,12 @@ def test_light_dark_print_and_a_telephone(page, tmp_path: Path) -> None:
     prefer(browser, "light")
     light = ground()
     keep_picture(browser, "light")
+    assert audit(browser) == []
     prefer(browser, "dark")
     assert ground() != light
     dark = ground()
     keep_picture(browser, "dark")
+    assert audit(browser) == []
     button = browser.find_element("id", "theme")
     button.click()
     assert "light" in button.text and ground() == light
@@ -222,6 +186,38 @@ def test_light_dark_print_and_a_telephone(page, tmp_path: Path) -> None:
     assert ground() == "rgb(255, 255, 255)" and not texts(browser, "#problems") and texts(browser, "#problem")
     keep_picture(browser, "print")
     prefer(browser, "light")
+    browser.execute_script(_FAULTS)
+    assert sorted(line.split(":")[0] for line in audit(browser)) == ["contrast 2.61", "no name", "no name"]
+
+
+def test_benchmark_and_n_choose_what_is_shown_everywhere(page, tmp_path: Path) -> None:
+    browser = page(ReportInputs(make_grid(tmp_path / "in"), title="Grid"))
+    shown = lambda selector: [e for e in find(browser, selector) if e.is_displayed()]  # noqa: E731
+    rows = lambda: texts(browser, "#results tbody th")  # noqa: E731
+    listed = lambda: texts(browser, "#problems .id")  # noqa: E731
+    seen = lambda: (len(shown(".cards")), len(shown(".frontier")), len(shown(".scaling")), len(rows()))  # noqa: E731
+    assert seen() == (1, 1, 1, 6) and len(listed()) == 6 and len(texts(browser, "#live ~ div tbody tr")) == 2
+    choose(browser, "benchmark", "beta")
+    choose(browser, "n", "4")
+    assert seen() == (1, 1, 1, 6) and listed() == [f"beta \u00b7 p{k}" for k in range(3)]
+    assert shown(".frontier svg")[0].get_attribute("aria-label") == "Accuracy against net tokens, beta, n = 4"
+    assert texts(browser, ".advice li") == ["pruned: best of beta."]
+    assert texts(browser, "#live ~ div tbody th .second") == ["pruned \u00b7 beta"]
+    wait_for(browser, ".trace")
+    browser.execute_script("document.querySelector('.trace').click()")
+    assert texts(browser, "#reader-text")[0].startswith("beta")
+    press(browser, "\ue00c")
+    browser.find_element("id", "every-row").click()
+    assert texts(browser, "#table-count") == ["36 of 36 rows"] and "n" in "".join(texts(browser, "#results th"))
+    find(browser, "#measure input")[1].click()
+    assert [title.split()[0] for title in texts(browser, ".scaling h3")] == ["Net"]
+    for scheme in ("dark", "light"):
+        prefer(browser, scheme)
+        assert audit(browser) == []
+    keep_picture(browser, "grid")
+    resize(browser, 400)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 400 and audit(browser) == []
+    keep_picture(browser, "grid-telephone")
 
 
 def test_everything_can_be_reached_by_the_tab_key_and_its_focus_is_seen(page, tmp_path: Path) -> None:
@@ -260,7 +256,7 @@ def test_hostile_texts_are_shown_and_do_nothing(page, tmp_path: Path) -> None:
     assert any("null � bell �" in text for text in shown) and any("lone surrogate ?" in text for text in shown)
     assert any("characters left out" in text for text in shown)
     assert browser.title == "Fine" and len(find(browser, "h1")) == 1 and not find(browser, "img, iframe, textarea")
-    assert len(find(browser, "script")) == 2 + 1 + 1  # ours, the list, one problem
+    assert len(find(browser, "script")) == 3 + 1 + 1  # ours, the list, one problem
     assert not find(browser, "script script, #problem script, #reader script")
 
 

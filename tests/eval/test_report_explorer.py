@@ -20,7 +20,7 @@ from eval.methods import prune_once
 from eval.records import ProblemRecord, TraceRecord
 from eval.report import ReportInputs, write_report
 from eval.report_explorer import read_explorer, summary_of, write_explorer
-from eval.report_texts import TraceTexts, cut_rules, pack_problems, shortened, split_at_cut
+from eval.report_texts import Source, TraceTexts, cut_rules, pack_problems, shortened, split_at_cut
 from eval.trace_view import printable, ranked
 from tasks.records import Problem
 from tests.report_runs import HOSTILE, make_combined, make_stored
@@ -36,7 +36,7 @@ def make_record(n: int, seed: int) -> ProblemRecord:
     lengths = rng.integers(30, 90, n).tolist()
     traces = tuple(TraceRecord(key, tokens, 20) for key, tokens in zip(keys, lengths, strict=True))
     same = np.array([[float(a == b) for b in keys] for a in keys])
-    return ProblemRecord(f"p{seed}", 1, traces, seed, np.clip(same + rng.normal(0, 0.2, (n, n)), 0, 1))
+    return ProblemRecord(f"p{seed}", frozenset({1}), traces, seed, np.clip(same + rng.normal(0, 0.2, (n, n)), 0, 1))
 
 
 def test_the_explorer_tells_what_the_replay_decided(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_the_explorer_tells_what_the_replay_decided(tmp_path: Path) -> None:
         for rule, run in zip(rules.values(), model["runs"], strict=False):
             once = prune_once(record, rule)
             assert run["kept"] == once.kept_tokens and run["survivors"] == once.survivors
-            assert run["right"] == (once.key == record.gold)
+            assert run["right"] == (once.key in record.right)
             assert run["vote"] is None or model["names"][run["vote"]] == f"answer {once.key}"
         names = [None if place is None else model["names"][place] for place in model["answers"]]
         assert names == answers[plain.index(record)]
@@ -100,12 +100,13 @@ def test_texts_come_from_the_trace_folder_and_a_budget_is_kept(tmp_path: Path) -
     records, rules = read_explorer(folder), cut_rules(folder, ["base"], {})
     assert rules == {"base": CutRule("words", 3)}
     texts = TraceTexts.of_run(folder, ["base"], {})
-    blocks, limit = pack_problems(records, texts, rules)
+    source = Source(records, texts, rules)
+    blocks, limit = pack_problems([source])
     for number, block in enumerate(blocks):
         (model,) = unpacked(block)["models"]
         assert ["".join(parts) for parts in model["texts"]] == [drawn[number, sample] for sample in range(8)]
         assert all(parts[0] == cut_text("".join(parts), rules["base"]) for parts in model["texts"])
-    small, shorter = pack_problems(records, texts, rules, budget=15_000)
+    small, shorter = pack_problems([source], budget=15_000)
     assert sum(map(len, small)) <= 15_000 < sum(map(len, blocks)) and shorter < limit
     assert "left out" in "".join(part for parts in unpacked(small[0])["models"][0]["texts"] for part in parts)
 

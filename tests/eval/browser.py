@@ -1,0 +1,58 @@
+"""What a test does with a page in Chromium."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selenium import webdriver
+
+
+def resize(browser: "webdriver.Chrome", width: int, height: int = 900) -> None:
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def prefer(browser: "webdriver.Chrome", scheme: str, media: str = "") -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+
+
+def wait_for(browser: "webdriver.Chrome", selector: str):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, 120).until(lambda b: b.find_elements(By.CSS_SELECTOR, selector))
+
+
+def find(browser: "webdriver.Chrome", selector: str) -> list:
+    return browser.find_elements("css selector", selector)
+
+
+def texts(browser: "webdriver.Chrome", selector: str) -> list[str]:
+    """Of shown elements, with what only screen readers say."""
+    script = (
+        "return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility()).map(e => e.textContent)"
+    )
+    return browser.execute_script(script, selector)
+
+
+def choose(browser: "webdriver.Chrome", identity: str, text: str) -> None:
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    Select(browser.find_element("id", identity)).select_by_visible_text(text)
+    WebDriverWait(browser, 120).until(lambda b: find(b, "#problem .trace") or "No problem" in b.page_source)
+
+
+def keep_picture(browser: "webdriver.Chrome", name: str) -> None:
+    folder = Path(os.environ.get("SECATEUR_SCREENSHOTS", "outputs/screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    height = browser.execute_script("return document.documentElement.scrollHeight")
+    width = browser.execute_script("return window.innerWidth")
+    resize(browser, width, min(height, 8000))
+    assert browser.save_screenshot(str(folder / f"{name}.png"))
+    resize(browser, width)
+
+
+def press(browser: "webdriver.Chrome", *keys: str) -> None:
+    browser.switch_to.active_element.send_keys(*keys)

@@ -1,0 +1,149 @@
+"""The report of several benchmarks and several n: everything that is drawn belongs to one of each."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from eval import report_scaling
+from eval.report import ReportInputs, render_report
+from eval.report_cards import chosen_model
+from eval.report_judges import judge_folders
+from eval.report_live import live_rows
+from eval.report_views import grid_of, recommendations, run_folders
+from runtime.files import read_json, write_json
+from tests.eval.test_report import check_harmless
+from tests.report_runs import make_combined, make_grid
+
+
+def test_every_row_is_in_one_view_and_all_together_comes_first(tmp_path: Path) -> None:
+    combined = read_json(make_grid(tmp_path) / "combined.json")
+    grid = grid_of(combined["rows"])
+    assert grid.benchmarks == ["all", "alpha", "beta"] and grid.ns == [12, 4]
+    assert [(view.benchmark, view.n) for view in grid.views][:2] == [("all", 12), ("all", 4)]
+    shown = [(row["id"], view.benchmark, view.n) for view in grid.views for row in view.rows]
+    assert sorted(shown) == sorted((row["id"], row["benchmark"], row["n"]) for row in combined["rows"])
+    assert list(recommendations(combined)) == grid.benchmarks
+    assert run_folders(combined, tmp_path) == {"alpha": tmp_path / "alpha", "beta": tmp_path / "beta"}
+
+
+def test_a_page_of_a_grid_is_harmless_and_its_problems_keep_apart(tmp_path: Path) -> None:
+    html = render_report(ReportInputs(make_grid(tmp_path)))
+    page = check_harmless(html)
+    index, *problems = page.packed()
+    assert (
+        index["benchmarks"] == ["alpha", "beta"] and [p["benchmark"] for p in index["problems"]] == [0] * 3 + [1] * 3
+    )
+    assert [p["id"] for p in problems] == ["p0", "p1", "p2"] * 2
+    for place, problem in enumerate(problems):
+        first = "".join(problem["models"][0]["texts"][0])
+        assert first.startswith("alpha" if place < 3 else "beta")
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids)) and {"benchmark", "n", "measure", "live"} <= set(ids)
+    shown = re.findall(r'<figure class="wide frontier" data-benchmark="(\w+)" data-n="(\d+)"( hidden)?', html)
+    assert len(shown) == 6 and [entry[:2] for entry in shown if not entry[2]] == [("all", "12")]
+    text = "".join(page.text)
+    for words in ("asked <u>lazily</u>", "<i>p0</i>", "other <b>", "6 problems (alpha 3, beta 3), 4 and 12 traces"):
+        assert words in text
+
+
+def test_a_run_on_one_source_with_one_n_offers_no_choice(tmp_path: Path) -> None:
+    html = render_report(ReportInputs(make_combined(tmp_path, ["1", "2"])))
+    body = html.partition("</style>")[2].partition("<script")[0]
+    for part in ('id="choice"', 'id="measure"', 'id="every-row"', "data-benchmark", "data-n=", "What more traces"):
+        assert part not in body
+    assert '<div class="cards">' in body and '<figure class="wide frontier">' in body
+
+
+def test_one_source_with_several_n_and_several_sources_with_one(tmp_path: Path) -> None:
+    combined = read_json(make_grid(tmp_path) / "combined.json")
+    some = [row for row in combined["rows"] if row["benchmark"] == "alpha"]
+    write_json(tmp_path / "combined.json", combined | {"rows": some, "folders": {"alpha": "alpha"}})
+    html = render_report(ReportInputs(tmp_path))
+    assert 'id="n"' in html and 'id="benchmark"' not in html and "data-benchmark=" not in html.partition("<script")[0]
+    some = [row for row in combined["rows"] if row["n"] == 12]
+    write_json(tmp_path / "combined.json", combined | {"rows": some})
+    html = render_report(ReportInputs(tmp_path))
+    assert 'id="benchmark"' in html and 'id="n"' not in html and "What more traces buy" not in html
+
+
+def test_the_scaling_charts_show_what_the_rows_say(tmp_path: Path) -> None:
+    grid = grid_of(read_json(make_grid(tmp_path, (4, 8, 12)) / "combined.json")["rows"])
+    drawn = report_scaling.scaling(grid)
+    assert [(one.benchmark, one.measure.name) for one in drawn[:3]] == [
+        ("all", "accuracy"),
+        ("all", "net tokens"),
+        ("all", "longest path"),
+    ]
+    assert len(drawn) == 9 and all(
+        [chart.title for chart in one.charts] == ["vote of all n", "DeepPrune · linear"] for one in drawn
+    )
+    accuracy, net, _ = drawn[:3]
+    line = accuracy.charts[1].lines[0]
+    assert [mark.label for mark in line.marks] == ["0.600 at n = 4", "0.700 at n = 8", "0.800 at n = 12"]
+    assert all(mark.low > mark.y > mark.high for mark in line.marks)
+    x = [mark.x for mark in line.marks]
+    assert x[1] - x[0] > x[2] - x[1], "a doubling of n is wider than half of one"
+    # 1,000 tokens of 6 problems, of which 60 % are saved at n = 4
+    assert (
+        net.charts[1].lines[0].marks[0].label == "67 at n = 4"
+        and net.charts[0].lines[0].marks[0].label == "167 at n = 4"
+    )
+    for one in drawn:
+        heights = [mark.y for chart in one.charts for line in chart.lines for mark in line.marks]
+        assert min(heights) >= 0 and max(heights) <= report_scaling.HEIGHT and len(one.y_ticks) >= 2
+
+
+def test_live_stands_beside_its_replay(tmp_path: Path) -> None:
+    entry = read_json(make_grid(tmp_path) / "combined.json")["live"][0]
+    (row,) = live_rows([entry])
+    assert row.generated == ("100", "90") and row.judged is None and row.longest == ("90", "90")
+    assert (
+        row.wall == ("1.5", "–") and row.interval == "−0.100 … +0.100" and row.unequal == [("<i>p0</i>", "other <b>")]
+    )
+    many = entry | {"unequal": {f"p{k}": "x" for k in range(50)}, "live": entry["live"] | {"judge_prefill": 30}}
+    (row,) = live_rows([many])
+    assert len(row.unequal) + row.more == 50 and row.judged == ("10", "0")
+
+
+@pytest.mark.parametrize(
+    ("models", "overall", "chosen"),
+    [
+        (["base", "pruned", "control"], None, "pruned"),
+        (["base", "pruned", "control"], "c", "control"),
+        (["small", "large"], None, "large"),
+        (["base", "pruned"], "elsewhere", "pruned"),
+    ],
+)
+def test_the_main_card_is_of_the_model_that_is_recommended(models: list[str], overall: str, chosen: str) -> None:
+    rows = [{"model": model, "id": model[0]} for model in models]
+    assert chosen_model(models, {"overall": overall}, rows) == chosen
+
+
+def test_the_control_is_a_third_model_everywhere(tmp_path: Path) -> None:
+    folder = make_combined(tmp_path / "in", ["1", "2"])
+    combined = json.loads((folder / "combined.json").read_text())
+    for row in [row for row in combined["rows"] if row["model"] == "base"]:
+        combined["rows"].append(row | {"model": "control"})
+    write_json(folder / "combined.json", combined)
+    metrics = {"kind": "linear", "auroc": 0.9, "auroc_ci95": [0.8, 1.0], "pairs": 9, "same_answer_share": 0.4,
+               "roc": [[0, 0], [1, 1]]}  # fmt: skip
+    names = ("base", "pruned", "control")
+    for name in names:
+        write_json(tmp_path / name / "metrics.json", metrics)
+    entry = {"pass_at_1": 0.5, "mean_tokens": 80.0}
+    lengths, summary = {name: [50, 60] for name in names}, dict.fromkeys(names, entry)
+    judges = {name: tmp_path / name for name in names}
+    html = render_report(ReportInputs(folder, judges=judges, lengths=lengths, summary=summary))
+    for words in (
+        "Net saving, DeepPrune on control", "control, vote of all 4 traces", "control: mean 55",
+        "Judge for the control model: linear", "0.50 without a binding limit", "control 0.900",
+    ):  # fmt: skip
+        assert words in html
+    assert html.count('class="card main"') == 1 and "on pruned" in html.partition('class="card main"')[2][:120]
+    given = {"judges": {"base": [str(tmp_path / "base"), "random"], "control": str(tmp_path / "control")}}
+    assert [(found.model, found.folder.name) for found in judge_folders({}, given)] == [
+        ("base", "base"),
+        ("control", "control"),
+    ]
