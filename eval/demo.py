@@ -31,14 +31,14 @@ _JUDGE_CONFIGS = {
     "linear": "judge_linear.yaml",
     "pairwise": "judge_pairwise.yaml",
 }
-_MODELS = ("base", "pruned")
 _BENCHMARK = "arithmetic"  # what configs/demo/single.yaml calls its problems
 
 
 @dataclass
 class DemoConfig:
     """output_dir: gets everything. seed: of training, sampling and problems. judge: which kind of judge is trained.
-    control: also train without a binding limit, to state the limit's own share of the shortening (slow)."""
+    control: also train without a binding limit, and take that model into every table: what the limit itself does
+    (slow). A demo that was made without it is gone on with."""
 
     output_dir: str = "outputs/demo"
     seed: int = 0
@@ -57,7 +57,10 @@ class Demo:
         self.config = config
         # A relative path stays relative, so that the folder can move with the checkout.
         self.out = Path(config.output_dir) if Path.cwd() == REPOSITORY else Path(config.output_dir).absolute()
-        self.judges = {model: self.out / "judges" / config.judge / model for model in _MODELS}
+        self.models = {"base": BASE_MODEL, "pruned": str(self.out / "thinkprune" / "final")}
+        if config.control:
+            self.models["control"] = str(self.out / "control" / "final")
+        self.judges = {model: self.out / "judges" / config.judge / model for model in self.models}
         self.combined = self.out / "combined" / config.judge
 
     def claim_folder(self) -> None:
@@ -96,59 +99,50 @@ class Demo:
         return prints
 
     def stages(self) -> list[Stage]:
-        found = [self._thinkprune("thinkprune", "Length blade: three rounds of GRPO with tighter limits")]
+        """What the control adds has stages of its own, or goes on in the folder of a stage that names all models."""
+        first = [self._thinkprune("thinkprune", "Length blade: three rounds of GRPO with tighter limits")]
+        judges = [self._judge("", "Redundancy blade: a judge for each model", "base", "pruned")]
         if self.config.control:
-            found.append(self._thinkprune("control", "Control: the same training without a binding limit"))
-        return [*found, self._single(), self._collect(), self._judge(), self._combine()]
-
-    def _seed(self) -> list[str]:
-        return ["--seed", str(self.config.seed)]
-
-    def _final(self, run: str = "thinkprune") -> str:
-        return str(self.out / run / "final")
+            first.append(self._thinkprune("control", "Control: the same training without a binding limit"))
+            judges.append(self._judge("-control", "A judge for the control", "control"))
+        return [*first, self._single(), self._collect(), *judges, self._combine()]
 
     def _thinkprune(self, name: str, title: str) -> Stage:
         arguments = ["--config", f"{CONFIGS}/{name}.yaml", "--accelerate_config", LAUNCH]
-        arguments += ["--output_dir", str(self.out / name), *self._seed()]
-        return Stage(name, title, {name: python("schedules/run.py", *arguments)})
+        return Stage(name, title, {name: python("schedules/run.py", *arguments, *self._into(self.out / name))})
 
     def _single(self) -> Stage:
-        models = {"base": BASE_MODEL, "pruned": self._final()}
-        if self.config.control:
-            models["control"] = self._final("control")
-        arguments = ["--config", f"{CONFIGS}/single.yaml", "--models", flow_mapping(models)]
-        arguments += ["--output_dir", str(self.out / "single"), *self._seed()]
-        command = launched(LAUNCH, "eval/single.py", *arguments)
+        command = self._of_all_models("eval/single.py", "single.yaml", "single")
         return Stage("single", "Accuracy and length before and after", {"single": command})
 
     def _collect(self) -> Stage:
-        models = {"base": BASE_MODEL, "pruned": self._final()}
-        arguments = ["--config", f"{CONFIGS}/collect_judge_traces.yaml", "--models", flow_mapping(models)]
-        arguments += ["--output_dir", str(self.out / "traces"), *self._seed()]
-        command = launched(LAUNCH, "eval/collect_traces.py", *arguments)
+        command = self._of_all_models("eval/collect_traces.py", "collect_judge_traces.yaml", "traces")
         return Stage("collect", "Traces for the judges", {"collect": command})
 
-    def _judge(self) -> Stage:
-        models = {"base": BASE_MODEL, "pruned": self._final()}
+    def _judge(self, suffix: str, title: str, *models: str) -> Stage:
         commands = {}
-        for name, model in models.items():
-            arguments = ["--config", f"{CONFIGS}/{_JUDGE_CONFIGS[self.config.judge]}", "--model", model]
+        for name in models:
+            arguments = ["--config", f"{CONFIGS}/{_JUDGE_CONFIGS[self.config.judge]}", "--model", self.models[name]]
             for split in ("train", "dev", "test"):
                 arguments += [f"--{split}", str(self.out / "traces" / name / split)]
-            commands[name] = python(
-                "trainers/judge.py", *arguments, "--output_dir", str(self.judges[name]), *self._seed()
-            )
-        return Stage(f"judge-{self.config.judge}", "Redundancy blade: a judge for each model", commands)
+            commands[name] = python("trainers/judge.py", *arguments, *self._into(self.judges[name]))
+        return Stage(f"judge-{self.config.judge}{suffix}", title, commands)
 
     def _combine(self) -> Stage:
         judges = ", ".join(f"{name}: [{folder}, random]" for name, folder in self.judges.items())
-        models = {"base": BASE_MODEL, "pruned": self._final()}
-        arguments = ["--config", f"{CONFIGS}/combined.yaml", "--models", flow_mapping(models)]
-        arguments += ["--judges", f"{{{judges}}}", "--output_dir", str(self.combined), *self._seed()]
-        command = launched(LAUNCH, "eval/combined.py", *arguments)
-        return Stage(
-            f"combined-{self.config.judge}", "Both blades: every method on both models", {"combined": command}
+        place = f"combined/{self.config.judge}"
+        command = self._of_all_models("eval/combined.py", "combined.yaml", place, "--judges", f"{{{judges}}}")
+        title = "Both blades: every method on every model"
+        return Stage(f"combined-{self.config.judge}", title, {"combined": command})
+
+    def _of_all_models(self, script: str, config: str, folder: str, *arguments: str) -> list[str]:
+        models = ["--models", flow_mapping(self.models)]
+        return launched(
+            LAUNCH, script, "--config", f"{CONFIGS}/{config}", *models, *arguments, *self._into(self.out / folder)
         )
+
+    def _into(self, folder: Path) -> list[str]:
+        return ["--output_dir", str(folder), "--seed", str(self.config.seed)]
 
     def run(self) -> None:
         """Run what is missing, write summary.json and report.html, print the table."""
@@ -186,6 +180,7 @@ class Demo:
         }
         if self.config.control:
             summary["control"] = models["control"] | limit_share(models)
+            summary["judge_of_control"] = judge_figures(metrics["control"])
         return summary
 
     def _rounds(self) -> list[dict[str, Any]]:
@@ -194,7 +189,7 @@ class Demo:
 
     def _report(self, summary: dict[str, Any]) -> None:
         lengths = {}
-        for name in _MODELS:
+        for name in self.models:
             entries = read_trace_folder(self.out / "single" / name / _BENCHMARK)
             lengths[name] = [stored.trace.n_tokens for entry in entries for stored in entry.traces]
         inputs = ReportInputs(

@@ -74,13 +74,14 @@ class StageRunner:
         elapsed = f"[dim]{_clock(time.monotonic() - self._began)} since the start[/dim]"
         console.print(f"\n[bold green]{place}[/bold green] [bold]{escape(stage.title)}[/bold]  {elapsed}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        began, cpu_began, before = time.monotonic(), _children_cpu_seconds(), self._spent_before(stage)
+        began, cpu_began = time.monotonic(), _children_cpu_seconds()
+        wall_before, cpu_before = self._spent_before(stage, "wall_s"), self._spent_before(stage, "cpu_s")
         codes, peak = self._run_commands(stage)
         failed = {name: code for name, code in codes.items() if code != 0}
         record = {
             "commands": None if failed else stage.commands,
-            "wall_s": round(before + time.monotonic() - began, 1),
-            "cpu_s": round(_children_cpu_seconds() - cpu_began, 1),
+            "wall_s": round(wall_before + time.monotonic() - began, 1),
+            "cpu_s": round(cpu_before + _children_cpu_seconds() - cpu_began, 1),
             "peak_memory_gib": round(peak, 2),
         }
         write_json(self.folder / f"{stage.name}.json", record)
@@ -98,6 +99,7 @@ class StageRunner:
             with _MemoryWatch() as memory:
                 for name, command in stage.commands.items():
                     children.append(_Child(f"{name}: " if prefix else "", command, self._log(stage, name)))
+                    children[-1].start()
                 codes = [child.wait() for child in children]
         finally:
             for child in children:
@@ -107,36 +109,40 @@ class StageRunner:
     def _log(self, stage: Stage, name: str) -> Path:
         return self.folder / (f"{stage.name}.log" if len(stage.commands) == 1 else f"{stage.name}-{name}.log")
 
-    def _spent_before(self, stage: Stage) -> float:
-        """Wall time [s] of an attempt that did not end well: it did a part of the work."""
+    def _spent_before(self, stage: Stage, key: str) -> float:
+        """Time [s] of former runs in the same folder: one that did not end well, or one with fewer models."""
         path = self.folder / f"{stage.name}.json"
-        return read_json(path)["wall_s"] if path.is_file() and read_json(path)["commands"] is None else 0.0
+        return read_json(path)[key] if path.is_file() else 0.0
 
 
 class _Child:
     """One running command; its output goes to the terminal and to its log."""
 
     def __init__(self, prefix: str, command: list[str], log: Path) -> None:
-        environment = {"OMP_NUM_THREADS": "1"} | os.environ | _CHILD
+        self._prefix, self._command, self._log = prefix, command, log
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Apart from the constructor, so that a signal that comes as soon as the child runs finds it to be ended."""
         self._process = subprocess.Popen(
-            command,
+            self._command,
             cwd=REPOSITORY,
-            env=environment,
+            env={"OMP_NUM_THREADS": "1"} | os.environ | _CHILD,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
         )
-        self._reader = threading.Thread(target=self._copy_output, args=(prefix, command, log), daemon=True)
+        self._reader = threading.Thread(target=self._copy_output, daemon=True)
         self._reader.start()
 
-    def _copy_output(self, prefix: str, command: list[str], log: Path) -> None:
-        with open(log, "a", encoding="utf-8") as handle:
-            handle.write(f"$ {shlex.join(command)}\n")
+    def _copy_output(self) -> None:
+        with open(self._log, "a", encoding="utf-8") as handle:
+            handle.write(f"$ {shlex.join(self._command)}\n")
             for line in self._process.stdout:
                 handle.write(line)
                 handle.flush()
-                console.print(f"  {prefix}{line.rstrip()}", markup=False)
+                console.print(f"  {self._prefix}{line.rstrip()}", markup=False)
 
     def wait(self) -> int:
         code = self._process.wait()
@@ -144,7 +150,7 @@ class _Child:
         return code
 
     def stop(self) -> None:
-        if self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
 

@@ -33,6 +33,14 @@ def test_a_stage_that_ended_well_is_done_and_its_output_is_kept(tmp_path: Path) 
     assert runner.wall_seconds([stage])["stage"] >= 0 and runner.peak_memory([stage]) >= 0
 
 
+def test_a_stage_that_goes_on_with_more_counts_all_its_time(tmp_path: Path) -> None:
+    runner = StageRunner(tmp_path)
+    runner.run(shell("sleep 0.2"), "")
+    first = runner.wall_seconds([shell()])["stage"]
+    runner.run(shell("sleep 0.3"), "")
+    assert runner.wall_seconds([shell()])["stage"] > first >= 0.2
+
+
 def test_a_failure_ends_with_its_exit_code_and_names_its_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,23 +101,46 @@ def test_the_scripts_accept_the_commands(
     demo = Demo(DemoConfig(output_dir=str(demo.out), seed=3, judge=judge, control=True))
     for folder in demo.judges.values():
         write_json(folder / "judge.json", {})
-    commands = {name: command for stage in demo.stages() for name, command in stage.commands.items()}
-    single = parse_config(SingleConfig, arguments_of(commands["single"], "eval/single.py"))
+    stages = {stage.name: stage.commands for stage in demo.stages()}
+    single = parse_config(SingleConfig, arguments_of(stages["single"]["single"], "eval/single.py"))
     assert set(single.models) == {"base", "pruned", "control"} and single.seed == 3
     assert single.problem_count >= 200 and single.samples == 4
-    collect = parse_config(CollectConfig, arguments_of(commands["collect"], "eval/collect_traces.py"))
-    assert set(collect.problems) == {"train", "dev", "test"}
-    combined = parse_config(CombinedConfig, arguments_of(commands["combined"], "eval/combined.py"))
-    assert combined.judges_of("pruned") == [str(demo.judges["pruned"]), "random"]
+    collect = parse_config(CollectConfig, arguments_of(stages["collect"]["collect"], "eval/collect_traces.py"))
+    assert set(collect.problems) == {"train", "dev", "test"} and collect.models == single.models
+    command = stages[f"combined-{judge}"]["combined"]
+    combined = parse_config(CombinedConfig, arguments_of(command, "eval/combined.py"))
+    assert combined.models == single.models and combined.base == "base"
+    for name in combined.models:
+        assert combined.judges_of(name) == [str(demo.judges[name]), "random"]
     assert combined.n == 64 and combined.problem_count >= 96
-    for name in ("base", "pruned"):
-        chosen = parse_config(JudgeConfig, arguments_of(commands[name], "trainers/judge.py"))
+    for name, command in (stages[f"judge-{judge}"] | stages[f"judge-{judge}-control"]).items():
+        chosen = parse_config(JudgeConfig, arguments_of(command, "trainers/judge.py"))
         assert chosen.kind == judge and chosen.output_dir == str(demo.judges[name])
+        assert chosen.model == combined.models[name] and f"/traces/{name}/" in chosen.train
     for name in ("thinkprune", "control"):
-        words = arguments_of(commands[name], "schedules/run.py")
+        words = arguments_of(stages[name][name], "schedules/run.py")
         place = words.index("--accelerate_config")
         run = read_run_config(words[:place] + words[place + 2 :])
         assert run.schedule.seed == 3 and run.schedule.output_dir == str(demo.out / name)
+
+
+def test_the_control_takes_up_what_a_demo_without_it_did(tmp_path: Path) -> None:
+    """Training and judges are passed over; stages over all models go on in the folders that they had."""
+    without, with_it = (
+        Demo(DemoConfig(output_dir=str(tmp_path), control=control)).stages() for control in (False, True)
+    )
+    runner = StageRunner(tmp_path)
+    for stage in without:
+        write_json(runner.folder / f"{stage.name}.json", {"commands": stage.commands})
+    todo = {stage.name for stage in with_it if not runner.is_done(stage)}
+    own = "linear_own_states"
+    assert todo == {"control", "single", "collect", f"judge-{own}-control", f"combined-{own}"}
+    folders = [{s.name: folders_of(s) for s in stages} for stages in (without, with_it)]
+    assert all(folders[1][name] == folder for name, folder in folders[0].items())
+
+
+def folders_of(stage: Stage) -> list[str]:
+    return [command[command.index("--output_dir") + 1] for command in stage.commands.values()]
 
 
 def test_the_folder_of_another_seed_is_refused_with_a_remedy(tmp_path: Path) -> None:
