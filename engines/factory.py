@@ -12,7 +12,7 @@ from runtime.errors import InputError
 from runtime.ranks import claim_gpus
 
 KINDS = ("transformers", "vllm", "openai")
-_SET_HERE = ("dtype", "device", "capture_layers")
+SET_HERE = ("dtype", "device", "capture_layers")
 
 
 @dataclass(kw_only=True)
@@ -56,7 +56,7 @@ def engine_class(kind: str) -> type:
 
 def check_options(kind: str, options: Mapping[str, Any]) -> None:
     """Raises `InputError` for a key that the engine's constructor does not have."""
-    known = [name for name in _keywords(engine_class(kind)) if name not in _SET_HERE]
+    known = [name for name in _keywords(engine_class(kind)) if name not in SET_HERE]
     if kind == "openai":
         known.append("base_url")
         if "base_url" not in options:

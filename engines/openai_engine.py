@@ -46,11 +46,16 @@ class _ServedTrace:
 class OpenAIEngine:
     """Implements `engines.base.Engine` for the model that the server at `base_url` (…/v1) calls `model`.
 
-    `tokenizer`: folder or hub id of the model's tokenizer, needed for servers that speak text only; without one the
-    server's own text is passed on. The key is read from the environment variable `api_key_env`, if that is set.
-    `abort_check`: whether it is tried at the start that closing a stream stops generation: "require", "warn" or
-    "off". `parameters`: number of the model's parameters, where the tokenizer's folder has no config.json.
-    `extra_body`: further fields of each request. `read_timeout_s` [seconds], `max_retries`: see `Patience`.
+    base_url: the server's address (…/v1).
+    api_key_env: the environment variable that holds the key, where one is needed.
+    tokenizer: folder or Hub id of the model's tokenizer, needed for servers that speak text only and where the
+      server's name of the model leads to none; without one the server's own text is passed on.
+    abort_check: `require` tries at the start that closing a stream stops generation, and refuses a server that goes
+      on; `warn` only says so; `off` does not try.
+    parameters: number of the model's parameters, where the tokenizer's folder has no config.json.
+    read_timeout_s: so long without a byte ends a stream for good [seconds].
+    max_retries: how often a stream that breaks is opened again.
+    extra_body: further fields of each request.
 
     The start sends two short requests of its own, which no trace's usage counts. Raises `InputError` if the server
     cannot be reached, does not have the model, or does not stop.

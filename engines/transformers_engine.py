@@ -34,7 +34,9 @@ class TransformersEngine:
     """Implements `engines.base.Engine`. `model` is a folder, a hub id or a loaded model (then give its tokenizer).
 
     `capture_layers` index transformers' `hidden_states` (0 = embeddings); `device` "auto" takes a GPU if there is
-    one; `max_batch_rows` refuses more traces at once than the memory was planned for. States stay on the device.
+    one. States stay on the device.
+
+    max_batch_rows: more traces at once are refused; the memory was planned for so many.
     """
 
     exact = True

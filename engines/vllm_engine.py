@@ -35,10 +35,18 @@ class VLLMEngine:
     """Implements `engines.base.Engine`. `model` is a folder or a hub id.
 
     `dtype`: "auto" takes the model's own. `capture_layers` index transformers' `hidden_states` (0 = embeddings);
-    their states are copied to the host as they are computed (`engines.vllm_states`). `max_num_seqs`: traces at once,
-    more are refused. Memory for keys and values: `gpu_memory_utilization` [share of the device] or `kv_cache_gib`
-    [GiB]. `max_model_len` [tokens], None: the model's context. `max_logprobs` bounds `SamplingSpec.top_logprobs`.
-    Raises `InputError` where vLLM is missing or cannot open the model.
+    their states are copied to the host as they are computed (`engines.vllm_states`). Raises `InputError` where vLLM
+    is missing or cannot open the model. vLLM's own options, by its names unless said otherwise:
+
+    max_num_seqs: traces at once, more are refused; in a config the default is `rows`.
+    gpu_memory_utilization: share (0-1) of the device that vLLM takes, weights included.
+    kv_cache_gib: memory for keys and values [GiB], in the place of that share (vLLM's `kv_cache_memory_bytes`).
+    tensor_parallel_size: GPUs that one engine spreads the model over.
+    max_model_len: prompt and completion at most [tokens]; null: the model's context.
+    enforce_eager: no CUDA graphs: slower steps, no time and memory spent on capturing them.
+    async_scheduling: the next step is prepared while one runs; a stop then costs a token, which is counted.
+    max_logprobs: the most that `top_logprobs` may ask for.
+    seed: of the engine itself; every trace has its own.
     """
 
     exact = False

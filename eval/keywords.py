@@ -249,6 +249,7 @@ class KeywordsConfig:
 
     traces: model → trace folder, folder of trace folders (`outputs/single/<model>`), or file of traces; the first
       model is what the others are compared with.
+    output_dir: gets keywords.json, keywords.csv and keywords.png.
     keywords: in the place of the list in eval/keywords.py.
     tokenizer: folder or Hub id that counts the tokens of traces in files.
     """

@@ -40,6 +40,7 @@ class PhasesConfig:
     traces: model → trace folder, folder of trace folders (`outputs/single/<model>`), or file of traces.
     tokenizer: folder or Hub id; says where in the text the tokens are.
     base_url, model: of the OpenAI-compatible server (…/v1) that names the phases.
+    output_dir: gets phases.json, phases.png and answers.jsonl.
     api_key_env: the environment variable that holds the key, where one is needed.
     per_problem: traces per problem, the first ones whose thinking ended.
     max_characters: traces with longer thinking are left out and counted.

@@ -182,6 +182,7 @@ class RedundancyConfig:
     """What is read.
 
     traces: trace folders, or files of traces (`problem_id, problem, gold, sample, text`, optionally `model`).
+    output_dir: gets redundancy.json, redundancy.png and redundancy.svg.
     cut_kind, cut_k: the cut; by default the folder's own, for files 25 words.
     tokenizer: folder or Hub id, to count the tokens of traces in files.
     thinking: completions begin inside `<think>`, because the chat template opens it.

@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(DEMO / "thinkprune" / "final"), help="model folder or Hub id")
     parser.add_argument("--judge", default=str(DEMO / "judges" / "linear_own_states" / "pruned"), help="judge folder")
-    parser.add_argument("--problem", default="Rule oak. Start with 4. a-6 b#7 c-7.")
+    parser.add_argument("--problem", default="Rule oak. Start with 4. a-6 b#7 c-7.", help="its text")
     parser.add_argument("--n", type=int, default=64, help="traces")
     parser.add_argument("--max_tokens", type=int, default=500, help="cap of each trace")
     options = parser.parse_args()

@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCUMENTS = [
+    path.relative_to(REPOSITORY).as_posix()
+    for path in sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "bench" / "RESULTS.md"])
+]
 PACKAGES = {"tasks", "rewards", "schedules", "engines", "deepprune", "trainers", "eval", "bench", "runtime"}
 MAY_IMPORT = {
     "runtime": set(),
@@ -50,7 +55,6 @@ WITHOUT_HEAVY = (
     "engines/accounting.py",
     "trainers/dry_run_memory.py",
     "trainers/dry_run_plan.py",
-    "trainers/launch_file.py",
 )
 SHADOWING = {"statistics", "datasets", "logging", "accelerate", "vllm", "types", "torch", "trl", "wandb"}
 
@@ -104,28 +108,14 @@ def test_every_config_is_yaml_and_is_mentioned_somewhere(repository: Path) -> No
         assert path.name in text, f"{path.relative_to(repository)} is named in no document and no code"
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "docs/deepprune.md",
-        "docs/paper_studies.md",
-        "docs/data.md",
-        "docs/rewards.md",
-        "docs/training.md",
-        "docs/single.md",
-        "docs/combined.md",
-        "bench/RESULTS.md",
-    ],
-)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_name_files_that_exist(repository: Path, document: str) -> None:
     """Commands and links; a file beside the document may be linked by its bare name."""
     text = (repository / document).read_text(encoding="utf-8")
     folders = "trainers|schedules|eval|configs|bench|tools|docs|examples|engines|deepprune|tests|tasks"
     named = set(re.findall(rf"(?<![\w/])(?:\.\./)?((?:{folders})/[\w./-]+\.(?:py|yaml|sh|png|svg|md))", text))
     linked = {(repository / document).parent / name for name in re.findall(r"\]\(([\w./-]+)\)", text)}
-    assert named
     paths = {repository / name for name in named} | linked
+    assert paths
     missing = sorted(str(path) for path in paths if not path.is_file())
     assert not missing, f"{document} names files that are not there: {missing}"

@@ -42,18 +42,18 @@ ROUNDED_TO = torch.float16  # precision on disk: below 1 MB, and the figures are
 class EmbeddedArguments:
     """Options of the embedded training."""
 
-    output_dir: str
-    seed: int = 0
-    clean_tokens: int = 1_500_000  # phase 1
-    noisy_tokens: int = 2_500_000  # phase 2
+    output_dir: str  # gets the model folder and training.json
+    seed: int = 0  # of the corpus, the weights and the evaluation
+    clean_tokens: int = 1_500_000  # of phase 1, the clean traces
+    noisy_tokens: int = 2_500_000  # of phase 2, the traces with planted errors
     batch_tokens: int = 2048  # padded tokens per step
     matrix_lr: float = 0.02  # Muon, on the matrices of the layers
     other_lr: float = 5e-3  # AdamW, on embeddings and norms
     decay_share: float = 0.5  # last fraction (0-1) of the training in which the learning rates fall to 0
     key_weight: float = 4.0  # loss weight of step headers and decision words
-    eval_problems: int = 240
-    eval_samples: int = 4
-    threads: int = 1
+    eval_problems: int = 240  # that the finished model is measured on
+    eval_samples: int = 4  # of each of them
+    threads: int = 1  # of torch
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""What the documents point at is there: files, anchors, configs, and the keys of the commands they show."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from trl import GRPOConfig
+
+from runtime.config import split_command_line
+from schedules.config import ScheduleConfig
+from tools.config_sources import find_commands
+from tools.config_tables import slug
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(
+    path.relative_to(REPOSITORY).as_posix()
+    for pattern in ("*.md", "docs/*.md", "bench/*.md")
+    for path in REPOSITORY.glob(pattern)
+)
+_FENCE = re.compile(r"^```.*?^```", re.M | re.S)
+
+
+def anchors(path: Path) -> set[str]:
+    """GitHub's, a second heading of the same name with -1 behind it."""
+    headings = re.findall(r"^#+ +(.*)$", _FENCE.sub("", path.read_text(encoding="utf-8")), re.M)
+    found: dict[str, int] = {}
+    for heading in headings:
+        name = slug(re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading).strip())
+        found[name] = found.get(name, 0) + 1
+    return {f"{name}-{again}" if again else name for name, times in found.items() for again in range(times)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    path = REPOSITORY / document
+    text = _FENCE.sub("", path.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = path.parent / name if name else path
+        assert linked.exists(), f"{document}: no file {target}"
+        if anchor:
+            assert anchor in anchors(linked), f"{document}: no heading {target}; there are {sorted(anchors(linked))}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_configs_that_are_named_exist(document: str) -> None:
+    """By their path, or by the bare name of a file in configs/."""
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    known = {path.name for path in (REPOSITORY / "configs").rglob("*.yaml")} | {"config.yaml"}
+    for name in re.findall(r"[\w./-]+\.yaml\b", text):
+        if "/" in name and not name.startswith("/"):
+            assert (REPOSITORY / name).is_file() or Path(name).name == "config.yaml", f"{document}: {name}"
+        elif not name.startswith("/"):
+            assert name in known, f"{document}: {name}"
+
+
+def shown_commands(document: str) -> list[list[str]]:
+    """The words of every command in the shell blocks of a document, comments and prompts left out."""
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_have_the_keys_that_their_configs_know(document: str) -> None:
+    """Every `--key value` of a command that is shown is a key of the script, and its values are YAML."""
+    known = {command.path: command for command in find_commands() if command.config is not None}
+    for words in shown_commands(document):
+        scripts = [index for index, word in enumerate(words) if word in known]
+        if not scripts:
+            continue
+        command, rest = known[words[scripts[0]]], words[scripts[0] + 1 :]
+        config, overrides = split_command_line([word for word in rest if word != "&"])
+        assert config is None or (REPOSITORY / config).is_file(), f"{document}: {' '.join(words)}"
+        launch = {option.lstrip("-") for option in command.launch_options}
+        keys = set(getattr(command.config, "__dataclass_fields__", ())) | launch
+        if command.config is ScheduleConfig:
+            keys |= set(GRPOConfig.__dataclass_fields__) | {"check_for_processes"}
+        if config is not None:
+            keys |= set(yaml.safe_load((REPOSITORY / config).read_text(encoding="utf-8")))
+        assert set(overrides) <= keys, f"{document}: {' '.join(words)}: {sorted(set(overrides) - keys)}"
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ("prune my model", "schedules/run.py"),
+        ("train a judge", "trainers/judge.py"),
+        ("use DeepPrune in my program", "prune("),
+        ("compare with DeepConf", "eval/combined.py"),
+    ],
+)
+def test_the_first_table_of_the_readme_leads_to_a_command(wish: str, words: str) -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in text.splitlines()[:40] if line.startswith("|") and wish in line)
+    anchor = re.search(r"\]\(#([\w-]+)\)", row)[1]
+    section = next(part for part in re.split(r"^## ", text, flags=re.M) if slug(part.partition("\n")[0]) == anchor)
+    assert words in re.search(r"^```\w+\n(.*?)^```", section, re.M | re.S)[1]

@@ -1,0 +1,251 @@
+"""Writes docs/config.md: every key of every command with its type, its default and its meaning.
+
+    python -m tools.config_docs
+
+All of it is read from the source, so the page is made anew whenever a key changes; a test holds it to that. A key
+whose meaning is written nowhere ends the command: see tools/config_meanings.py for where it can stand.
+"""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from trl import GRPOConfig
+
+from deepprune.decide import PruneRule
+from engines.factory import KINDS, SET_HERE, engine_class
+from eval.rules import rule_keys
+from rewards.catalogue import REWARDS
+from runtime.console import say
+from runtime.errors import InputError, entry_point
+from runtime.files import write_text
+from schedules.config import ScheduleConfig
+from tools.config_meanings import Meaning, entries, meanings_of
+from tools.config_sources import REPOSITORY, Command, find_commands
+from tools.config_tables import Key, default_text, plain, rows_text, slug, table, type_text, value_text
+from trainers import grpo_options
+
+PAGE = REPOSITORY / "docs" / "config.md"
+_HEAD = """# Every key
+
+Made by `python -m tools.config_docs` from the source; do not edit it by hand.
+
+A config is one YAML file, `--config FILE`. Each key can be overridden on the command line: `--n 32`, a list as
+`--limits 4000 3000`, a mapping in quotes as `--models '{base: FOLDER}'`. An unknown key, a wrong type or an
+impossible value ends the run before a model is loaded. `--help` prints the keys of a command. *Required* means that
+there is no default.
+"""
+_LAUNCH_OPTIONS = {
+    "--accelerate_config": "the launch config of accelerate, a file of `configs/accelerate/`; required",
+    "--launcher": "words in front of every launch that start it on all machines (docs/training.md)",
+    "--num_processes": "how many processes, in the place of the number in the launch config",
+}
+_RULE = "The rule"
+_SHARED = {
+    "SamplingKeys": "Every script that samples",
+    "EngineKeys": "The engine",
+    "PlanKeys": "The dry run",
+    "SamplingPlanKeys": "The dry run of scripts that sample",
+}
+
+
+def page() -> str:
+    """The whole page. Raises `InputError` that names every key without a meaning."""
+    commands = find_commands()
+    sections = list(_sections(commands))
+    contents = "\n".join(f"- [{title}](#{slug(title)}): {purpose}" for title, purpose, _ in sections)
+    bodies = "\n\n".join(f"## {title}\n\n{body}" for title, _, body in sections)
+    return f"{_HEAD}\n{contents}\n\n{bodies}\n"
+
+
+def _sections(commands: Sequence[Command]) -> Iterator[tuple[str, str, str]]:
+    """(heading, what it is in a line, text) of every section."""
+    titles = _titles(commands)
+    for config, title in titles.items():
+        mine = [command for command in commands if command.config is config]
+        yield title, plain(mine[0].purpose), _command_text(mine, titles)
+        if config is ScheduleConfig:
+            yield "TRL's keys", "what a training config may also hold, and what not", _trl_text()
+            yield "Rewards", "`reward_options` of each `reward`", _reward_text()
+    for command in commands:
+        if command.config is None:
+            rows = [Key((name,), ("",), (default,), text) for name, default, text in command.arguments]
+            yield f"`{command.path}`", plain(command.purpose), table(rows)
+    for shared, title in _shared(titles).items():
+        yield title, _intro(shared), table(_own_keys(shared))
+    yield "Engine options", "`engine_options` of each `engine`", _engine_text()
+    yield _RULE, "what a judge's scores become: in a config, in `variants` and in a sweep", table(_rule_keys())
+
+
+def _titles(commands: Sequence[Command]) -> dict[type, str]:
+    """Config class → heading: the commands that take it."""
+    found: dict[type, list[str]] = {}
+    for command in commands:
+        if command.config is not None:
+            found.setdefault(command.config, []).append(f"`{command.path}`")
+    return {config: ", ".join(paths) for config, paths in found.items()}
+
+
+def _shared(commands: Mapping[type, str]) -> dict[type, str]:
+    """Base classes of configs that are no command's own → heading."""
+    bases = dict.fromkeys(base for config in commands for base in config.__mro__ if dataclasses.is_dataclass(base))
+    named = {base: _SHARED.get(base.__name__, base.__name__) for base in bases if base not in commands}
+    return {base: title for base, title in named.items() if not title.startswith("_")}
+
+
+def _command_text(commands: Sequence[Command], titles: Mapping[type, str]) -> str:
+    config = commands[0].config
+    assert config is not None
+    parts = [table(_own_keys(config))]
+    if others := _borrowed_from(config, titles):
+        parts.append(f"And the keys of {', '.join(f'[{title}](#{slug(title)})' for title in others)}.")
+    for command in commands:
+        if command.launch_options:
+            rows = [Key((name,), ("",), ("",), _LAUNCH_OPTIONS[name]) for name in command.launch_options]
+            parts += [f"On the command line of `{command.path}` only:", table(rows)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _intro(config: type) -> str:
+    """What the docstring says before its first entry."""
+    text = inspect.getdoc(config) or ""
+    first, keys = text.partition("\n\n")[0], [field.name for field in dataclasses.fields(config)]
+    return "" if entries(first, keys) or text.startswith(f"{config.__name__}(") else plain(" ".join(first.split()))
+
+
+def _own_keys(config: type) -> list[Key]:
+    """The keys that a class brings or explains itself."""
+    said, hints = _all_meanings(config), typing.get_type_hints(config)
+    fields = {field.name: field for field in dataclasses.fields(config) if field.init}
+    mine = [name for name in fields if said[name].owner is config or name in vars(config).get("__annotations__", {})]
+    rows: dict[tuple[str, ...], Key] = {}
+    for name in mine:
+        names = tuple(key for key in said[name].keys if key in mine)
+        types_ = tuple(type_text(hints[key]) for key in names)
+        rows.setdefault(names, Key(names, types_, tuple(default_text(fields[key]) for key in names), said[name].text))
+    return list(rows.values())
+
+
+def _borrowed_from(config: type, titles: Mapping[type, str]) -> list[str]:
+    """Headings of the sections that have the other keys of a class."""
+    mine = {name for key in _own_keys(config) for name in key.names}
+    owners = [meaning.owner for name, meaning in _all_meanings(config).items() if name not in mine]
+    rule = dict.fromkeys(_rule_parts(), _RULE)
+    known = {**titles, **_shared(titles), **rule}
+    return list(dict.fromkeys(known[owner] for owner in owners))
+
+
+def _all_meanings(config: type) -> dict[str, Meaning]:
+    """Key → meaning of all fields. Raises `InputError` where one has none."""
+    names = [field.name for field in dataclasses.fields(config) if field.init]
+    found = meanings_of(config)
+    if set(rule_keys()) <= set(names):
+        found = _rule_meanings() | found
+    return _complete(config, names, found)
+
+
+def _complete(owner: type, names: Iterable[str], found: dict[str, Any]) -> dict[str, Any]:
+    if missing := [name for name in names if name not in found]:
+        raise InputError(
+            f"{owner.__module__}.{owner.__name__}: nothing says what these keys mean: {', '.join(missing)}; "
+            f"add a line `{missing[0]}: text` to the docstring of the class"
+        )
+    return found
+
+
+def _rule_meanings() -> dict[str, Meaning]:
+    return {key: meaning for part in _rule_parts() for key, meaning in meanings_of(part).items()}
+
+
+def _rule_parts() -> list[type]:
+    rule = PruneRule()
+    inner = [type(getattr(rule, field.name)) for field in dataclasses.fields(rule)]
+    return [part for part in inner if dataclasses.is_dataclass(part)] + [PruneRule]
+
+
+def _rule_keys() -> list[Key]:
+    keys = set(rule_keys())
+    rows = []
+    for part in _rule_parts():
+        names = [field.name for field in dataclasses.fields(part) if field.name in keys]
+        said, hints = _complete(part, names, meanings_of(part)), typing.get_type_hints(part)
+        fields = {field.name: field for field in dataclasses.fields(part)}
+        rows += [Key((n,), (type_text(hints[n]),), (default_text(fields[n]),), said[n].text) for n in names]
+    return rows
+
+
+def _engine_text() -> str:
+    return "\n\n".join(f"`engine: {kind}`\n\n{table(list(_engine_keys(kind)))}" for kind in KINDS)
+
+
+def _engine_keys(kind: str) -> Iterator[Key]:
+    chosen = engine_class(kind)
+    hints = typing.get_type_hints(chosen.__init__)
+    options = {
+        name: parameter.default
+        for name, parameter in inspect.signature(chosen.__init__).parameters.items()
+        if name == "base_url" or (parameter.kind is parameter.KEYWORD_ONLY and name not in SET_HERE)
+    }
+    said = dict(entries(chosen.__doc__ or "", list(options)))
+    texts = _complete(chosen, options, {key: text for keys, text in said.items() for key in keys})
+    for name, default in options.items():
+        yield Key((name,), (type_text(hints[name]),), (value_text(default),), texts[name])
+
+
+def _reward_text() -> str:
+    owners: dict[type, list[str]] = {}
+    for name, spec in REWARDS.items():
+        for owner in spec.options.__mro__:
+            if dataclasses.is_dataclass(owner):
+                owners.setdefault(owner, []).append(f"`{name}`")
+    parts = []
+    for owner, names in sorted(owners.items(), key=lambda item: -len(item[1])):
+        whose = "every reward" if len(names) == len(REWARDS) else ", ".join(names)
+        if rows := _own_keys(owner):
+            parts.append(f"Of {whose}:\n\n{table(rows)}")
+    return "What each reward is: [rewards.md](rewards.md).\n\n" + "\n\n".join(parts)
+
+
+def _trl_text() -> str:
+    theirs = {field.name: default_text(field) for field in dataclasses.fields(GRPOConfig) if field.init}
+    ours = {key: value_text(value) for key, value in grpo_options.PINNED.items()}
+    differ = [key for key in ours if ours[key] != theirs[key]]
+    same = ", ".join(f"`{key}: {ours[key]}`" for key in ours if key not in differ)
+    why = _comments_above(differ)
+    return "\n\n".join(
+        [
+            "Every other key of a training config is one of TRL's `GRPOConfig` and goes through as it is. These have "
+            "another default here:",
+            rows_text(
+                ("key", "default here", "TRL's", "why"), [(f"`{k}`", ours[k], theirs[k], why[k]) for k in differ]
+            ),
+            f"These have TRL's own, held fast against a change of versions: {same}.",
+            "`vllm_max_model_length` is `max_prompt_tokens` and the largest limit, and may not be less. `hub_token` "
+            "is sent to the Hub and written nowhere.",
+            "These cannot be set:",
+            rows_text(("key", "why, and what to set"), [(f"`{k}`", plain(v)) for k, v in grpo_options.OWNED.items()]),
+        ]
+    )
+
+
+def _comments_above(keys: Iterable[str]) -> dict[str, str]:
+    """Key of `PINNED` → the comment that stands in the line above it in the source."""
+    lines = inspect.getsource(grpo_options).splitlines()
+    found = {}
+    for key in keys:
+        place = next(index for index, line in enumerate(lines) if line.startswith(f'    "{key}": ') and index)
+        above = lines[place - 1].strip()
+        found[key] = plain(above.lstrip("# ").rstrip(".")) if above.startswith("#") else ""
+    return found
+
+
+@entry_point
+def main() -> None:
+    write_text(PAGE, page())
+    say(f"docs/config.md: {page().count(chr(10)):,} lines")
+
+
+if __name__ == "__main__":
+    main()
