@@ -8,6 +8,8 @@ OUT ?= outputs/demo$(if $(filter-out 0,$(SEED)),-seed-$(SEED))
 JUDGE ?= linear_own_states
 CONTROL ?= 0
 SLOW ?= 0
+# Test files that run side by side.
+WORKERS ?= 2
 # URL of a package index that offers CPU builds of torch, if the configured one does not.
 TORCH_INDEX ?=
 export OMP_NUM_THREADS ?= 1
@@ -21,7 +23,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python eval/demo.py --output_dir $(OUT) --seed $(SEED) --judge $(JUDGE) --control $(CONTROL)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(if $(filter 1,$(SLOW)),--slow) $(ARGS)
+	$(BIN)/python -m pytest $(if $(filter 1,$(SLOW)),--slow) \
+		--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # vLLM's CPU build and the real engine, in an environment of its own (Python 3.11 on x86-64, 4 GB).
 test-vllm: $(VENV_VLLM)/.installed

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests. One torch thread: two on two cores are slower, and CI has two cores."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ settings.register_profile("secateur", deadline=None)  # a loaded machine is no f
 settings.load_profile("secateur")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+LONGEST_FIRST = (
+    "test_demo_end_to_end.py",
+    "test_distributed.py",
+    "test_survival.py",
+    "test_run.py",
+    "test_grpo_len.py",
+    "test_combined_killed.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,10 +31,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--slow"):
+        _put_long_files_first(items)
         return
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow (make test SLOW=1)"))
+
+
+def _put_long_files_first(items: list[pytest.Item]) -> None:
+    """Files are dealt out whole and in this order, so that no process ends up alone with a long one."""
+    slow = Counter(item.path for item in items if "slow" in item.keywords)
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: (places.get(item.path.name, len(places)), -slow[item.path]))
 
 
 @pytest.fixture(scope="session")
