@@ -10,14 +10,13 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import yaml
+
+from tests.local_server import LocalServer, QuietHandler
 
 TOKEN = "hf_SecretTokenOfTheTests"
 READER = "hf_TokenThatMayOnlyRead"
@@ -40,7 +39,7 @@ _ROUTES = {
 _PRIVATE = {"whoami", "create", "preupload", "batch", "branch", "commit"}
 
 
-class ModelHub(ThreadingHTTPServer):
+class ModelHub(LocalServer):
     """`asked` collects the kinds of the requests, `failing` those that are answered with 500, `repositories` name →
     whether private."""
 
@@ -48,11 +47,7 @@ class ModelHub(ThreadingHTTPServer):
         self.root, self.asked, self.failing = root, [], set[str]()
         self.repositories: dict[str, bool] = {}
         self.lock = threading.Lock()
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(_Handler)
 
     def environment(self, home: Path, token: str | None = TOKEN) -> dict[str, str]:
         """What a process needs to take this server for the Hub; xet is a protocol of its own and stays off."""
@@ -65,25 +60,8 @@ class ModelHub(ThreadingHTTPServer):
         return self.root / repo / (reference.read_text() if reference.is_file() else revision)
 
 
-@contextmanager
-def model_hub(root: Path) -> Iterator[ModelHub]:
-    server = ModelHub(root)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(QuietHandler):
     server: ModelHub
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         self._answer("GET")

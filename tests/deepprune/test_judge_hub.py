@@ -22,7 +22,7 @@ from deepprune.judges.load import describe_generator, find_judge, load_judge, sa
 from runtime.files import read_json, write_json
 from tests.judge_traces import arguments, train, write_splits
 from tests.judges import linear, make_cuts, own_states, pairwise
-from tests.model_hub import TOKEN, USER, ModelHub, model_hub
+from tests.model_hub import TOKEN, USER, ModelHub
 from tests.tiny import build_tiny_model
 
 # Pushes every folder below the first argument, then loads judges as the following arguments say, and tells what came.
@@ -48,7 +48,7 @@ for name, generator in map(json.loads, sys.argv[3:]):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[ModelHub]:
-    with model_hub(tmp_path / "hub") as running:
+    with ModelHub(tmp_path / "hub") as running:
         yield running
 
 

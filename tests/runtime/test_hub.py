@@ -14,7 +14,7 @@ import pytest
 
 from runtime.errors import InputError
 from runtime.hub import cached_id, check_key, content_digest, is_hub_id
-from tests.model_hub import ORGANISATION, READER, TOKEN, USER, ModelHub, model_hub
+from tests.model_hub import ORGANISATION, READER, TOKEN, USER, ModelHub
 
 PUSH = """
 import json, sys
@@ -37,7 +37,7 @@ for job in map(json.loads, sys.argv[2:]):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[ModelHub]:
-    with model_hub(tmp_path / "hub") as running:
+    with ModelHub(tmp_path / "hub") as running:
         yield running
 
 

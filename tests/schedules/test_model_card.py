@@ -24,7 +24,7 @@ from schedules.model_card_content import SUFFIXES
 from schedules.model_card_measured import Models, read_combined, read_single
 from schedules.run import Driver
 from tasks.prompts import FAMILIES, evaluation_messages
-from tests.model_hub import TOKEN, USER, ModelHub, model_hub
+from tests.model_hub import TOKEN, USER, ModelHub
 
 CPU = "configs/accelerate/cpu.yaml"
 CONFIG = """
@@ -232,7 +232,7 @@ def test_a_combined_table_is_read_and_found_beside_the_run(tmp_path, embedded_mo
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[ModelHub]:
-    with model_hub(tmp_path / "hub") as running:
+    with ModelHub(tmp_path / "hub") as running:
         yield running
 
 

@@ -6,12 +6,10 @@ Repositories are folders `<root>/<owner>/<name>/<commit>/` with the real file na
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.local_server import LocalServer, QuietHandler
 
 _RESOLVE = re.compile(r"/datasets/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 _API = re.compile(
@@ -19,38 +17,17 @@ _API = re.compile(
 )
 
 
-class HubServer(ThreadingHTTPServer):
+class HubServer(LocalServer):
     """`asked` collects (repository, revision) of every request; files of `gated` repositories need a token."""
 
-    def __init__(self, root: Path, gated: tuple[str, ...]) -> None:
+    def __init__(self, root: Path, gated: tuple[str, ...] = ()) -> None:
         self.root, self.gated = root, gated
         self.asked: list[tuple[str, str]] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(_Handler)
 
 
-@contextmanager
-def hub_server(root: Path, gated: tuple[str, ...] = ()) -> Iterator[HubServer]:
-    server = HubServer(root, gated)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(QuietHandler):
     server: HubServer
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self._answer(body=b"")

@@ -14,7 +14,7 @@ from datasets import Dataset
 from runtime.errors import InputError
 from tasks.hub import AMC_AIME, HUB_SETS, problems_of
 from tests.tasks.hub_repositories import GPQA_OPTIONS, write_repositories
-from tests.tasks.hub_server import HubServer, hub_server
+from tests.tasks.hub_server import HubServer
 
 GPQA = HUB_SETS["gpqa_diamond"].repository
 AMC_ROW = {"id": 0, "question": "1+1?", "answer": 2.0}
@@ -23,7 +23,7 @@ AMC_ROW = {"id": 0, "question": "1+1?", "answer": 2.0}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     root = write_repositories(tmp_path_factory.mktemp("repositories"))
-    with hub_server(root, gated=(GPQA,)) as running:
+    with HubServer(root, gated=(GPQA,)) as running:
         yield running
 
 
