@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Set by the two launchers of `accelerate launch` (several processes, one process).
 _LAUNCHED = {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"}
+_LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed", b"deepspeed")
 
 
 def end_with_parent() -> None:
@@ -21,10 +23,20 @@ def end_with_parent() -> None:
 
 
 def end_with_launcher() -> None:
-    """In a process that `accelerate launch` has started: end with the launcher. Orphans would go on, beside those of
-    a restart, or wait for each other for ever."""
+    """In a process that `accelerate launch` has started: end with the launcher, at once if it has ended already.
+    Orphans would go on, beside those of a restart, or wait for each other for ever."""
     if _LAUNCHED & os.environ.keys():
         end_with_parent()
+        if _is_orphan():  # the launcher ended while this process was importing
+            raise SystemExit(128 + signal.SIGTERM)
+
+
+def _is_orphan() -> bool:
+    """Whether the machine's first process has taken this one over; in a container the launcher may be that one."""
+    if sys.platform != "linux" or os.getppid() != 1:
+        return False
+    first = Path("/proc/1/cmdline").read_bytes()
+    return not any(name in first for name in _LAUNCHERS)
 
 
 def each_in_its_own_process(work: Callable[..., None], calls: Iterable[tuple[Any, ...]]) -> None:

@@ -70,6 +70,32 @@ def test_a_child_ends_with_its_parent(started, tmp_path: Path, number: signal.Si
         time.sleep(0.02)
     child = psutil.Process(int((tmp_path / "long").read_text().split()[0]))
     process.send_signal(number)
-    process.communicate()
+    process.communicate(timeout=60)
     assert psutil.wait_procs([child], timeout=60)[0], "the child goes on without its parent"
     assert not (tmp_path / "never").exists()
+
+
+RANK = """
+import os, sys, time
+from runtime.children import end_with_launcher
+
+print(os.getpid(), flush=True)
+time.sleep(float(sys.argv[1]))  # a rank imports for seconds
+end_with_launcher()
+time.sleep(600)
+"""
+LAUNCHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at the parent's death is Linux's")
+@pytest.mark.parametrize("importing", ["0", "2"])
+def test_a_rank_ends_with_its_launcher_even_if_that_ended_first(repository: Path, importing: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(repository), "TORCHELASTIC_RUN_ID": "x"}
+    command = [sys.executable, "-c", LAUNCHER, RANK, importing]
+    launcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    rank = psutil.Process(int(launcher.stdout.readline()))
+    if importing == "0":
+        time.sleep(1)  # it has long asked for the signal
+    launcher.kill()
+    launcher.wait()
+    assert psutil.wait_procs([rank], timeout=60)[0], "the rank goes on without its launcher"
