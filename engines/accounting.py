@@ -6,7 +6,7 @@ the problem's own prompt, which every method pays alike, are left out. Cached ju
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from runtime.errors import InputError
 
@@ -53,14 +53,28 @@ class JudgeBill:
         n = len(self.cuts)
         if n < 2:
             return self.everything
-        shares = {}
+        read, shares = self._reading(traces), {}
         for key in _COSTS:
             if not getattr(self.everything, key):  # most judges cost in one or two ways only
                 shares[key] = 0.0
                 continue
             rest = getattr(self.everything, key) - sum(getattr(cut, key) for cut in self.cuts)
-            shares[key] = rest * pairs / (n * (n - 1) / 2) + sum(getattr(self.cuts[trace], key) for trace in traces)
+            shares[key] = rest * pairs / (n * (n - 1) / 2) + sum(getattr(cut, key) for cut in read)
         return TokenLedger(**shares)
+
+    def _reading(self, traces: Iterable[int]) -> list[TokenLedger]:
+        """What reading these cuts by themselves costs. Where all found their beginning in the judge's cache, the one
+        that had read it is not among them, and the first has to."""
+        read = [self.cuts[trace] for trace in traces]
+        if self.everything.judge_cached and read and all(cut.judge_cached for cut in read):
+            first = read[0]
+            read[0] = replace(first, judge_prefill=first.judge_prefill + first.judge_cached, judge_cached=0)
+        return read
+
+    def part(self, traces: Sequence[int]) -> "JudgeBill":
+        """The bill of some of the traces, in that order, as if there were no others."""
+        m = len(traces)
+        return JudgeBill(self.of(traces, m * (m - 1) // 2), tuple(self._reading(traces)) if self.cuts else ())
 
     def reordered(self, order: Sequence[int]) -> "JudgeBill":
         """The bill of the same traces in another order."""

@@ -34,7 +34,10 @@ def check_names(benchmarks: Collection[str], reserved: Collection[str]) -> None:
         raise InputError("key 'problems' names no benchmark; give at least one, for example {aime24: aime24}")
     for name in benchmarks:
         if name in reserved or not re.fullmatch(r"\w[\w.+-]*", name):
-            raise InputError(f"key 'problems' calls a benchmark '{name}': the name of a folder is wanted, not this")
+            raise InputError(
+                f"key 'problems' calls a benchmark '{name}': the name of a folder is wanted, not this; give it "
+                "another, as in {mine: <its source>}"
+            )
 
 
 def check_counts(key: str, value: Counts, benchmarks: Collection[str], all_needed: bool = False) -> None:

@@ -26,7 +26,7 @@ from eval.combined_cells import Cell, Judged, measure_cells
 from eval.combined_config import CombinedConfig
 from eval.combined_csv import rows_as_csv
 from eval.combined_grid import about, join_benchmarks
-from eval.combined_live_summary import live_entries
+from eval.combined_live_summary import live_entries, sampling_time
 from eval.combined_results import ModelRecords
 from eval.combined_rows import evenly_chosen, example_panel
 from eval.combined_store import (
@@ -95,9 +95,15 @@ class ModelTraces:
             labels[: len(self.config.judges_of(self.name))] if self.config.prunes else [],
             labels[judges.index(self.config.similarity)] if "embedding" in self.config.methods else None,
             self._profiles(),
-            wall_seconds(self.config, self.name).get("sampling"),
+            self._sampling_seconds(),
             self._prompt_tokens() if self.config.prices else 0.0,
         )
+
+    def _sampling_seconds(self) -> float | None:
+        """Wall time of sampling these very traces [s]; None where the launches that came to an end sampled others."""
+        noted = sampling_time(Path(self.config.output_dir) / self.name)
+        tokens = sum(stored.trace.n_tokens for found in self.stored for stored in found)
+        return noted.seconds if noted and noted.tokens == tokens else None
 
     def _prompt_tokens(self) -> float:
         family = self.config.prompt_family

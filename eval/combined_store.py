@@ -58,12 +58,22 @@ def read_engine(config: CombinedConfig, model: str) -> dict[str, Any]:
 
 
 def judge_labels(config: CombinedConfig, model: str) -> list[str]:
-    """A name for each of a model's judges: its kind, with the folder's name where two are of one kind."""
-    kinds = [judge_kind(judge) for judge in config.scored_by(model)]
-    return [
-        kind if kinds.count(kind) == 1 else f"{kind}-{Path(judge).name}"
-        for kind, judge in zip(kinds, config.scored_by(model), strict=True)
-    ]
+    """A name for each of a model's judges: its kind, where two are of one kind with as much of the folder's end as
+    tells them apart."""
+    parts = [(judge_kind(judge), *_parts(judge)[::-1]) for judge in config.scored_by(model)]
+    return [_label(own, [other for other in parts if other is not own]) for own in parts]
+
+
+def _parts(judge: str) -> tuple[str, ...]:
+    path = Path(judge)
+    return path.relative_to(path.anchor).parts
+
+
+def _label(own: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
+    """Of a kind and the parts of a path, the last one first."""
+    apart = (size for size in range(1, len(own)) if all(other[:size] != own[:size] for other in others))
+    kind, *ends = own[: next(apart, len(own))]
+    return "-".join([kind, *reversed(ends)])
 
 
 def judge_fingerprint(folder_or_name: str) -> str:

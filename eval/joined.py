@@ -6,6 +6,7 @@ For judges or models that were run apart. Rows with other settings are refused, 
 figures differ: those were made by different models or from different traces.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def join(paths: list[Path]) -> dict[str, Any]:
     that do not belong together."""
     runs = [(str(path), read_json(path)) for path in paths]
     check_joinable([(where, _settings(run)) for where, run in runs])
+    _check_same_base(runs)
     rows: dict[Identity, dict[str, Any]] = {}
     differences: dict[Identity, dict[str, Any]] = {}
     for where, run in runs:
@@ -82,6 +84,17 @@ def _settings(run: dict[str, Any]) -> dict[str, Any]:
 
 def _identity(row: dict[str, Any]) -> Identity:
     return tuple(row[key] for key in ("benchmark", "n", "model", "method", "judge"))
+
+
+def _check_same_base(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Raise `InputError` unless all savings are held against the vote of one model."""
+    bases = [(where, next(iter(run["config"]["models"]))) for where, run in runs]
+    for where, base in bases[1:]:
+        if base != bases[0][1]:
+            raise InputError(
+                f"{where}: its savings are held against the model '{base}', those of {bases[0][0]} against "
+                f"'{bases[0][1]}'; leave it out, or make it again with the same model first in key 'models'"
+            )
 
 
 def _check_same_row(one: dict[str, Any], other: dict[str, Any], where: str) -> None:

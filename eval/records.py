@@ -61,15 +61,14 @@ class Outcome:
 def part(record: ProblemRecord, chosen: np.ndarray) -> ProblemRecord:
     """The problem as if only the `chosen` traces [m] had been sampled, in that order; the judge's bill is the part of
     the stored one that falls to them."""
-    places, bill = chosen.tolist(), record.judge_bill
-    everything = bill.of(places, len(places) * (len(places) - 1) // 2)
+    places = chosen.tolist()
     return ProblemRecord(
         record.problem_id,
         record.right,
         tuple(record.traces[place] for place in places),
         record.decision_seed,
         None if record.scores is None else record.scores[np.ix_(chosen, chosen)],
-        JudgeBill(everything, tuple(bill.cuts[place] for place in places) if bill.cuts else ()),
+        record.judge_bill.part(places),
     )
 
 

@@ -95,7 +95,8 @@ def _cost(row: Row) -> float:
 def frontier(rows: Sequence[Row], models: Sequence[str], recommendation: Mapping[str, Any]) -> Frontier:
     """Of one benchmark and n. `models` are all of the run, so that each has its colour. `recommendation` is that of
     combined.json; empty where there is none, or where it compares several n."""
-    shown = [row for row in rows if row["judge"] not in UNTRAINED or not row["method"].startswith("deepprune")]
+    trained = [row for row in rows if row["judge"] not in UNTRAINED or not row["method"].startswith("deepprune")]
+    shown = trained or rows  # a plot needs a point
     best = on_frontier(rows, recommendation.get("frontier_tokens"))
     soonest = on_frontier(rows, recommendation.get("frontier_wall"), _wait)
     x_ticks, x_of = _cost_axis([_cost(row) for row in shown])

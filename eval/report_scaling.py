@@ -113,7 +113,8 @@ MEASURES = (
 def scaling(grid: Grid) -> list[Scaling]:
     """For every benchmark with several n, one per measure."""
     models = list(dict.fromkeys(row["model"] for view in grid.views for row in view.rows))
-    found = [(benchmark, grid.of(benchmark)) for benchmark in grid.benchmarks]
+    found = [(benchmark, [view for view in grid.of(benchmark) if any(map(_is_shown, view.rows))])
+             for benchmark in grid.benchmarks]  # fmt: skip
     return [_scaling(*pair, models, measure) for pair in found if len(pair[1]) > 1 for measure in MEASURES]
 
 

@@ -127,7 +127,8 @@ def _print_live(combined: Mapping[str, Any], console: Console) -> None:
 def _advice(combined: Mapping[str, Any]) -> list[str]:
     """The words of the first recommendation, and the last, which is the upshot, of each benchmark's own."""
     first, *others = combined.get("recommendations") or [combined.get("recommendation") or {}]
-    return [*first.get("words", []), *(f"{other['benchmark']}: {other['words'][-1]}" for other in others)]
+    upshots = (f"{other['benchmark']}: {other['words'][-1]}" for other in others if other["words"])
+    return [*first.get("words", []), *upshots]
 
 
 def _notes(combined: Mapping[str, Any]) -> list[str]:

@@ -7,11 +7,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from eval.methods import COMPANIONS
 from eval.table_labels import ALL, judge_label, marks, method_label
 
 Row = Mapping[str, Any]
 _ACROSS = 4  # benchmarks, or n, beside each other
-_CONTROLS = ("random_traces", "consensus_equal_tokens")
 
 
 def benchmark_of(row: Row) -> str | None:
@@ -22,9 +22,9 @@ def benchmark_of(row: Row) -> str | None:
 def benchmark_tables(rows: Sequence[Row], n: int) -> Iterator[Table]:
     """Accuracy and net saving on each benchmark at one n; nothing where there is only one."""
     names = [name for name in dict.fromkeys(benchmark_of(row) for row in rows) if name != ALL]
-    if len(names) < 2:
-        return
     shown = [row for row in rows if row["n"] == n and not _is_control(row)]
+    if len(names) < 2 or not shown:
+        return
     titles = {name: _heading(name, shown) for name in names}
     title = f"each benchmark, n = {n}: accuracy, saved net"
     yield from _side_by_side(title, shown, benchmark_of, titles, _accuracy_and_saving)
@@ -76,7 +76,7 @@ def live_words(entries: Sequence[Row]) -> list[str]:
 
 
 def _is_control(row: Row) -> bool:
-    return row["method"] in _CONTROLS or row["judge"] == "random"
+    return row["method"] in COMPANIONS or row["judge"] == "random"
 
 
 def _heading(name: str | None, rows: Iterable[Row]) -> str:
@@ -85,12 +85,14 @@ def _heading(name: str | None, rows: Iterable[Row]) -> str:
 
 
 def _accuracy_and_saving(row: Row) -> str:
-    return f"{row['accuracy']:.3f} {100 * row['saving_net']:6.1f} %"
+    """Marked by itself: what a model or a judge was trained on differs between benchmarks."""
+    return f"{row['accuracy']:.3f}{marks(row)} {100 * row['saving_net']:6.1f} %"
 
 
 def _accuracy_and_tokens(row: Row) -> str:
     """Rows from before there were several n do not say their net tokens."""
-    return f"{row['accuracy']:.3f} " + (f"{row['net_tokens']:8,.0f}" if "net_tokens" in row else f"{'–':>8}")
+    tokens = f"{row['net_tokens']:8,.0f}" if "net_tokens" in row else f"{'–':>8}"
+    return f"{row['accuracy']:.3f}{marks(row)} {tokens}"
 
 
 def _side_by_side(
@@ -102,22 +104,22 @@ def _side_by_side(
 ) -> Iterator[Table]:
     """A line per model, method and judge; `titles`: place → heading of its column, a few in each table."""
     found = {(row["model"], row["method"], row["judge"], place_of(row)): row for row in rows}
-    lines = {key[:3]: found[key] for key in found}
-    places = list(titles)
-    for first in range(0, len(places), _ACROSS):
-        across = places[first : first + _ACROSS]
+    lines = list(dict.fromkeys(key[:3] for key in found))
+    places, most = list(titles), _ACROSS - any(map(marks, rows))  # which take room
+    for first in range(0, len(places), most):
+        across = places[first : first + most]
         table = plain_table(title)
         for name in ("method", "judge"):
             table.add_column(name, no_wrap=True)
         for place in across:
             table.add_column(titles[place], justify="right", no_wrap=True)
         model = None
-        for key, row in lines.items():
+        for key in lines:
             if key[0] != model:
                 model = key[0]
                 add_model(table, model)
             cells = (found.get((*key, place)) for place in across)
-            names = escape(method_label(key[1])) + marks(row), escape(judge_label(key[2]))
+            names = escape(method_label(key[1])), escape(judge_label(key[2]))
             table.add_row(*names, *("–" if cell is None else text(cell) for cell in cells))
         yield table
 

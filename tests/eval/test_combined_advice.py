@@ -10,12 +10,15 @@ import pytest
 from rich.console import Console
 
 from eval.combined import run
+from eval.combined_config import CombinedConfig
+from eval.combined_store import judge_labels, wall_path
 from eval.joined import join
+from eval.report import ReportInputs, render_report
 from eval.table import print_results
 from runtime.errors import InputError
-from runtime.files import read_json, write_json
+from runtime.files import read_json, read_jsonl, write_json
 from tasks.answers import GRADER_VERSION
-from tests.combined_runs import config, make_reading_judge, write_problems
+from tests.combined_runs import config, make_reading_judge, settings, write_problems
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,59 @@ def test_runs_join_if_their_settings_agree(finished, inputs, tmp_path: Path) -> 
         write_json(paths[1], changed)
         with pytest.raises(InputError, match=rf"other.combined\.json: key '{key}' is {value!r} there and .* here"):
             join(paths)
+    write_json(paths[1], combined | {"config": combined["config"] | {"models": {"pruned": "elsewhere"}}})
+    with pytest.raises(InputError, match=r"against the model 'pruned', those of .* against 'base'"):
+        join(paths)
     rows = [row | {"accuracy": 0.123} for row in combined["rows"]]
     write_json(paths[1], combined | {"rows": rows})
     with pytest.raises(InputError, match=r"the row 'base/single' has accuracy 0\.123"):
         join(paths)
+
+
+@pytest.mark.parametrize("methods", [["oracle"], ["single"], ["deepprune"]])
+def test_a_few_methods_make_a_table_and_a_report(inputs, tmp_path: Path, methods: list[str]) -> None:
+    """Without a method that could be recommended, compared over n, or with a trained judge."""
+    grid = {"problems": {name: str(inputs[2]) for name in ("one", "other")}, "n": [4, 8], "live": 0, "cut_k": 2}
+    chance = {"judges": {"base": "random"}, "methods": methods}
+    combined = run(CombinedConfig(**settings(*inputs, tmp_path) | grid | chance))
+    print_results(combined, Console(file=io.StringIO(), width=100))
+    assert 'class="wide frontier"' in render_report(ReportInputs(tmp_path))
+
+
+def test_judges_of_one_kind_are_told_apart_by_their_folders(inputs, tmp_path: Path) -> None:
+    folders = [str(make_reading_judge("linear", inputs[0], tmp_path / name)) for name in ("a/judge", "b/judge", "c")]
+    made = config(*inputs, tmp_path / "out", judges={"base": [*folders, "random"]})
+    assert judge_labels(made, "base") == ["linear-a-judge", "linear-b-judge", "linear-c", "random"]
+    assert judge_labels(config(*inputs, tmp_path / "out", judges={"base": folders[0]}), "base") == ["linear"]
+
+
+def test_the_wall_time_of_a_vote_is_that_of_its_own_traces(finished, inputs, tmp_path: Path) -> None:
+    """Not that of more traces, nor of the part that a killed launch left over."""
+
+    def wall(folder: Path, **changes: Any) -> float | None:
+        rows = run(config(*inputs, folder, **{"cut_k": 2, "live": 0} | changes))["rows"]
+        return next(row["wall_s"] for row in rows if row["method"] == "consensus")
+
+    shutil.copytree(finished[0], tmp_path / "run")
+    noted = [line["seconds"] for _, line in read_jsonl(wall_path(config(*inputs, tmp_path / "run"), "base", 0))]
+    assert wall(tmp_path / "run") == noted[0]
+    assert wall(tmp_path / "run", n=4) is None and wall(tmp_path / "run", problem_count=2) is None
+    traces = tmp_path / "run" / "base" / "traces" / "traces-rank0.jsonl"
+    traces.write_bytes(b"".join(traces.read_bytes().splitlines(keepends=True)[:20]))
+    wall_path(config(*inputs, tmp_path / "run"), "base", 0).unlink()
+    assert wall(tmp_path / "run") is None
+
+
+def test_a_mark_stands_at_the_benchmark_that_it_is_about(finished) -> None:
+    rows = [
+        row | {"benchmark": name, "trained_on": name == "one"}
+        for name in ("one", "other")
+        for row in finished[1]["rows"]
+    ]
+    shown = io.StringIO()
+    print_results(finished[1] | {"rows": rows}, Console(file=shown, width=100))
+    line = next(
+        line for line in shown.getvalue().partition("each benchmark")[2].splitlines() if "vote of all" in line
+    )
+    first, second = line.split(" %")[:2]
+    assert "†" in first and "†" not in second

@@ -89,6 +89,17 @@ def test_a_block_is_the_problem_with_fewer_traces() -> None:
     assert taken.decision_seed == 7 and part(replace(record, scores=None), np.array([0])).scores is None
 
 
+def test_a_block_reads_the_prompt_that_the_first_trace_had_read_for_all() -> None:
+    """A judge that keeps the prompt (30 tokens): only the first cut reads it, each reads 10 of its own."""
+    cuts = tuple(TokenLedger(judge_prefill=40 - cached, judge_cached=cached) for cached in (0, 30, 30, 30))
+    bill = JudgeBill(sum(cuts, TokenLedger()), cuts)
+    blocks_of_two = [bill.part(places) for places in ([0, 1], [2, 3])]
+    assert [block.everything.judge_prefill for block in blocks_of_two] == [50, 50]
+    assert [block.everything.judge_cached for block in blocks_of_two] == [30, 30]
+    assert [block.of([1], 0).judge_prefill for block in blocks_of_two] == [40, 40]
+    assert bill.of([3, 2, 0], 0).judge_prefill == 60 and bill.of([], 0) == TokenLedger()
+
+
 def test_outcomes_are_averaged_over_blocks() -> None:
     one = Outcome(1.0, TokenLedger(generated=10, longest_trace=4), 2, 1.0)
     other = Outcome(0.0, TokenLedger(generated=30, longest_trace=8), 3, 0.0)

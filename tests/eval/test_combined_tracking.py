@@ -141,7 +141,7 @@ def test_a_result_is_logged_once_and_a_changed_one_to_the_same_run(asked, offlin
     (run,) = offline_runs(offline)
     assert (run.group, run.job_type, run.project) == ("run", "evaluation", "huggingface"), "there is no schedule"
     assert [step["n"] for step in run.history] == [2, 4] and run.summary["n"] == 4
-    assert run.config["seed"] == 3 and run.config["engine_options"] == {"url": "x"}
+    assert run.config["seed"] == 3 and run.config["engine_options"] == {"api_key": "(left out)", "url": "x"}
     assert run.summary["recommendation"] == f"Run it. {hostile}\nOr not.", "text, not markup"
     pages = [path.read_text() for path in logged_files(offline).rglob("*.html")]
     assert pages == [(folder / "report.html").read_text()], "no other HTML, and this as it is"
