@@ -1,6 +1,5 @@
 """Opening a model folder for generation, and refusing early what the engine cannot run exactly."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from transformers.cache_utils import DynamicLayer
 
 from engines.attention import GROUPED_ATTENTION
 from runtime.errors import InputError
+from runtime.files import sampled_digest
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
-_SAMPLE_BYTES = 1 << 20
 
 
 def check_model_folder(path: str | Path) -> None:
@@ -110,18 +109,10 @@ def model_fingerprint(folder: str | Path) -> str:
     """Sixteen hex digits that tell two model folders apart: config and weights (size, and the first and last MiB of
     every weight file, so that large models cost milliseconds)."""
     folder = Path(folder)
-    digest = hashlib.sha256()
     files = sorted(path for pattern in ("config.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))
     if not files:
         raise InputError(f"{folder}: no config.json and no weights there; give a Hugging Face model folder")
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name}|{size}|".encode())
-        with open(path, "rb") as handle:
-            digest.update(handle.read(_SAMPLE_BYTES))
-            handle.seek(max(0, size - _SAMPLE_BYTES))
-            digest.update(handle.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
+    return sampled_digest((path.name, path) for path in files)
 
 
 def _attention_for(config: PreTrainedConfig) -> str | None:

@@ -9,7 +9,7 @@ from runtime.errors import InputError
 from runtime.files import read_json
 from runtime.hub import HubError, cached_id, is_hub_id, snapshot, split_revision
 
-_LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 _KEYS = ("license", "license_name", "license_link")
 # Words that the text of a licence begins with, and its name on the Hub; the narrower one first.
 _TEXTS = (
@@ -46,7 +46,7 @@ def describe_base(model: str) -> BaseModel:
     parent = card.get("base_model")
     parent = parent[0] if isinstance(parent, list) and parent else parent
     hub_id = own or (parent if isinstance(parent, str) and is_hub_id(parent) else None)
-    files = tuple(sorted({path for pattern in _LICENCE_FILES for path in folder.glob(pattern)})) if folder else ()
+    files = _licence_files(folder) if folder else ()
     licence, source = _licence(folder, card, files) if folder else ({}, reason)
     link = licence.get("license_link")
     if own and link and not files and "://" not in link:  # a file of that repository, which does not lie here
@@ -54,11 +54,17 @@ def describe_base(model: str) -> BaseModel:
     return BaseModel(own or model, hub_id, own is not None, licence, source, files)
 
 
+def _licence_files(folder: Path) -> tuple[Path, ...]:
+    """Files only: some repositories keep a folder LICENSES."""
+    found = {path for pattern in LICENCE_FILES for path in folder.glob(pattern)}
+    return tuple(sorted(path for path in found if path.is_file()))
+
+
 def _folder_of(model: str) -> tuple[Path | None, str]:
     if Path(model).is_dir():
         return Path(model), ""
     try:
-        return snapshot(model, ("README.md", "config.json", *_LICENCE_FILES)), ""
+        return snapshot(model, ("README.md", "config.json", *LICENCE_FILES)), ""
     except HubError:
         return None, "its repository could not be read"
 
@@ -93,4 +99,6 @@ def _licence(folder: Path, card: dict[str, Any], files: tuple[Path, ...]) -> tup
                 return {"license": name}, f"its file {path.name}"
     if files:
         return {"license": "other", "license_name": "see-file", "license_link": files[0].name}, "its licence file"
+    if cached_id(folder) and not (folder / "README.md").is_file():  # fetched without, and the Hub is out of reach
+        return {}, "its own model card is not in the Hub's cache"
     return {}, "neither its card nor its files name one"

@@ -1,13 +1,17 @@
 """Files that survive a kill: JSON replaced atomically, JSONL appended line by line, errors named by line."""
 
 import gzip
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import InputError
+
+_SAMPLE_BYTES = 1 << 20
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -27,6 +31,27 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Replace `target` by a copy; a kill leaves the old one."""
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.copyfile(source, unfinished)
+    unfinished.replace(target)
+
+
+def sampled_digest(files: Iterable[tuple[str, Path]]) -> str:
+    """Sixteen hex digits of the names, sizes and first and last MiB of (name, path) pairs, which tell weights apart
+    without reading gigabytes."""
+    digest = hashlib.sha256()
+    for name, path in files:
+        size = path.stat().st_size
+        digest.update(f"{name}|{size}|".encode())
+        with open(path, "rb") as handle:
+            digest.update(handle.read(_SAMPLE_BYTES))
+            handle.seek(max(0, size - _SAMPLE_BYTES))
+            digest.update(handle.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def read_json(path: str | Path) -> Any:

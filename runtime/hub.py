@@ -4,9 +4,7 @@ A token comes from `hf auth login`, from HF_TOKEN, or from the caller; it is sen
 comes down is data: patterns name what is fetched, and the callers ask for JSON, text and safetensors only.
 """
 
-import hashlib
 import itertools
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,15 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import InputError
-from runtime.files import read_json, write_json
+from runtime.errors import InputError, is_no_space
+from runtime.files import read_json, sampled_digest, write_json
 
 # What a model or a judge needs to be loaded: no code, no pickles.
-SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.md", "LICENSE*", "NOTICE*")
+SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.md", "LICEN?E*", "NOTICE*", "USE_POLICY*")
 RECORD = "hub.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._/-]*)?")
 _REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*")
-_SAMPLE_BYTES = 1 << 20
 _LATER = ", or leave push_to_hub out and start again with it where the Hub can be reached; what is done stays"
 _AGAIN = "the next start tries it again"
 _LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token with write access"
@@ -83,6 +80,7 @@ def check_push(target: Target) -> Target:
 
     Raises `HubError` naming the remedy, so that a missing token ends a run before its work begins.
     """
+    _check_name(target.repo_id)
     with _readable_errors("the Hub was asked who you are", target.token, _LOGIN, _LATER):
         from huggingface_hub import HfApi
 
@@ -100,6 +98,16 @@ def check_push(target: Target) -> Target:
             f"choose a repository of theirs, or {_LOGIN}"
         )
     return target
+
+
+def _check_name(repo_id: str) -> None:
+    """What the Hub would refuse after the work: a default name comes from a folder, which may be called anything."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        raise HubError(f"a repository cannot be called '{repo_id}'; give another name as 'hub_model_id'") from None
 
 
 def push_folder(
@@ -146,18 +154,11 @@ def push_once(
 
 def content_digest(folder: Path, patterns: Sequence[str]) -> str:
     """Sixteen hex digits of names, sizes and the first and last MiB of the files that would be pushed."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder)
-        if not any(name.match(pattern) for pattern in patterns):
-            continue
-        size = path.stat().st_size
-        digest.update(f"{name}|{size}|".encode())
-        with open(path, "rb") as handle:
-            digest.update(handle.read(_SAMPLE_BYTES))
-            handle.seek(max(0, size - _SAMPLE_BYTES))
-            digest.update(handle.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
+    from huggingface_hub.utils import filter_repo_objects  # which the push asks as well
+
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    pushed = filter_repo_objects(names, allow_patterns=list(patterns))
+    return sampled_digest((name, folder / name) for name in pushed)
 
 
 def snapshot(name: str, patterns: Sequence[str] = SAFE_FILES) -> Path:
@@ -177,7 +178,12 @@ def _readable_errors(what: str, token: str | None, remedy: str, way_out: str = "
     the remedy where the Hub is out of reach."""
     import httpx
     from huggingface_hub import constants
-    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     try:
         yield
@@ -186,16 +192,20 @@ def _readable_errors(what: str, token: str | None, remedy: str, way_out: str = "
     except InputError:
         raise
     except (OfflineModeIsEnabled, httpx.HTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
+        if is_no_space(error):  # of this disk, not of the Hub
+            raise
         if constants.HF_HUB_OFFLINE:
             remedy = f"HF_HUB_OFFLINE is set: unset it{way_out}"
-        elif isinstance(error, httpx.TransportError):
+        elif isinstance(error, (httpx.TransportError, LocalEntryNotFoundError)):
             remedy = f"the Hub is out of reach: look at the network and HF_ENDPOINT{way_out}"
         raise HubError(f"{what}: {_without_secrets(error, token)}; {remedy}") from None
 
 
 def _without_secrets(error: Exception, token: str | None) -> str:
     """The first line of a message; no token, should a server have sent it back."""
+    from huggingface_hub import get_token
+
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    for secret in filter(None, (token, os.environ.get("HF_TOKEN"))):
+    for secret in filter(None, (token, get_token())):
         text = text.replace(secret, "***")
     return text.rstrip(".;")

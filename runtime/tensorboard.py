@@ -24,13 +24,18 @@ _OUR_STEPS = "TENSORBOARD_LOGGING_DIR"  # where the Trainer writes
 def name_tensorboard_run(run_folder: Path, name: str, resumed_at: int) -> None:
     """Make the Trainer write the event files of `name` to `<run_folder>/tensorboard/<name>`.
 
-    A training that goes on from step `resumed_at` repeats what was logged after that step, so readers are told to
-    forget it.
+    A training that goes on from step `resumed_at` is one curve with what it did before.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     folder = run_folder / FOLDER / name
     os.environ[_OUR_STEPS] = str(folder)
+    forget_after(folder, resumed_at)
+
+
+def forget_after(folder: Path, resumed_at: int) -> None:
+    """Tell readers of the event files in `folder`, if any, to forget what was logged after step `resumed_at`: a
+    training that goes on from there logs it again."""
+    from torch.utils.tensorboard import SummaryWriter
+
     if folder.is_dir():
         SummaryWriter(str(folder), purge_step=resumed_at + 1).close()
 

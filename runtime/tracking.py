@@ -20,6 +20,7 @@ from runtime.console import say
 from runtime.errors import InputError
 from runtime.files import read_json, write_json
 from runtime.ranks import current_ranks
+from runtime.redact import without_secrets
 
 SCHEDULE_RUN = "schedule"
 OURS = ("wandb", "tensorboard")  # what reports besides the Trainer's own
@@ -219,7 +220,7 @@ def run_options(folder: Path, kind: str, home: Home, config: Mapping[str, Any]) 
         "group": home.group,
         "name": f"{folder.resolve().name}/{kind}",
         "job_type": kind,
-        "config": _without_secrets(config),
+        "config": without_secrets(config),
         "settings": wandb.Settings(console="off", silent=True, x_disable_stats=True, init_timeout=60),
     }
 
@@ -245,16 +246,11 @@ def _artifact(description: Artifact) -> Any:
     return artifact
 
 
-def _without_secrets(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    return {key: _without_secrets(part) for key, part in value.items() if not str(key).endswith(("_token", "_key"))}
-
-
 def _own_home(folder: Path, project: str | None = None) -> Home:
-    """As the environment says, else by the folder's name."""
-    group = os.environ.get("WANDB_RUN_GROUP") or folder.resolve().name
-    return Home(group, project or os.environ.get("WANDB_PROJECT") or _DEFAULT_PROJECT)
+    """As the environment says, else where its runs went before, also if it was moved; else by the folder's name."""
+    known = read_json(folder / _IDS) if (folder / _IDS).is_file() else {}
+    group = os.environ.get("WANDB_RUN_GROUP") or known.get("group") or folder.resolve().name
+    return Home(group, project or os.environ.get("WANDB_PROJECT") or known.get("project") or _DEFAULT_PROJECT)
 
 
 def _known_home(folder: Path) -> Home:

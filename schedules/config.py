@@ -145,6 +145,11 @@ def read_run_config(argv: Sequence[str]) -> RunConfig:
     fields = {entry.name: entry for entry in dataclasses.fields(ScheduleConfig)}
     ours = check_types(ScheduleConfig, {key: value for key, value in values.items() if key in fields}, path)
     token = values.pop(TOKEN, None)
+    if isinstance(kwargs := values.get("model_init_kwargs"), dict) and {"token", "use_auth_token"} & kwargs.keys():
+        raise InputError(
+            f"{path}: key 'model_init_kwargs' holds a token, which would be written down with all keys; leave it out "
+            "and log in with `hf auth login`, or set HF_TOKEN"
+        )
     trainer = {key: value for key, value in values.items() if key not in fields}
     for name, entry in fields.items():
         if name not in ours and entry.default is entry.default_factory is dataclasses.MISSING:

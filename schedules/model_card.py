@@ -8,7 +8,6 @@ sends the new card.
 """
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from runtime.base_model import describe_base
 from runtime.cards import render_card, write_card
 from runtime.console import say
 from runtime.errors import InputError, entry_point
-from runtime.files import read_json, write_json
-from runtime.hub import RECORD
+from runtime.files import copy_file, read_json, write_json
+from runtime.hub import RECORD, Target
 from runtime.versions import library_versions
 from schedules.config import RunConfig, read_run_config
 from schedules.model_card_content import card_context, front_matter
@@ -33,15 +32,16 @@ MEMORY = "card.json"
 _LIBRARIES = ("secateur", "trl", "transformers", "torch", "accelerate", "deepspeed", "vllm")
 
 
-def write_model_card(config: RunConfig, repo_id: str | None = None) -> bool:
+def write_model_card(config: RunConfig, target: Target | None = None) -> bool:
     """Write the README.md of the run's `final/`, with the base model's licence files and the picture of the rounds
     beside it; whether the card changed.
 
-    repo_id: where `final/` is pushed to; by default where it was, else the snippets name the folder.
+    target: where `final/` is pushed to; by default where it was, else the snippets name the folder.
     """
     run = RunFolder(config)
     final, selections = run.path / "final", read_selections(run)
-    repo_id = repo_id or _pushed_to(run.path)
+    target = target or _pushed_to(run.path)
+    repo_id, revision = (target.repo_id, target.revision) if target else (None, None)
     memory = _remember(run.path, {})
     models = Models(final, config.schedule.model, repo_id)
     measured = find_measurements(run.path, models) | {
@@ -50,13 +50,14 @@ def write_model_card(config: RunConfig, repo_id: str | None = None) -> bool:
     base = describe_base(config.schedule.model)
     for path in (*base.files, run.path / PICTURE):
         if path.is_file():
-            _copy_whole(path, final / path.name)
-    context = card_context(config, base, selections, measured, memory["versions"], repo_id)
+            copy_file(path, final / path.name)
+    context = card_context(config, base, selections, measured, memory["versions"], repo_id, revision)
     return write_card(final, render_card(TEMPLATE, front_matter(config, base, context), context))
 
 
-def _pushed_to(run: Path) -> str | None:
-    return read_json(run / RECORD)["repo_id"] if (run / RECORD).is_file() else None
+def _pushed_to(run: Path) -> Target | None:
+    record = read_json(run / RECORD) if (run / RECORD).is_file() else None
+    return Target(record["repo_id"], revision=record["revision"]) if record else None
 
 
 def _remember(run: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -68,13 +69,6 @@ def _remember(run: Path, values: dict[str, Any]) -> dict[str, Any]:
     return known | values
 
 
-def _copy_whole(source: Path, target: Path) -> None:
-    """Replace `target` by a copy; a kill leaves the old one."""
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    shutil.copyfile(source, unfinished)
-    unfinished.replace(target)
-
-
 @entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m schedules.model_card", description="Write a run's model card.")
@@ -84,7 +78,9 @@ def main() -> None:
     parser.add_argument("--model", help="name of the final model in those files, if its path tells nothing")
     options = parser.parse_args()
     config = _config_of(options.run)
-    models = Models(options.run / "final", config.schedule.model, _pushed_to(options.run), options.model)
+    target = _pushed_to(options.run)
+    repo_id = target.repo_id if target else None
+    models = Models(options.run / "final", config.schedule.model, repo_id, options.model)
     readers = {"single": read_single, "combined": read_combined}
     told = {key: read(getattr(options, key), models) for key, read in readers.items() if getattr(options, key)}
     _remember(options.run, told)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import yaml
 from runtime.base_model import BaseModel
 from runtime.cards import Markdown, clean, code_span, escape_markdown
 from runtime.files import read_json
+from runtime.redact import without_secrets
 from schedules.choice import START
 from schedules.choice_reason import name_of
 from schedules.config import RunConfig, ScheduleConfig
@@ -32,7 +34,6 @@ _SHOWN = (
     *("gradient_accumulation_steps",),
 )
 _HUB_SET = re.compile(r"^(?P<repository>[\w.-]+/[\w.-]+) \(")
-_SECRET = ("_token", "_key", "password")
 _EMBEDDED = "arithmetic"  # problems of the game that the project ships (tasks/arithmetic.py)
 
 Selections = Sequence[tuple[Round, dict[str, Any]]]
@@ -45,6 +46,7 @@ def card_context(
     measured: Mapping[str, Any],
     versions: Mapping[str, str],
     repo_id: str | None,
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """All values of the template."""
     schedule, folder = config.schedule, Path(config.schedule.output_dir)
@@ -60,13 +62,20 @@ def card_context(
         "unmet": _unmet(rounds),
         "single": measured.get("single"),
         "combined": measured.get("combined"),
+        "called": _called((measured.get("combined") or {}).get("called", {})),
         "versions": versions,
         "licence": _licence(base),
         "picture": "rounds.png" if (folder / "rounds.png").is_file() else None,
-        **_usage(schedule, repo_id or str(folder / "final")),
+        **_usage(schedule, repo_id or str(folder / "final"), revision),
         **_training(config, folder),
         **_validation(schedule, selections, folder),
     }
+
+
+def _called(names: Mapping[str, bool]) -> Markdown:
+    """What the advice calls the models, as its table does; figures told to older cards do not say."""
+    words = [f"{code_span(name)} is {'this model' if ours else 'the original one'}" for name, ours in names.items()]
+    return Markdown(f"In what follows {', '.join(words)}." if words else "")
 
 
 def _link(hub_id: str) -> Markdown:
@@ -102,12 +111,13 @@ def _unmet(rounds: Sequence[Mapping[str, Any]]) -> str:
     return f"The limit of {unmet[-1]['limit']} tokens could not be met: no checkpoint of that round was taken."
 
 
-def _usage(schedule: ScheduleConfig, model_name: str) -> dict[str, Any]:
+def _usage(schedule: ScheduleConfig, model_name: str, revision: str | None) -> dict[str, Any]:
     """The snippets' values; the length of vLLM's context is what the model allows and the evaluation needs."""
     final = Path(schedule.output_dir) / "final" / "config.json"
     allowed = read_json(final).get("max_position_embeddings") or float("inf")
     length = int(min(allowed, schedule.max_prompt_tokens + schedule.validation_max_tokens))
     suffix, arithmetic = SUFFIXES[schedule.prompt_family], _is_arithmetic(schedule)
+    branch = ["--revision", revision] if revision else []
     return {
         "family": schedule.prompt_family,
         "suffix": suffix,
@@ -118,7 +128,8 @@ def _usage(schedule: ScheduleConfig, model_name: str) -> dict[str, Any]:
         "max_tokens": schedule.validation_max_tokens,
         "model_name": model_name,
         "model_length": length,
-        "serve": f"vllm serve {model_name} --max-model-len {length}",
+        "revision": revision,
+        "serve": shlex.join(["vllm", "serve", model_name, *branch, "--max-model-len", str(length)]),
         "arithmetic": arithmetic,
     }
 
@@ -150,20 +161,6 @@ def _shown_keys(config: RunConfig) -> dict[str, Any]:
     """All keys but those that say where things lie or are sent."""
     left_out = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "dry_run")
     return {key: value for key, value in config.resolved().items() if key not in left_out}
-
-
-def without_secrets(value: Any) -> Any:
-    """Nested keys whose names end like a secret's keep their name only.
-
-    >>> without_secrets({"a": 1, "init": {"hub_token": "x"}})
-    {'a': 1, 'init': {'hub_token': '(left out)'}}
-    """
-    if isinstance(value, Mapping):
-        return {
-            key: "(left out)" if str(key).lower().endswith(_SECRET) else without_secrets(entry)
-            for key, entry in value.items()
-        }
-    return [without_secrets(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def _parameters(final: Path) -> str:

@@ -76,7 +76,7 @@ def read_combined(path: Path, models: Models) -> dict[str, Any]:
             if row["model"] in ours and (row["method"] in _ALWAYS or row["id"] in chosen)
         ]
         words = [text for text in advice.get("words", ()) if isinstance(text, str)]
-        return {"rows": rows, "words": _settings(settings), "advice": words}
+        return {"rows": rows, "words": _settings(settings), "advice": words, "called": ours}
 
 
 def _combined_row(row: Mapping[str, Any], final: bool, settings: Mapping[str, Any]) -> dict[str, Any]:

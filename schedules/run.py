@@ -103,7 +103,7 @@ class Driver:
             self._carry_out(action)
         show_rounds(read_selections(self.folder))
         say(f"  picture: {escape(str(self.folder.path / PICTURE))}")
-        write_model_card(self.config, self._target.repo_id if self._target else None)
+        write_model_card(self.config, self._target)
         say(f"final model: [bold]{escape(str(final))}[/bold], with its model card")
         if self._target is not None:
             self._push(final, self._target)
@@ -206,7 +206,9 @@ def main() -> None:
         raise InputError(f"command line: --num_processes has the value '{processes}'; give a number")
     started = Launcher(accelerate_config, launcher or "", int(processes) if processes else None)
     config = read_run_config(argv)
-    argv, _ = _take_option(argv, f"--{TOKEN}")  # the launches see their command lines, and so does everybody else
+    token: str | None = ""
+    while token is not None:  # the launches see their command lines, and so does everybody else
+        argv, token = _take_option(argv, f"--{TOKEN}")
     Driver(config, argv, started).run()
 
 

@@ -23,6 +23,7 @@ def write_split(folder: Path, model: Path, first: int, groups: list[str], layers
     rng, tokenizer = np.random.default_rng(first), AutoTokenizer.from_pretrained(model)
     settings = {
         "model": model_fingerprint(model),
+        "problems": f"arithmetic:judge_{folder.name}",
         "prompt_family": "plain",
         "cut": {"kind": "words", "k": 2},
         "layers": layers or [0, 1, 2],

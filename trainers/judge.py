@@ -41,7 +41,7 @@ from runtime.trackers import start_trackers
 from runtime.versions import library_versions
 from trainers.judge_config import FREE_KEYS, JudgeConfig
 from trainers.judge_data import JudgeData, load_judge_data
-from trainers.judge_fit import Fit, FitSettings
+from trainers.judge_fit import Fit, FitSettings, steps_done
 from trainers.judge_hub import hub_target, share_judge
 from trainers.judge_kinds import Trainee, build_ngram, build_trainee, thin_pairs, untouched_pairwise
 from trainers.judge_metrics import baseline_figures, calibrated, figure_rows, test_figures
@@ -190,7 +190,8 @@ def run(config: JudgeConfig) -> None:
     data = load_judge_data(config)
     if accelerator.is_main_process:  # only now: input that does not fit leaves no folder behind
         write_text(folder / "config.yaml", yaml.safe_dump(_as_yaml(config), sort_keys=False, allow_unicode=True))
-    start_trackers(accelerator, config.report_to, folder, "judge", [config.model], _as_yaml(config))
+    resumed_at = steps_done(folder / "checkpoint")
+    start_trackers(accelerator, config.report_to, folder, "judge", [config.model], _as_yaml(config), resumed_at)
     judge, training = (train if config.epochs else take_as_it_is)(config, data, accelerator)
     calibration = calibrated(judge, data, config)
     tests = {name: _test_problems(problems, config) for name, problems in data.tests.items()}
@@ -211,6 +212,7 @@ def run(config: JudgeConfig) -> None:
     accelerator.end_training()
     if accelerator.is_main_process:
         store_calibration(folder / "best", calibration)
+        training |= {"sources": data.sources}
         about = {"training": training, "config": _as_yaml(config), "versions": library_versions(_LIBRARIES)}
         publish(folder, {"kind": config.kind} | figures | about)
     say(f"judge {config.kind}: {escape(str(folder))}")

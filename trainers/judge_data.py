@@ -28,13 +28,14 @@ class TraceSettings:
     layers: tuple[int, ...] | None
     model: str | None  # fingerprint of the generator
     prompt_family: str | None
+    problems: str | None  # where they come from, as a config names it
 
 
 @dataclass(frozen=True)
 class JudgeData:
     """The splits, `tests` by name, `train` empty where nothing is trained; `layers` are those of the states in the
     cuts (None without states), indices into `hidden_states`; `tokenizer` is the generator's, `prompt_family` how the
-    problems were put to it."""
+    problems were put to it; `sources` says where the problems of train, dev and every test come from, where known."""
 
     train: list[JudgedProblem]
     dev: list[JudgedProblem]
@@ -43,6 +44,7 @@ class JudgeData:
     layers: tuple[int, ...] | None
     tokenizer: PreTrainedTokenizerBase
     prompt_family: str
+    sources: dict[str, str]
 
 
 def read_settings(folder: str) -> TraceSettings:
@@ -56,6 +58,7 @@ def read_settings(folder: str) -> TraceSettings:
         layers=tuple(layers) if layers else None,
         model=values.get("model"),
         prompt_family=values.get("prompt_family"),
+        problems=values.get("problems"),
     )
 
 
@@ -81,7 +84,8 @@ def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
     for name, problems in tests.items():  # two models may well be tested on the same problems
         check_disjoint({"train": train, "dev": dev, _test_key(config, name): problems})
     _check_states(tests, dev)
-    return JudgeData(train, dev, tests, rule, layers, tokenizer, family)
+    sources = {key: found.problems for key, found in settings.items() if found.problems is not None}
+    return JudgeData(train, dev, tests, rule, layers, tokenizer, family, sources)
 
 
 def _test_key(config: JudgeConfig, name: str) -> str:

@@ -199,6 +199,11 @@ class Fit(Generic[Item]):
         return FitResult(**read_json(self.checkpoint / "result.json"))
 
 
+def steps_done(checkpoint: Path) -> int:
+    """After how many steps a training would go on from there; 0 without a checkpoint."""
+    return FitResult(**read_json(checkpoint / "result.json")).steps if checkpoint.is_dir() else 0
+
+
 def rate_factor(step: int, steps: int, warmup_share: float) -> float:
     """Factor (0-1) on the learning rate at `step` (from 1): linear up, then linear down to a tenth."""
     warmup = max(1, round(warmup_share * steps))

@@ -6,6 +6,7 @@ from rich.markup import escape
 
 from deepprune.judges.card import PUSHED, write_judge_card
 from runtime.console import say
+from runtime.files import read_json
 from runtime.hub import RECORD, Target, check_push, push_once
 from runtime.ranks import current_ranks
 from trainers.judge_config import JudgeConfig
@@ -26,8 +27,12 @@ def share_judge(folder: Path, target: Target | None) -> None:
     """
     if not current_ranks().is_main:
         return
-    write_judge_card(folder, target.repo_id if target else None)
+    write_judge_card(folder, target.repo_id if target else _pushed_to(folder))
     if target is None:
         return
     url, pushed = push_once(folder, folder / RECORD, target, patterns=PUSHED, message="A judge for DeepPrune")
     say(f"  {'pushed to' if pushed else 'is on the Hub:'} {escape(url)}")
+
+
+def _pushed_to(folder: Path) -> str | None:
+    return read_json(folder / RECORD)["repo_id"] if (folder / RECORD).is_file() else None

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.base_model import BaseModel, describe_base
+from runtime.base_model import LICENCE_FILES, BaseModel, describe_base
 from runtime.cards import Markdown, code_span, escape_markdown, figure, render_card, write_card
-from runtime.files import read_json
+from runtime.files import copy_file, read_json
 from runtime.hub import is_hub_id
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).parent / "templates" / "judge_card.md"
 # What a repository of a judge holds.
-PUSHED = ("judge.json", "metrics.json", "head.safetensors", "README.md", "LICENSE*", "model/*")
+PUSHED = ("judge.json", "metrics.json", "head.safetensors", "README.md", "model/*", *LICENCE_FILES)
+_NOT_NAMED = "not named"
 _READS = {
     "linear_own_states": "the generator's own hidden states of layers {layers}; no token is read again",
     "linear": "the tokens of each cut once, with a fine-tuned encoder",
@@ -27,14 +28,18 @@ _READS = {
 
 
 def write_judge_card(folder: Path, repo_id: str | None = None) -> bool:
-    """Write `folder`/README.md from judge.json and metrics.json; whether it changed.
+    """Write `folder`/README.md from judge.json and metrics.json, with the licence files of the weights that it holds
+    beside it; whether it changed.
 
     repo_id: where the judge is pushed to; None names its folder in the snippet.
     """
     about, metrics = read_json(folder / "judge.json"), read_json(folder / "metrics.json")
     config = metrics["config"]
     base = describe_base(config["model"])
-    context = _identity(about, config, base) | _figures(metrics) | _training(metrics, about, base)
+    for path in base.files if _holds_weights(about) else ():
+        copy_file(path, folder / path.name)
+    sources = metrics["training"].get("sources", {})  # older judges have none
+    context = _identity(about, config, sources) | _figures(metrics) | _training(metrics, about, base)
     context |= {"name": (repo_id or str(folder)).rstrip("/").split("/")[-1], "judge_name": repo_id or str(folder)}
     data = _front_matter(context["name"], about, metrics, base)
     return write_card(folder, render_card(TEMPLATE, data, context))
@@ -78,18 +83,18 @@ def _tests(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
     return metrics.get("models") or {"test": metrics}
 
 
-def _identity(about: Mapping[str, Any], config: Mapping[str, Any], base: BaseModel) -> dict[str, Any]:
+def _identity(about: Mapping[str, Any], config: Mapping[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:
     shape, own = about.get("shape", {}), about.get("generator", {})
-    generator = own.get("path") or config.get("generator") or "not named"
+    generator = own.get("path") or config.get("generator") or _NOT_NAMED
     layers = ", ".join(str(layer) for layer in shape.get("layers", ()))
-    rule, arithmetic = about["cut"], "embedded_model" in f"{generator} {base.name}"
+    rule, arithmetic = about["cut"], any(source.startswith("arithmetic:") for source in sources.values())
     family = about.get("prompt_family") or config.get("prompt_family") or ("plain" if arithmetic else None)
     words = f"at reasoning word {rule['k']}" if rule["kind"] == "words" else f"after {rule['k']} tokens"
     return {
         "kind": about["kind"],
         "reads": _READS[about["kind"]].format(layers=layers),
         "generator": generator,
-        "generator_path": generator,
+        "generator_named": generator != _NOT_NAMED,
         "fingerprint": own.get("fingerprint") if own.get("fingerprint") != generator else None,
         "generator_note": _generator_note(about, generator),
         "cut": words,
@@ -100,6 +105,7 @@ def _identity(about: Mapping[str, Any], config: Mapping[str, Any], base: BaseMod
         "labels": shape.get("labels", ()),
         "max_tokens": shape.get("max_tokens"),
         "arithmetic": arithmetic,
+        "sources": sources,
         "example": "Rule oak. Start with 4. a-6 b#7 c-7." if arithmetic else "What is 17 · 23?",
     }
 

@@ -12,10 +12,11 @@ public judge, or any instruct model) and `embedding` (a sentence encoder):
     {"kind": "embedding", "model": "sentence-transformers/all-MiniLM-L6-v2", "cut": {"kind": "words", "k": 25}}
 
 A judge on the Hub is such a folder; `load_judge("user/judge")` and `load_judge("user/judge@revision")` fetch it. Only
-JSON, text and safetensors are fetched, and a model that asks for code of its own is refused.
+JSON, text and safetensors are fetched; a model that asks for code of its own, or names another one, is refused.
 """
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from runtime.errors import InputError
 from runtime.files import read_json, write_json
 from runtime.hub import is_hub_id, snapshot, split_revision
 
+# A class of the library, not a module that it happens to import, such as torch with its `load`.
+_ENCODER_MODULE = re.compile(r"sentence_transformers(\.[a-z_]\w*)*\.[A-Z]\w*")
 KINDS = ("linear_own_states", "linear", "pairwise", "embedding")
 
 
@@ -129,12 +132,28 @@ def find_judge(folder_or_id: str | Path) -> Path:
 
 
 def _refuse_foreign_code(name: str, folder: Path) -> None:
-    """transformers would ask, and run it from another repository if told to."""
+    """transformers would ask, and run it from another repository if told to. For an adapter it loads the model that
+    the adapter names, any repository with all its files or a folder of this machine."""
     for path in sorted(folder.rglob("*.json")):
+        if path.name == "adapter_config.json":
+            raise JudgeError(f"{name}: it holds an adapter ({path.relative_to(folder)}), not a whole model; merge it")
         values = read_json(path)
         if isinstance(values, dict) and "auto_map" in values:
             where = path.relative_to(folder)
             raise JudgeError(f"{name}: its {where} asks for code of its own (auto_map), which no judge may run")
+        for module in _modules(values):
+            if not _ENCODER_MODULE.fullmatch(str(module)):
+                raise JudgeError(
+                    f"{name}: its {path.relative_to(folder)} names '{module}', no sentence-transformers class"
+                )
+
+
+def _modules(values: Any) -> list[Any]:
+    """What a modules.json, or a router's configuration, has sentence-transformers import and call."""
+    if isinstance(values, list):
+        return [entry["type"] for entry in values if isinstance(entry, dict) and "type" in entry]
+    types = values.get("types") if isinstance(values, dict) else None
+    return list(types.values()) if isinstance(types, dict) else []
 
 
 def load_judge(

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 
 from deepprune.judges.base import JudgeError
 from deepprune.judges.card import write_judge_card
-from deepprune.judges.load import describe_generator, find_judge, load_judge, save_judge
+from deepprune.judges.load import _refuse_foreign_code, describe_generator, find_judge, load_judge, save_judge
 from runtime.files import read_json, write_json
 from tests.judge_traces import arguments, train, write_splits
 from tests.judges import linear, make_cuts, own_states, pairwise
@@ -75,6 +75,7 @@ def test_judges_come_back_by_name_with_the_same_scores_and_hostile_ones_do_not(h
     build_tiny_model(shared / "other", seed=1)
     asked = [("own", "generator"), ("linear", None), ("pairwise", None)]
     asked += [("own", "other"), ("coder", None), ("local", None), ("nowhere", None), ("generator", None)]
+    asked += [("adapter", None)]
     jobs = [[f"{USER}/{name}", f"{USER}/{generator}" if generator else None] for name, generator in asked]
     jobs += [[f"{USER}/own@main", str(tiny_model)], [f"{USER}/own@v9", None]]
     words = ("-c", PUSH_AND_LOAD, str(shared), str(tiny_model), *map(json.dumps, jobs))
@@ -82,23 +83,39 @@ def test_judges_come_back_by_name_with_the_same_scores_and_hostile_ones_do_not(h
     for judge, found in zip(judges.values(), told, strict=False):
         assert np.allclose(judge.score(cuts), found["scores"], atol=1e-7)
     assert told[0]["files"] == ["head.safetensors", "judge.json"], "neither code nor pickles were fetched"
-    assert told[8]["scores"] == told[0]["scores"]
+    assert told[9]["scores"] == told[0]["scores"]
     refusals = [entry.get("refused", "") for entry in told]
     assert "but the generator is gardener/other" in refusals[3]
     assert "asks for code of its own (auto_map)" in refusals[4]
     assert "names the model '/etc', which is no model on the Hub" in refusals[5]
     assert refusals[6].startswith("gardener/nowhere could not be fetched from the Hub")
     assert "no judge there" in refusals[7]
-    assert "gardener/own@v9 could not be fetched" in refusals[9]
+    assert "holds an adapter (model/adapter_config.json), not a whole model" in refusals[8]
+    assert "gardener/own@v9 could not be fetched" in refusals[10]
 
 
 def write_hostile(shared: Path, judge: Path) -> None:
     shutil.copytree(judge, shared / "coder")
     config = shared / "coder" / "model" / "config.json"
     write_json(config, read_json(config) | {"auto_map": {"AutoModel": "evil/repo--modeling.Model"}})
+    shutil.copytree(judge, shared / "adapter")
+    write_json(shared / "adapter" / "model" / "adapter_config.json", {"base_model_name_or_path": "/etc"})
     about = {"kind": "embedding", "model": "/etc", "cut": {"kind": "words", "k": 2}}
     (shared / "local").mkdir()
     write_json(shared / "local" / "judge.json", about)
+
+
+@pytest.mark.parametrize("kind", ["modules.json", "router_config.json"])
+def test_an_encoder_may_name_classes_of_its_library_only(kind, tmp_path) -> None:
+    def written(module: str) -> Path:
+        listed = [{"idx": 0, "path": "x", "type": module}] if kind == "modules.json" else {"types": {"x": module}}
+        write_json(tmp_path / kind, listed)
+        return tmp_path
+
+    _refuse_foreign_code("user/x", written("sentence_transformers.models.Pooling"))
+    for module in ("joblib.numpy_pickle", "sentence_transformers.base.model.torch", "modeling_x.Model"):
+        with pytest.raises(JudgeError, match=f"names '{module}', no sentence-transformers class"):
+            _refuse_foreign_code("user/x", written(module))
 
 
 def test_a_name_that_is_no_judge_is_told_so_without_the_hub(tmp_path, monkeypatch) -> None:
@@ -130,6 +147,7 @@ def test_the_card_of_a_judge(trained, tiny_model) -> None:
     assert read_json(folder / "judge.json")["prompt_family"] == "plain"
     assert "multiply-accumulates per token" in card.text and "ECE" in card.text
     assert not write_judge_card(folder)
+    assert "Problems: train `arithmetic:judge_train`, " in card.text and "Trained on an arithmetic game" in card.text
     for code in re.findall(r"```python\n(.*?)```", card.text, re.DOTALL):
         compile(code, "README.md", "exec")
 
@@ -143,6 +161,7 @@ def test_the_card_of_a_judge_that_reads_pairs(trained, tiny_model, tmp_path) -> 
     finally:
         (tiny_model / "LICENSE").unlink()
     card = ModelCard.load(tmp_path / "judge" / "README.md")
+    assert (tmp_path / "judge" / "LICENSE").read_text() == "MIT License"
     assert card.data.license == "mit" and "````text\nSame? {a} ``` <b>{b}</b> Answer.\n````" in card.text
     assert 'load_judge("user/judge", generator)' in card.text
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import InputError
-from runtime.hub import cached_id, check_key, content_digest, is_hub_id
+from runtime.hub import Target, cached_id, check_key, check_push, content_digest, is_hub_id
 from tests.model_hub import ORGANISATION, READER, TOKEN, USER, ModelHub
 
 PUSH = """
@@ -115,9 +115,19 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         check_key("hub_model_id", "a/b/c")
 
 
+@pytest.mark.parametrize("name", ["my run", "a--b", "user/x.git", "x" * 97])
+def test_a_folder_whose_name_the_hub_would_refuse_is_told_so_before_the_work(name: str) -> None:
+    with pytest.raises(InputError, match=r"a repository cannot be called '.*give another name as 'hub_model_id'"):
+        check_push(Target(name))
+
+
 def test_the_digest_is_that_of_what_is_pushed(folder: Path) -> None:
     before = content_digest(folder, ("*.json", "*.safetensors"))
     (folder / "code.py").write_text("other")
     assert content_digest(folder, ("*.json", "*.safetensors")) == before
     (folder / "config.json").write_text("[]")
     assert content_digest(folder, ("*.json", "*.safetensors")) != before
+    whole = content_digest(folder, ("model/*",))
+    (folder / "model" / "deeper").mkdir()
+    (folder / "model" / "deeper" / "x.json").write_text("{}")
+    assert content_digest(folder, ("model/*",)) != whole, "the client pushes it, too"

@@ -114,6 +114,22 @@ def test_what_is_made_of_a_final_model_belongs_to_its_schedule(no_key, monkeypat
     assert home_of(["user/final"], own) == Home("judge", "huggingface")
 
 
+def test_a_folder_that_is_moved_stays_in_its_group(no_key, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "before"
+    folder.mkdir()
+    publish(folder, {"1": Publication({"round": 1})}, {"init": {"token": "hf_secret"}, "list": [{"api_key": "sk-9"}]})
+    moved = folder.rename(tmp_path / "after")
+    publish(moved, {"2": Publication({"round": 2})}, {})
+    runs = [read_offline_run(path) for path in tmp_path.glob("wandb/offline-run-*/*.wandb")]
+    assert [run.group for run in runs] == ["before", "before"] and len({run.id for run in runs}) == 1
+    kept = b"".join(path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert b"hf_secret" not in kept and b"sk-9" not in kept
+    monkeypatch.setenv("WANDB_RUN_GROUP", "ablations")
+    name_wandb_run(moved, "3")
+    assert os.environ["WANDB_RUN_GROUP"] == read_json(moved / "wandb.json")["group"] == "ablations"
+
+
 def test_what_could_not_be_sent_is_said_and_waits(no_key, monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     publish(tmp_path, {"a": Publication({"round": 1}, pictures={"gone": tmp_path / "gone.png"})}, {})
@@ -129,8 +145,17 @@ def test_a_tracker_that_cannot_start_is_said_and_left_out(no_key, monkeypatch, t
     start_trackers(accelerator, ["tensorboard", "wandb"], tmp_path, "no/run", [], {"seed": 1})  # no id has a slash
     assert "wandb: nothing is logged there" in capsys.readouterr().out
     accelerator.log({"loss": 0.5}, step=3)
+    accelerator.log({"loss": 0.4}, step=6)
     accelerator.end_training()
-    assert read_events(tmp_path / "tensorboard").scalars == {"loss": [(3, 0.5)]}
+    accelerator.trackers.clear()
+    start_trackers(accelerator, "tensorboard", tmp_path, "judge", [], {"seed": 1}, resumed_at=3)
+    accelerator.log({"loss": 0.3}, step=6)  # again, since the newest checkpoint was at step 3
+    accelerator.end_training()
+    assert {step: round(value, 6) for step, value in read_events(tmp_path / "tensorboard").scalars["loss"]} == {
+        3: 0.5,
+        6: 0.3,
+    }
+    assert len(read_events(tmp_path / "tensorboard").scalars["loss"]) == 2
 
 
 def test_tensorboard_shows_text_as_it_is_and_every_point_once(tmp_path) -> None:

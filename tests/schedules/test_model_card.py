@@ -167,6 +167,27 @@ def test_the_licence_is_carried_over(files, licence, source, tmp_path) -> None:
     assert [path.name for path in base.files] == [name for name in files if name.startswith("LICENSE")]
 
 
+def test_a_folder_of_licences_is_no_licence_and_a_card_that_was_not_fetched_says_nothing(tmp_path) -> None:
+    cached = tmp_path / "models--owner--name" / "snapshots" / "1"
+    for folder in (tmp_path / "plain", cached):
+        (folder / "LICENSES").mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    assert describe_base(str(tmp_path / "plain")).source == "neither its card nor its files name one"
+    base = describe_base(str(cached))
+    assert base.hub_id == "owner/name" and base.files == () and "not in the Hub's cache" in base.source
+
+
+def test_the_snippets_name_the_branch_that_the_model_was_pushed_to(tmp_path, embedded_model) -> None:
+    config = finished_run(tmp_path, embedded_model)
+    write_json(tmp_path / "run" / "hub.json", {"repo_id": "user/x", "revision": "v1", "url": ""})
+    write_model_card(config)
+    transformers, vllm = snippets(tmp_path / "run" / "final")
+    assert transformers.count('from_pretrained(name, revision="v1"') == 2
+    assert 'LLM(model=name, revision="v1", ' in vllm
+    text = (tmp_path / "run" / "final" / "README.md").read_text(encoding="utf-8")
+    assert "`vllm serve user/x --revision v1 --max-model-len " in text
+
+
 def test_a_model_of_the_hub_that_cannot_be_reached_leaves_its_licence_open(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     base = describe_base("no-one/nothing")
@@ -223,6 +244,7 @@ def test_a_combined_table_is_read_and_found_beside_the_run(tmp_path, embedded_mo
         "| **this model** | single | amc | 8 | 10 | 0.500 | 0.400 – 0.600 | 150.0 | – |" in text
         and "- take it" in text
     )
+    assert "In what follows `base` is the original one, `ours` is this model." in text
     write_json(tmp_path / "odd.json", {"rows": []})
     with pytest.raises(InputError, match=r"odd\.json: is no combined\.json"):
         read_combined(tmp_path / "odd.json", Models(final, ""))
@@ -287,6 +309,9 @@ def test_the_token_is_kept_apart_from_what_is_written_down(tmp_path, embedded_mo
     assert TOKEN not in f"{config!r}{config.resolved()}" and "hub_token" not in config.trainer
     with pytest.raises(InputError, match="key 'hub_token' is no text"):
         read_run_config([*argv, "--hub_token", "[1]"])
+    with pytest.raises(InputError, match=r"'model_init_kwargs' holds a token.*hf auth login") as refusal:
+        read_run_config([*argv, "--model_init_kwargs", f"{{token: {TOKEN}}}"])
+    assert TOKEN not in str(refusal.value)
     with pytest.raises(InputError, match="key 'hub_model_id' has the value 'a/b/c'"):
         read_run_config([*argv, "--hub_model_id", "a/b/c"])
 
