@@ -23,6 +23,7 @@ from engines.base import Engine, SamplingSpec
 from runtime.errors import InputError
 from tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
 
+DEFAULT_FAMILY = "deepseek"  # that of all commands
 DEFAULT_SPEC = SamplingSpec(temperature=0.6, top_p=0.95, max_tokens=32_768)
 """How reasoning models are usually sampled (that of the R1-distills and of the paper's setting)."""
 
@@ -49,15 +50,16 @@ def prune(
     *,
     spec: SamplingSpec = DEFAULT_SPEC,
     rule: PruneRule = ADAPTIVE_RULE,
-    prompt_family: str = "qwen",
+    prompt_family: str | None = None,
     seed: int = 0,
 ) -> PruneResult:
     """Answer one problem by the vote of n parallel traces, of which redundant ones stop while they run.
 
-    `problem` is the problem's text, which gets the instruction of `prompt_family` (tasks/prompts.py: qwen, deepseek,
-    or plain for none), or chat messages, which are rendered as they are; the final answer is taken from the last
-    `\\boxed{…}`. By default up to n traces start in batches and few of them finish; `rule=PruneRule()` is the paper's
-    rule. `seed` makes the run repeatable. The engine may be used again, but for one call at a time.
+    `problem` is the problem's text, which gets the instruction of `prompt_family` (tasks/prompts.py: deepseek, qwen,
+    or plain for none; by default as the judge's traces were prompted, deepseek where it does not say), or chat
+    messages, which are rendered as they are; the final answer is taken from the last `\\boxed{…}`. By default up to n
+    traces start in batches and few of them finish; `rule=PruneRule()` is the paper's rule. `seed` makes the run
+    repeatable. The engine may be used again, but for one call at a time.
 
     Raises `InputError` for an engine that lacks what the judge reads, fewer than 2 traces, or a prompt that the
     engine refuses, and `EngineError` if the engine breaks down.
@@ -67,7 +69,9 @@ def prune(
         raise InputError(
             "the engine has no tokenizer, so no prompt can be rendered: open it with the model's tokenizer"
         )
-    prompt_ids = encode_prompt(engine.tokenizer, _messages(problem, prompt_family))
+    prompt_ids = encode_prompt(
+        engine.tokenizer, _messages(problem, prompt_family or judge.prompt_family or DEFAULT_FAMILY)
+    )
     name = hashlib.sha256(repr(prompt_ids).encode()).hexdigest()[:16]
     job = ProblemJob.sampled(name, prompt_ids, n, seed)
     thinking = starts_inside_thinking(engine.tokenizer)

@@ -71,15 +71,17 @@ def check_cache_layers(config: PreTrainedConfig, name: str) -> None:
             )
 
 
-def check_capture_layers(layers: Sequence[int] | None, config: PreTrainedConfig) -> tuple[int, ...]:
+def check_capture_layers(
+    layers: Sequence[int] | None, config: PreTrainedConfig, key: str = "capture_layers"
+) -> tuple[int, ...]:
     """`layers` index transformers' `hidden_states` tuple: 0 embeddings … num_hidden_layers last layer, normed."""
     last = config.get_text_config(decoder=True).num_hidden_layers
     chosen = tuple(layers or ())
     for layer in chosen:
         if not 0 <= layer <= last:
-            raise InputError(f"key 'capture_layers' holds {layer}: this model has the states 0 to {last}")
+            raise InputError(f"key '{key}' holds {layer}: this model has the states 0 to {last}")
     if len(set(chosen)) != len(chosen):
-        raise InputError(f"key 'capture_layers' has the value {list(chosen)}: a layer is named twice")
+        raise InputError(f"key '{key}' has the value {list(chosen)}: a layer is named twice")
     return chosen
 
 

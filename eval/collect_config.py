@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deepprune.cut import CutRule
+from engines.load import check_capture_layers
 from eval.plan_keys import SamplingPlanKeys
 from eval.sampling import SamplingKeys
 from runtime.errors import InputError
@@ -78,12 +79,12 @@ def captured_layers(config: CollectConfig, model: str) -> list[int]:
 
     if not config.states:
         return []
-    if config.layers is not None:
-        return config.layers
     try:
         found = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise InputError(f"{model}: its config cannot be read ({str(error).splitlines()[0]})") from None
+    if config.layers is not None:
+        return list(check_capture_layers(config.layers, found, "layers"))
     return list(range(found.get_text_config(decoder=True).num_hidden_layers + 1))
 
 

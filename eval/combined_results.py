@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from deepprune.decide import PruneRule
-from deepprune.judges.untrained import UNTRAINED
 from eval import baselines, methods
 from eval.baselines import Voters
 from eval.combined_config import CombinedConfig
@@ -177,7 +176,7 @@ def _pruned(
             ]
         controls |= _controls(problems, outcomes, prices, config, ("consensus_equal_tokens",))
     results = [Result(records.name, method, judge, prices, outcomes, controls=controls)]
-    if method == PUBLISHED and kind not in UNTRAINED:
+    if method == PUBLISHED:
         free = Prices(prices.generator)
         results += [Result(records.name, name, judge, free, control) for name, control in controls.items()]
     return results, [run[0] for run in runs]

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from deepprune.judges.untrained import UNTRAINED
 from engines.accounting import TokenLedger, net_cost, saving_gross, saving_net
 from eval.combined_results import Result
-from eval.methods import Pruned
+from eval.methods import BASELINES, Pruned
 from eval.records import Outcome, ProblemRecord
 from eval.rules import PUBLISHED
 from eval.table_labels import judge_label, method_label
@@ -127,16 +126,22 @@ def _control(outcomes: Sequence[Outcome], others: Sequence[Outcome]) -> dict[str
 
 
 def make_differences(results: Sequence[Result], base: str, benchmark: str, n: int) -> list[dict[str, Any]]:
-    """DeepPrune of each trained judge against what it must be held against, paired by problem."""
+    """DeepPrune by each judge but the random one against the base model's vote, its controls, and the baselines on
+    its own model, paired by problem."""
     consensus = [result for result in results if (result.model, result.method) == (base, "consensus")]
     differences = []
     for pruned in results:
-        if not pruned.method.startswith(PUBLISHED) or pruned.judge in UNTRAINED:
+        if not pruned.method.startswith(PUBLISHED) or pruned.judge == "random":
             continue
         differences += [_difference(pruned, base, "consensus", None, result.outcomes) for result in consensus]
         differences += [
             _difference(pruned, pruned.model, name, pruned.judge, outcomes)
             for name, outcomes in pruned.controls.items()
+        ]
+        differences += [
+            _difference(pruned, rival.model, rival.method, None, rival.outcomes)
+            for rival in results
+            if rival.model == pruned.model and rival.method in BASELINES
         ]
     return [difference | {"benchmark": benchmark, "n": n} for difference in differences]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deepprune.cut import CutRule
-from deepprune.judges.load import find_judge
+from deepprune.judges.load import check_generator, find_judge
 from deepprune.judges.pairwise import PairReader, PairwiseFormat
 from deepprune.judges.untrained import UNTRAINED
 from engines.load import load_tokenizer
@@ -52,11 +52,11 @@ class PlannedJudge:
 
 def planned_judges(config: CombinedConfig, model: str) -> list[PlannedJudge]:
     """The judges of a model. Raises `InputError` where judge.json or the config.json of its model is out of reach."""
-    names = config.scored_by(model)
-    return [_planned(name, label) for name, label in zip(names, judge_labels(config, model), strict=True)]
+    names, labels, generator = config.scored_by(model), judge_labels(config, model), config.models[model]
+    return [_planned(name, label, generator) for name, label in zip(names, labels, strict=True)]
 
 
-def _planned(name: str, label: str) -> PlannedJudge:
+def _planned(name: str, label: str, generator: str) -> PlannedJudge:
     if name in UNTRAINED:
         return PlannedJudge(label, name, None)
     folder = find_judge(name)
@@ -64,6 +64,8 @@ def _planned(name: str, label: str) -> PlannedJudge:
     kind, rule, shape = str(about["kind"]), about["cut"], about.get("shape", {})
     cut = CutRule(rule["kind"], rule["k"])
     if kind == "linear_own_states":
+        if Path(generator).is_dir():  # else it is still to come, or its files are on the Hub
+            check_generator(name, about["generator"], generator)
         vector = 1 + shape["heads"] * shape["width"]  # with its cost, see eval.sampling.EncodingEngine
         return PlannedJudge(label, kind, cut, len(shape["layers"]), shape["hidden"], vector)
     return PlannedJudge(label, kind, cut, **_reader(name, folder, about), cap=shape.get("max_tokens"))

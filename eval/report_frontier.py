@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepprune.judges.untrained import UNTRAINED
 from eval.figures import colour_of
 from eval.methods import COMPANIONS
 from eval.table_labels import judge_label, method_label
@@ -17,7 +16,7 @@ from eval.table_labels import judge_label, method_label
 Row = Mapping[str, Any]
 Cost = Callable[[Row], float]
 WIDTH, HEIGHT = 860, 430
-LEFT, RIGHT, TOP, BOTTOM = 58, 20, 16, 52
+LEFT, RIGHT, TOP, BOTTOM = 58, 20, 30, 52
 _TICKS = [m * 10.0**e for e in range(-3, 4) for m in (1, 2, 5)]  # per cent
 NOT_METHODS = (*COMPANIONS, "oracle")
 """Bounds and controls: nobody can run them by themselves."""
@@ -95,7 +94,7 @@ def _cost(row: Row) -> float:
 def frontier(rows: Sequence[Row], models: Sequence[str], recommendation: Mapping[str, Any]) -> Frontier:
     """Of one benchmark and n. `models` are all of the run, so that each has its colour. `recommendation` is that of
     combined.json; empty where there is none, or where it compares several n."""
-    trained = [row for row in rows if row["judge"] not in UNTRAINED or not row["method"].startswith("deepprune")]
+    trained = [row for row in rows if row["judge"] != "random" or not row["method"].startswith("deepprune")]
     shown = trained or rows  # a plot needs a point
     best = on_frontier(rows, recommendation.get("frontier_tokens"))
     soonest = on_frontier(rows, recommendation.get("frontier_wall"), _wait)

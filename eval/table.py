@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eval.methods import BASELINES
 from eval.table_blocks import (
     add_model,
     benchmark_of,
@@ -102,7 +103,9 @@ def _print_differences(found: Iterable[Mapping[str, Any]], shown: tuple[str | No
     table.add_column("difference of accuracies, paired by problem", no_wrap=True)
     table.add_column("95 % CI", justify="right", no_wrap=True)
     for difference in found:
-        if (difference.get("benchmark", shown[0]), difference.get("n", shown[1])) == shown:
+        if (difference.get("benchmark", shown[0]), difference.get("n", shown[1])) != shown:
+            continue
+        if difference["b"]["method"] not in BASELINES:  # the report has those as well
             low, high = difference["ci95"]
             value, low, high = (f"{round(x, 3) + 0.0:+.3f}" for x in (difference["difference"], low, high))
             table.add_row(escape(difference["label"]), f"{value}  {low} … {high}")

@@ -3,7 +3,8 @@
     make demo
     python examples/prune.py --problem "Rule oak. Start with 4. a-6 b#7 c-7."
 
-Any other model works alike: give its folder or Hub id as --model and a judge trained for it as --judge.
+Any other model works alike: give its folder or Hub id as --model, a judge trained for it as --judge, and a cap that
+lets it finish as --max_tokens.
 """
 
 import argparse
@@ -24,6 +25,9 @@ def main() -> None:
     parser.add_argument("--judge", default=str(DEMO / "judges" / "linear_own_states" / "pruned"), help="judge folder")
     parser.add_argument("--problem", default="Rule oak. Start with 4. a-6 b#7 c-7.", help="its text")
     parser.add_argument("--n", type=int, default=64, help="traces")
+    parser.add_argument("--prompt_family", help="deepseek, qwen or plain; by default that of the judge's traces")
+    parser.add_argument("--dtype", default="float32", help="precision of the model, such as bfloat16")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--max_tokens", type=int, default=500, help="cap of each trace")
     options = parser.parse_args()
     for made_by_demo in (options.model, options.judge):
@@ -31,9 +35,11 @@ def main() -> None:
             raise InputError(f"{made_by_demo} is not there: run `make demo` first, or give --model and --judge")
 
     judge = load_judge(options.judge, options.model)
-    engine = TransformersEngine(options.model, capture_layers=judge.capture_layers)
+    engine = TransformersEngine(
+        options.model, dtype=options.dtype, device=options.device, capture_layers=judge.capture_layers
+    )
     spec = SamplingSpec(max_tokens=options.max_tokens)
-    result = prune(options.problem, engine, judge, n=options.n, spec=spec, prompt_family="plain")
+    result = prune(options.problem, engine, judge, n=options.n, spec=spec, prompt_family=options.prompt_family)
 
     print("answer:", result.answer)
     started = [trace for trace in result.traces if trace.status != "unstarted"]

@@ -54,8 +54,19 @@ def check_types(cls: type, values: dict[str, Any], where: str) -> dict[str, Any]
             wanted = getattr(hints[key], "__name__", None) if isinstance(hints[key], type) else None
             wanted = wanted or str(hints[key]).replace("typing.", "")
             reason = error.errors()[0]["msg"]
-            raise InputError(f"{where}: key '{key}' has the value {value!r}: expected {wanted} ({reason})") from None
+            raise InputError(
+                f"{where}: key '{key}' has the value {value!r}: expected {wanted} ({reason}){_example(hints[key])}"
+            ) from None
     return checked
+
+
+def _example(hint: Any) -> str:
+    """How lists and mappings are written, for keys that take nothing else."""
+    kinds = {typing.get_origin(part) or part for part in typing.get_args(hint) or (hint,)}
+    kinds = {typing.get_origin(hint)} if typing.get_origin(hint) in (list, dict) else kinds
+    if list in kinds:
+        return "; a list is written [a, b], on the command line --key a b"
+    return "; a mapping is written {name: value}, on the command line in quotes" if dict in kinds else ""
 
 
 def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from runtime.config import usage
 from runtime.console import say
 from runtime.errors import InputError, entry_point
 from runtime.files import read_json, write_json
@@ -23,7 +24,7 @@ from runtime.tensorboard import write_tensorboard
 from runtime.tracking import publish, reporters, unpublished, wandb_is_usable, wants_wandb
 from schedules.choice import START, choose, pick_reference
 from schedules.choice_reason import explain
-from schedules.config import TOKEN, RunConfig, read_run_config
+from schedules.config import TOKEN, RunConfig, ScheduleConfig, read_run_config
 from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
 from schedules.model_card import PICTURE, write_model_card
@@ -197,6 +198,9 @@ class Driver:
 
 @entry_point
 def main() -> None:
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(f"{__doc__}\n{usage(ScheduleConfig)}\n  and TRL's own keys")
+        return
     argv, accelerate_config = _take_option(sys.argv[1:], "--accelerate_config")
     argv, launcher = _take_option(argv, "--launcher")
     argv, processes = _take_option(argv, "--num_processes")

@@ -68,7 +68,8 @@ class Judge(Protocol):
     0 the embeddings, the last one after the final norm), None where `needs_states` is False. `parameters` counts
     those of the model that reads tokens (0 if no token is read again). `ledger` holds the cost of the last `score`
     or of all `encode` and `score_vectors` calls since `reset_ledger`. `calibration` turns what the judge computes
-    into the probabilities that all methods return.
+    into the probabilities that all methods return. `prompt_family` is how the problems of its traces were prompted,
+    None where that is not known.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Judge(Protocol):
     parameters: int
     ledger: TokenLedger
     calibration: Calibration
+    prompt_family: str | None
 
     def open(self, cuts: Sequence[CutTrace] = ()) -> JudgeSession:
         """A session that holds `cuts` as numbers 0, 1, …"""
@@ -100,6 +102,7 @@ class SessionJudge(ABC):
     """Base of the judges that answer `score` through a session; they define `open`."""
 
     calibration = Calibration()
+    prompt_family: str | None = None
     ledger: TokenLedger
 
     def reset_ledger(self) -> None:
@@ -127,6 +130,7 @@ class VectorJudge(ABC):
     """
 
     calibration = Calibration()
+    prompt_family: str | None = None
     ledger: TokenLedger
     macs_per_pair: int
     """Multiply-accumulates of comparing two vectors."""

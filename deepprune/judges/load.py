@@ -179,9 +179,10 @@ def load_judge(
         if folder != Path(folder_or_name) and "model" in about:
             about = about | {"model": _model_on_the_hub(str(folder_or_name), about["model"])}
         if about["kind"] == "linear_own_states" and not allow_other_model:
-            _check_generator(folder_or_name, about["generator"], generator_path)
+            check_generator(folder_or_name, about["generator"], generator_path)
         judge = _load_kind(folder, about, device)
         judge.calibration = Calibration.from_json(about.get("calibration", Calibration().to_json()))
+        judge.prompt_family = about.get("prompt_family")
     except (KeyError, TypeError) as error:
         raise JudgeError(f"{folder / 'judge.json'}: not as trainers/judge.py writes it ({error})") from None
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -227,8 +228,9 @@ def load_pairwise(
     return PairwiseJudge(PairwiseModel(language_model, reader), rule)
 
 
-def _check_generator(judge: str | Path, trained_for: dict[str, str], generator_path: str | Path | None) -> None:
-    """The same folder, the same id, or the same files under another name: a folder that was pushed, say."""
+def check_generator(judge: str | Path, trained_for: dict[str, str], generator_path: str | Path | None) -> None:
+    """Raise `JudgeError` unless an own-state judge was `trained_for` this generator: the same folder, the same id, or
+    the same files under another name, as of a folder that was pushed."""
     if generator_path is None:
         return
     found = generator_identity(generator_path)

@@ -53,6 +53,17 @@ def test_messages_are_rendered_as_they_are(engine: TransformersEngine) -> None:
     assert text == messages != instructed
 
 
+def test_a_problem_is_prompted_as_the_judges_traces_were(engine: TransformersEngine) -> None:
+    judge = UntrainedJudge("random", CUT, None)
+    first = {
+        family: prune(PROBLEM, engine, judge, n=2, spec=SPEC, prompt_family=family)
+        for family in ("deepseek", "plain")
+    }
+    assert prune(PROBLEM, engine, judge, n=2, spec=SPEC) == first["deepseek"] != first["plain"]
+    judge.prompt_family = "plain"
+    assert prune(PROBLEM, engine, judge, n=2, spec=SPEC) == first["plain"]
+
+
 def test_overlap_is_a_rule_away(engine: TransformersEngine) -> None:
     result = prune(
         PROBLEM, engine, UntrainedJudge("random", CUT, None), n=4, spec=SPEC, rule=PruneRule(mode="overlap")

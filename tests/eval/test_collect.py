@@ -50,6 +50,15 @@ def content(folder: Path) -> dict[tuple[str, int], tuple[str, int | None]]:
     }
 
 
+@pytest.mark.parametrize(("layers", "message"), [([0, 3], "'layers' holds 3.*0 to 2"), ([1, 1], "'layers'.*twice")])
+def test_layers_that_the_model_has_not_are_named(
+    tiny_model: Path, problems: Path, tmp_path: Path, layers: list[int], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        collect(config(tiny_model, problems, tmp_path / "out", layers=layers))
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_set_has_its_traces_with_cuts_and_states(
     tiny_model: Path, problems: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ import yaml
 from deepprune.judges.untrained import UNTRAINED
 from eval.combined import run
 from eval.combined_config import CombinedConfig
+from eval.plan import plan_combined
 from runtime.errors import InputError
 from runtime.files import read_json
 from tests.combined_runs import config, make_judge, make_reading_judge, settings, write_problems
@@ -149,6 +150,14 @@ def test_variants_of_the_rule_stand_beside_it_and_run_live_too(reference, inputs
     assert set(labels) == {"deepprune", "deepprune_adaptive", "deepprune_overlapping"}
 
 
+def test_deepprune_is_held_against_every_baseline(with_baselines: Path) -> None:
+    combined = read_json(with_baselines / "combined.json")
+    found = {d["b"]["method"]: d["difference"] for d in combined["differences"]}
+    ours = row(combined, "deepprune", "linear_own_states")["accuracy"]
+    for name in set(BASELINES) - {"embedding"}:
+        assert found[name] == pytest.approx(ours - row(combined, name)["accuracy"])
+
+
 def test_deepconf_refuses_traces_without_confidences(reference, inputs) -> None:
     with pytest.raises(InputError, match=r"'sampling\.top_logprobs' is 0 there and 20 now.*another output folder"):
         run(baselines_config(*inputs, reference[0]))
@@ -259,6 +268,8 @@ def test_a_judge_of_another_model_is_refused(inputs, tmp_path: Path) -> None:
     other = build_tiny_model(tmp_path / "other", seed=1)
     with pytest.raises(InputError, match="train a judge for that"):
         run(config(*inputs, tmp_path / "out", models={"base": str(other)}))
+    with pytest.raises(InputError, match="train a judge for that"):
+        plan_combined(config(*inputs, tmp_path / "out", models={"base": str(other)}, dry_run=True))
 
 
 @pytest.mark.parametrize("kind", ["linear", "pairwise"])

@@ -21,6 +21,8 @@ class Settings:
     limits: tuple[int, ...] = (3, 2)
     mode: Literal["fast", "exact"] = "fast"
     log: bool = False
+    names: list[str] = field(default_factory=list)
+    paths: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rate <= 0:
@@ -47,6 +49,8 @@ def test_yaml_then_command_line(tmp_path: Path) -> None:
         ("model: m", ["--rat", "1"], "command line: unknown key 'rat'; did you mean 'rate'"),
         ("model: m\nrate: fast", [], "key 'rate' has the value 'fast': expected float"),
         ("model: m\nlimits: 5", [], "key 'limits' has the value 5"),
+        ("model: m\nnames: a", [], "a list is written [a, b]"),
+        ("model: m\npaths: a", [], "a mapping is written {name: value}"),
         ("model: m\nmode: slow", [], "key 'mode' has the value 'slow'"),
         ("model: m\nrate: 0", [], "key 'rate' has the value 0.0: it must be above 0"),
         ("rate: 1", [], "key 'model' is required"),

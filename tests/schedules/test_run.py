@@ -15,7 +15,7 @@ import yaml
 from runtime.files import read_json, write_json, write_text
 from schedules.config import read_run_config
 from schedules.launch import Launcher
-from schedules.run import Driver
+from schedules.run import Driver, main
 from schedules.state import hold_folder
 from tests.offline_wandb import read_events, read_offline_run
 
@@ -266,6 +266,13 @@ def check_wandb(folder: Path, selection: dict[str, Any]) -> None:
     samples = read_json(schedule.parent / "files" / run.history[0]["validation/samples/path"])
     assert {row[samples["columns"].index("verdict")] for row in samples["data"]} <= {"right", "wrong", "truncated"}
     assert samples["data"] and run.history[0]["validation/rounds/_type"] == "image-file"
+
+
+def test_help_names_every_key_without_a_launch_config(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["schedules/run.py", "--help"])
+    main()
+    shown = capsys.readouterr().out
+    assert "--validation_problems  (required)" in shown and "TRL" in shown
 
 
 @pytest.mark.slow
