@@ -54,7 +54,7 @@ class JudgeBill:
         if n < 2:
             return self.everything
         read, shares = self._reading(traces), {}
-        for key in _COSTS:
+        for key in JUDGE_COSTS:
             if not getattr(self.everything, key):  # most judges cost in one or two ways only
                 shares[key] = 0.0
                 continue
@@ -81,7 +81,7 @@ class JudgeBill:
         return JudgeBill(self.everything, tuple(self.cuts[place] for place in order) if self.cuts else ())
 
 
-_COSTS = ("judge_prefill", "judge_cached", "judge_generated", "judge_head")
+JUDGE_COSTS = ("judge_prefill", "judge_cached", "judge_generated", "judge_head")
 NO_JUDGE = JudgeBill()
 
 

@@ -20,8 +20,8 @@ def join_benchmarks(config: CombinedConfig, parts: Parts, cells: Mapping[str, Se
     if len(parts) > 1:
         all_cells = [together(same_n) for same_n in zip(*cells.values(), strict=True)]
         whole = tabulate(all_cells, config.token_prices, config.tolerance_points)
-        tables = {all_cells[0].benchmark: whole} | {name: prefixed(part, f"{name}:") for name, part in parts.items()}
-        tables[all_cells[0].benchmark] = prefixed(whole, f"{all_cells[0].benchmark}:")
+        named = {all_cells[0].benchmark: whole} | tables
+        tables = {name: prefixed(table, f"{name}:") for name, table in named.items()}
     first = next(iter(parts.values()))
     recommendations = [table["recommendation"] for table in tables.values()]
     return {

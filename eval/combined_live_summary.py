@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.accounting import TokenLedger
+from engines.accounting import JUDGE_COSTS, TokenLedger
 from eval.combined_config import CombinedConfig
 from eval.combined_live_record import TOKEN_CAUSES, asks_all_pairs
 from eval.combined_live_words import explain, wall_words
@@ -21,7 +21,6 @@ from runtime.intervals import paired_difference
 from tasks.records import Problem
 
 Records = dict[str, dict[str, Any]]  # problem id → what `eval.combined_live_record.compare` says, and `wall`
-JUDGE_COSTS = ("judge_prefill", "judge_cached", "judge_generated", "judge_head")
 
 
 @dataclass(frozen=True)

@@ -221,17 +221,6 @@ class _Handler(QuietHandler):
         self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         return None
 
-    def _json(self, value: object, status: int = 200) -> None:
-        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
 
 def _entry(name: str, content: bytes) -> dict[str, object]:
     return {"type": "file", "path": quote(name), "size": len(content), "oid": _oid(content, "regular")}

@@ -86,17 +86,6 @@ class _Handler(QuietHandler):
             asked = parse_qs(body.decode()).get("paths") or json.loads(body)["paths"]
             self._json([_entry(name, paths[name]) for name in asked if name in paths])
 
-    def _json(self, value: object) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
 
 def _entry(name: str, path: Path) -> dict[str, object]:
     if path.is_dir():
