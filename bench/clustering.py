@@ -16,12 +16,11 @@ import tracemalloc
 import numpy as np
 from rich.table import Table
 
-from deepprune.cluster import ClusterRule
-from deepprune.decide import PruneRule
-from deepprune.grow import cluster_asking
-from deepprune.replay import replay
-from runtime.console import console
-from runtime.errors import InputError, entry_point
+from secateur.deepprune.clustering import ClusterRule, cluster_asking
+from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.replay import replay
+from secateur.runtime.console import console
+from secateur.runtime.errors import InputError, entry_point
 
 GROUPS, ORDERS, REPLAYED = 40, 20, 64
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from engines.attention import GROUPED_ATTENTION
-from engines.base import SamplingSpec
-from engines.transformers_engine import TransformersEngine
-from runtime.console import console, use_one_torch_thread
-from runtime.errors import InputError, entry_point
+from secateur.engines.base import SamplingSpec
+from secateur.engines.local.attention import GROUPED_ATTENTION
+from secateur.engines.local.engine import TransformersEngine
+from secateur.runtime.console import console, use_one_torch_thread
+from secateur.runtime.errors import InputError, entry_point
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "trainers" / "embedded_model"
 PROMPT = "Start with 4. a-6 b#7 c-7."

@@ -4,7 +4,7 @@
 
 Three kinds of figures: pass@1 over 16 samples of a problem; votes, right or wrong, of which 85 % or 93 % are right;
 paired differences of two methods that disagree on 15 % of the problems. For the last, `cautious` is the interval that
-a recommendation is decided by (eval/recommend.py).
+a recommendation is decided by (eval/table/recommend.py).
 """
 
 import argparse
@@ -14,9 +14,9 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from eval.recommend import Candidate, judge_candidate
-from runtime.console import console
-from runtime.intervals import mean_with_interval
+from eval.table.recommend import Candidate, judge_candidate
+from secateur.runtime.console import console
+from secateur.runtime.statistics import mean_with_interval
 
 PROBLEMS = (15, 30, 60, 120, 250)
 _LOSSES, _CHANCES = (-1.0, -0.5, 0.5, 1.0), (0.35, 0.25, 0.2, 0.2)

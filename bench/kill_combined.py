@@ -19,11 +19,11 @@ from typing import Any, Protocol
 
 import yaml
 
-from engines.trace_folder import read_trace_folder
-from runtime.children import end_with_parent
-from runtime.console import console
-from runtime.errors import InputError, entry_point
-from runtime.files import read_json, write_text
+from secateur.engines.trace_folder import read_trace_folder
+from secateur.runtime.console import console
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import read_json, write_text
+from secateur.runtime.process import end_with_parent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL = "trainers/embedded_model"

@@ -12,9 +12,9 @@ from typing import Literal
 
 import psutil
 
-from runtime.errors import InputError
-from runtime.files import read_jsonl
 from schedules.integrity import MARKER, saved_checkpoints
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_jsonl
 
 Kind = Literal["launch", "step", "save", "validation launch", "validation"]
 TARGETS = ("rank 0", "rank 1", "launcher", "driver", "all")

@@ -23,19 +23,19 @@ from pathlib import Path
 
 import numpy as np
 
-from deepprune.decide import ADAPTIVE_RULE, PruneRule
-from deepprune.judges.base import CutTrace, Judge, JudgeSession, pair_columns
-from deepprune.judges.load import load_judge
-from deepprune.online import ProblemJob, run_online
-from deepprune.vote import majority
-from engines.accounting import TokenLedger
-from engines.base import Engine, SamplingSpec
-from engines.factory import open_engine
-from runtime.console import console, use_one_torch_thread
-from runtime.errors import InputError, entry_point
-from tasks.answers import extract_answer, group_answers
-from tasks.load import load_problems
-from tasks.prompts import encode_prompt, evaluation_messages
+from secateur.deepprune.controller import ProblemJob, run_online
+from secateur.deepprune.decide import ADAPTIVE_RULE, PruneRule
+from secateur.deepprune.judges.base import CutTrace, Judge, JudgeSession, pair_columns
+from secateur.deepprune.judges.folder import load_judge
+from secateur.deepprune.vote import majority
+from secateur.engines.accounting import TokenLedger
+from secateur.engines.base import Engine, SamplingSpec
+from secateur.engines.registry import open_engine
+from secateur.runtime.console import console, use_one_torch_thread
+from secateur.runtime.errors import InputError, entry_point
+from secateur.tasks.answers.equality import extract_answer, group_answers
+from secateur.tasks.prompts import encode_prompt, evaluation_messages
+from secateur.tasks.sources import load_problems
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "trainers" / "embedded_model"

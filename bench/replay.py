@@ -28,17 +28,17 @@ from typing import Any
 import numpy as np
 import yaml
 
-from eval import baselines, methods
 from eval.combined import ModelTraces
-from eval.combined_config import CombinedConfig
-from eval.combined_results import ModelRecords
-from eval.deepconf import deepconf
-from eval.methods import METHODS, Prices
-from runtime.children import end_with_parent
-from runtime.config import check_types
-from runtime.console import progress, say
-from runtime.errors import InputError, entry_point
-from runtime.files import read_json, write_text
+from eval.table import baselines, methods
+from eval.table.config import CombinedConfig
+from eval.table.deepconf import deepconf
+from eval.table.methods import METHODS, Prices
+from eval.table.results import ModelRecords
+from secateur.runtime.config import check_types
+from secateur.runtime.console import progress, say
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import read_json, write_text
+from secateur.runtime.process import end_with_parent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 Work = Callable[[int, int], Any]

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.report import ReportInputs, write_report
-from runtime.console import say
-from runtime.files import append_jsonl, write_json
+from eval.report.page import ReportInputs, write_report
+from secateur.runtime.console import say
+from secateur.runtime.files import append_jsonl, write_json
 
 _CLUSTERS = 12
 _POOL = 2000  # sentences that the traces of one problem are made of

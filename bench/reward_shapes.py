@@ -13,10 +13,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rewards.catalogue import REWARDS, make_options, reward_group
-from rewards.records import Completion
-from runtime.console import say
-from runtime.plot_style import PLOT_STYLE
+from rewards.completion import Completion
+from rewards.registry import REWARDS, make_options, reward_group
+from secateur.runtime.console import say
+from secateur.runtime.plot_style import PLOT_STYLE
 
 LIMIT, TARGET = 4000, 2000
 OTHERS = [Completion(True, length, target=TARGET) for length in (1000, 1500, 2000, 2500, 3000)]

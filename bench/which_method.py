@@ -19,12 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.table import judge_label, method_label
-from runtime.children import end_with_parent
-from runtime.console import say
-from runtime.errors import InputError, entry_point
-from runtime.files import read_json, write_text
-from tasks.arithmetic import RULES, make_problems
+from eval.table.terminal import judge_label, method_label
+from secateur.runtime.console import say
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import read_json, write_text
+from secateur.runtime.process import end_with_parent
+from secateur.tasks.arithmetic import RULES, make_problems
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OWN = "linear_own_states"

@@ -21,25 +21,25 @@ from typing import Any
 
 from rich.markup import escape
 
-from engines.base import SamplingSpec
-from engines.load import load_tokenizer
-from engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter, read_trace_folder
-from eval.analysis import write_csv
-from eval.benchmarks import Problems
-from eval.budget_report import PointFigures, csv_rows, draw, show
-from eval.budget_sampling import FORCING, Budget, Forcer, Forcing, force_missing
-from eval.sampling import wait_for_all_processes
-from eval.single_config import SingleConfig
-from eval.single_figures import figures_of, grade_folder
-from eval.single_sampling import OpenedModel, for_each_model, grade_model, prompt_lengths, sample_model
-from runtime.config import parse_config
-from runtime.console import say, use_one_torch_thread
-from runtime.errors import InputError, entry_point
-from runtime.files import write_json
-from runtime.intervals import mean_with_interval
-from runtime.ranks import current_ranks
-from tasks.answers import GRADER_VERSION
-from tasks.prompts import starts_inside_thinking
+from eval.one_model.config import SingleConfig
+from eval.one_model.figures import figures_of, grade_folder
+from eval.one_model.sampling import OpenedModel, for_each_model, grade_model, prompt_lengths, sample_model
+from eval.studies.budget import FORCING, Budget, Forcer, Forcing, force_missing
+from eval.studies.budget_report import PointFigures, csv_rows, draw, show
+from eval.studies.common import write_csv
+from eval.traces.benchmarks import Problems
+from eval.traces.sampling import wait_for_all_processes
+from secateur.engines.base import SamplingSpec
+from secateur.engines.models import load_tokenizer
+from secateur.engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter, read_trace_folder
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import say, use_one_torch_thread
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import write_json
+from secateur.runtime.ranks import current_ranks
+from secateur.runtime.statistics import mean_with_interval
+from secateur.tasks.answers.equality import GRADER_VERSION
+from secateur.tasks.prompts import starts_inside_thinking
 
 _OF_FAMILY = {"deepseek": "deepseek", "qwen": "qwq", "plain": "plain"}
 

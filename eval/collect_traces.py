@@ -4,27 +4,27 @@
     accelerate launch --config_file configs/accelerate/cpu.yaml eval/collect_traces.py --config …
     python eval/collect_traces.py --imports '{math: traces.jsonl.gz}' --tokenizer path/to/model --output_dir outputs/x
 
-Each set of problems gets a folder `<output_dir>/<model>/<set>` (see engines/trace_folder.py), traces made elsewhere
-too. A run that was cut off goes on where it stood; at its end it says how redundant the traces are (redundancy.py).
-"""
+Each set of problems gets a folder `<output_dir>/<model>/<set>` (see secateur/engines/trace_folder.py), traces made
+elsewhere too. A run that was cut off goes on where it stood; at its end it says how redundant the traces are
+(redundancy.py)."""
 
 from pathlib import Path
 
 from rich.markup import escape
 
-from engines.load import load_tokenizer
-from engines.trace_folder import TraceFolderWriter, read_trace_folder
-from eval.collect_config import CollectConfig, captured_layers, load_sets, trace_folders
-from eval.foreign_traces import import_file
-from eval.plan import plan_collect
+from eval.dry_run.runs import plan_collect
 from eval.redundancy import Redundancy, measure, show, write
-from eval.sampling import SamplingPlan, model_by_model, sample_missing, wait_for_all_processes
-from runtime.config import parse_config
-from runtime.console import say, use_one_torch_thread
-from runtime.errors import entry_point
-from runtime.ranks import current_ranks
-from tasks.prompts import starts_inside_thinking
-from tasks.records import Problem
+from eval.traces.collect import CollectConfig, captured_layers, load_sets, trace_folders
+from eval.traces.foreign import import_file
+from eval.traces.sampling import SamplingPlan, model_by_model, sample_missing, wait_for_all_processes
+from secateur.engines.models import load_tokenizer
+from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import say, use_one_torch_thread
+from secateur.runtime.errors import entry_point
+from secateur.runtime.ranks import current_ranks
+from secateur.tasks.prompts import starts_inside_thinking
+from secateur.tasks.records import Problem
 
 
 def open_writers(config: CollectConfig, name: str) -> dict[str, TraceFolderWriter]:

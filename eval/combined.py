@@ -17,19 +17,23 @@ from typing import Any
 import numpy as np
 from rich.markup import escape
 
-from deepprune.decide import decision_seed
-from engines.load import load_tokenizer
-from engines.trace_folder import StoredTrace, read_trace_folder
-from eval.benchmarks import Problems
-from eval.combined_advice import tabulate
-from eval.combined_cells import Cell, Judged, measure_cells
-from eval.combined_config import CombinedConfig
-from eval.combined_csv import rows_as_csv
-from eval.combined_grid import about, join_benchmarks
-from eval.combined_live_summary import live_entries, sampling_time
-from eval.combined_results import ModelRecords
-from eval.combined_rows import evenly_chosen, example_panel
-from eval.combined_store import (
+from eval.dry_run.runs import plan_combined
+from eval.report.explorer import write_explorer
+from eval.report.page import ReportInputs, write_report
+from eval.table.advice import tabulate
+from eval.table.benchmarks import about, join_benchmarks
+from eval.table.config import CombinedConfig
+from eval.table.csv import rows_as_csv
+from eval.table.deepconf import ConfidenceProfile, confidence_profile
+from eval.table.grid import Cell, Judged, measure_cells
+from eval.table.judge_names import judge_kind
+from eval.table.live_report import live_entries, sampling_time
+from eval.table.problems import ProblemRecord, TraceRecord
+from eval.table.provenance import Seen, seen_by_judge, seen_by_model
+from eval.table.results import ModelRecords
+from eval.table.rows import evenly_chosen, example_panel
+from eval.table.settings import FORGET, MAY_GROW, check_same_settings, table_settings
+from eval.table.store import (
     judge_labels,
     read_engine,
     read_live,
@@ -38,26 +42,22 @@ from eval.combined_store import (
     traces_folder,
     wall_seconds,
 )
-from eval.combined_tracking import publish_combined
-from eval.combined_work import ModelWork, work_on_model
-from eval.deepconf import ConfidenceProfile, confidence_profile
-from eval.judge_names import judge_kind
-from eval.plan import plan_combined
-from eval.provenance import Seen, seen_by_judge, seen_by_model
-from eval.records import ProblemRecord, TraceRecord
-from eval.report import ReportInputs, write_report
-from eval.report_explorer import write_explorer
-from eval.sampling import model_by_model, prompt_ids, wait_for_all_processes
-from eval.settings_check import FORGET, MAY_GROW, check_same_settings, table_settings
-from eval.table import print_results
-from runtime.config import parse_config
-from runtime.console import console, say, use_one_torch_thread
-from runtime.errors import InputError, entry_point
-from runtime.files import read_json, write_json, write_text
-from runtime.ranks import current_ranks
-from tasks.answers import GRADER_VERSION, extract_answer, grade_answers, group_answers
-from tasks.prompts import starts_inside_thinking
-from tasks.records import Problem
+from eval.table.terminal import print_results
+from eval.table.tracking import publish_combined
+from eval.table.work import ModelWork, work_on_model
+from eval.traces.benchmarks import Problems
+from eval.traces.sampling import model_by_model, prompt_ids, wait_for_all_processes
+from secateur.deepprune.decide import decision_seed
+from secateur.engines.models import load_tokenizer
+from secateur.engines.trace_folder import StoredTrace, read_trace_folder
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import console, say, use_one_torch_thread
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import read_json, write_json, write_text
+from secateur.runtime.ranks import current_ranks
+from secateur.tasks.answers.equality import GRADER_VERSION, extract_answer, grade_answers, group_answers
+from secateur.tasks.prompts import starts_inside_thinking
+from secateur.tasks.records import Problem
 
 SETTINGS_FILE = "settings.json"
 _PACKAGES = ("secateur", "torch", "transformers", "numpy")

@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 from rich.markup import escape
 
-from engines.load import model_fingerprint
-from engines.trace_folder import read_trace_folder
-from eval.report import ReportInputs, write_report
+from eval.report.page import ReportInputs, write_report
 from eval.stages import REPOSITORY, Stage, StageRunner, end_children_on_signals, launched, python
-from eval.table import print_results
-from runtime.config import parse_config
-from runtime.console import console, say
-from runtime.errors import InputError, entry_point
-from runtime.files import read_json, write_json
+from eval.table.terminal import print_results
+from secateur.engines.models import model_fingerprint
+from secateur.engines.trace_folder import read_trace_folder
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import console, say
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import read_json, write_json
 
 CONFIGS = "configs/demo"
 LAUNCH = "configs/accelerate/cpu.yaml"

@@ -13,14 +13,14 @@ from typing import Any
 
 from rich.markup import escape
 
-from eval.benchmarks import sources_of
-from eval.combined_csv import rows_as_csv
-from eval.settings_check import check_joinable, table_settings
-from eval.table import print_results
-from runtime.config import parse_config
-from runtime.console import console, say
-from runtime.errors import InputError, entry_point
-from runtime.files import read_json, write_text
+from eval.table.csv import rows_as_csv
+from eval.table.settings import check_joinable, table_settings
+from eval.table.terminal import print_results
+from eval.traces.benchmarks import sources_of
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import console, say
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import read_json, write_text
 
 Identity = tuple[Any, ...]
 _FIGURES = ("accuracy", "tokens", "saving_net")

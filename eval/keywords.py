@@ -26,8 +26,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.markup import escape
 
-from engines.load import load_tokenizer
-from eval.analysis import (
+from eval.studies.common import (
     TracedProblem,
     check_traces_key,
     common_problems,
@@ -40,12 +39,13 @@ from eval.analysis import (
     tokens_of,
     write_csv,
 )
-from eval.scores import ratio_interval, ratio_with_interval
-from runtime.config import parse_config
-from runtime.console import say
-from runtime.errors import InputError, entry_point
-from runtime.files import write_json
-from runtime.plot_style import PLOT_STYLE
+from secateur.engines.models import load_tokenizer
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import say
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import write_json
+from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.statistics import ratio_interval, ratio_with_interval
 
 KEYWORDS = (
     "wait",

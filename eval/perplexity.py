@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.markup import escape
 
-from engines.load import load_model, load_tokenizer, model_fingerprint
-from eval.analysis import (
+from eval.studies.common import (
     TracedProblem,
     check_traces_key,
     claim_folder,
@@ -28,16 +27,16 @@ from eval.analysis import (
     print_table,
     read_model_traces,
 )
-from eval.perplexity_scores import Key, ScoredTrace, batches, check_head, score_batch, to_score
-from eval.sampling import local_device, quiet_library_bars, require_model_folder
-from eval.scores import ratio_with_interval
-from runtime.config import parse_config
-from runtime.console import progress, say, use_one_torch_thread
-from runtime.errors import InputError, entry_point
-from runtime.files import append_jsonl, read_jsonl, repair_torn_tail, write_json
-from runtime.intervals import Interval, mean_with_interval
-from tasks.answers import GRADER_VERSION, grade_batch
-from tasks.prompts import check_family, starts_inside_thinking
+from eval.studies.perplexity import Key, ScoredTrace, batches, check_head, score_batch, to_score
+from eval.traces.sampling import local_device, quiet_library_bars, require_model_folder
+from secateur.engines.models import load_model, load_tokenizer, model_fingerprint
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import progress, say, use_one_torch_thread
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import append_jsonl, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.statistics import Interval, mean_with_interval, ratio_with_interval
+from secateur.tasks.answers.equality import GRADER_VERSION, grade_batch
+from secateur.tasks.prompts import check_family, starts_inside_thinking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

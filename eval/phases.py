@@ -17,17 +17,27 @@ from typing import Any
 
 from rich.markup import escape
 
-from engines.detokenize import Detokenizer
-from engines.load import load_tokenizer
-from engines.openai_streams import check_url
-from eval.analysis import TracedProblem, check_traces_key, claim_folder, read_model_traces
-from eval.phases_client import ChatEndpoint
-from eval.phases_report import draw, show, summarise
-from eval.phases_segments import Span, Spans, Steps, UnreadableAnswer, messages, read_answer, split_steps
-from runtime.config import parse_config
-from runtime.console import progress, say
-from runtime.errors import InputError, entry_point
-from runtime.files import append_jsonl, read_jsonl, repair_torn_tail, write_json
+from eval.studies.common import TracedProblem, check_traces_key, claim_folder, read_model_traces
+from eval.studies.phases import (
+    Span,
+    Spans,
+    Steps,
+    UnreadableAnswer,
+    draw,
+    messages,
+    read_answer,
+    show,
+    split_steps,
+    summarise,
+)
+from eval.studies.phases_client import ChatEndpoint
+from secateur.engines.detokenize import Detokenizer
+from secateur.engines.models import load_tokenizer
+from secateur.engines.openai.streams import check_url
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import progress, say
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import append_jsonl, read_jsonl, repair_torn_tail, write_json
 
 Key = tuple[str, str, str, int | str]  # model that wrote it, benchmark, problem id, sample
 _TRIES = 2

@@ -16,18 +16,18 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from deepprune.cut import CutRule, cut_pieces
-from deepprune.pairs import make_pairs
-from deepprune.vote import majority
-from engines.load import load_tokenizer
-from engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
-from eval.foreign_traces import read_foreign
-from eval.redundancy_figure import draw
-from runtime.config import parse_config
-from runtime.console import console, say
-from runtime.errors import InputError, entry_point
-from runtime.files import read_json, write_json
-from tasks.answers import extract_answer, grade_answers, group_answers
+from eval.studies.redundancy_figure import draw
+from eval.traces.foreign import read_foreign
+from secateur.deepprune.cut import CutRule, cut_pieces
+from secateur.deepprune.judges.pairs import make_pairs
+from secateur.deepprune.vote import majority
+from secateur.engines.models import load_tokenizer
+from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import console, say
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import read_json, write_json
+from secateur.tasks.answers.equality import extract_answer, grade_answers, group_answers
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,11 @@ class ProblemAnswers:
 class Redundancy:
     """One model on one set. Shares are fractions (0-1).
 
-    `same_answer_pairs` of the `pairs` of traces of one problem whose outcome is known (`deepprune.pairs`) end in the
-    same answer. `distinct_answers`, `majority_share`, `majority_accuracy` and `pass_at_1` are means over problems; a
-    trace without an answer counts among a problem's traces. `whole_cuts` is the share of traces that end before
-    their cut; `median_cut_share` the median, over all traces, of the part of a trace that lies in its cut, in
-    `cut_unit`.
-    """
+    `same_answer_pairs` of the `pairs` of traces of one problem whose outcome is known
+    (`secateur.deepprune.judges.pairs`) end in the same answer. `distinct_answers`, `majority_share`,
+    `majority_accuracy` and `pass_at_1` are means over problems; a trace without an answer counts among a problem's
+    traces. `whole_cuts` is the share of traces that end before their cut; `median_cut_share` the median, over all
+    traces, of the part of a trace that lies in its cut, in `cut_unit`."""
 
     model: str
     set: str
@@ -80,7 +79,7 @@ class Redundancy:
 def measure(
     model: str, set_name: str, problems: Sequence[ProblemTraces], rule: CutRule, thinking: bool = False
 ) -> Redundancy:
-    """The figures of one set; `thinking` as in `tasks.answers.extract_answer`."""
+    """The figures of one set; `thinking` as in `secateur.tasks.answers.equality.extract_answer`."""
     counted = [_count(entry, rule, thinking) for entry in problems]
     answers, labels, rights, cuts = zip(*counted, strict=True)
     pair_labels = [label for part in labels for label in part]

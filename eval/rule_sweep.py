@@ -4,9 +4,8 @@
     accelerate launch --config_file configs/accelerate/cpu.yaml eval/rule_sweep.py --config …
 
 No model runs: every rule is replayed on what eval/combined.py stored (tau is the paper's τ, max_clusters K, compared
-K1, largest K2, singletons K3; any other field of deepprune/cluster.py and deepprune/finish.py can be swept as well).
-Can be killed and started again; cells that are done are not computed twice.
-"""
+K1, largest K2, singletons K3; any other field of secateur/deepprune/clustering.py and secateur/deepprune/finish.py
+can be swept as well). Can be killed and started again; cells that are done are not computed twice."""
 
 import dataclasses
 import hashlib
@@ -16,12 +15,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from deepprune.decide import PruneRule
 from eval.combined import ModelTraces
-from eval.combined_config import CombinedConfig
-from eval.methods import Prices
-from eval.records import ProblemRecord
-from eval.rule_sweep_cells import (
+from eval.studies.rule_sweep import (
     against_default,
     cells,
     consensus_curve,
@@ -29,15 +24,19 @@ from eval.rule_sweep_cells import (
     measure,
     reference,
 )
-from eval.rule_sweep_report import print_sweep, write_csv, write_plot
-from eval.rules import changed_rule, flat_rule
-from eval.sampling import wait_for_all_processes
-from runtime.config import check_types, parse_config
-from runtime.console import console, progress, say
-from runtime.errors import InputError, entry_point
-from runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
-from runtime.ranks import current_ranks
-from tasks.load import load_problems
+from eval.studies.rule_sweep_report import print_sweep, write_csv, write_plot
+from eval.table.config import CombinedConfig
+from eval.table.methods import Prices
+from eval.table.problems import ProblemRecord
+from eval.table.rules import changed_rule, flat_rule
+from eval.traces.sampling import wait_for_all_processes
+from secateur.deepprune.decide import PruneRule
+from secateur.runtime.config import check_types, parse_config
+from secateur.runtime.console import console, progress, say
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.ranks import current_ranks
+from secateur.tasks.sources import load_problems
 
 FIXED = "key 'fixed'"
 

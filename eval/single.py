@@ -13,17 +13,17 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from eval.sampling import wait_for_all_processes
-from eval.single_config import SingleConfig
-from eval.single_figures import Graded, differences, figures_of, macro_figures
-from eval.single_report import draw_lengths, show, write_summary_csv
-from eval.single_sampling import for_each_model, grade_all, sample_alone
-from runtime.config import parse_config
-from runtime.console import say, use_one_torch_thread
-from runtime.errors import entry_point
-from runtime.files import write_json
-from runtime.ranks import current_ranks
-from tasks.answers import GRADER_VERSION
+from eval.one_model.config import SingleConfig
+from eval.one_model.figures import Graded, differences, figures_of, macro_figures
+from eval.one_model.report import draw_lengths, show, write_summary_csv
+from eval.one_model.sampling import for_each_model, grade_all, sample_alone
+from eval.traces.sampling import wait_for_all_processes
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import say, use_one_torch_thread
+from secateur.runtime.errors import entry_point
+from secateur.runtime.files import write_json
+from secateur.runtime.ranks import current_ranks
+from secateur.tasks.answers.equality import GRADER_VERSION
 
 
 def report(config: SingleConfig, graded: dict[str, dict[str, Graded]]) -> None:

@@ -16,8 +16,8 @@ from typing import NoReturn
 import psutil
 from rich.markup import escape
 
-from runtime.console import console
-from runtime.files import read_json, write_json
+from secateur.runtime.console import console
+from secateur.runtime.files import read_json, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _CHILD = {

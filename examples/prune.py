@@ -10,10 +10,10 @@ lets it finish as --max_tokens.
 import argparse
 from pathlib import Path
 
-from deepprune import load_judge, prune
-from engines.base import SamplingSpec
-from engines.transformers_engine import TransformersEngine
-from runtime.errors import InputError, entry_point
+from secateur import load_judge, prune
+from secateur.engines.base import SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.runtime.errors import InputError, entry_point
 
 DEMO = Path(__file__).resolve().parent.parent / "outputs" / "demo"
 

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards.records import Completion, ShapedOptions, require
+from rewards.completion import Completion, ShapedOptions, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards.records import Completion, RewardOptions, ShapedOptions, require
+from rewards.completion import Completion, RewardOptions, ShapedOptions, require
 
 
 @dataclass(frozen=True, kw_only=True)

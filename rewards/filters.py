@@ -8,7 +8,7 @@ and with beta > 0 they still feel the KL term.
 
 from collections.abc import Sequence
 
-from rewards.records import Completion
+from rewards.completion import Completion
 
 
 def keep_best(rewards: Sequence[float], group: Sequence[Completion], keep: int, keep_by: str) -> list[float | None]:

@@ -7,7 +7,7 @@ behaviour is the reward `reference`.
 
 from collections.abc import Collection, Sequence
 
-from rewards.records import Completion, RewardOptions
+from rewards.completion import Completion, RewardOptions
 
 
 def hard_limit(correct: bool, truncated: bool) -> float:

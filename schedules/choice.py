@@ -1,15 +1,15 @@
 """Which checkpoint a round passes on: the shortest one whose accuracy is good enough (ThinkPrune, arXiv 2504.01296).
 
 The paper states no tolerance; its authors took the shortest among checkpoints of nearly equal accuracy. Here that is
-`pass_at_1 >= (1 - tolerance) * reference`. The words for a choice are in `schedules/choice_reason.py`.
+`pass_at_1 >= (1 - tolerance) * reference`. The words for a choice are in `schedules/choice.py`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runtime.errors import InputError
-from runtime.intervals import Interval, paired_difference
+from secateur.runtime.errors import InputError
+from secateur.runtime.statistics import Interval, paired_difference
 
 TOLERANCE_REFERENCES = ("best_so_far", "original", "round_start")
 START = 0  # the step number of the round's start model
@@ -103,3 +103,109 @@ def accuracy_difference(one: Candidate, other: Candidate) -> Interval | None:
         return None
     names = sorted(one.pass_rates)
     return paired_difference([one.pass_rates[name] for name in names], [other.pass_rates[name] for name in names])
+
+
+_TOKENS = ",.1f"
+
+
+def explain(selection: Selection) -> str:
+    """Why `selection` fell as it did, in a few sentences."""
+    sentences = [_verdict(selection), _bar(selection)]
+    if any(selection.feasible) and not _is_reference(selection):
+        sentences.append(_against_reference(selection))
+    sentences += [_gain(selection), _shorter(selection), _more_accurate(selection), _broken(selection)]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def name_of(step: int) -> str:
+    """
+    >>> name_of(0), name_of(40)
+    ('the start model', 'step 40')
+    """
+    return "the start model" if step == START else f"step {step}"
+
+
+def _verdict(selection: Selection) -> str:
+    chosen, count, able = selection.chosen, len(selection.candidates), sum(selection.feasible)
+    if able == 0:
+        return f"None of {count} candidates reaches the bar: the start model stays ({_figures(chosen)})."
+    among = f"{able} feasible of {count} candidates" if count > 1 else "1 candidate"
+    if chosen.step == START:
+        return f"The start model is the shortest of {among} ({_figures(chosen)}): the limit could not be met."
+    return f"Step {chosen.step} is the shortest of {among}: {_figures(chosen)}."
+
+
+def _figures(candidate: Candidate) -> str:
+    accuracy = _with_interval(candidate.pass_at_1, candidate.pass_at_1_ci95, ".3f")
+    length = _with_interval(candidate.mean_tokens, candidate.mean_tokens_ci95, _TOKENS)
+    return f"{length} tokens at pass@1 {accuracy}"
+
+
+def _with_interval(value: float, interval: tuple[float, float] | None, form: str) -> str:
+    return f"{value:{form}}" + (f" ({interval[0]:{form}}–{interval[1]:{form}})" if interval else "")
+
+
+def _bar(selection: Selection) -> str:
+    reference = selection.reference
+    if reference.candidate.pass_at_1 == 0:
+        return (
+            f"Warning: {reference.name} solves no validation problem, so the bar is 0 and every candidate passes it: "
+            "this choice says nothing about accuracy. Validate on easier problems or with a larger cap."
+        )
+    share = 1 - selection.tolerance
+    return f"The bar is {selection.bar:.3f} = {share:g} × {reference.candidate.pass_at_1:.3f} of {reference.name}."
+
+
+def _is_reference(selection: Selection) -> bool:
+    reference, chosen = selection.reference.candidate, selection.chosen
+    return (chosen.pass_at_1, chosen.mean_tokens) == (reference.pass_at_1, reference.mean_tokens)
+
+
+def _against_reference(selection: Selection) -> str:
+    change = selection.chosen.pass_at_1 - selection.reference.candidate.pass_at_1
+    text = f"Against {selection.reference.name} pass@1 changes by {change:+.3f}"
+    if selection.difference is None:
+        return f"{text} (no interval: the problems of both are not the same)."
+    _, low, high = selection.difference
+    noise = "within noise" if low <= 0 <= high else "more than noise"
+    return f"{text} (paired 95 % interval over problems {low:+.3f} to {high:+.3f}: {noise})."
+
+
+def _gain(selection: Selection) -> str:
+    start = next(candidate for candidate in selection.candidates if candidate.step == START)
+    if selection.chosen.step == START or not start.is_finite or start.mean_tokens == 0:
+        return ""
+    change = selection.chosen.mean_tokens / start.mean_tokens - 1
+    return f"Tokens change by {change:+.1%} against the round's start."
+
+
+def _shorter(selection: Selection) -> str:
+    pairs = zip(selection.candidates, selection.feasible, strict=True)
+    shorter = [c for c, fits in pairs if not fits and c.is_finite and c.mean_tokens < selection.chosen.mean_tokens]
+    if not shorter:
+        return ""
+    best = max(shorter, key=_accuracy_first)
+    count = "Shorter, but below the bar" if len(shorter) == 1 else f"{len(shorter)} are shorter, but below the bar"
+    closest = "" if len(shorter) == 1 else "the most accurate of them "
+    return f"{count}: {closest}{name_of(best.step)} ({best.mean_tokens:{_TOKENS}} tokens at {best.pass_at_1:.3f})."
+
+
+def _more_accurate(selection: Selection) -> str:
+    finite = [candidate for candidate in selection.candidates if candidate.is_finite]
+    best = max(finite, key=_accuracy_first, default=selection.chosen)
+    if best.pass_at_1 <= selection.chosen.pass_at_1:
+        return ""
+    given_up = best.pass_at_1 - selection.chosen.pass_at_1
+    return (
+        f"Given up: {given_up:.3f} of pass@1 that {name_of(best.step)} has ({best.pass_at_1:.3f} at "
+        f"{best.mean_tokens:{_TOKENS}} tokens)."
+    )
+
+
+def _accuracy_first(candidate: Candidate) -> tuple[float, float, int]:
+    return candidate.pass_at_1, -candidate.mean_tokens, -candidate.step
+
+
+def _broken(selection: Selection) -> str:
+    broken = [name_of(candidate.step) for candidate in selection.candidates if not candidate.is_finite]
+    return f"Left out, figures not finite: {', '.join(broken)}." if broken else ""

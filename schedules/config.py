@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from runtime.config import check_types, read_yaml, split_command_line
-from runtime.errors import InputError
-from runtime.hub import check_key
 from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import Round, make_rounds
+from secateur.runtime.config import check_types, read_yaml, split_command_line
+from secateur.runtime.errors import InputError
+from secateur.runtime.hub import check_key
 
 _AT_LEAST_ONE = (
     "validation_samples",
@@ -33,15 +33,15 @@ class ScheduleConfig:
     output_dir: the run folder.
     limits: limit of each round [tokens], from loose to tight.
     steps_per_round: optimiser steps, one number or one per round.
-    problems, problem_count: training problems (see tasks/load.py) and how many of them.
+    problems, problem_count: training problems (see secateur/tasks/sources.py) and how many of them.
     decontaminate: evaluation sets, named like `problems`, whose problems are taken out of the training problems.
     max_prompt_tokens: longer prompts are dropped before training [tokens].
-    prompt_family: deepseek, qwen or plain (see tasks/prompts.py).
+    prompt_family: deepseek, qwen or plain (see secateur/tasks/prompts.py).
     reward, reward_options: `hard_limit`, or one of its published alternatives and its options (see rewards/).
     seed: orders the prompts and seeds rollouts and validation.
     validation_*: problems and sampling settings of the choice; `validation_max_tokens` is the long cap [tokens].
     validation_dtype, validation_rows: precision of the validated models, traces decoded at once on each process.
-    validation_engine, validation_engine_options: what samples them (see engines/factory.py).
+    validation_engine, validation_engine_options: what samples them (see secateur/engines/registry.py).
     keep_checkpoints: `all`, or `chosen`: once a round has chosen, the weights of its other checkpoints are deleted.
     push_to_hub: upload `final/` with its model card when the schedule is done; a start after that uploads what was
       not. The rounds push nothing: their checkpoints are candidates.

@@ -4,9 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
-from runtime.errors import InputError
-from runtime.files import write_json
 from schedules.integrity import MARKER, damage, read_marker
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import write_json
 
 _TRAINING_FILES = (
     "optimizer.pt",

@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import InputError
-from runtime.files import read_json
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json
 
 MARKER = "complete.json"
 BLOCK = 1 << 16  # bytes

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from runtime.children import end_with_parent
-from runtime.config import read_yaml
-from runtime.console import say
-from runtime.errors import InputError
+from secateur.runtime.config import read_yaml
+from secateur.runtime.console import say
+from secateur.runtime.errors import InputError
+from secateur.runtime.process import end_with_parent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STOPPED = 128 + signal.SIGTERM  # exit code after a clean stop

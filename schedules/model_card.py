@@ -13,20 +13,20 @@ from typing import Any
 
 from rich.markup import escape
 
-from runtime.base_model import describe_base
-from runtime.cards import render_card, write_card
-from runtime.console import say
-from runtime.errors import InputError, entry_point
-from runtime.files import copy_file, read_json, write_json
-from runtime.hub import RECORD, Target
-from runtime.versions import library_versions
+from schedules.card.content import card_context, front_matter
+from schedules.card.measured import Models, find_measurements, read_combined, read_single
 from schedules.config import RunConfig, read_run_config
-from schedules.model_card_content import card_context, front_matter
-from schedules.model_card_measured import Models, find_measurements, read_combined, read_single
 from schedules.state import RunFolder
-from schedules.validation_report import read_selections
+from schedules.validation.report import read_selections
+from secateur.runtime.base_model import describe_base
+from secateur.runtime.cards import render_card, write_card
+from secateur.runtime.console import say
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import copy_file, read_json, write_json
+from secateur.runtime.hub import RECORD, Target
+from secateur.runtime.versions import library_versions
 
-TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+TEMPLATE = Path(__file__).parent / "card" / "templates" / "model_card.md"
 PICTURE = "rounds.png"
 MEMORY = "card.json"
 _LIBRARIES = ("secateur", "trl", "transformers", "torch", "accelerate", "deepspeed", "vllm")

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtime.errors import InputError
+from secateur.runtime.errors import InputError
 
 
 @dataclass(frozen=True)

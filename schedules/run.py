@@ -15,15 +15,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from runtime.config import usage
-from runtime.console import say
-from runtime.errors import InputError, entry_point
-from runtime.files import read_json, write_json
-from runtime.hub import RECORD, SAFE_FILES, Target, check_push, push_once
-from runtime.tensorboard import write_tensorboard
-from runtime.tracking import publish, reporters, unpublished, wandb_is_usable, wants_wandb
-from schedules.choice import START, choose, pick_reference
-from schedules.choice_reason import explain
+from schedules.choice import START, choose, explain, pick_reference
 from schedules.config import TOKEN, RunConfig, ScheduleConfig, read_run_config
 from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
@@ -39,10 +31,17 @@ from schedules.state import (
     request_stop,
     stop_requested,
 )
-from schedules.validation import RoundValidation, read_candidates, validation_processes, validation_settings
-from schedules.validation_figure import draw_rounds
-from schedules.validation_report import read_selections, selection_record, show_rounds, show_selection
-from schedules.validation_tracking import round_publication
+from schedules.validation.figure import draw_rounds
+from schedules.validation.report import read_selections, selection_record, show_rounds, show_selection
+from schedules.validation.sampling import RoundValidation, read_candidates, validation_processes, validation_settings
+from schedules.validation.tracking import round_publication
+from secateur.runtime.config import usage
+from secateur.runtime.console import say
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import read_json, write_json
+from secateur.runtime.hub import RECORD, SAFE_FILES, Target, check_push, push_once
+from secateur.runtime.tensorboard import write_tensorboard
+from secateur.runtime.tracking import publish, reporters, unpublished, wandb_is_usable, wants_wandb
 
 TRAINER = "trainers/grpo_len.py"
 

@@ -3,7 +3,7 @@
     config.yaml                     all keys of the run
     data.json                       which training problems were kept and left out, and why
     rounds/1-limit-4000/
-        checkpoint-*/               see trainers/checkpoints.py
+        checkpoint-*/               see trainers/grpo/checkpoints.py
         incomplete-checkpoint-*/    a checkpoint that was found damaged, until the round has chosen
         train.jsonl                 metrics of every step
         training.json               written when the round's training has ended
@@ -34,15 +34,15 @@ from typing import Any, Literal
 import yaml
 from rich.markup import escape
 
-from runtime.config import read_yaml
-from runtime.console import say
-from runtime.errors import InputError
-from runtime.files import read_json, write_text
 from schedules.choice import START
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import drop_training_state, finish_removals, remove_folder
 from schedules.integrity import damage, read_marker, saved_checkpoints, step_of
 from schedules.rounds import Round
+from secateur.runtime.config import read_yaml
+from secateur.runtime.console import say
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, write_text
 
 # Keys that change how a run is shown or packed, or what memory and connections it uses, not what it computes; they
 # may differ between restarts.

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from transformers import AutoModel
 
-from deepprune.cut import CutRule
-from deepprune.judges.base import Judge
-from deepprune.judges.linear import LinearJudge, LinearModel, LinearShape
-from deepprune.judges.load import describe_generator, load_pairwise, save_judge
-from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
-from deepprune.judges.pairwise import PairwiseFormat
-from eval.combined_config import CombinedConfig
-from runtime.files import append_jsonl
+from eval.table.config import CombinedConfig
+from secateur.deepprune.cut import CutRule
+from secateur.deepprune.judges.base import Judge
+from secateur.deepprune.judges.folder import describe_generator, load_pairwise, save_judge
+from secateur.deepprune.judges.linear import LinearJudge, LinearModel, LinearShape
+from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
+from secateur.deepprune.judges.pairwise import PairwiseFormat
+from secateur.runtime.files import append_jsonl
 
 CUT = CutRule("tokens", 6)
 

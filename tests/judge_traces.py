@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from engines.load import model_fingerprint
-from engines.trace_folder import TraceFolderWriter
-from runtime.config import parse_config
-from tasks.records import Trace
+from secateur.engines.models import model_fingerprint
+from secateur.engines.trace_folder import TraceFolderWriter
+from secateur.runtime.config import parse_config
+from secateur.tasks.records import Trace
 from trainers.judge import run
-from trainers.judge_config import JudgeConfig
+from trainers.judges.config import JudgeConfig
 
 WORDS = ("red", "green", "blue")
 METRICS = {"auroc", "auroc_ci95", "tnr_at_fnr20", "pairs", "same_answer_share", "baselines", "unfinished", "roc"}

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from deepprune.cut import CutRule
-from deepprune.judges.base import CutTrace
-from deepprune.judges.linear import LinearJudge, LinearModel, LinearShape
-from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
-from deepprune.judges.pairwise import PairReader, PairwiseFormat, PairwiseJudge, PairwiseModel
+from secateur.deepprune.cut import CutRule
+from secateur.deepprune.judges.base import CutTrace
+from secateur.deepprune.judges.linear import LinearJudge, LinearModel, LinearShape
+from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
+from secateur.deepprune.judges.pairwise import PairReader, PairwiseFormat, PairwiseJudge, PairwiseModel
 
 RULE = CutRule("words", 2)
 SHAPE = OwnStatesShape(layers=(0, 1, 2), hidden=32, heads=2, width=8, pair_hidden=8)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from runtime.files import read_json, read_jsonl, write_text
+from secateur.runtime.files import read_json, read_jsonl, write_text
 from tests.conftest import REPOSITORY
 
 ROUND = "rounds/1-limit-140"

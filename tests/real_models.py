@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from runtime.files import append_jsonl, write_json
+from secateur.runtime.files import append_jsonl, write_json
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "trainers" / "embedded_model"
 

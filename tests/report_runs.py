@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime.files import append_jsonl, write_json
+from secateur.runtime.files import append_jsonl, write_json
 
 HOSTILE = (
     "<script>document.title='owned'</script>",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engines.base import Event, SamplingSpec, Usage
+from secateur.engines.base import Event, SamplingSpec, Usage
 
 
 class ScriptedEngine:

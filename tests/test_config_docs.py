@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import InputError
-from tools import config_docs, config_meanings
-from tools.config_sources import find_commands
+from secateur.runtime.errors import InputError
+from tools import config_docs, config_keys
+from tools.config_keys import find_commands
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_what_is_said_where() -> None:
         d: int = 0
         """Below."""
 
-    said = {key: meaning.text for key, meaning in config_meanings.meanings_of(Derived).items()}
+    said = {key: meaning.text for key, meaning in config_keys.meanings_of(Derived).items()}
     assert said == {
         "a": "two numbers, on two lines",
         "b": "another number",
@@ -84,4 +84,4 @@ def test_what_is_said_where() -> None:
         "c": "beside",
         "d": "Below",
     }
-    assert not doctest.testmod(config_meanings).failed
+    assert not doctest.testmod(config_keys).failed

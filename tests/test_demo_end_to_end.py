@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.files import read_json
+from secateur.runtime.files import read_json
 
 TOLERANCE = 0.03  # points of accuracy that DeepPrune may lose
 

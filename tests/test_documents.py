@@ -8,10 +8,10 @@ import pytest
 import yaml
 from trl import GRPOConfig
 
-from runtime.config import split_command_line
 from schedules.config import ScheduleConfig
-from tools.config_sources import find_commands
-from tools.config_tables import slug
+from secateur.runtime.config import split_command_line
+from tools.config_docs import slug
+from tools.config_keys import find_commands
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(

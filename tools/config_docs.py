@@ -3,29 +3,113 @@
     python -m tools.config_docs
 
 All of it is read from the source, so the page is made anew whenever a key changes; a test holds it to that. A key
-whose meaning is written nowhere ends the command: see tools/config_meanings.py for where it can stand.
+whose meaning is written nowhere ends the command: see tools/config_keys.py for where it can stand.
 """
 
 import dataclasses
 import inspect
+import json
+import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from trl import GRPOConfig
 
-from deepprune.decide import PruneRule
-from engines.factory import KINDS, SET_HERE, engine_class
-from eval.rules import rule_keys
-from rewards.catalogue import REWARDS
-from runtime.console import say
-from runtime.errors import InputError, entry_point
-from runtime.files import write_text
+from eval.table.rules import rule_keys
+from rewards.registry import REWARDS
 from schedules.config import ScheduleConfig
-from tools.config_meanings import Meaning, entries, meanings_of
-from tools.config_sources import REPOSITORY, Command, find_commands
-from tools.config_tables import Key, default_text, plain, rows_text, slug, table, type_text, value_text
-from trainers import grpo_options
+from secateur.deepprune.decide import PruneRule
+from secateur.engines.registry import KINDS, SET_HERE, engine_class
+from secateur.runtime.console import say
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import write_text
+from tools.config_keys import REPOSITORY, Command, Meaning, entries, find_commands, meanings_of
+from trainers.grpo import options as grpo_options
+
+
+@dataclass(frozen=True)
+class Key:
+    """A row of a table: one key or several that are explained together."""
+
+    names: tuple[str, ...]
+    types: tuple[str, ...]
+    defaults: tuple[str, ...]
+    text: str
+
+
+def slug(title: str) -> str:
+    """GitHub's anchor of a heading."""
+    kept = (letter for letter in title.lower().replace(" ", "-") if letter.isalnum() or letter in "-_")
+    return "".join(kept)
+
+
+def type_text(hint: Any) -> str:
+    """A type as it is written in YAML's words: `Literal` by its values, `None` as null."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return ", ".join(value_text(value) for value in inner)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(type_text(one) for one in inner)
+    if hint is type(None):
+        return "null"
+    if origin is not None and inner:
+        named = ", ".join(type_text(one) for one in inner if one is not ...)
+        return f"{origin.__name__.lower()}[{named}]"
+    return str(getattr(hint, "__name__", hint))
+
+
+def default_text(field: dataclasses.Field) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return value_text(field.default_factory())
+    return value_text(field.default)
+
+
+def value_text(value: Any) -> str:
+    """A default as it would stand in a YAML file."""
+    if value in (dataclasses.MISSING, inspect.Parameter.empty):
+        return "required"
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)  # YAML reads it, and it stays on one line
+    if isinstance(value, tuple):
+        value = list(value)
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.strip().removesuffix("\n...").strip()
+
+
+def table(keys: Sequence[Key]) -> str:
+    if not keys:
+        return ""
+    typed, given = (any(any(getattr(key, part)) for key in keys) for part in ("types", "defaults"))
+    heads = ["key", *(["type"] if typed else []), *(["default"] if given else []), "meaning"]
+    rows = []
+    for key in keys:
+        cells = ["<br>".join(f"`{name}`" for name in key.names)]
+        cells += ["<br>".join(map(plain, key.types))] if typed else []
+        cells += ["<br>".join(map(code, key.defaults))] if given else []
+        rows.append((*cells, plain(key.text)))
+    return rows_text(heads, rows)
+
+
+def rows_text(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def code(text: str) -> str:
+    if text in ("required", ""):
+        return text
+    return "`" + text.replace("|", "\\|") + "`"
+
+
+def plain(text: str) -> str:
+    """Text in a Markdown table: outside of backticks nothing is a tag or emphasis, nowhere is there a bar."""
+    parts = text.replace("|", "\\|").split("`")
+    parts[::2] = [part.replace("<", "&lt;").replace("*", "\\*") for part in parts[::2]]
+    return "`".join(parts)
+
 
 PAGE = REPOSITORY / "docs" / "config.md"
 _HEAD = """# Every key

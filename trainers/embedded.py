@@ -2,12 +2,11 @@
 
     python trainers/embedded.py --output_dir outputs/embedded --seed 0
 
-The model is a Qwen3 of about 0.4 million parameters that thinks aloud about the arithmetic of tasks/arithmetic.py.
-Phase 1 shows clean short traces whose decision is random, so that it learns to keep its place, to calculate, and to
-do what it has decided. Phase 2 shows the corpus with the planted errors and waste of tasks/arithmetic_traces.py,
-which is how it behaves afterwards. The result is a plain Hugging Face folder plus `training.json` with the measured
-figures; the copy in trainers/embedded_model was made by this script.
-"""
+The model is a Qwen3 of about 0.4 million parameters that thinks aloud about the arithmetic of
+secateur/tasks/arithmetic.py. Phase 1 shows clean short traces whose decision is random, so that it learns to keep its
+place, to calculate, and to do what it has decided. Phase 2 shows the corpus with the planted errors and waste of
+secateur/tasks/arithmetic_traces.py, which is how it behaves afterwards. The result is a plain Hugging Face folder
+plus `training.json` with the measured figures; the copy in trainers/embedded_model was made by this script."""
 
 import json
 import random
@@ -28,10 +27,9 @@ from transformers import (
     set_seed,
 )
 
-from tasks.arithmetic import iter_problems, make_problems
-from trainers.embedded_data import Batch, corpus_text, stream_batches
-from trainers.embedded_evaluation import evaluate
-from trainers.embedded_tokenizer import render_prompt, train_tokenizer
+from secateur.tasks.arithmetic import iter_problems, make_problems
+from trainers.pretraining.batches import Batch, corpus_text, render_prompt, stream_batches, train_tokenizer
+from trainers.pretraining.evaluation import evaluate
 
 CONTEXT_TOKENS = 1024  # room for the prompt, the longest trace and a judge's question
 TOKENIZER_TRACES = 3000  # corpus traces the vocabulary is learned from; every word occurs many times

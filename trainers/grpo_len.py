@@ -20,25 +20,25 @@ import transformers
 from rich.markup import escape
 from trl import GRPOConfig
 
-from runtime.console import say, use_one_torch_thread
-from runtime.errors import InputError, entry_point
-from runtime.files import write_json
-from runtime.launch_file import check_saves_weights
-from runtime.ranks import current_ranks
-from runtime.tensorboard import name_tensorboard_run
-from runtime.tracking import name_wandb_run
 from schedules.config import read_run_config
 from schedules.integrity import step_of
 from schedules.rounds import Round
 from schedules.state import Action, RunFolder, hold_folder
-from trainers.dry_run import plan_only, take_plan_options
-from trainers.grpo_callbacks import CompletionMarker, EngineRecord, RoundLog
-from trainers.grpo_data import round_rows
-from trainers.grpo_job import RoundJob
-from trainers.interrupt import CleanStop
-from trainers.quiet import silence_libraries
-from trainers.resume import prepare_resume, record_training
-from trainers.rollout_server import check_rollout_server, explain_dead_server
+from secateur.runtime.console import say, use_one_torch_thread
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import write_json
+from secateur.runtime.launch_file import check_saves_weights
+from secateur.runtime.quiet import silence_libraries
+from secateur.runtime.ranks import current_ranks
+from secateur.runtime.tensorboard import name_tensorboard_run
+from secateur.runtime.tracking import name_wandb_run
+from trainers.dry_run.report import plan_only, take_plan_options
+from trainers.grpo.callbacks import CompletionMarker, EngineRecord, RoundLog
+from trainers.grpo.checkpoints import prepare_resume, record_training
+from trainers.grpo.data import round_rows
+from trainers.grpo.interrupt import CleanStop
+from trainers.grpo.job import RoundJob
+from trainers.grpo.rollout_server import check_rollout_server, explain_dead_server
 
 
 def train_round(job: RoundJob, round_: Round, start_model: str) -> None:

@@ -26,27 +26,27 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from rich.markup import escape
 
-from deepprune.judges.base import Judge
-from deepprune.judges.embedding import EmbeddingJudge
-from deepprune.judges.load import describe_generator, load_judge, save_judge, store_calibration
-from deepprune.losses import minority_label
-from deepprune.pairs import JudgedProblem, all_labels
-from runtime.config import parse_config, read_yaml
-from runtime.console import MetricLog, say, use_one_torch_thread
-from runtime.errors import InputError, entry_point
-from runtime.files import write_json, write_text
-from runtime.plan_keys import without_plan_keys
-from runtime.ranks import current_ranks
-from runtime.trackers import start_trackers
-from runtime.versions import library_versions
-from trainers.judge_config import FREE_KEYS, JudgeConfig
-from trainers.judge_data import JudgeData, load_judge_data
-from trainers.judge_fit import Fit, FitSettings, steps_done
-from trainers.judge_hub import hub_target, share_judge
-from trainers.judge_kinds import Trainee, build_ngram, build_trainee, thin_pairs, untouched_pairwise
-from trainers.judge_metrics import baseline_figures, calibrated, figure_rows, test_figures
-from trainers.judge_plan import plan_judge
-from trainers.quiet import silence_libraries
+from secateur.deepprune.judges.base import Judge
+from secateur.deepprune.judges.embedding import EmbeddingJudge
+from secateur.deepprune.judges.folder import describe_generator, load_judge, save_judge, store_calibration
+from secateur.deepprune.judges.losses import minority_label
+from secateur.deepprune.judges.pairs import JudgedProblem, all_labels
+from secateur.runtime.config import parse_config, read_yaml
+from secateur.runtime.console import MetricLog, say, use_one_torch_thread
+from secateur.runtime.dry_run import without_plan_keys
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import write_json, write_text
+from secateur.runtime.quiet import silence_libraries
+from secateur.runtime.ranks import current_ranks
+from secateur.runtime.versions import library_versions
+from trainers.dry_run.judge import plan_judge
+from trainers.judges.config import FREE_KEYS, JudgeConfig
+from trainers.judges.data import JudgeData, load_judge_data
+from trainers.judges.figures import baseline_figures, calibrated, figure_rows, test_figures
+from trainers.judges.fit import Fit, FitSettings, steps_done
+from trainers.judges.kinds import Trainee, build_ngram, build_trainee, thin_pairs, untouched_pairwise
+from trainers.judges.sharing import hub_target, share_judge
+from trainers.judges.trackers import start_trackers
 
 _LIBRARIES = ("secateur", "torch", "transformers", "peft", "sentence-transformers")
 NGRAM_TRAINING = {"epochs": 20.0, "items_per_step": 4, "learning_rate": 1e-2}  # enough for it to peak on the dev set

@@ -22,21 +22,21 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.markup import escape
 
-from deepprune import metrics
-from deepprune.pairs import JudgedProblem, all_labels
-from runtime.config import parse_config
-from runtime.console import console, say, use_one_torch_thread
-from runtime.errors import InputError, entry_point
-from runtime.files import read_json, write_json
-from runtime.ranks import current_ranks
+from secateur.deepprune.judges import metrics
+from secateur.deepprune.judges.pairs import JudgedProblem, all_labels
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import console, say, use_one_torch_thread
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import read_json, write_json
+from secateur.runtime.quiet import silence_libraries
+from secateur.runtime.ranks import current_ranks
 from trainers.judge import publish, take_as_it_is, train
-from trainers.judge_config import FREE_KEYS
-from trainers.judge_data import JudgeData
-from trainers.judge_kinds import pair_scores, score_shards, thin_pairs
-from trainers.judge_sweep_config import Cell, JudgeSweepConfig
-from trainers.judge_sweep_data import CutAgain
-from trainers.judge_sweep_report import make_sweep, print_sweep, write_csv, write_plot
-from trainers.quiet import silence_libraries
+from trainers.judges.config import FREE_KEYS
+from trainers.judges.data import JudgeData
+from trainers.judges.kinds import pair_scores, score_shards, thin_pairs
+from trainers.sweep.config import Cell, JudgeSweepConfig
+from trainers.sweep.cuts import CutAgain
+from trainers.sweep.report import make_sweep, print_sweep, write_csv, write_plot
 
 
 def claim_folder(config: JudgeSweepConfig) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from deepprune import PruneResult, load_judge, prune
-from deepprune.decide import PruneRule
-from deepprune.judges.untrained import UntrainedJudge
-from engines.base import SamplingSpec
-from engines.transformers_engine import TransformersEngine
-from runtime.errors import InputError
+from secateur import PruneResult, load_judge, prune
+from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.judges.untrained import UntrainedJudge
+from secateur.engines.base import SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.runtime.errors import InputError
 from tests.combined_runs import CUT, make_judge
 
 SPEC = SamplingSpec(max_tokens=24)
@@ -98,9 +98,7 @@ def run_python(repository: Path, *arguments: str) -> subprocess.CompletedProcess
 
 
 def test_the_package_loads_without_torch(repository: Path) -> None:
-    program = (
-        "import sys, deepprune, deepprune.replay; assert 'torch' not in sys.modules; from deepprune import nothing"
-    )
+    program = "import sys, secateur.deepprune.replay; assert 'torch' not in sys.modules; from secateur import nothing"
     found = run_python(repository, "-c", program)
     assert "cannot import name 'nothing'" in found.stderr
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepprune import metrics
-from deepprune.calibration import (
+from secateur.deepprune.judges import metrics
+from secateur.deepprune.judges.calibration import (
     Calibration,
     brier,
     calibration_error,

@@ -3,9 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepprune.cluster import Clustering, ClusterRule, cluster_traces, priorities
-from deepprune.grow import GrowingClusters, cluster_asking
-from runtime.errors import InputError
+from secateur.deepprune.clustering import (
+    Clustering,
+    ClusterRule,
+    GrowingClusters,
+    cluster_asking,
+    cluster_traces,
+    priorities,
+)
+from secateur.runtime.errors import InputError
 
 RULES = st.builds(
     ClusterRule,

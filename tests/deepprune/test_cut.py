@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepprune.cut import REASONING_WORDS, CutDetector, CutRule, cut_length, cut_pieces, cut_text
-from runtime.errors import InputError
+from secateur.deepprune.cut import REASONING_WORDS, CutDetector, CutRule, cut_length, cut_pieces, cut_text
+from secateur.runtime.errors import InputError
 
 FRAGMENTS = st.sampled_from(
     [*sorted(REASONING_WORDS), "Sofa", "WAIT", "let's", "é", "über", "so", " ", "\n", ".", "7", "_"]

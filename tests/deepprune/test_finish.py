@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepprune.cluster import Clustering
-from deepprune.finish import FinishRule, choose_survivors, never_needed
-from deepprune.scores import PairScores
-from runtime.errors import InputError
+from secateur.deepprune.clustering import Clustering
+from secateur.deepprune.finish import FinishRule, choose_survivors, never_needed
+from secateur.deepprune.scores import PairScores
+from secateur.runtime.errors import InputError
 
 SEEDS = st.integers(0, 2**63)
 

@@ -16,10 +16,16 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from deepprune.judges.base import JudgeError
-from deepprune.judges.card import write_judge_card
-from deepprune.judges.load import _refuse_foreign_code, describe_generator, find_judge, load_judge, save_judge
-from runtime.files import read_json, write_json
+from secateur.deepprune.judges.base import JudgeError
+from secateur.deepprune.judges.card import write_judge_card
+from secateur.deepprune.judges.folder import (
+    _refuse_foreign_code,
+    describe_generator,
+    find_judge,
+    load_judge,
+    save_judge,
+)
+from secateur.runtime.files import read_json, write_json
 from tests.judge_traces import arguments, train, write_splits
 from tests.judges import linear, make_cuts, own_states, pairwise
 from tests.model_hub import TOKEN, USER, ModelHub
@@ -29,9 +35,9 @@ from tests.tiny import build_tiny_model
 PUSH_AND_LOAD = """
 import json, sys
 from pathlib import Path
-from deepprune.judges.load import find_judge, load_judge
-from runtime.errors import InputError
-from runtime.hub import Target, push_folder
+from secateur.deepprune.judges.folder import find_judge, load_judge
+from secateur.runtime.errors import InputError
+from secateur.runtime.hub import Target, push_folder
 from tests.judges import make_cuts
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     push_folder(folder, Target(f"gardener/{folder.name}"), patterns=("*",), message="x")

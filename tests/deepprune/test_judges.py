@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from deepprune.calibration import Calibration
-from deepprune.judges.base import CutTrace, JudgeError
-from deepprune.judges.linear import LinearModel, LinearShape
-from deepprune.judges.load import describe_generator, load_judge, save_judge, store_calibration
-from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel
-from deepprune.judges.pairwise import PairReader
+from secateur.deepprune.judges.base import CutTrace, JudgeError
+from secateur.deepprune.judges.calibration import Calibration
+from secateur.deepprune.judges.folder import describe_generator, load_judge, save_judge, store_calibration
+from secateur.deepprune.judges.linear import LinearModel, LinearShape
+from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel
+from secateur.deepprune.judges.pairwise import PairReader
 from tests.judges import FORMAT, RULE, SHAPE, check_session, linear, make_cuts, own_states, pairwise
 from tests.tiny import build_tiny_model
 
@@ -207,8 +207,8 @@ def planted_states(decisions: np.ndarray, rng: np.random.Generator, strength: fl
 
 @pytest.mark.parametrize(("strength", "learns"), [(8.0, True), (0.0, False)])
 def test_own_states_judge_learns_a_planted_decision_and_nothing_else(strength, learns):
-    from deepprune import metrics
-    from deepprune.losses import focal_loss
+    from secateur.deepprune.judges import metrics
+    from secateur.deepprune.judges.losses import focal_loss
 
     rng = np.random.default_rng(0)
     torch.manual_seed(0)

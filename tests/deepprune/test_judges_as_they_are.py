@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from deepprune.calibration import Calibration
-from deepprune.judges.base import CutTrace, JudgeError
-from deepprune.judges.load import load_judge, save_judge
-from deepprune.judges.lora import LoraShape, add_lora
-from deepprune.judges.untrained import UNTRAINED
-from runtime.errors import InputError
-from runtime.files import write_json
+from secateur.deepprune.judges.base import CutTrace, JudgeError
+from secateur.deepprune.judges.calibration import Calibration
+from secateur.deepprune.judges.folder import load_judge, save_judge
+from secateur.deepprune.judges.lora import LoraShape, add_lora
+from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import write_json
 from tests.judges import FORMAT, RULE, check_session, linear, make_cuts, pairwise
 
 

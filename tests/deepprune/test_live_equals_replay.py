@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from deepprune.cluster import ClusterRule
-from deepprune.cut import CutDetector, CutRule, cut_text
-from deepprune.decide import PruneRule, decision_seed
-from deepprune.finish import FinishRule
-from deepprune.judges.base import CutTrace, VectorJudge
-from deepprune.online import OnlineResult, ProblemJob, run_online
-from deepprune.replay import replay
-from deepprune.start import StartRule
-from engines.accounting import JudgeBill, TokenLedger
-from engines.base import SamplingSpec
-from engines.sample import FinishedTrace, TraceJob, sample_traces
-from engines.transformers_engine import TransformersEngine
-from tasks.answers import extract_answer, group_answers
-from tasks.load import load_problems
-from tasks.prompts import encode_prompt, evaluation_messages
-from tasks.records import Problem
+from secateur.deepprune.clustering import ClusterRule
+from secateur.deepprune.controller import OnlineResult, ProblemJob, run_online
+from secateur.deepprune.cut import CutDetector, CutRule, cut_text
+from secateur.deepprune.decide import PruneRule, decision_seed
+from secateur.deepprune.finish import FinishRule
+from secateur.deepprune.judges.base import CutTrace, VectorJudge
+from secateur.deepprune.replay import replay
+from secateur.deepprune.start import StartRule
+from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.base import SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.sampling import FinishedTrace, TraceJob, sample_traces
+from secateur.tasks.answers.equality import extract_answer, group_answers
+from secateur.tasks.prompts import encode_prompt, evaluation_messages
+from secateur.tasks.records import Problem
+from secateur.tasks.sources import load_problems
 
 BASE_SEED = 5
 

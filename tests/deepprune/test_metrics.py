@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepprune import metrics
+from secateur.deepprune.judges import metrics
 
 
 def data(seed: int, pairs: int = 300, problems: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

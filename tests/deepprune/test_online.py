@@ -8,17 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepprune.cluster import ClusterRule
-from deepprune.cut import CutRule, cut_pieces
-from deepprune.decide import JudgeFailure, PruneRule, decision_seed
-from deepprune.finish import FinishRule
-from deepprune.judges.base import CutTrace, SessionJudge
-from deepprune.online import OnlineResult, ProblemJob, run_online
-from deepprune.replay import replay
-from engines.accounting import JudgeBill, TokenLedger
-from engines.base import EngineError, SamplingSpec
-from runtime.errors import InputError
-from tasks.answers import extract_answer, group_answers
+from secateur.deepprune.clustering import ClusterRule
+from secateur.deepprune.controller import OnlineResult, ProblemJob, run_online
+from secateur.deepprune.cut import CutRule, cut_pieces
+from secateur.deepprune.decide import JudgeFailure, PruneRule, decision_seed
+from secateur.deepprune.finish import FinishRule
+from secateur.deepprune.judges.base import CutTrace, SessionJudge
+from secateur.deepprune.replay import replay
+from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.base import EngineError, SamplingSpec
+from secateur.runtime.errors import InputError
+from secateur.tasks.answers.equality import extract_answer, group_answers
 from tests.scripted_engine import ScriptedEngine
 
 SPEC = SamplingSpec(max_tokens=100)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from deepprune.cut import CutRule
-from deepprune.decide import JudgeFailure, PruneRule
-from deepprune.finish import FinishRule
-from deepprune.online import run_online
-from engines.accounting import TokenLedger
+from secateur.deepprune.controller import run_online
+from secateur.deepprune.cut import CutRule
+from secateur.deepprune.decide import JudgeFailure, PruneRule
+from secateur.deepprune.finish import FinishRule
+from secateur.engines.accounting import TokenLedger
 from tests.deepprune.test_online import FOUR, SPEC, TWO_TOKENS, LastLetterJudge, jobs_of_one, run
 from tests.scripted_engine import ScriptedEngine
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepprune.judges.base import CutTrace
-from deepprune.pairs import JudgedProblem, answer_keys, check_disjoint, make_pairs
-from runtime.errors import InputError
-from tasks.records import Trace
+from secateur.deepprune.judges.base import CutTrace
+from secateur.deepprune.judges.pairs import JudgedProblem, answer_keys, check_disjoint, make_pairs
+from secateur.runtime.errors import InputError
+from secateur.tasks.records import Trace
 
 
 def trace(text: str, sample: int = 0) -> Trace:

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepprune.cluster import Clustering, ClusterRule
-from deepprune.cut import CutRule
-from deepprune.decide import JudgeFailure, PruneRule
-from deepprune.finish import FinishRule
-from deepprune.online import run_online
-from deepprune.plan import ALL_PAIRS, Finished, FinishPlan, Move, OneWave, UntilLead, make_plan
-from deepprune.scores import PairScores
-from runtime.errors import InputError
+from secateur.deepprune.clustering import Clustering, ClusterRule
+from secateur.deepprune.controller import run_online
+from secateur.deepprune.cut import CutRule
+from secateur.deepprune.decide import JudgeFailure, PruneRule
+from secateur.deepprune.finish import FinishRule
+from secateur.deepprune.plan import ALL_PAIRS, Finished, FinishPlan, Move, OneWave, UntilLead, make_plan
+from secateur.deepprune.scores import PairScores
+from secateur.runtime.errors import InputError
 from tests.deepprune.test_online import CUTS, RULE, SPEC, LastLetterJudge, by_id, jobs_of, problems, replay_of
 from tests.scripted_engine import ScriptedEngine
 
@@ -157,7 +157,7 @@ class UntilTwoAgree(FinishPlan):
 @given(problems(), CUTS, st.integers(1, 40))
 def test_plans_of_many_waves_live_as_they_replay(scripts: dict[int, list[str]], cut: CutRule, max_rows: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deepprune.plan.finish_plan", lambda judged, rule: UntilTwoAgree(judged.clustering))
+        patch.setattr("secateur.deepprune.plan.finish_plan", lambda judged, rule: UntilTwoAgree(judged.clustering))
         jobs = jobs_of(scripts)
         shared = by_id(list(run_online(ScriptedEngine(scripts), jobs, SPEC, LastLetterJudge(cut), RULE, max_rows)))
         for job in jobs:

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepprune.decide import PruneRule
-from deepprune.finish import FinishRule
-from deepprune.replay import replay, whole_traces
-from deepprune.start import StartRule
-from engines.accounting import JudgeBill, TokenLedger
+from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.finish import FinishRule
+from secateur.deepprune.replay import replay, whole_traces
+from secateur.deepprune.start import StartRule
+from secateur.engines.accounting import JudgeBill, TokenLedger
 
 TRACES = st.lists(
     st.tuples(st.integers(1, 50), st.one_of(st.none(), st.integers(1, 60)), st.sampled_from(["1", "2", None])),

@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepprune.cluster import ClusterRule, cluster_traces
-from deepprune.cut import CutRule
-from deepprune.decide import JudgeFailure, PruneRule
-from deepprune.finish import FinishRule
-from deepprune.online import run_online
-from deepprune.replay import clustered_start
-from deepprune.start import StartRule, started_part
-from engines.base import SamplingSpec
-from runtime.errors import InputError
+from secateur.deepprune.clustering import ClusterRule, cluster_traces
+from secateur.deepprune.controller import run_online
+from secateur.deepprune.cut import CutRule
+from secateur.deepprune.decide import JudgeFailure, PruneRule
+from secateur.deepprune.finish import FinishRule
+from secateur.deepprune.replay import clustered_start
+from secateur.deepprune.start import StartRule, started_part
+from secateur.engines.base import SamplingSpec
+from secateur.runtime.errors import InputError
 from tests.deepprune.test_online import CUTS, TWO_TOKENS, LastLetterJudge, by_id, jobs_of, problems, replay_of, script
 from tests.scripted_engine import ScriptedEngine
 

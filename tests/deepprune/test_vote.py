@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepprune.vote import is_decided, majority, weighted_vote
+from secateur.deepprune.vote import is_decided, majority, weighted_vote
 
 KEYS = st.lists(st.one_of(st.none(), st.integers(0, 4)), max_size=20)
 

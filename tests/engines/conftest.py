@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engines.transformers_engine import TransformersEngine
+from secateur.engines.local.engine import TransformersEngine
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""One suite for every engine: the promises of `engines.base`, held with real traces of the embedded model.
+"""One suite for every engine: the promises of `secateur.engines.base`, held with real traces of the embedded model.
 
 A test module makes a subclass named `Test…`, sets the flags, and gives two fixtures: `engine`, open for the embedded
 model (float32 or better), with at least `ROWS` places and `capture_layers = LAYERS` where `has_states`; and
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from engines.base import Engine, Event, SamplingSpec
-from engines.transformers_engine import TransformersEngine
-from runtime.errors import InputError
+from secateur.engines.base import Engine, Event, SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.runtime.errors import InputError
 
 ROWS = 32
 LAYERS = (0, 2, 3)

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from engines.base import Event, SamplingSpec
-from engines.transformers_engine import TransformersEngine
+from secateur.engines.base import Event, SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
 
 KEY = "sesame"
 

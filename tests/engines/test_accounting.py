@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.accounting import TokenLedger, net_cost, saving_gross, saving_net
-from runtime.errors import InputError
+from secateur.engines.accounting import TokenLedger, net_cost, saving_gross, saving_net
+from secateur.runtime.errors import InputError
 
 counts = st.integers(0, 10**9)
 ledgers = st.builds(TokenLedger, *[counts] * 7)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.transformers_engine import TransformersEngine
+from secateur.engines.local.engine import TransformersEngine
 from tests.engines.contract import LAYERS, EngineContract
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from engines.detokenize import Detokenizer
+from secateur.engines.detokenize import Detokenizer
 from tests.tiny import build_tokenizer
 
 BYTE_LEVEL = build_tokenizer()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from engines.base import SamplingSpec
-from engines.draw import UniformStream, draw_tokens, token_confidences
+from secateur.engines.base import SamplingSpec
+from secateur.engines.local.drawing import UniformStream, draw_tokens, token_confidences
 
 GRID = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
 

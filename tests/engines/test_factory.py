@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from engines.base import SamplingSpec
-from engines.factory import EngineKeys, check_options, engine_class, open_engine, tokenizer_source
-from engines.openai_engine import OpenAIEngine
-from engines.transformers_engine import TransformersEngine
-from runtime.config import parse_config
-from runtime.errors import InputError
+from secateur.engines.base import SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.openai.engine import OpenAIEngine
+from secateur.engines.registry import EngineKeys, check_options, engine_class, open_engine, tokenizer_source
+from secateur.runtime.config import parse_config
+from secateur.runtime.errors import InputError
 from tests.engines.contract import drain
 from tests.engines.openai_server import CompletionsServer
 

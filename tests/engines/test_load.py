@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from engines.load import check_cache_layers, model_fingerprint
-from engines.transformers_engine import TransformersEngine
-from runtime.errors import InputError
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.models import check_cache_layers, model_fingerprint
+from secateur.runtime.errors import InputError
 
 
 def test_a_folder_must_hold_a_model_and_a_tokenizer(tiny_model: Path, tmp_path: Path) -> None:

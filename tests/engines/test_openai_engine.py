@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from engines.base import EngineError, SamplingSpec
-from engines.openai_engine import OpenAIEngine
-from engines.openai_protocol import confidences, metric, read_chunk
-from engines.transformers_engine import TransformersEngine
-from runtime.errors import InputError
+from secateur.engines.base import EngineError, SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.openai.engine import OpenAIEngine
+from secateur.engines.openai.protocol import confidences, metric, read_chunk
+from secateur.runtime.errors import InputError
 from tests.engines.contract import (
     GREEDY,
     LONG,

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from engines.base import EngineError, SamplingSpec
-from engines.openai_engine import OpenAIEngine
-from engines.openai_protocol import phase_seed
-from engines.transformers_engine import TransformersEngine
-from runtime.errors import InputError
+from secateur.engines.base import EngineError, SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.openai.engine import OpenAIEngine
+from secateur.engines.openai.protocol import phase_seed
+from secateur.runtime.errors import InputError
 from tests.engines.contract import advance, drain, ids_of, of, unfinished
 from tests.engines.openai_server import CompletionsServer, Habits
 

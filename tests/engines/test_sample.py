@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from engines.base import SamplingSpec, trace_seed
-from engines.sample import FinishedTrace, TraceJob, sample_traces
-from engines.transformers_engine import TransformersEngine
-from runtime.errors import InputError
-from tasks.records import Problem
+from secateur.engines.base import SamplingSpec, trace_seed
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.sampling import FinishedTrace, TraceJob, sample_traces
+from secateur.runtime.errors import InputError
+from secateur.tasks.records import Problem
 
 SPEC = SamplingSpec(temperature=0.9, max_tokens=24)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engines.trace_folder import TraceFolderWriter, read_trace_folder
-from runtime.errors import InputError
-from tasks.records import Trace
+from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
+from secateur.runtime.errors import InputError
+from secateur.tasks.records import Trace
 
 SETTINGS = {"model": "a", "sampling": {"temperature": 1.0, "layers": (0, 1)}}
 

@@ -1,4 +1,5 @@
-"""The promises of `engines.base` held against plain ways of computing the same: one trace alone, `generate`."""
+"""The promises of `secateur.engines.base` held against plain ways of computing the same: one trace alone,
+`generate`."""
 
 import random
 from pathlib import Path
@@ -6,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engines.base import Event, SamplingSpec
-from engines.transformers_engine import TransformersEngine
-from runtime.errors import InputError
+from secateur.engines.base import Event, SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.runtime.errors import InputError
 
 PROMPTS = ((5, 6, 7, 8), tuple(range(20, 31)), tuple(range(60, 67)))
 SPEC = SamplingSpec(temperature=0.9, max_tokens=36)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.accounting import JudgeBill, TokenLedger
-from eval.baselines import (
+from eval.table.baselines import (
     adaptive_consistency,
     adaptive_stop,
     average,
@@ -18,7 +17,8 @@ from eval.baselines import (
     similar_dropped,
     window_stop,
 )
-from eval.records import ProblemRecord, TraceRecord, trace_orders
+from eval.table.problems import ProblemRecord, TraceRecord, trace_orders
+from secateur.engines.accounting import JudgeBill, TokenLedger
 
 GOLD = "g"
 RIGHT = frozenset({GOLD})

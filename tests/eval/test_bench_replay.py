@@ -7,13 +7,13 @@ import pytest
 
 from bench.replay import config_of, rates, works
 from bench.which_method import against_equal_tokens, scaling_table
-from engines.accounting import JudgeBill
-from eval.combined_config import CombinedConfig
-from eval.combined_results import ModelRecords, results_of_model
-from eval.deepconf import confidence_profile
-from eval.methods import METHODS
-from eval.records import ProblemRecord, TraceRecord
-from runtime.errors import InputError
+from eval.table.config import CombinedConfig
+from eval.table.deepconf import confidence_profile
+from eval.table.methods import METHODS
+from eval.table.problems import ProblemRecord, TraceRecord
+from eval.table.results import ModelRecords, results_of_model
+from secateur.engines.accounting import JudgeBill
+from secateur.runtime.errors import InputError
 
 N = 12
 

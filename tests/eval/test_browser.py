@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.report import ReportInputs, write_report
+from eval.report.page import ReportInputs, write_report
 from tests.eval.browser import choose, find, keep_picture, prefer, press, resize, texts, wait_for
 from tests.report_runs import HOSTILE, make_combined, make_grid, make_rounds, make_stored
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from engines.load import load_tokenizer
-from engines.trace_folder import read_trace_folder
 from eval.budget_forcing import BudgetForcingConfig, main
-from eval.budget_sampling import FORCING, Forcer
 from eval.single import main as single_main
-from runtime.files import read_json, write_text
-from tasks.records import Trace
+from eval.studies.budget import FORCING, Forcer
+from secateur.engines.models import load_tokenizer
+from secateur.engines.trace_folder import read_trace_folder
+from secateur.runtime.files import read_json, write_text
+from secateur.tasks.records import Trace
 
 CONFIG = """
 problems: {{set: "arithmetic:test"}}

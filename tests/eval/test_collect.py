@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from deepprune.cut import CutRule, cut_length
-from engines.load import load_tokenizer
-from engines.trace_folder import read_trace_folder
-from engines.transformers_engine import TransformersEngine
 from eval.collect_traces import CollectConfig, collect, say_sizes
-from runtime.errors import InputError
-from runtime.files import read_json
+from secateur.deepprune.cut import CutRule, cut_length
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.models import load_tokenizer
+from secateur.engines.trace_folder import read_trace_folder
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json
 from tests.combined_runs import write_problems
 from tests.engines.openai_server import CompletionsServer, Habits
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from deepprune.judges.untrained import UNTRAINED
 from eval.combined import run
-from eval.combined_config import CombinedConfig
-from eval.plan import plan_combined
-from runtime.errors import InputError
-from runtime.files import read_json
+from eval.dry_run.runs import plan_combined
+from eval.table.config import CombinedConfig
+from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json
 from tests.combined_runs import config, make_judge, make_reading_judge, settings, write_problems
 
 ROW_KEYS = {

@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from eval.combined import run
-from eval.combined_config import CombinedConfig
-from eval.combined_store import judge_labels, wall_path
 from eval.joined import join
-from eval.report import ReportInputs, render_report
-from eval.table import print_results
-from runtime.errors import InputError
-from runtime.files import read_json, read_jsonl, write_json
-from tasks.answers import GRADER_VERSION
+from eval.report.page import ReportInputs, render_report
+from eval.table.config import CombinedConfig
+from eval.table.store import judge_labels, wall_path
+from eval.table.terminal import print_results
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, read_jsonl, write_json
+from secateur.tasks.answers.equality import GRADER_VERSION
 from tests.combined_runs import config, make_reading_judge, settings, write_problems
 
 

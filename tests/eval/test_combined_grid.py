@@ -14,14 +14,14 @@ import yaml
 from rich.console import Console
 
 from eval.combined import run
-from eval.combined_config import CombinedConfig
 from eval.joined import join
 from eval.rule_sweep import RuleSweepConfig, load_run
-from eval.table import print_results
-from runtime.config import check_types, read_yaml
-from runtime.errors import InputError
-from runtime.files import read_json, write_json
-from tasks.hub import HUB_SETS
+from eval.table.config import CombinedConfig
+from eval.table.terminal import print_results
+from secateur.runtime.config import check_types, read_yaml
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, write_json
+from secateur.tasks.hub_sets import HUB_SETS
 from tests.combined_runs import make_judge, settings, write_problems
 
 METHODS = ["single", "consensus", "adaptive_consistency", "deepprune", "random_traces", "consensus_equal_tokens"]

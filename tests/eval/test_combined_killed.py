@@ -12,8 +12,8 @@ from tests.combined_runs import settings, write_problems
 
 def combine(values: dict) -> None:
     from eval.combined import run
-    from eval.combined_config import CombinedConfig
-    from runtime.console import use_one_torch_thread
+    from eval.table.config import CombinedConfig
+    from secateur.runtime.console import use_one_torch_thread
 
     use_one_torch_thread()
     run(CombinedConfig(**values))

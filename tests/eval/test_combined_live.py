@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepprune.cut import CutRule, cut_pieces
-from deepprune.decide import PruneRule
-from deepprune.online import run_online
-from engines.trace_folder import StoredTrace
-from engines.transformers_engine import TransformersEngine
 from eval.combined import run
-from eval.combined_config import CombinedConfig
-from eval.combined_live_record import TOKEN_CAUSES, asks_all_pairs, compare
-from eval.combined_live_summary import EngineFacts, SamplingTime, live_entries, live_entry, sampling_time
-from eval.combined_store import live_path, read_live
-from runtime.files import append_jsonl, read_json, write_json
-from tasks.load import load_problems
-from tasks.records import Trace
+from eval.table.config import CombinedConfig
+from eval.table.live import TOKEN_CAUSES, asks_all_pairs, compare
+from eval.table.live_report import EngineFacts, SamplingTime, live_entries, live_entry, sampling_time
+from eval.table.store import live_path, read_live
+from secateur.deepprune.controller import run_online
+from secateur.deepprune.cut import CutRule, cut_pieces
+from secateur.deepprune.decide import PruneRule
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.trace_folder import StoredTrace
+from secateur.runtime.files import append_jsonl, read_json, write_json
+from secateur.tasks.records import Trace
+from secateur.tasks.sources import load_problems
 from tests.combined_runs import config, make_judge, write_problems
 from tests.deepprune.test_online import CUTS, RULES, SPEC, LastLetterJudge, jobs_of, problems, replay_of
 from tests.engines.openai_server import CompletionsServer, Habits

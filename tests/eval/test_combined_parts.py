@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.accounting import JudgeBill, TokenLedger
-from eval.combined_csv import flat_row, rows_as_csv
-from eval.combined_rows import saving_parts
-from eval.costs import TokenPrices, cost_of, read_prices
-from eval.records import Outcome, ProblemRecord, TraceRecord, blocks, mean_outcome, part
-from eval.settings_check import FORGET, MAY_GROW, check_joinable, check_same_settings, table_settings
-from runtime.errors import InputError
+from eval.table.costs import TokenPrices, cost_of, read_prices
+from eval.table.csv import flat_row, rows_as_csv
+from eval.table.problems import Outcome, ProblemRecord, TraceRecord, blocks, mean_outcome, part
+from eval.table.rows import saving_parts
+from eval.table.settings import FORGET, MAY_GROW, check_joinable, check_same_settings, table_settings
+from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.runtime.errors import InputError
 
 COST = st.floats(0, 1e15)
 TIMES = st.floats(0, 50)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from eval.combined_config import CombinedConfig
-from eval.combined_csv import flat_row
-from eval.combined_tracking import (
+from eval.table.config import CombinedConfig
+from eval.table.csv import flat_row
+from eval.table.tracking import (
     HEADLINES,
     check_tracking,
     combined_publication,
@@ -23,8 +23,8 @@ from eval.combined_tracking import (
     result_digest,
     series_name,
 )
-from runtime.errors import InputError
-from runtime.files import read_json, write_json, write_text
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, write_json, write_text
 from tests.combined_runs import config, settings, write_problems
 from tests.offline_wandb import OfflineRun, isolate, read_events, read_offline_run
 from tests.report_runs import make_row

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.deepconf import ConfidenceProfile, DeepConfRule, confidence_profile, deepconf
-from eval.records import ProblemRecord, TraceRecord
-from runtime.errors import InputError
+from eval.table.deepconf import ConfidenceProfile, DeepConfRule, confidence_profile, deepconf
+from eval.table.problems import ProblemRecord, TraceRecord
+from secateur.runtime.errors import InputError
 
 GOLD = "g"
 RIGHT = frozenset({GOLD})

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from eval.collect_traces import CollectConfig
-from eval.combined_config import CombinedConfig
 from eval.demo import Demo, DemoConfig, limit_share
 from eval.single import SingleConfig
 from eval.stages import Stage, StageRunner
-from runtime.config import parse_config
-from runtime.errors import InputError
-from runtime.files import read_json, write_json
+from eval.table.config import CombinedConfig
 from schedules.config import read_run_config
-from trainers.judge_config import JudgeConfig
+from secateur.runtime.config import parse_config
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, write_json
+from trainers.judges.config import JudgeConfig
 
 
 def shell(*lines: str) -> Stage:

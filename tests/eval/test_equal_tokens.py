@@ -17,17 +17,17 @@ from bench.equal_tokens import (
     prune,
     run_bench,
     summary,
+    write_report,
 )
-from bench.equal_tokens_report import write_report
-from deepprune.decide import ADAPTIVE_RULE
-from engines.accounting import JudgeBill, TokenLedger
-from eval import methods
 from eval.combined import run as run_combined
-from eval.methods import Prices
-from eval.records import ProblemRecord, TraceRecord
 from eval.rule_sweep import RuleSweepConfig, StoredRun
-from runtime.console import console
-from runtime.errors import InputError
+from eval.table import methods
+from eval.table.methods import Prices
+from eval.table.problems import ProblemRecord, TraceRecord
+from secateur.deepprune.decide import ADAPTIVE_RULE
+from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.runtime.console import console
+from secateur.runtime.errors import InputError
 from tests.combined_runs import config, make_judge, write_problems
 
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.trace_folder import TraceFolderWriter
-from eval.analysis import TracedProblem
 from eval.keywords import KEYWORDS, KeywordCounter, main, measure
-from runtime.errors import InputError
-from runtime.files import read_json, write_text
-from tasks.records import Problem, Trace
+from eval.studies.common import TracedProblem
+from secateur.engines.trace_folder import TraceFolderWriter
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, write_text
+from secateur.tasks.records import Problem, Trace
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepprune.cluster import ClusterRule
-from deepprune.decide import PruneRule
-from deepprune.finish import FinishRule
-from deepprune.vote import majority
-from engines.accounting import JudgeBill, TokenLedger, net_cost
 from eval.combined import answer_keys
-from eval.methods import (
+from eval.table.methods import (
     Prices,
     ProblemRecord,
     TraceRecord,
@@ -27,7 +22,12 @@ from eval.methods import (
     single,
     vote_of_some,
 )
-from eval.records import rng_for
+from eval.table.problems import rng_for
+from secateur.deepprune.clustering import ClusterRule
+from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.finish import FinishRule
+from secateur.deepprune.vote import majority
+from secateur.engines.accounting import JudgeBill, TokenLedger, net_cost
 
 RULE = PruneRule(ClusterRule(max_clusters=8), FinishRule(largest=4, singletons=6))
 GOLD = 0

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-import eval.perplexity_scores as scores_module
-from engines.base import SamplingSpec, trace_seed
-from engines.load import load_model, load_tokenizer
-from engines.sample import TraceJob, sample_traces
-from engines.trace_folder import TraceFolderWriter
-from engines.transformers_engine import TransformersEngine
+import eval.studies.perplexity as scores_module
 from eval.perplexity import main, summarise
-from eval.perplexity_scores import ScoredTrace, batches, check_head, score_batch
-from eval.sampling import prompt_ids
-from runtime.errors import InputError
-from runtime.files import read_json, read_jsonl
-from tasks.arithmetic import make_problems
-from tasks.records import Trace
+from eval.studies.perplexity import ScoredTrace, batches, check_head, score_batch
+from eval.traces.sampling import prompt_ids
+from secateur.engines.base import SamplingSpec, trace_seed
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.models import load_model, load_tokenizer
+from secateur.engines.sampling import TraceJob, sample_traces
+from secateur.engines.trace_folder import TraceFolderWriter
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, read_jsonl
+from secateur.tasks.arithmetic import make_problems
+from secateur.tasks.records import Trace
 
 CPU = torch.device("cpu")
 TRACES = [ScoredTrace(("m", "b", str(n), 0), tuple(range(9, 12 + n)), tuple(range(20, 27 + 5 * n))) for n in range(4)]

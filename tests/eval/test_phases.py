@@ -9,11 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.detokenize import Detokenizer
-from engines.trace_folder import TraceFolderWriter
 from eval.phases import main
-from eval.phases_client import ChatEndpoint
-from eval.phases_segments import (
+from eval.studies.phases import (
     LABELS,
     PHASES,
     Span,
@@ -23,9 +20,12 @@ from eval.phases_segments import (
     split_steps,
     tokens_by_phase,
 )
-from runtime.errors import InputError
-from runtime.files import read_json, read_jsonl
-from tasks.records import Trace
+from eval.studies.phases_client import ChatEndpoint
+from secateur.engines.detokenize import Detokenizer
+from secateur.engines.trace_folder import TraceFolderWriter
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, read_jsonl
+from secateur.tasks.records import Trace
 from tests.eval.chat_server import ChatServer, Reply
 from tests.tiny import build_tokenizer
 

@@ -7,21 +7,20 @@ from typing import Any
 
 import pytest
 
-from deepprune.judges.load import load_judge
-from engines.base import SamplingSpec
-from engines.memory import SamplingLoad, transformers_items
-from engines.model_shape import read_shape
-from engines.transformers_engine import TransformersEngine
-from eval.collect_config import CollectConfig
 from eval.collect_traces import collect
-from eval.combined_config import CombinedConfig
-from eval.combined_store import read_scores, traces_folder
-from eval.combined_work import work_on_model
-from eval.plan import plan_collect, plan_combined
-from eval.plan_models import ModelPlan, added_disk, collect_models, combined_models
-from eval.plan_problems import planned_sets
-from runtime.errors import InputError
-from runtime.files import write_json
+from eval.dry_run.models import ModelPlan, added_disk, collect_models, combined_models
+from eval.dry_run.runs import plan_collect, plan_combined
+from eval.dry_run.traces import planned_sets
+from eval.table.config import CombinedConfig
+from eval.table.store import read_scores, traces_folder
+from eval.table.work import work_on_model
+from eval.traces.collect import CollectConfig
+from secateur.deepprune.judges.folder import load_judge
+from secateur.engines.base import SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.memory import SamplingLoad, read_shape, transformers_items
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import write_json
 from tests.combined_runs import make_judge, make_reading_judge, settings, write_problems
 from tests.real_models import write_config_folder
 

@@ -5,10 +5,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval.provenance import UNKNOWN, UNTOUCHED, Seen, Source, any_of, seen_by_judge, seen_by_model, shares_problems
-from runtime.files import append_jsonl, write_json, write_text
-from tasks.load import load_problems
-from tasks.records import Problem
+from eval.table.provenance import (
+    UNKNOWN,
+    UNTOUCHED,
+    Seen,
+    Source,
+    any_of,
+    seen_by_judge,
+    seen_by_model,
+    shares_problems,
+)
+from secateur.runtime.files import append_jsonl, write_json, write_text
+from secateur.tasks.records import Problem
+from secateur.tasks.sources import load_problems
 
 PROBLEM = "A farmer has 17 sheep and sells 9 of them on Monday. How many sheep has the farmer left?"
 

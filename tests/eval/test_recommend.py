@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.recommend import (
+from eval.table.recommend import (
     Candidate,
     adjusted_interval,
     judge_candidate,

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from deepprune.cut import CutRule
-from engines.load import load_tokenizer
-from engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
 from eval.collect_traces import CollectConfig, import_all, redundancy
-from eval.foreign_traces import import_file, model_folder, read_foreign, without_prompt
 from eval.redundancy import RedundancyConfig, measure, measure_path, write
-from runtime.errors import InputError
-from runtime.files import append_jsonl, read_json
-from tasks.records import Problem, Trace
+from eval.traces.foreign import import_file, model_folder, read_foreign, without_prompt
+from secateur.deepprune.cut import CutRule
+from secateur.engines.models import load_tokenizer
+from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import append_jsonl, read_json
+from secateur.tasks.records import Problem, Trace
 
 WORDS = CutRule("words", 2)
 

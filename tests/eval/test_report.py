@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval import trace_view
-from eval.report import ReportInputs, render_report, write_report
-from eval.report_explorer import read_explorer
-from eval.report_frontier import on_frontier
-from eval.report_rounds import read_rounds
-from eval.report_table import columns, table_rows
-from eval.trace_view import cluster_name, printable, problem_views
-from runtime.errors import InputError
-from runtime.files import write_json
+from eval.report import bars as trace_view
+from eval.report.bars import cluster_name, printable, problem_views
+from eval.report.explorer import read_explorer
+from eval.report.frontier import on_frontier
+from eval.report.page import ReportInputs, render_report, write_report
+from eval.report.table import columns, table_rows
+from eval.report.training import read_rounds
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import write_json
 from tests.report_runs import HOSTILE, make_combined, make_rounds, make_row
 
 TEMPLATES = Path(trace_view.__file__).parent / "templates"

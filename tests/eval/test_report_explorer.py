@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.report_size import write_large_run
-from deepprune.cut import CutRule, cut_text
-from deepprune.decide import ADAPTIVE_RULE, PruneRule
-from eval.combined_results import ModelRecords
-from eval.methods import prune_once
-from eval.records import ProblemRecord, TraceRecord
-from eval.report import ReportInputs, write_report
-from eval.report_explorer import read_explorer, summary_of, write_explorer
-from eval.report_texts import Source, TraceTexts, cut_rules, pack_problems, shortened, split_at_cut
-from eval.trace_view import printable, ranked
-from tasks.records import Problem
+from eval.report.bars import printable, ranked
+from eval.report.explorer import read_explorer, summary_of, write_explorer
+from eval.report.page import ReportInputs, write_report
+from eval.report.texts import Source, TraceTexts, cut_rules, pack_problems, shortened, split_at_cut
+from eval.table.methods import prune_once
+from eval.table.problems import ProblemRecord, TraceRecord
+from eval.table.results import ModelRecords
+from secateur.deepprune.cut import CutRule, cut_text
+from secateur.deepprune.decide import ADAPTIVE_RULE, PruneRule
+from secateur.tasks.records import Problem
 from tests.report_runs import HOSTILE, make_combined, make_stored
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from eval import report_scaling
-from eval.report import ReportInputs, render_report
-from eval.report_cards import chosen_model
-from eval.report_judges import judge_folders
-from eval.report_live import live_rows
-from eval.report_views import grid_of, recommendations, run_folders
-from runtime.files import read_json, write_json
+from eval.report import scaling as report_scaling
+from eval.report.cards import chosen_model
+from eval.report.live import live_rows
+from eval.report.page import ReportInputs, render_report
+from eval.report.training import judge_folders
+from eval.report.views import grid_of, recommendations, run_folders
+from secateur.runtime.files import read_json, write_json
 from tests.eval.test_report import check_harmless
 from tests.report_runs import make_combined, make_grid
 

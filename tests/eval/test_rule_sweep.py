@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from deepprune.decide import PruneRule
 from eval.collect_traces import CollectConfig
 from eval.combined import run as run_combined
-from eval.combined_config import CombinedConfig
 from eval.rule_sweep import RuleSweepConfig, run_sweep
-from eval.rule_sweep_cells import cells, mark_front
-from eval.rules import changed_rule, flat_rule, rule_keys
-from runtime.config import parse_config, read_yaml
-from runtime.errors import InputError
+from eval.studies.rule_sweep import cells, mark_front
+from eval.table.config import CombinedConfig
+from eval.table.rules import changed_rule, flat_rule, rule_keys
+from secateur.deepprune.decide import PruneRule
+from secateur.runtime.config import parse_config, read_yaml
+from secateur.runtime.errors import InputError
 from tests.combined_runs import config, make_judge, write_problems
-from trainers.judge_config import JudgeConfig
-from trainers.judge_sweep_config import JudgeSweepConfig
+from trainers.judges.config import JudgeConfig
+from trainers.sweep.config import JudgeSweepConfig
 
 
 @pytest.fixture(scope="module")

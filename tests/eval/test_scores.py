@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.scores import (
+from secateur.runtime.statistics import (
     macro_mean_with_interval,
+    mean_with_interval,
+    paired_difference,
     pass_at_k,
     percentiles_with_intervals,
     ratio_interval,
     ratio_with_interval,
 )
-from runtime.intervals import mean_with_interval, paired_difference
 
 VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 

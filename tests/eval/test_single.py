@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from engines.trace_folder import TraceFolderWriter, read_trace_folder
-from eval.benchmarks import benchmark_name
 from eval.budget_forcing import BudgetForcingConfig
+from eval.one_model.config import SingleConfig
+from eval.one_model.figures import Graded, differences, figures_of, grade_folder, macro_figures
+from eval.one_model.sampling import for_each_model
 from eval.single import main
-from eval.single_config import SingleConfig
-from eval.single_figures import Graded, differences, figures_of, grade_folder, macro_figures
-from eval.single_sampling import for_each_model
-from runtime.config import parse_config, read_yaml
-from runtime.errors import InputError
-from runtime.files import read_json, read_jsonl, write_text
-from tasks.answers import GRADER_VERSION
-from tasks.records import Problem, Trace
+from eval.traces.benchmarks import benchmark_name
+from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
+from secateur.runtime.config import parse_config, read_yaml
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, read_jsonl, write_text
+from secateur.tasks.answers.equality import GRADER_VERSION
+from secateur.tasks.records import Problem, Trace
 
 PROBLEMS = [Problem(f"p{index}", f"question {index}", str(index)) for index in range(3)]
 CONFIG = """

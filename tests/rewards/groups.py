@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from rewards.catalogue import REWARDS
-from rewards.records import Completion
+from rewards.completion import Completion
+from rewards.registry import REWARDS
 
 LIMIT = 4000
 GROUP_FREE = sorted(name for name, spec in REWARDS.items() if not spec.needs_group)

@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from rewards.catalogue import REWARDS, check_reward, make_options, needs_target
-from runtime.errors import InputError
+from rewards.registry import REWARDS, check_reward, make_options, needs_target
+from secateur.runtime.errors import InputError
 
 BAD = [
     ("hard_limit", {"kep": 4}, "did you mean 'keep'"),

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from rewards.by_group import sample_optimal_length, solve_rate
 from rewards.by_length import cosine, l1_exact, l1_max, laser, soft_overlong
-from rewards.catalogue import REWARDS, make_options, reward_group
+from rewards.completion import Completion
 from rewards.hard_limit import hard_limit
-from rewards.records import Completion
+from rewards.registry import REWARDS, make_options, reward_group
 from tests.rewards.groups import GROUP_FREE, LIMIT, NAMES, completions, cut_off, groups, lengths, right, wrong
 
 RANGES = {

@@ -6,8 +6,8 @@ import pytest
 from accelerate import PartialState
 from accelerate.logging import get_logger
 
-from rewards.shell import LimitReward
-from runtime.errors import InputError
+from rewards.trl_reward import LimitReward
+from secateur.runtime.errors import InputError
 from tests.tiny import build_tokenizer
 
 RIGHT, WRONG = "<think>\na\n</think>\n\n\\boxed{7}", "<think>\nb\n</think>\n\n\\boxed{8}"

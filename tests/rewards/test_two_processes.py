@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from rewards.shell import LimitReward
-from runtime.files import read_json
+from rewards.trl_reward import LimitReward
+from secateur.runtime.files import read_json
 from tests.rewards.two_processes import GENERATIONS, LIMIT, fixed_batch, score_batch
 
 pytestmark = pytest.mark.slow

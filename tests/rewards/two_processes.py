@@ -11,9 +11,9 @@ from typing import Any
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rewards.catalogue import REWARDS
-from rewards.shell import LimitReward
-from runtime.files import write_json
+from rewards.registry import REWARDS
+from rewards.trl_reward import LimitReward
+from secateur.runtime.files import write_json
 
 GENERATIONS, LIMIT = 4, 24
 VARIANTS = [(name, {}) for name in REWARDS if not REWARDS[name].needs_target]

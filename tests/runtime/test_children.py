@@ -13,8 +13,8 @@ import pytest
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from runtime.children import each_in_its_own_process
-from runtime.errors import InputError
+from secateur.runtime.process import each_in_its_own_process
+from secateur.runtime.errors import InputError
 
 def work(folder, name):
     if name == "bad":
@@ -77,7 +77,7 @@ def test_a_child_ends_with_its_parent(started, tmp_path: Path, number: signal.Si
 
 RANK = """
 import os, sys, time
-from runtime.children import end_with_launcher
+from secateur.runtime.process import end_with_launcher
 
 print(os.getpid(), flush=True)
 time.sleep(float(sys.argv[1]))  # a rank imports for seconds

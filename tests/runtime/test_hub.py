@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import InputError
-from runtime.hub import Target, cached_id, check_key, check_push, content_digest, is_hub_id
+from secateur.runtime.errors import InputError
+from secateur.runtime.hub import Target, cached_id, check_key, check_push, content_digest, is_hub_id
 from tests.model_hub import ORGANISATION, READER, TOKEN, USER, ModelHub
 
 PUSH = """
 import json, sys
 from pathlib import Path
-from runtime.base_model import describe_base
-from runtime.errors import InputError
-from runtime.hub import Target, check_push, push_once, snapshot
+from secateur.runtime.base_model import describe_base
+from secateur.runtime.errors import InputError
+from secateur.runtime.hub import Target, check_push, push_once, snapshot
 for job in map(json.loads, sys.argv[2:]):
     folder, revision = Path(sys.argv[1]), job.get("revision")
     try:

@@ -8,10 +8,10 @@ from typing import Literal
 
 import pytest
 
-from runtime.config import parse_config, split_command_line
-from runtime.errors import InputError, entry_point
-from runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
-from runtime.ranks import Ranks, claim_gpus
+from secateur.runtime.config import parse_config, split_command_line
+from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.ranks import Ranks, claim_gpus
 
 
 @dataclass(frozen=True)

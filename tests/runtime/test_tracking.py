@@ -4,11 +4,10 @@ import os
 
 import pytest
 
-from runtime.errors import InputError
-from runtime.files import read_json
-from runtime.tensorboard import name_tensorboard_run, write_tensorboard
-from runtime.trackers import start_trackers
-from runtime.tracking import (
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json
+from secateur.runtime.tensorboard import name_tensorboard_run, write_tensorboard
+from secateur.runtime.tracking import (
     Home,
     Publication,
     home_of,
@@ -21,6 +20,7 @@ from runtime.tracking import (
     wants_wandb,
 )
 from tests.offline_wandb import isolate, read_events, read_offline_run
+from trainers.judges.trackers import start_trackers
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.errors import InputError
-from schedules.choice import Candidate, Reference, accuracy_difference, choose, pick_reference
-from schedules.choice_reason import explain
+from schedules.choice import Candidate, Reference, accuracy_difference, choose, explain, pick_reference
+from secateur.runtime.errors import InputError
 
 share = st.floats(0, 1).map(lambda value: round(value, 3))
 lengths = st.integers(50, 60).map(float)

@@ -9,11 +9,11 @@ import time
 import psutil
 import pytest
 
-from runtime.errors import InputError
-from runtime.files import write_json, write_text
 from schedules.config import ScheduleConfig
 from schedules.launch import Launcher
-from schedules.validation import RoundValidation, validation_processes
+from schedules.validation.sampling import RoundValidation, validation_processes
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import write_json, write_text
 
 
 @pytest.fixture

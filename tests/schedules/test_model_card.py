@@ -12,18 +12,18 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from runtime.base_model import describe_base
-from runtime.cards import code_span, escape_markdown, fence, literal
-from runtime.errors import InputError
-from runtime.files import read_json, write_json, write_text
+from schedules.card.content import SUFFIXES
+from schedules.card.measured import Models, read_combined, read_single
 from schedules.config import RunConfig, read_run_config
 from schedules.export import export_model
 from schedules.launch import Launcher
 from schedules.model_card import main, write_model_card
-from schedules.model_card_content import SUFFIXES
-from schedules.model_card_measured import Models, read_combined, read_single
 from schedules.run import Driver
-from tasks.prompts import FAMILIES, evaluation_messages
+from secateur.runtime.base_model import describe_base
+from secateur.runtime.cards import code_span, escape_markdown, fence, literal
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, write_json, write_text
+from secateur.tasks.prompts import FAMILIES, evaluation_messages
 from tests.model_hub import TOKEN, USER, ModelHub
 
 CPU = "configs/accelerate/cpu.yaml"

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.errors import InputError
 from schedules.rounds import make_rounds, validate_limits
+from secateur.runtime.errors import InputError
 
 
 def test_a_round_is_named_by_its_number_and_limit() -> None:

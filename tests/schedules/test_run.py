@@ -12,11 +12,11 @@ import psutil
 import pytest
 import yaml
 
-from runtime.files import read_json, write_json, write_text
 from schedules.config import read_run_config
 from schedules.launch import Launcher
 from schedules.run import Driver, main
 from schedules.state import hold_folder
+from secateur.runtime.files import read_json, write_json, write_text
 from tests.offline_wandb import read_events, read_offline_run
 
 CONFIG = """

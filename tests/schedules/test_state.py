@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runtime.errors import InputError
-from runtime.files import read_json, write_json
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import export_model, remove_folder
 from schedules.integrity import damage, fingerprint
@@ -23,6 +21,8 @@ from schedules.state import (
     request_stop,
     stop_requested,
 )
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, write_json
 
 
 def make_config(folder: Path, **changes) -> RunConfig:

@@ -1,4 +1,5 @@
-"""Small copies of the Hub repositories that tasks/hub.py reads: real names, schemas and layout, made-up problems."""
+"""Small copies of the Hub repositories that secateur/tasks/hub_sets.py reads: real names, schemas and layout, made-up
+problems."""
 
 import csv
 import json
@@ -8,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.hub import AMC_AIME, EURUS_SUFFIX, HUB_SETS
+from secateur.tasks.hub_sets import AMC_AIME, EURUS_SUFFIX, HUB_SETS
 
 EURUS_SYSTEM = "\nWhen tackling complex reasoning tasks, you have access to the following actions.\n"
 GPQA_OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")

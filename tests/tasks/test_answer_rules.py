@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.answers import compare_answers
+from secateur.tasks.answers.equality import compare_answers
 
 EQUAL = {
     "numbers": [

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tasks.answers
-from tasks.answers import (
+import secateur.tasks.answers.equality
+from secateur.tasks.answers.equality import (
     GRADER_VERSION,
     AnswerGroups,
     answers_equal,
@@ -22,7 +22,7 @@ from tasks.answers import (
     unreadable_reason,
     unreadable_reasons,
 )
-from tasks.records import read_problems
+from secateur.tasks.records import read_problems
 
 
 @pytest.mark.parametrize(
@@ -257,11 +257,11 @@ def test_real_golds_are_readable(shared_data) -> None:
 
 
 def test_the_memory_of_readings_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.answers, "MAX_CACHED", 10)
+    monkeypatch.setattr(secateur.tasks.answers.equality, "MAX_CACHED", 10)
     assert grade_batch([f"\\boxed{{{n}}}" for n in range(100)], ["7"] * 100).count(True) == 1
     answers_equal("z" * 5000, "7")
-    assert len(tasks.answers._known) <= 10
-    assert max(map(len, tasks.answers._known)) < 5000
+    assert len(secateur.tasks.answers.equality._known) <= 10
+    assert max(map(len, secateur.tasks.answers.equality._known)) < 5000
 
 
 def test_runaway_text_never_reaches_a_parser_and_costs_linear_time() -> None:

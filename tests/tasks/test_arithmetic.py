@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.arithmetic import (
+from secateur.tasks.arithmetic import (
     READINGS,
     RULE_NAMES,
     RULES,
@@ -22,7 +22,7 @@ from tasks.arithmetic import (
     problem_text,
     split_of,
 )
-from tasks.arithmetic_traces import DECISION_WORDS, SYNONYMS, make_trace
+from secateur.tasks.arithmetic_traces import DECISION_WORDS, SYNONYMS, make_trace
 
 REASONING_WORDS = re.compile(
     r"\b(first|okay|next|then|now|wait|hmm|alternatively|but|so|therefore|thus|since|because|however|maybe|actually|let)\b",
@@ -83,7 +83,7 @@ def test_another_seed_draws_other_problems_with_other_ids():
 
 def test_problems_do_not_depend_on_the_process():
     """Python's own hash() is salted per process; a split by it would leak."""
-    code = "from tasks.arithmetic import make_problems; print(make_problems('judge_test', 30))"
+    code = "from secateur.tasks.arithmetic import make_problems; print(make_problems('judge_test', 30))"
     command, path = [sys.executable, "-c", code], ":".join(filter(None, sys.path))
     for salt in ("1", "2"):
         environment = {"PYTHONHASHSEED": salt, "PYTHONPATH": path}

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.decontaminate import NEAR, find_overlaps, words
-from tasks.records import Problem, read_problems
+from secateur.tasks.decontaminate import NEAR, find_overlaps, words
+from secateur.tasks.records import Problem, read_problems
 
 TRAPEZOID = (
     "In isosceles trapezoid $ABCD$, parallel bases $\\overline{AB}$ and $\\overline{CD}$ have lengths $500$ and "

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.answer_algebra import algebra
-from tasks.answer_reading import read_answer
-from tasks.grading_pool import GradingPool
-from tasks.grading_worker import MEMORY_LIMIT_BYTES
+from secateur.tasks.answers.algebra import algebra
+from secateur.tasks.answers.pool import GradingPool
+from secateur.tasks.answers.reading import read_answer
+from secateur.tasks.answers.worker import MEMORY_LIMIT_BYTES
 
 HANGING = "\\int \\int e^{x^{x}} \\sin(x^{x}) \\cos(e^{x}) dx"
 FORMULAS = ["\\sqrt{8}", "2\\sqrt{2}", "x+x", "2x"]
@@ -105,7 +105,7 @@ def test_workers_die_with_their_process_even_if_it_is_killed(repository: Path, b
     """Killed with SIGKILL, idle or with every worker in an answer that hangs; the limit here is a minute."""
     code = (
         "import os, signal, threading, time\n"
-        "from tasks.grading_pool import GradingPool\n"
+        "from secateur.tasks.answers.pool import GradingPool\n"
         "pool = GradingPool(workers=2, limit_s=60)\n"
         "pool.read(['x+1', 'x+2'])\n"
         "print(pool._supervisor.pid, *[worker.process for worker in pool._workers], flush=True)\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from runtime.errors import InputError
-from tasks.hub import AMC_AIME, HUB_SETS, problems_of
+from secateur.runtime.errors import InputError
+from secateur.tasks.hub_sets import AMC_AIME, HUB_SETS, problems_of
 from tests.tasks.hub_repositories import GPQA_OPTIONS, write_repositories
 from tests.tasks.hub_server import HubServer
 
@@ -33,10 +33,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(source: str, path: Path, home: Path, url: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m tasks.export` as a user types it; the libraries read their addresses when they are imported."""
+    """`python -m secateur.tasks.export` as a user types it; the libraries read their addresses when they are
+    imported."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment = {"HF_HOME": str(home), "HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", **environment}
-    command = [sys.executable, "-m", "tasks.export", source, str(path)]
+    command = [sys.executable, "-m", "secateur.tasks.export", source, str(path)]
     return subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, timeout=300)
 
 

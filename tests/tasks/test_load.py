@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import InputError
-from tasks import load
-from tasks.load import check_source, load_problems, load_training_set, split_source
-from tasks.records import Problem
+from secateur.runtime.errors import InputError
+from secateur.tasks import sources as load
+from secateur.tasks.records import Problem
+from secateur.tasks.sources import check_source, load_problems, load_training_set, split_source
 
 UNREADABLE = "\\frac{1"
 
@@ -76,7 +76,7 @@ def test_an_unreadable_answer_in_a_published_set(monkeypatch: pytest.MonkeyPatch
 
 def test_export_writes_what_load_reads(tmp_path: Path) -> None:
     source, path = write(tmp_path / "a.jsonl", ("1", "2"), ("x", UNREADABLE)), tmp_path / "out" / "b.jsonl"
-    command = [sys.executable, "-m", "tasks.export", str(source), str(path)]
+    command = [sys.executable, "-m", "secateur.tasks.export", str(source), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

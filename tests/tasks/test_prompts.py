@@ -2,9 +2,9 @@
 
 import pytest
 
-from runtime.errors import InputError
-from tasks.hub import EURUS_SUFFIX
-from tasks.prompts import (
+from secateur.runtime.errors import InputError
+from secateur.tasks.hub_sets import EURUS_SUFFIX
+from secateur.tasks.prompts import (
     choice_question,
     encode_prompt,
     evaluation_messages,

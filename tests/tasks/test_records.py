@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import InputError
-from tasks.load import load_problems
-from tasks.records import Trace, read_problems, read_traces
+from secateur.runtime.errors import InputError
+from secateur.tasks.records import Trace, read_problems, read_traces
+from secateur.tasks.sources import load_problems
 
 GOOD = {"id": "a", "problem": "1+1?", "answer": "2"}
 

@@ -11,22 +11,23 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from trl import GRPOConfig
 
-from runtime.errors import InputError
-from runtime.files import read_json, write_json
 from schedules.config import ScheduleConfig
 from schedules.integrity import BLOCK, BLOCKS, damage, fingerprint, read_marker
 from schedules.rounds import Round
 from schedules.state import FREE_KEYS
-from trainers.checkpoints import (
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json, write_json
+from trainers.grpo.checkpoints import (
     checkpoint_to_resume,
     drop_what_is_superseded,
     mark_complete,
+    prepare_resume,
+    record_training,
     remove_later_than,
     set_damaged_aside,
 )
-from trainers.grpo_options import plan_batches
-from trainers.interrupt import between_generations
-from trainers.resume import prepare_resume, record_training
+from trainers.grpo.interrupt import between_generations
+from trainers.grpo.options import plan_batches
 
 RANDOM_STATES = ("rng_state_0.pth", "rng_state_1.pth")
 ARCHIVES = ("scheduler.pt", "optimizer.pt", *RANDOM_STATES)

@@ -6,19 +6,18 @@ from typing import Any
 import pytest
 import yaml
 
-from engines.factory import check_options
-from engines.memory import total_bytes
-from engines.model_shape import read_shape
-from rewards.catalogue import check_reward
-from runtime.launch_file import LaunchFile, read_launch_file
+from rewards.registry import check_reward
 from schedules.config import read_run_config
-from tasks.hub import HUB_SETS
-from tasks.load import split_source
-from tasks.prompts import check_family
+from secateur.engines.memory import read_shape, total_bytes
+from secateur.engines.registry import check_options
+from secateur.runtime.launch_file import LaunchFile, read_launch_file
+from secateur.tasks.hub_sets import HUB_SETS
+from secateur.tasks.prompts import check_family
+from secateur.tasks.sources import split_source
 from tests.real_models import DECODERS, write_config_folder
-from trainers.dry_run_memory import colocated_room, peak
-from trainers.dry_run_plan import make_setting
-from trainers.grpo_options import make_grpo_config, plan_batches, trainer_values
+from trainers.dry_run.memory import colocated_room, peak
+from trainers.dry_run.rounds import make_setting
+from trainers.grpo.options import make_grpo_config, plan_batches, trainer_values
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINING = sorted(path.stem for path in (ROOT / "configs/thinkprune").glob("*.yaml"))

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engines.model_shape import read_shape
-from runtime.files import read_json
-from runtime.launch_file import LaunchFile
 from schedules.export import is_training_state
+from secateur.engines.memory import read_shape
+from secateur.runtime.files import read_json
+from secateur.runtime.launch_file import LaunchFile
 from tests.launches import (
     ROUND,
     finish,
@@ -22,8 +22,8 @@ from tests.launches import (
     write_config,
     zero,
 )
-from trainers.dry_run_plan import checkpoint_bytes, make_setting
-from trainers.grpo_options import PINNED
+from trainers.dry_run.rounds import checkpoint_bytes, make_setting
+from trainers.grpo.options import PINNED
 
 pytestmark = pytest.mark.slow
 LENGTHS = ("num_tokens", "completions/mean_length", "completions/clipped_ratio")

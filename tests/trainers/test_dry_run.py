@@ -16,14 +16,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from engines.memory import total_bytes
-from engines.model_shape import ModelShape, read_shape, shape_of
-from runtime.errors import InputError
-from runtime.launch_file import LaunchFile
 from schedules.rounds import make_rounds
+from secateur.engines.memory import ModelShape, read_shape, shape_of, total_bytes
+from secateur.runtime.errors import InputError
+from secateur.runtime.launch_file import LaunchFile
 from tests.real_models import DECODERS, write_config_folder, write_problems
-from trainers.dry_run import take_plan_options
-from trainers.dry_run_memory import (
+from trainers.dry_run.memory import (
     TILE_TOKENS,
     TILE_VOCABULARY,
     Setting,
@@ -34,8 +32,9 @@ from trainers.dry_run_memory import (
     model_states,
     peak,
 )
-from trainers.dry_run_plan import make_setting, plan_disk, plan_rounds, precision_of, remedies
-from trainers.grpo_options import PINNED, BatchPlan
+from trainers.dry_run.report import take_plan_options
+from trainers.dry_run.rounds import make_setting, plan_disk, plan_rounds, precision_of, remedies
+from trainers.grpo.options import PINNED, BatchPlan
 
 SHAPE = ModelShape(1_777_088_000, 28, 1536, 8960, 12, 2, 128, 151936, 233_373_696, False, False)
 SETTING = Setting(

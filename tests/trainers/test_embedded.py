@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.arithmetic import make_problems
-from tasks.arithmetic_traces import DECISION_WORDS, make_trace
-from trainers.embedded_data import bucket_batches, encode_example
-from trainers.embedded_evaluation import boxed_answer, sample_completions, summarise
-from trainers.embedded_tokenizer import render_prompt
+from secateur.tasks.arithmetic import make_problems
+from secateur.tasks.arithmetic_traces import DECISION_WORDS, make_trace
+from trainers.pretraining.batches import bucket_batches, encode_example, render_prompt
+from trainers.pretraining.evaluation import boxed_answer, sample_completions, summarise
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "trainers" / "embedded_model"

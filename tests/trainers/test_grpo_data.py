@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import InputError
 from schedules.config import ScheduleConfig
 from schedules.rounds import Round
-from tasks.records import Problem, read_problems
+from secateur.runtime.errors import InputError
+from secateur.tasks.records import Problem, read_problems
 from tests.tiny import build_tokenizer
-from trainers.grpo_data import load_training_problems, round_rows
+from trainers.grpo.data import load_training_problems, round_rows
 
 EXAM = (
     "Three boys and four girls stand in a row in random order. Find the probability that no two boys are neighbours."

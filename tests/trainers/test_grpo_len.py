@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.files import read_json, write_text
+from secateur.runtime.files import read_json, write_text
 from tests.launches import (
     DDP,
     ROUND,

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.errors import InputError
-from runtime.files import write_text
 from schedules.config import RunConfig, ScheduleConfig, read_run_config
 from schedules.rounds import Round
-from trainers.grpo_data import prompt_order
-from trainers.grpo_options import OWNED, PINNED, make_grpo_config, plan_batches, trainer_values
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import write_text
+from trainers.grpo.data import prompt_order
+from trainers.grpo.options import OWNED, PINNED, make_grpo_config, plan_batches, trainer_values
 
 SCHEDULE = ScheduleConfig(
     model="owner/model",

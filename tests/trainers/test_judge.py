@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from deepprune.judges.load import load_judge
-from runtime.config import parse_config
-from runtime.errors import InputError
-from runtime.files import read_jsonl
+from secateur.deepprune.judges.folder import load_judge
+from secateur.runtime.config import parse_config
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_jsonl
 from tests.judge_traces import METRICS, arguments, train, write_splits
 from tests.offline_wandb import read_events, read_offline_run
 from tests.tiny import build_tiny_model
 from trainers.judge import run
-from trainers.judge_config import JudgeConfig
+from trainers.judges.config import JudgeConfig
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(traces, tiny_mod
     options = {"kind": "linear", "epochs": 4, "evaluations": 3, "learning_rate": 1e-3}
     whole = train(traces, tiny_model, tmp_path / "whole", **options)
 
-    from trainers import judge_fit
+    from trainers.judges import fit as judge_fit
 
     def killed(self: judge_fit.Fit, *values: object) -> None:
         raise KeyboardInterrupt

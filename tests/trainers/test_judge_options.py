@@ -11,15 +11,15 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from deepprune.judges.load import load_judge
-from runtime.config import parse_config
-from runtime.errors import InputError
-from runtime.files import read_jsonl
+from secateur.deepprune.judges.folder import load_judge
+from secateur.runtime.config import parse_config
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_jsonl
 from tests.judge_traces import METRICS, arguments, train, write_split, write_splits
 from tests.tiny import build_tiny_model
 from trainers.judge import run
-from trainers.judge_config import JudgeConfig
-from trainers.judge_data import load_judge_data
+from trainers.judges.config import JudgeConfig
+from trainers.judges.data import load_judge_data
 
 
 @pytest.fixture(scope="module")

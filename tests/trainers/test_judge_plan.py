@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from deepprune.judges.lora import LoraShape, add_lora
-from engines.memory import total_bytes
-from runtime.config import parse_config
-from runtime.errors import InputError
-from runtime.launch_file import LaunchFile, read_launch_file
+from secateur.deepprune.judges.lora import LoraShape, add_lora
+from secateur.engines.memory import total_bytes
+from secateur.runtime.config import parse_config
+from secateur.runtime.errors import InputError
+from secateur.runtime.launch_file import LaunchFile, read_launch_file
 from tests.judge_traces import arguments, train, write_splits
 from tests.real_models import write_config_folder
-from trainers.judge_config import JudgeConfig
-from trainers.judge_plan import plan_judge, planned_steps
-from trainers.judge_plan_data import plan_data
-from trainers.judge_plan_memory import judge_memory, judge_precision
+from trainers.dry_run.judge import plan_data, plan_judge, planned_steps
+from trainers.dry_run.judge_memory import judge_memory, judge_precision
+from trainers.judges.config import JudgeConfig
 
 ONE = LaunchFile("x.yaml", 1, 1, 0, False, False)
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -52,8 +51,8 @@ def test_a_training_does_what_was_planned(kind: str, traces: Path, tiny_model: P
 
 
 def test_pairs_are_counted_as_the_judge_reads_them(traces: Path, tiny_model: Path, tmp_path: Path) -> None:
-    from trainers.judge_data import load_judge_data
-    from trainers.judge_kinds import build_trainee
+    from trainers.judges.data import load_judge_data
+    from trainers.judges.kinds import build_trainee
 
     config = planned(traces, tiny_model, tmp_path, kind="pairwise", prompt="Same? {a} or {b}?")
     rows = [len(item.row) for item in build_trainee(config, load_judge_data(config)).items]

@@ -12,21 +12,21 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from deepprune import metrics
-from deepprune.cut import CutRule, cut_pieces
-from engines.detokenize import Detokenizer
-from engines.load import load_tokenizer, model_fingerprint
-from engines.trace_folder import TraceFolderWriter
-from runtime.config import parse_config
-from runtime.errors import InputError
-from tasks.records import Trace
+from secateur.deepprune.cut import CutRule, cut_pieces
+from secateur.deepprune.judges import metrics
+from secateur.engines.detokenize import Detokenizer
+from secateur.engines.models import load_tokenizer, model_fingerprint
+from secateur.engines.trace_folder import TraceFolderWriter
+from secateur.runtime.config import parse_config
+from secateur.runtime.errors import InputError
+from secateur.tasks.records import Trace
 from trainers.judge import run as run_judge
-from trainers.judge_config import JudgeConfig
-from trainers.judge_data import load_judge_data
 from trainers.judge_sweep import run
-from trainers.judge_sweep_config import JudgeSweepConfig
-from trainers.judge_sweep_data import CutAgain
-from trainers.judge_sweep_figures import auroc_estimate, draw_problems, tnr_estimate
+from trainers.judges.config import JudgeConfig
+from trainers.judges.data import load_judge_data
+from trainers.sweep.config import JudgeSweepConfig
+from trainers.sweep.cuts import CutAgain
+from trainers.sweep.report import auroc_estimate, draw_problems, tnr_estimate
 
 WORDS = ("red", "green", "blue")
 LARGEST = CutRule("words", 3)

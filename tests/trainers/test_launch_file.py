@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import InputError
-from runtime.files import write_text
-from runtime.launch_file import check_saves_weights, read_launch_file
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import write_text
+from secateur.runtime.launch_file import check_saves_weights, read_launch_file
 
 
 def launch_yaml(folder: Path, **values) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.files import write_text
+from secateur.runtime.files import write_text
 from tests.launches import metrics, write_config
 
 SCONTROL = """#!/usr/bin/env bash

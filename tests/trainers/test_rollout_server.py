@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import InputError
-from trainers.rollout_server import check_rollout_server, serve_command
+from secateur.runtime.errors import InputError
+from trainers.grpo.rollout_server import check_rollout_server, serve_command
 
 NEEDED = 4768
 
@@ -75,7 +75,7 @@ def test_a_port_that_another_run_holds() -> None:
 WAITS_FOR_EVER = """
 import sys, time
 from types import SimpleNamespace
-from trainers import rollout_server
+from trainers.grpo import rollout_server
 rollout_server.POLL_S, rollout_server.PATIENCE_S = 0.05, 0.2
 url = "http://127.0.0.1:" + sys.argv[1]
 arguments = SimpleNamespace(use_vllm=True, vllm_mode="server", vllm_server_base_url=url, process_index=0)

@@ -12,8 +12,8 @@ import pytest
 from tests.engines.contract import LAYERS
 
 if TYPE_CHECKING:
-    from engines.transformers_engine import TransformersEngine
-    from engines.vllm_engine import VLLMEngine
+    from secateur.engines.local.engine import TransformersEngine
+    from secateur.engines.vllm.engine import VLLMEngine
 
 if importlib.util.find_spec("vllm") is not None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -28,7 +28,7 @@ def _needs_vllm() -> None:
 
 @pytest.fixture(scope="session")
 def vllm_engine(_needs_vllm: None, embedded_model: Path) -> "Iterator[VLLMEngine]":
-    from engines.vllm_engine import VLLMEngine
+    from secateur.engines.vllm.engine import VLLMEngine
 
     engine = VLLMEngine(
         embedded_model,
@@ -44,6 +44,6 @@ def vllm_engine(_needs_vllm: None, embedded_model: Path) -> "Iterator[VLLMEngine
 
 @pytest.fixture(scope="session")
 def reference(embedded_model: Path) -> "TransformersEngine":
-    from engines.transformers_engine import TransformersEngine
+    from secateur.engines.local.engine import TransformersEngine
 
     return TransformersEngine(embedded_model, dtype="float64", capture_layers=LAYERS)

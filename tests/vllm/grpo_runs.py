@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from runtime.files import read_jsonl, write_text
+from secateur.runtime.files import read_jsonl, write_text
 
 LIMIT = 120
 CONFIG = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.trace_folder import read_trace_folder
+from secateur.engines.trace_folder import read_trace_folder
 from tests.combined_runs import write_problems
 
 

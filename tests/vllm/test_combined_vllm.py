@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
-from deepprune.cut import CutRule
-from deepprune.judges.load import describe_generator, save_judge
-from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
-from engines.trace_folder import read_trace_folder
-from runtime.files import read_json
+from secateur.deepprune.cut import CutRule
+from secateur.deepprune.judges.folder import describe_generator, save_judge
+from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
+from secateur.engines.trace_folder import read_trace_folder
+from secateur.runtime.files import read_json
 from tests.engines.contract import LAYERS
 
 CUT, N, PROBLEMS = 25, 8, 3

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.files import read_json
+from secateur.runtime.files import read_json
 from tests.vllm.grpo_runs import (
     BAND,
     LIMIT,

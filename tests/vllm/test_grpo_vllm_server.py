@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import InputError
+from secateur.runtime.errors import InputError
 from tests.vllm.grpo_runs import (
     BAND,
     LIMIT,
@@ -27,7 +27,7 @@ from tests.vllm.grpo_runs import (
     wait_until_up,
     write_config,
 )
-from trainers.rollout_server import check_rollout_server
+from trainers.grpo.rollout_server import check_rollout_server
 
 TRANSFER = ("--weight-transfer-config", '{"backend": "nccl"}')
 PROCESSED = ("--logprobs-mode", "processed_logprobs")

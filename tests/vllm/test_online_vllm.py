@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from deepprune.cluster import ClusterRule
-from deepprune.cut import CutRule
-from deepprune.decide import PruneRule
-from deepprune.finish import FinishRule
-from deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
-from deepprune.online import ProblemJob, run_online
-from engines.base import SamplingSpec
-from engines.transformers_engine import TransformersEngine
-from engines.vllm_engine import VLLMEngine
+from secateur.deepprune.clustering import ClusterRule
+from secateur.deepprune.controller import ProblemJob, run_online
+from secateur.deepprune.cut import CutRule
+from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.finish import FinishRule
+from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
+from secateur.engines.base import SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.vllm.engine import VLLMEngine
 from tests.engines.contract import LAYERS, QUESTIONS, encode
 
 CUT = 30

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from engines.base import EngineError, SamplingSpec
-from engines.openai_engine import OpenAIEngine
-from engines.openai_protocol import metric
+from secateur.engines.base import EngineError, SamplingSpec
+from secateur.engines.openai.engine import OpenAIEngine
+from secateur.engines.openai.protocol import metric
 from tests.engines.contract import LONG, EngineContract, advance, drain
 
 NAME = "embedded"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 SCRIPT = """
 import sys, torch
-from engines.base import SamplingSpec
-from engines.transformers_engine import TransformersEngine
-from engines.vllm_engine import VLLMEngine
+from secateur.engines.base import SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.vllm.engine import VLLMEngine
 from tests.engines.contract import LAYERS, QUESTIONS, advance, drain, encode, ids_of, unfinished
 
 model = sys.argv[1]

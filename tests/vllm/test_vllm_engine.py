@@ -2,10 +2,10 @@
 
 import pytest
 
-from engines.base import EngineError, SamplingSpec
-from engines.transformers_engine import TransformersEngine
-from engines.vllm_engine import VLLMEngine
-from runtime.errors import InputError
+from secateur.engines.base import EngineError, SamplingSpec
+from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.vllm.engine import VLLMEngine
+from secateur.runtime.errors import InputError
 from tests.engines.contract import EngineContract, advance, drain, encode, ids_of, of, unfinished
 
 

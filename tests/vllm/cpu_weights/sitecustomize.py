@@ -107,5 +107,5 @@ if "SECATEUR_STALE_AFTER" in os.environ:
 if "SECATEUR_WEIGHTS" in os.environ:
     PATCHES["trl.generation.vllm_client"] = write_weights
     PATCHES["vllm.distributed.weight_transfer.nccl_engine"] = read_weights
-    PATCHES["trainers.rollout_server"] = allow_cpu
+    PATCHES["trainers.grpo.rollout_server"] = allow_cpu
 sys.meta_path.insert(0, PatchOnImport(PATCHES))

@@ -1,0 +1,115 @@
+"""A chat endpoint that is asked one question at a time, from several threads: bounded in time and size, and silent
+about its key."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from eval.studies.phases import UnreadableAnswer
+from secateur.engines.openai.streams import check_url
+from secateur.runtime.errors import InputError
+
+_MOST_BYTES = 1 << 20  # of an answer: ten spans need less than a thousandth
+_LONGEST_PAUSE_S = 30.0
+_SHOWN_CHARACTERS = 200
+
+
+class _Message(BaseModel):
+    content: str
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice]
+
+
+class _Busy(Exception):
+    """Worth another try."""
+
+
+class ChatEndpoint:
+    """`base_url` is an OpenAI-compatible address (…/v1). The key comes from the environment variable `key_env`, if
+    that is set. `timeout_s` [seconds] bounds a whole request; `retries` more are made where the server is busy or
+    cannot be reached. A context manager."""
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        key_env: str = "OPENAI_API_KEY",
+        timeout_s: float = 120.0,
+        retries: int = 3,
+        pause_s: float = 1.0,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._url = f"{check_url(base_url).rstrip('/')}/chat/completions"
+        self._key, self._key_env = os.environ.get(key_env), key_env
+        self._body = {"model": model, "temperature": 0.0} | dict(extra_body or {})
+        self._timeout_s, self._retries, self._pause_s = timeout_s, retries, pause_s
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._client = httpx.Client(headers=headers, timeout=timeout_s, follow_redirects=False)
+
+    def __enter__(self) -> "ChatEndpoint":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def ask(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The content of the answer. Raises `UnreadableAnswer` for a reply that is no whole chat answer, and
+        `InputError` for a server that refuses or cannot be reached."""
+        for attempt in range(self._retries + 1):
+            try:
+                return self._content(self._post({**self._body, "messages": list(messages)}))
+            except (_Busy, httpx.TransportError) as error:
+                reason = str(error) or type(error).__name__
+            if attempt < self._retries:
+                time.sleep(min(self._pause_s * 2**attempt, _LONGEST_PAUSE_S))
+        raise InputError(
+            f"{self._url}: no answer after {self._retries + 1} tries ({self._redacted(reason)}); start the same "
+            "command again when it runs, what is answered is kept"
+        )
+
+    def _post(self, body: Mapping[str, Any]) -> bytes:
+        deadline, content = time.monotonic() + self._timeout_s, bytearray()
+        with self._client.stream("POST", self._url, json=body) as response:
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > _MOST_BYTES:
+                    raise UnreadableAnswer("too large")
+                if time.monotonic() > deadline:
+                    raise _Busy(f"took longer than {self._timeout_s:.0f} s")
+        status = response.status_code
+        if status in (408, 429) or status >= 500:
+            raise _Busy(f"status {status}")
+        if status != 200:
+            raise InputError(self._refusal(status, bytes(content)))
+        return bytes(content)
+
+    def _refusal(self, status: int, content: bytes) -> str:
+        said = self._redacted(content.decode(errors="replace"))
+        remedy = f"; set the environment variable {self._key_env}" if status in (401, 403) else ""
+        return f"{self._url}: refused with status {status}: {said!r}{remedy}"
+
+    def _redacted(self, text: str) -> str:
+        """A server may send back what it was sent."""
+        return (text.replace(self._key, "(key)") if self._key else text)[:_SHOWN_CHARACTERS]
+
+    @staticmethod
+    def _content(content: bytes) -> str:
+        try:
+            choices = _Completion.model_validate_json(content).choices
+        except ValidationError:
+            raise UnreadableAnswer("no chat answer") from None
+        if not choices or choices[0].finish_reason == "length":
+            raise UnreadableAnswer("cut off" if choices else "no chat answer")
+        return choices[0].message.content

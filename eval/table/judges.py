@@ -1,0 +1,134 @@
+"""The judges of one model in a combined run: that they go together, and what they say about stored traces."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from eval.table.config import CombinedConfig
+from eval.table.judge_names import judge_folder
+from eval.table.store import JudgeScores, judge_fingerprint, judge_labels
+from eval.traces.sampling import prompt_ids, split_vector
+from secateur.deepprune.cut import CutDetector, CutRule
+from secateur.deepprune.decide import JudgeFailure
+from secateur.deepprune.judges.base import CutTrace, Judge, VectorJudge
+from secateur.deepprune.judges.folder import load_judge
+from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.detokenize import Detokenizer
+from secateur.engines.models import load_tokenizer
+from secateur.engines.trace_folder import StoredTrace
+from secateur.runtime.errors import InputError
+from secateur.tasks.records import Problem
+
+
+class ModelJudges:
+    """All judges that score the traces of one model, on `device`; `labels`, `prints` and `judges` are in the same
+    order. Raises `InputError` for judges that cannot serve the model, or not together."""
+
+    def __init__(self, config: CombinedConfig, model: str, device: str) -> None:
+        self.config, self.model = config, model
+        names = config.scored_by(model)
+        self.labels = judge_labels(config, model)
+        self.prints = [judge_fingerprint(name) for name in names]
+        self.judges = self._load(names, device)
+        self.tokenizer = load_tokenizer(config.tokenizer_of(model))
+        self._detokenizer = Detokenizer(self.tokenizer)
+
+    def _load(self, names: Sequence[str], device: str) -> list[Judge]:
+        """Trained judges bring their cut along, untrained ones take theirs over."""
+        generator = self.config.tokenizer_of(self.model)
+        trained = {
+            name: load_judge(judge_folder(name), generator, device=device) for name in names if name not in UNTRAINED
+        }
+        rule = next((judge.cut_rule for judge in trained.values()), self.config.cut_rule)
+        judges = [trained.get(name) or load_judge(name, generator, cut_rule=rule) for name in names]
+        self._check(judges)
+        return judges
+
+    def _check(self, judges: Sequence[Judge]) -> None:
+        rules = {judge.cut_rule for judge in judges}
+        if len(rules) > 1:
+            raise InputError(
+                f"key 'judges.{self.model}': its judges cut at {', '.join(map(str, rules))}; give one cut"
+            )
+        own = [judge for judge in judges if judge.needs_states]
+        if len(own) > 1 and not self.config.keep_states:
+            raise InputError(
+                f"key 'judges.{self.model}' names two judges that read the model's states; give one, or store the "
+                "states themselves with keep_states: true"
+            )
+        if len({judge.capture_layers for judge in own}) > 1:
+            raise InputError(
+                f"key 'judges.{self.model}': its judges read other layers; give those that read the same"
+            )
+
+    @property
+    def cut_rule(self) -> CutRule | None:
+        return self.judges[0].cut_rule if self.judges else None
+
+    @property
+    def own_states(self) -> Judge | None:
+        """The one that reads the model's states, if there is one."""
+        return next((judge for judge in self.judges if judge.needs_states), None)
+
+    def trace_settings(self) -> dict[str, Any]:
+        """What the judges ask of the stored traces."""
+        own = [self.prints[i] for i, judge in enumerate(self.judges) if judge.needs_states]
+        settings: dict[str, Any] = {"cut": asdict(self.cut_rule) if self.cut_rule else None}
+        if own and self.config.keep_states:
+            return settings | {"states_of_layers": list(self.own_states.capture_layers)}
+        return settings | {"vectors_of_judge": own[0] if own else None}
+
+    def score_settings(self, index: int) -> str:
+        """What the stored scores of a judge must have been made with."""
+        settings = {
+            "judge": self.prints[index],
+            "n": self.config.largest_n,
+            "seed": self.config.seed,
+            "cut": str(self.cut_rule),
+        }
+        return json.dumps(settings, sort_keys=True)
+
+    def score(self, index: int, problem: Problem, traces: Sequence[StoredTrace]) -> JudgeScores:
+        """What one of the judges says about all pairs of the traces of one problem."""
+        judge = self.judges[index]
+        judge.reset_ledger()
+        n = len(traces)
+        costs: tuple[TokenLedger, ...] = (TokenLedger(),) * n  # of the cuts; judges of pairs read none by itself
+        try:
+            if isinstance(judge, VectorJudge):
+                vectors, costs = zip(*self._vectors(judge, problem, traces), strict=True)
+                scores = judge.score_vectors(np.stack(vectors))
+            else:
+                ids = prompt_ids(self.tokenizer, problem, self.config.prompt_family)
+                scores = judge.score([self._cut(ids, trace, judge.needs_states) for trace in traces])
+        except JudgeFailure:
+            scores = np.full((n, n), np.nan)
+        bill = JudgeBill(sum(costs, judge.ledger), costs)
+        return JudgeScores(np.asarray(scores, dtype=np.float64), bill, judge.parameters)
+
+    def _vectors(
+        self, judge: VectorJudge, problem: Problem, traces: Sequence[StoredTrace]
+    ) -> Iterator[tuple[np.ndarray, TokenLedger]]:
+        """The vector of each cut and what reading it cost."""
+        ids = prompt_ids(self.tokenizer, problem, self.config.prompt_family)
+        session = judge.open()
+        for trace in traces:
+            if judge.needs_states and not self.config.keep_states:
+                macs, vector = split_vector(trace.load_states())
+                yield vector, TokenLedger(judge_head=macs)
+            else:
+                yield session.read(self._cut(ids, trace, judge.needs_states))
+
+    def _cut(self, ids: tuple[int, ...], stored: StoredTrace, with_states: bool) -> CutTrace:
+        """The cut as a live run would hand it to the judge, rebuilt token by token."""
+        tokens = stored.trace.token_ids[: stored.cut_tokens]
+        detector, stream = CutDetector(self.cut_rule), self._detokenizer.stream()
+        for token in tokens:
+            detector.feed(stream.push(token), 1)
+        if stored.cut_tokens is None:
+            detector.feed(stream.finish(), 0)
+        return CutTrace(ids, tokens, detector.text, stored.load_states() if with_states else None)

@@ -1,0 +1,56 @@
+"""Rows stand in one table only if they were made with the same settings. Pure functions."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from secateur.runtime.errors import InputError
+
+SETTINGS = (
+    "problems",
+    "problem_count",
+    "n",
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_tokens",
+    "prompt_family",
+    "seed",
+    "dtype",
+)
+"""Config keys that decide what a row means; the version of the grader joins them. The seed is the seed policy: every
+trace's own seed follows from it, the problem's id and the sample number."""
+MAY_GROW = ("problems", "problem_count", "n")
+"""What a folder that is gone on with may change: all rows are made anew then, from more or fewer of the traces (the
+trace folder itself guards `problems`)."""
+FORGET = "give another output_dir, or delete that file: everything is then graded anew from the stored texts"
+
+
+def table_settings(config: Mapping[str, Any], grader: str | None = None) -> dict[str, Any]:
+    """The settings of a run; `config` has the keys of a `CombinedConfig`. Of several n it is the largest, which was
+    sampled and which the others are parts of. A grader that is not known is left out."""
+    known = {key: config[key] for key in SETTINGS if key in config}
+    if isinstance(known.get("n"), list):
+        known["n"] = max(known["n"])
+    return known if grader is None else known | {"grader": grader}
+
+
+def check_same_settings(
+    there: Mapping[str, Any], here: Mapping[str, Any], where: str, remedy: str, free: Collection[str] = ()
+) -> None:
+    """Raise `InputError` naming `where`, the first key that differs, both values and the remedy.
+
+    Keys that one side does not have are passed over (they did not exist yet), as are those of `free`.
+    """
+    for key in there:
+        if key in here and key not in free and there[key] != here[key]:
+            raise InputError(
+                f"{where}: key '{key}' is {there[key]!r} there and {here[key]!r} here, so the rows would not belong "
+                f"in one table; {remedy}"
+            )
+
+
+def check_joinable(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Raise `InputError` unless all runs, (where, settings) each, were made with the settings of the first."""
+    for where, settings in runs[1:]:
+        remedy = f"leave it out, or make it again with the settings of {runs[0][0]}"
+        check_same_settings(settings, runs[0][1], where, remedy)

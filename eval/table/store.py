@@ -1,0 +1,144 @@
+"""What a combined run keeps on disk between launches.
+
+Layout under `<output_dir>/<model>/`: `traces/` (see secateur/engines/trace_folder.py; its states are judge vectors,
+unless states are kept), `engine.json`, `scores/<judge>/<problem>.npz`, `live/<method>/<problem>.json`,
+`wall-rank<r>.jsonl`."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from eval.table.config import CombinedConfig
+from eval.table.judge_names import judge_folder, judge_kind
+from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.models import model_fingerprint
+from secateur.engines.trace_folder import ProblemTraces, StoredTrace
+from secateur.runtime.files import read_json, read_jsonl
+from secateur.tasks.records import Problem
+
+
+@dataclass(frozen=True)
+class JudgeScores:
+    """What a judge said about one problem: [n, n] probabilities, all NaN where it failed; `parameters` is the weight
+    of the tokens in `bill`."""
+
+    scores: np.ndarray
+    bill: JudgeBill
+    parameters: int
+
+
+def traces_folder(config: CombinedConfig, model: str) -> Path:
+    return Path(config.output_dir) / model / "traces"
+
+
+def scores_path(config: CombinedConfig, model: str, label: str, problem: Problem) -> Path:
+    return Path(config.output_dir) / model / "scores" / label / f"{quote(problem.id, safe='')}.npz"
+
+
+def live_path(config: CombinedConfig, model: str, method: str, problem: Problem) -> Path:
+    return Path(config.output_dir) / model / "live" / method / f"{quote(problem.id, safe='')}.json"
+
+
+def engine_path(config: CombinedConfig, model: str) -> Path:
+    return Path(config.output_dir) / model / "engine.json"
+
+
+def read_engine(config: CombinedConfig, model: str) -> dict[str, Any]:
+    """What the traces were made with: `engine`, `parameters` of the model, and whether it is `exact`."""
+    return read_json(engine_path(config, model))
+
+
+def judge_labels(config: CombinedConfig, model: str) -> list[str]:
+    """A name for each of a model's judges: its kind, where two are of one kind with as much of the folder's end as
+    tells them apart."""
+    parts = [(judge_kind(judge), *_parts(judge)[::-1]) for judge in config.scored_by(model)]
+    return [_label(own, [other for other in parts if other is not own]) for own in parts]
+
+
+def _parts(judge: str) -> tuple[str, ...]:
+    path = Path(judge)
+    return path.relative_to(path.anchor).parts
+
+
+def _label(own: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
+    """Of a kind and the parts of a path, the last one first."""
+    apart = (size for size in range(1, len(own)) if all(other[:size] != own[:size] for other in others))
+    kind, *ends = own[: next(apart, len(own))]
+    return "-".join([kind, *reversed(ends)])
+
+
+def judge_fingerprint(folder_or_name: str) -> str:
+    """Tells two judges apart by what they are and by their weights; an untrained one's name stands for itself."""
+    if folder_or_name in UNTRAINED:
+        return folder_or_name
+    folder = judge_folder(folder_or_name)
+    parts = [hashlib.sha256((folder / "judge.json").read_bytes()).hexdigest()[:16]]
+    parts += [model_fingerprint(place) for place in (folder, folder / "model") if any(place.glob("*.safetensors"))]
+    return "-".join(parts)
+
+
+def stored_traces(folder: Sequence[ProblemTraces], n: int) -> dict[str, list[StoredTrace]]:
+    """Problem id → its first n traces in the order of their sample numbers."""
+    return {entry.problem.id: [stored for stored in entry.traces if stored.trace.sample < n] for entry in folder}
+
+
+def write_scores(path: Path, found: JudgeScores, settings: str) -> None:
+    """Replace `path` atomically."""
+    meta = {"settings": settings, "bill": asdict(found.bill), "parameters": found.parameters}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, scores=found.scores, meta=np.array(json.dumps(meta)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(buffer.getvalue())
+    os.replace(temporary, path)
+
+
+def read_scores(
+    config: CombinedConfig, model: str, label: str, problem: Problem, settings: str | None = None
+) -> JudgeScores | None:
+    """The stored scores; None if there are none or, where `settings` are given, they were made with others."""
+    path = scores_path(config, model, label, problem)
+    if not path.is_file():
+        return None
+    with np.load(path) as stored:
+        meta = json.loads(str(stored["meta"]))
+        if settings is not None and meta["settings"] != settings:
+            return None
+        bill = meta["bill"]
+        cuts = tuple(TokenLedger(**cut) for cut in bill["cuts"])
+        return JudgeScores(stored["scores"], JudgeBill(TokenLedger(**bill["everything"]), cuts), meta["parameters"])
+
+
+def read_live(
+    config: CombinedConfig, model: str, method: str, problem: Problem, settings: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """The stored comparison of a live run with its replay, under the same conditions as `read_scores`."""
+    path = live_path(config, model, method, problem)
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    return record if settings is None or record["settings"] == settings else None
+
+
+def wall_path(config: CombinedConfig, model: str, rank: int) -> Path:
+    return Path(config.output_dir) / model / f"wall-rank{rank}.jsonl"
+
+
+def wall_seconds(config: CombinedConfig, model: str) -> dict[str, float]:
+    """Wall time of each kind of work [s]: the slowest process's, over all launches that had a part in it."""
+    slowest: dict[str, float] = {}
+    for path in sorted((Path(config.output_dir) / model).glob("wall-rank*.jsonl")):
+        own: dict[str, float] = {}
+        for _, line in read_jsonl(path):
+            own[line["what"]] = own.get(line["what"], 0.0) + line["seconds"]
+        slowest = {key: max(slowest.get(key, 0.0), own.get(key, 0.0)) for key in slowest.keys() | own.keys()}
+    return slowest

@@ -1,0 +1,62 @@
+"""The benchmarks of a run: a name for each source of problems, and numbers that may differ between them."""
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from secateur.runtime.errors import InputError
+from secateur.tasks.records import Problem
+from secateur.tasks.sources import load_problems
+
+Problems = dict[str, list[Problem]]
+Counts = int | dict[str, int] | None
+"""One number for all benchmarks, or benchmark → number."""
+
+
+def benchmark_name(source: str) -> str:
+    """The benchmark that a lone source is.
+
+    >>> benchmark_name("data/aime24.jsonl"), benchmark_name("arithmetic:test"), benchmark_name("aime22+aime23")
+    ('aime24', 'arithmetic_test', 'aime22+aime23')
+    """
+    name = Path(source).name.removesuffix(".gz").removesuffix(".jsonl")
+    return re.sub(r"[^\w.+-]+", "_", name).strip("_.") or "problems"
+
+
+def sources_of(problems: str | dict[str, str]) -> dict[str, str]:
+    """Benchmark → source, from key `problems`."""
+    return problems if isinstance(problems, dict) else {benchmark_name(problems): problems}
+
+
+def check_names(benchmarks: Collection[str], reserved: Collection[str]) -> None:
+    """Raise `InputError` unless there is a benchmark and every name can name a folder and is not `reserved`."""
+    if not benchmarks:
+        raise InputError("key 'problems' names no benchmark; give at least one, for example {aime24: aime24}")
+    for name in benchmarks:
+        if name in reserved or not re.fullmatch(r"\w[\w.+-]*", name):
+            raise InputError(
+                f"key 'problems' calls a benchmark '{name}': the name of a folder is wanted, not this; give it "
+                "another, as in {mine: <its source>}"
+            )
+
+
+def check_counts(key: str, value: Counts, benchmarks: Collection[str], all_needed: bool = False) -> None:
+    """Raise `InputError` for a number below 1, a benchmark that is not there or, if `all_needed`, one without."""
+    numbers = value if isinstance(value, dict) else dict.fromkeys(benchmarks, value)
+    for name, number in numbers.items():
+        if name not in benchmarks:
+            raise InputError(f"key '{key}' names the benchmark '{name}', which key 'problems' does not have")
+        if number is not None and number < 1:
+            raise InputError(f"key '{key}' has the value {value}; it must be at least 1")
+    if all_needed and (missing := [name for name in benchmarks if name not in numbers]):
+        raise InputError(f"key '{key}' has no number for the benchmark '{missing[0]}'; add it")
+
+
+def count_of(value: Counts, benchmark: str) -> int | None:
+    """The number of one benchmark; None where none is given."""
+    return value.get(benchmark) if isinstance(value, dict) else value
+
+
+def load_benchmarks(sources: Mapping[str, str], count: Counts, seed: int) -> Problems:
+    """The problems of every benchmark. Raises `InputError` for a source that cannot be read."""
+    return {name: load_problems(source, count_of(count, name), seed) for name, source in sources.items()}

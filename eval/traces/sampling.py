@@ -1,0 +1,277 @@
+"""What all scripts that sample have in common: their keys, and sampling what is missing in a trace folder."""
+
+import datetime
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from secateur.deepprune.cut import CutDetector, CutRule
+from secateur.deepprune.judges.base import CutTrace, VectorJudge
+from secateur.engines.base import Engine, Event, SamplingSpec, Usage, trace_seed
+from secateur.engines.models import model_fingerprint
+from secateur.engines.registry import EngineKeys, open_engine, tokenizer_source
+from secateur.engines.sampling import TraceJob, sample_traces
+from secateur.engines.trace_folder import TraceFolderWriter
+from secateur.runtime.console import progress, use_one_torch_thread
+from secateur.runtime.errors import InputError
+from secateur.runtime.process import each_in_its_own_process
+from secateur.runtime.ranks import current_ranks
+from secateur.tasks.prompts import check_family, encode_prompt, evaluation_messages
+from secateur.tasks.records import Problem, Trace
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """Which traces are wanted: `n` of each problem; `max_rows` run at once."""
+
+    problems: Sequence[Problem]
+    n: int
+    spec: SamplingSpec
+    prompt_family: str
+    seed: int
+    max_rows: int
+
+
+@dataclass(kw_only=True)
+class SamplingKeys(EngineKeys):
+    """The keys of every config that samples; the defaults are ThinkPrune's evaluation settings.
+
+    models: name → model folder or Hub id, or the name that the server of engine "openai" has for it.
+    output_dir: gets everything that is made.
+    prompt_family: deepseek, qwen or plain: the sentences around a problem (see secateur/tasks/prompts.py).
+    temperature, top_p, top_k: of sampling; temperature 0 is greedy, top_p 1 and top_k 0 leave every token in.
+    max_tokens: cap on a completion [tokens], end token included; rows: traces decoded at once on each process.
+    dtype, device: of a model in this process; a server has its own.
+    seed: what every trace's own seed is made of, with its problem and its number; also draws `arithmetic:` problems.
+    top_logprobs: how many log-probabilities a token's confidence is the mean of, stored with the trace; 0 for none.
+    """
+
+    models: dict[str, str]
+    output_dir: str
+    prompt_family: str = "deepseek"
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 0
+    max_tokens: int = 32000
+    dtype: str = "bfloat16"
+    device: str = "auto"
+    rows: int = 64
+    seed: int = 0
+    top_logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        check_family(self.prompt_family)
+        self.require_positive("max_tokens", "rows")
+        self.check_engine()
+        if not self.models and self.needs_models:
+            raise InputError("key 'models' is empty; give at least one name and folder, for example {base: path}")
+        for name, path in self.models.items():
+            if self.engine != "openai" and not getattr(self, "dry_run", False):  # which plans with what is to come
+                require_model_folder(f"models.{name}", path)
+            self.tokenizer_of(name)
+
+    @property
+    def needs_models(self) -> bool:
+        return True
+
+    def require_positive(self, *keys: str) -> None:
+        for key in keys:
+            if getattr(self, key) < 1:
+                raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
+
+    @property
+    def spec(self) -> SamplingSpec:
+        return SamplingSpec(self.temperature, self.top_p, self.top_k, self.max_tokens, self.top_logprobs)
+
+    def tokenizer_of(self, model: str) -> str:
+        """Folder or Hub id of the model's tokenizer. Raises `InputError` where a server's model leads to none."""
+        return tokenizer_source(self.engine, self.models[model], self.engine_options)
+
+    def open_engine(self, model: str, capture_layers: Sequence[int] | None = None) -> Engine:
+        """The engine of one of `models`; see `secateur.engines.registry.open_engine`."""
+        return open_engine(
+            self.engine,
+            self.models[model],
+            dtype=self.dtype,
+            device=local_device(self.device),
+            capture_layers=capture_layers,
+            rows=self.rows,
+            options=self.engine_options,
+        )
+
+    def trace_settings(self, model: str, problems: str) -> dict[str, Any]:
+        """What a folder of traces of `model` must have been sampled with for this run to go on with it. No engine is
+        named where it is `transformers`, so that folders from before there was a choice can be gone on with."""
+        path = self.models[model]
+        engine = {} if self.engine == "transformers" else {"engine": self.engine}
+        return engine | {
+            "model": model_fingerprint(path) if Path(path).is_dir() else path,
+            "problems": problems,
+            "sampling": asdict(self.spec),
+            "seed": self.seed,
+            "prompt_family": self.prompt_family,
+            "dtype": self.dtype,
+        }
+
+
+def require_model_folder(key: str, path: str) -> None:
+    """Refuse early what looks like a path and is no model folder; other names are taken for Hub ids."""
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            raise InputError(f"key '{key}' has the value '{path}': a folder without config.json is no model folder")
+    elif path.startswith((".", "/", "outputs/", "~")) or path.count("/") != 1:
+        raise InputError(f"key '{key}' has the value '{path}': no such folder; train or download the model first")
+
+
+def local_device(device: str) -> str:
+    """ "auto" becomes this process's own GPU, or the CPU where there is none; other names stay."""
+    if device != "auto":
+        return device
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
+def model_by_model(work: Callable[..., None], config: SamplingKeys, *arguments: Any) -> None:
+    """`work(config, name, *arguments)` for every model in turn.
+
+    With vLLM each of several models gets a process of its own: of two engines opened in turn in one process the
+    first one's memory did not come back. `work` is then a function of a module and leaves its results on disk; a
+    child that fails ends this process with its exit code. To be called after `claim_devices`, whose choice the
+    children take over, and before this process puts anything on a GPU.
+    """
+    calls = [(config, name, *arguments) for name in config.models]
+    if config.engine == "vllm" and len(calls) > 1:
+        each_in_its_own_process(_work_quietly, [(work, call) for call in calls])
+        return
+    quiet_library_bars()
+    for call in calls:
+        work(*call)
+
+
+def _work_quietly(work: Callable[..., None], call: tuple[Any, ...]) -> None:
+    """What the parent has set up for itself, and then the work."""
+    use_one_torch_thread()
+    quiet_library_bars()
+    work(*call)
+
+
+def quiet_library_bars() -> None:
+    """Theirs would be drawn over our own."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def wait_for_all_processes() -> None:
+    """A barrier. Sampling shares nothing else, so a plain process group on the CPU will do on any machine."""
+    if current_ranks().world_size == 1:
+        return
+    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def prompt_ids(tokenizer, problem: Problem, family: str) -> tuple[int, ...]:
+    return tuple(encode_prompt(tokenizer, evaluation_messages(problem.problem, family)))
+
+
+def sample_missing(
+    engine: Engine,
+    tokenizer,
+    plan: SamplingPlan,
+    writer: TraceFolderWriter,
+    model_name: str,
+    cut: CutRule | None = None,
+    with_states: bool = False,
+    title: str = "traces",
+) -> int:
+    """Sample what `writer`'s folder lacks, each trace stored as it ends. Returns the tokens generated."""
+    jobs = [job for job in _jobs(plan, tokenizer) if (job.problem.id, job.sample) not in writer.done]
+    factory: Callable[[], CutDetector] | None = None if cut is None else lambda: CutDetector(cut)
+    generated = 0
+    if not jobs:
+        return generated
+    with progress(f"{title}{current_ranks().note}", len(jobs)) as shown:
+        for trace in sample_traces(engine, None, jobs, plan.spec, plan.max_rows, factory, with_states):
+            problem = trace.job.problem
+            record = Trace(
+                problem_id=problem.id,
+                problem=problem.problem,
+                gold=problem.answer,
+                sample=trace.job.sample,
+                text=trace.text,
+                model=model_name,
+                token_ids=trace.token_ids,
+                n_tokens=trace.n_tokens,
+                finish_reason=trace.finish_reason,
+            )
+            writer.add(
+                record,
+                cut_tokens=trace.cut_tokens,
+                states=trace.states,
+                confidences=trace.confidences,
+                group=problem.group,
+            )
+            generated += trace.n_tokens
+            shown.advance(note=f"{generated:,} tokens")
+    return generated
+
+
+def _jobs(plan: SamplingPlan, tokenizer) -> Iterator[TraceJob]:
+    for problem in plan.problems:
+        ids = prompt_ids(tokenizer, problem, plan.prompt_family)
+        for sample in range(plan.n):
+            yield TraceJob(problem, sample, ids, trace_seed(plan.seed, problem.id, sample))
+
+
+class EncodingEngine:
+    """An engine whose `states` hands out what an own-state judge makes of them, so that only vectors are stored.
+
+    Each tensor is float64 [1 + width]: what encoding cost [multiply-accumulates], then the vector, both exact.
+    """
+
+    def __init__(self, engine: Engine, judge: VectorJudge) -> None:
+        self._engine, self._judge = engine, judge
+        self.tokenizer, self.parameters = engine.tokenizer, engine.parameters
+        self.capture_layers, self.exact = engine.capture_layers, engine.exact
+
+    def states(self, traces: Sequence[int]) -> list[torch.Tensor]:
+        return [self._encoded(states) for states in self._engine.states(traces)]
+
+    def _encoded(self, states: torch.Tensor) -> torch.Tensor:
+        self._judge.reset_ledger()
+        vector = self._judge.encode(CutTrace((), (), "", states))
+        return torch.from_numpy(np.concatenate([[float(self._judge.ledger.judge_head)], vector.astype(np.float64)]))
+
+    def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
+        return self._engine.start(prompt_ids, seeds, spec)
+
+    def step(self) -> list[Event]:
+        return self._engine.step()
+
+    def park(self, traces: Sequence[int]) -> None:
+        self._engine.park(traces)
+
+    def resume(self, traces: Sequence[int]) -> None:
+        self._engine.resume(traces)
+
+    def prune(self, traces: Sequence[int]) -> None:
+        self._engine.prune(traces)
+
+    def usage(self, trace: int) -> Usage:
+        return self._engine.usage(trace)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def split_vector(stored: torch.Tensor) -> tuple[int, np.ndarray]:
+    """What `EncodingEngine.states` packed: the cost [multiply-accumulates] and the vector [width] float32."""
+    values = stored.numpy()
+    return int(values[0]), values[1:].astype(np.float32)

@@ -1,0 +1,72 @@
+"""What a reward sees of a completion, and the options that all rewards share."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from secateur.runtime.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion of a group, as a formula sees it.
+
+    right: graded correct and allowed to count: a truncated one is not, unless `grade_truncated` says so.
+    length: its token ids, the end token among them [tokens].
+    truncated: the limit cut it off.
+    target: the length that its prompt asked for [tokens]; None where the prompt names none.
+    """
+
+    right: bool
+    length: int
+    truncated: bool = False
+    target: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions:
+    """Options of every reward.
+
+    keep: only so many completions of a group are trained on (GFPO); None keeps all.
+    keep_by: which ones: the shortest (`length`), or those with the most reward per token (`efficiency`).
+    drop_equal_groups: a group whose rewards are all equal leaves the normalisation over the batch (see
+        rewards/filters.py: no other group is sampled in its place).
+    """
+
+    keep: int | None = None
+    keep_by: Literal["length", "efficiency"] = "length"
+    drop_equal_groups: bool = False
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            require(not isinstance(value, float) or math.isfinite(value), key, value, "give a finite number")
+        if self.keep is not None and self.keep < 2:
+            refuse("keep", self.keep, "a baseline needs at least 2 completions; give 2 or more, or leave it out")
+
+    def check_limit(self, limit: int) -> None:
+        """Raise `InputError` where an option does not fit a round's limit [tokens]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapedOptions(RewardOptions):
+    """Options of the rewards whose sources grade whatever text there is.
+
+    grade_truncated: a truncated completion with the right answer counts as right, as in the sources; by default it
+        counts as wrong. A thought that never ended has no answer either way.
+    """
+
+    grade_truncated: bool = False
+
+
+Formula = Callable[[Sequence[Completion], int, Any], list[float]]  # (group, limit [tokens], options) → rewards
+
+
+def refuse(key: str, value: Any, remedy: str) -> NoReturn:
+    raise InputError(f"key 'reward_options.{key}' has the value {value!r}; {remedy}")
+
+
+def require(fits: bool, key: str, value: Any, remedy: str) -> None:
+    """`refuse` unless the value fits."""
+    if not fits:
+        refuse(key, value, remedy)

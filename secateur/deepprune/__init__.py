@@ -1,0 +1,1 @@
+"""Redundancy pruning: parallel traces, of which the redundant ones stop while they run."""

@@ -1,0 +1,92 @@
+"""Judge data: all pairs of traces of one problem, labelled by whether their final answers are equal.
+
+The unit of every split is the problem: two pairs of one problem share traces, so a split by pair would leak.
+What a trace without an answer means depends on why it has none. One that ended by itself agrees with no other:
+its pairs are labelled different. One that ran into the token cap, or of which nothing is known, might have agreed:
+its pairs are left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from secateur.deepprune.judges.base import CutTrace
+from secateur.runtime.errors import InputError
+from secateur.tasks.answers.equality import extract_answer, group_answers
+from secateur.tasks.records import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of traces of one problem; four arrays of one length.
+
+    `first` < `second` number the traces; `labels` 1 = same answer, 0 = different; `unfinished` is True where neither
+    cut is a whole trace, so that nothing of the answer was on show.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    labels: np.ndarray
+    unfinished: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedProblem:
+    """One problem of judge data: what a judge reads, and what it should say.
+
+    `whole[i]` says that trace i ended before its cut was reached, so its cut is the whole trace; `cut_shares` are
+    fractions (0-1) of the trace's tokens that lie in the cut. `group` names the problem's rule or subject.
+    """
+
+    id: str
+    group: str | None
+    cuts: tuple[CutTrace, ...]
+    whole: tuple[bool, ...]
+    cut_shares: tuple[float, ...]
+    pairs: Pairs
+
+
+def answer_keys(traces: Sequence[Trace], thinking: bool = False) -> list[int | None]:
+    """Equal final answers share a key; None = no answer. `thinking`: completions begin inside `<think>`."""
+    return group_answers([extract_answer(trace.text, thinking) for trace in traces])
+
+
+def make_pairs(keys: Sequence[int | None], ended: Sequence[bool], whole: Sequence[bool]) -> Pairs:
+    """All pairs of the traces whose outcome is known (see the module's text).
+
+    `keys` as `answer_keys` gives them; `ended[i]`: trace i ended by itself; `whole[i]`: its cut is all of it.
+    """
+    known = np.array([key is not None or end for key, end in zip(keys, ended, strict=True)], dtype=bool)
+    first, second = np.triu_indices(len(known), k=1)
+    kept = known[first] & known[second]
+    first, second = first[kept], second[kept]
+    # A trace without an answer gets a key of its own, so that it equals nothing.
+    numbers = np.array([-1 - index if key is None else key for index, key in enumerate(keys)])
+    complete = np.array(whole, dtype=bool)
+    return Pairs(
+        first=first,
+        second=second,
+        labels=(numbers[first] == numbers[second]).astype(np.int64),
+        unfinished=~(complete[first] | complete[second]),
+    )
+
+
+def check_disjoint(splits: dict[str, Sequence[JudgedProblem]]) -> None:
+    """Raises `InputError` naming a problem that occurs in two splits."""
+    owner: dict[str, str] = {}
+    for split, problems in splits.items():
+        for problem in problems:
+            other = owner.setdefault(problem.id, split)
+            if other != split:
+                raise InputError(
+                    f"problem '{problem.id}' is in '{other}' and in '{split}'; a judge has to be measured on "
+                    "problems it was not trained on: give splits without common problems"
+                )
+
+
+def all_labels(problems: Sequence[JudgedProblem]) -> np.ndarray:
+    return np.concatenate([problem.pairs.labels for problem in problems])

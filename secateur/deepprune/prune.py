@@ -1,0 +1,104 @@
+"""Pruned consensus in a program of your own.
+
+    from secateur import load_judge, prune
+    from secateur.engines.local.engine import TransformersEngine
+
+    judge = load_judge("path/of/judge", "path/of/model")
+    engine = TransformersEngine("path/of/model", capture_layers=judge.capture_layers)
+    result = prune("What is 17 · 23?", engine, judge, n=64)
+    print(result.answer, result.usage)
+
+Many problems at once share the engine's batch through `secateur.deepprune.controller.run_online`, on which this
+stands."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from secateur.deepprune.controller import OnlineTrace, ProblemJob, run_online
+from secateur.deepprune.decide import ADAPTIVE_RULE, Decision, PruneRule
+from secateur.deepprune.judges.base import Judge
+from secateur.engines.accounting import TokenLedger
+from secateur.engines.base import Engine, SamplingSpec
+from secateur.runtime.errors import InputError
+from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
+
+DEFAULT_FAMILY = "deepseek"  # that of all commands
+DEFAULT_SPEC = SamplingSpec(temperature=0.6, top_p=0.95, max_tokens=32_768)
+"""How reasoning models are usually sampled (that of the R1-distills and of the paper's setting)."""
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """The vote's `answer`, None if no trace that finished gave one; all n `traces`; and what it took.
+
+    `usage` holds the tokens of all traces and of the judge; `decision` the clusters, who voted, and whether the judge
+    failed (then no trace is pruned that had not been pruned before, and a warning says so).
+    """
+
+    answer: str | None
+    traces: list[OnlineTrace]
+    usage: TokenLedger
+    decision: Decision
+
+
+def prune(
+    problem: str | Sequence[Mapping[str, str]],
+    engine: Engine,
+    judge: Judge,
+    n: int = 64,
+    *,
+    spec: SamplingSpec = DEFAULT_SPEC,
+    rule: PruneRule = ADAPTIVE_RULE,
+    prompt_family: str | None = None,
+    seed: int = 0,
+) -> PruneResult:
+    """Answer one problem by the vote of n parallel traces, of which redundant ones stop while they run.
+
+    `problem` is the problem's text, which gets the instruction of `prompt_family` (secateur/tasks/prompts.py:
+    deepseek, qwen, or plain for none; by default as the judge's traces were prompted, deepseek where it does not
+    say), or chat messages, which are rendered as they are; the final answer is taken from the last `\\boxed{…}`. By
+    default up to n traces start in batches and few of them finish; `rule=PruneRule()` is the paper's rule. `seed`
+    makes the run repeatable. The engine may be used again, but for one call at a time.
+
+    Raises `InputError` for an engine that lacks what the judge reads, fewer than 2 traces, or a prompt that the
+    engine refuses, and `EngineError` if the engine breaks down.
+    """
+    _check_states(engine, judge)
+    if engine.tokenizer is None:
+        raise InputError(
+            "the engine has no tokenizer, so no prompt can be rendered: open it with the model's tokenizer"
+        )
+    prompt_ids = encode_prompt(
+        engine.tokenizer, _messages(problem, prompt_family or judge.prompt_family or DEFAULT_FAMILY)
+    )
+    name = hashlib.sha256(repr(prompt_ids).encode()).hexdigest()[:16]
+    job = ProblemJob.sampled(name, prompt_ids, n, seed)
+    thinking = starts_inside_thinking(engine.tokenizer)
+    (result,) = run_online(engine, [job], spec, judge, rule, max_rows=n, thinking=thinking)
+    return PruneResult(result.answer, result.traces, result.ledger, result.decision)
+
+
+def _messages(problem: str | Sequence[Mapping[str, str]], prompt_family: str) -> list[dict[str, str]]:
+    if isinstance(problem, str):
+        if not problem.strip():
+            raise InputError("the problem is empty: give its text or chat messages")
+        return evaluation_messages(problem, prompt_family)
+    messages = [dict(message) for message in problem]
+    if not messages or any(not {"role", "content"} <= message.keys() for message in messages):
+        raise InputError(
+            f"the problem is {messages!r:.200}: give a text, or chat messages such as "
+            '[{"role": "user", "content": "…"}]'
+        )
+    return messages
+
+
+def _check_states(engine: Engine, judge: Judge) -> None:
+    if not judge.needs_states or tuple(engine.capture_layers) == tuple(judge.capture_layers):
+        return
+    wanted = tuple(judge.capture_layers)
+    found = f"captures those of layers {tuple(engine.capture_layers)}" if engine.capture_layers else "captures none"
+    raise InputError(
+        f"the judge '{judge.name}' reads the generator's hidden states of layers {wanted}, but the engine {found}: "
+        f"open it with capture_layers={wanted}, or take a judge that reads text"
+    )

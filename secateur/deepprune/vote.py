@@ -1,0 +1,74 @@
+"""The vote of finished traces, whether those that still run could change it, and how sure a lead is."""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
+from math import comb
+
+
+def majority(keys: Sequence[Hashable | None], weights: Sequence[float] | None = None) -> Hashable | None:
+    """The answer key with the greatest total weight; of equals the one seen first.
+
+    `keys` are such that equal answers have equal keys (`secateur.tasks.answers.equality.group_answers`); None, a
+    trace without an answer, abstains, so None is returned only when nobody votes. Totals are rounded once, whatever
+    the order.
+
+    >>> majority(["7", None, "3", None, "3"])
+    '3'
+    """
+    votes: dict[Hashable, list[float]] = {}
+    for key, weight in zip(keys, [1.0] * len(keys) if weights is None else weights, strict=True):
+        if key is not None:
+            votes.setdefault(key, []).append(weight)
+    return max(votes, key=lambda key: math.fsum(votes[key]), default=None)
+
+
+def weighted_vote(finished: Mapping[int, Hashable | None], weights: Mapping[int, float]) -> Hashable | None:
+    """The majority of the voters that have finished, the earlier traces first.
+
+    `finished`: trace → answer key; `weights`: voter → weight, positive.
+    """
+    voters = sorted(trace for trace in weights if trace in finished)
+    return majority([finished[trace] for trace in voters], [weights[trace] for trace in voters])
+
+
+def is_decided(finished: Mapping[int, Hashable | None], weights: Mapping[int, float]) -> bool:
+    """Whether `weighted_vote` would be the same whatever the voters answer that have not finished.
+
+    Not before somebody has given an answer, unless nobody is left to wait for.
+
+    >>> is_decided({0: "7", 2: "7"}, {0: 1.0, 1: 1.0, 2: 1.0})
+    True
+    >>> is_decided({1: "7", 2: "3"}, {0: 1.0, 1: 1.0, 2: 1.0})
+    False
+    """
+    pending = [trace for trace in weights if trace not in finished]
+    leader = weighted_vote(finished, weights)
+    if not pending or leader is None:
+        return not pending
+    backers: dict[Hashable, list[int]] = {}
+    for trace in weights:
+        if trace in finished and finished[trace] is not None:
+            backers.setdefault(finished[trace], []).append(trace)
+    leading = backers.pop(leader)
+    lead = math.fsum(weights[trace] for trace in leading)
+    for behind in (*backers.values(), []):  # the last: an answer that nobody has given yet
+        at_most = math.fsum(weights[trace] for trace in (*behind, *pending))
+        wins_tie = min(*behind, *pending, min(leading)) < min(leading)
+        if at_most > lead or (at_most == lead and wins_tie):
+            return False
+    return True
+
+
+@lru_cache(maxsize=65536)
+def majority_stays(first: int, second: int) -> float:
+    """P(p > 1/2) for p ~ Beta(first + 1, second + 1): the probability that the most frequent answer is more frequent
+    than the second, given how often both were seen.
+
+    For whole counts it is a binomial tail, computed exactly.
+
+    >>> majority_stays(1, 0), majority_stays(3, 1)
+    (0.75, 0.8125)
+    """
+    trials = first + second + 1
+    return sum(comb(trials, successes) for successes in range(first + 1)) / 2**trials

@@ -1,0 +1,125 @@
+"""The one place where tokens become cost. Token counts come from the engines' ids, never from re-tokenised text.
+
+Unit of cost: multiply-accumulates of one forward pass, parameters × tokens (a forward pass costs about two FLOPs per
+parameter and token, so ratios of these numbers are ratios of FLOPs). Attention over the context and the prefill of
+the problem's own prompt, which every method pays alike, are left out. Cached judge tokens are free.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+
+from secateur.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class TokenLedger:
+    """What answering one problem, or many, spent [tokens], except `judge_head` [multiply-accumulates].
+
+    `generated` counts every delivered token, kept or not; `overrun` those computed after a stop; `judge_head` is the
+    work of a small comparing head that reads no tokens; `longest_trace` is the critical path, the decode steps that
+    had to follow one another, and the sum of two ledgers keeps the longer one.
+    """
+
+    generated: int = 0
+    overrun: int = 0
+    judge_prefill: int = 0
+    judge_cached: int = 0
+    judge_generated: int = 0
+    judge_head: int = 0
+    longest_trace: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) < 0:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}: counts are never negative")
+
+    def __add__(self, other: "TokenLedger") -> "TokenLedger":
+        if not isinstance(other, TokenLedger):
+            return NotImplemented
+        sums = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        return TokenLedger(**sums | {"longest_trace": max(self.longest_trace, other.longest_trace)})
+
+
+@dataclass(frozen=True)
+class JudgeBill:
+    """What judging the cuts of one problem costs: `everything` for all cuts and all pairs of them, of which `cuts`
+    is for reading each cut by itself. The rest is for pairs, taken as equally dear."""
+
+    everything: TokenLedger = TokenLedger()
+    cuts: tuple[TokenLedger, ...] = ()
+
+    def of(self, traces: Iterable[int], pairs: int) -> TokenLedger:
+        """The cost of reading some of the cuts and comparing that many pairs; may be fractional."""
+        n = len(self.cuts)
+        if n < 2:
+            return self.everything
+        read, shares = self._reading(traces), {}
+        for key in JUDGE_COSTS:
+            if not getattr(self.everything, key):  # most judges cost in one or two ways only
+                shares[key] = 0.0
+                continue
+            rest = getattr(self.everything, key) - sum(getattr(cut, key) for cut in self.cuts)
+            shares[key] = rest * pairs / (n * (n - 1) / 2) + sum(getattr(cut, key) for cut in read)
+        return TokenLedger(**shares)
+
+    def _reading(self, traces: Iterable[int]) -> list[TokenLedger]:
+        """What reading these cuts by themselves costs. Where all found their beginning in the judge's cache, the one
+        that had read it is not among them, and the first has to."""
+        read = [self.cuts[trace] for trace in traces]
+        if self.everything.judge_cached and read and all(cut.judge_cached for cut in read):
+            first = read[0]
+            read[0] = replace(first, judge_prefill=first.judge_prefill + first.judge_cached, judge_cached=0)
+        return read
+
+    def part(self, traces: Sequence[int]) -> "JudgeBill":
+        """The bill of some of the traces, in that order, as if there were no others."""
+        m = len(traces)
+        return JudgeBill(self.of(traces, m * (m - 1) // 2), tuple(self._reading(traces)) if self.cuts else ())
+
+    def reordered(self, order: Sequence[int]) -> "JudgeBill":
+        """The bill of the same traces in another order."""
+        return JudgeBill(self.everything, tuple(self.cuts[place] for place in order) if self.cuts else ())
+
+
+JUDGE_COSTS = ("judge_prefill", "judge_cached", "judge_generated", "judge_head")
+NO_JUDGE = JudgeBill()
+
+
+def net_cost(ledger: TokenLedger, generator_parameters: int, judge_parameters: int) -> int:
+    """Everything that was spent [multiply-accumulates], each token weighted by the model that computed it.
+
+    `judge_parameters` is 0 for a judge that reads the generator's own states; its head is paid through `judge_head`.
+    """
+    generator = generator_parameters * (ledger.generated + ledger.overrun)
+    judge = judge_parameters * (ledger.judge_prefill + ledger.judge_generated)
+    return generator + judge + ledger.judge_head
+
+
+def saving_gross(generated: int, reference_generated: int) -> float:
+    """1 − generated tokens ÷ those of consensus over all traces of the base model; negative if more were spent."""
+    return 1 - generated / _positive(reference_generated, "reference_generated")
+
+
+def saving_net(
+    ledger: TokenLedger,
+    *,
+    generator_parameters: int,
+    judge_parameters: int,
+    reference_generated: int,
+    reference_parameters: int,
+) -> float:
+    """1 − everything spent ÷ what consensus over all traces of the base model spends, in the base model's FLOPs.
+
+    `reference_generated` [tokens] and `reference_parameters` belong to the base model, also when the generator is
+    another model; overrun and judge are counted, so this may be negative.
+    """
+    reference = _positive(reference_generated, "reference_generated") * _positive(
+        reference_parameters, "reference_parameters"
+    )
+    return 1 - net_cost(ledger, generator_parameters, judge_parameters) / reference
+
+
+def _positive(value: int, name: str) -> int:
+    if value <= 0:
+        raise InputError(f"{name} is {value}: a saving needs a reference that spent something")
+    return value

@@ -1,0 +1,146 @@
+"""Generation that can be stopped and resumed trace by trace: the interface that every engine keeps.
+
+Invariants: the token ids of all events of a trace sum up to its `Usage.generated_tokens`; no event follows a prune;
+a parked trace goes on exactly after its last token; `prefill_computed + prefill_cached` covers all prompt positions,
+and where resuming reads a trace again, those of every reading.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+from secateur.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+class EngineError(RuntimeError):
+    """The engine cannot go on: its server is gone, its worker died, it stands still. Its traces are lost."""
+
+
+@dataclass(frozen=True)
+class SamplingSpec:
+    """How traces are sampled. `max_tokens` [tokens] caps the completion, end token included; temperature 0 is greedy;
+    `top_k` 0 and `top_p` 1 are off. `top_logprobs` > 0 asks for every token's confidence, the negative mean of that
+    many top log-probabilities (DeepConf, arXiv 2508.15260, uses 20). Values out of range raise `InputError`."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 512
+    top_logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise InputError(f"key 'temperature' has the value {self.temperature}: expected 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"key 'top_p' has the value {self.top_p}: expected a share above 0, at most 1 (off)")
+        if self.top_k < 0:
+            raise InputError(f"key 'top_k' has the value {self.top_k}: expected 0 (off) or more tokens")
+        if self.max_tokens < 1:
+            raise InputError(f"key 'max_tokens' has the value {self.max_tokens}: expected at least 1 token")
+        if self.top_logprobs < 0:
+            raise InputError(f"key 'top_logprobs' has the value {self.top_logprobs}: expected 0 (off) or more")
+
+
+@dataclass
+class Usage:
+    """What one trace cost [tokens]. `generated_tokens` counts every delivered token, kept or not;
+    `overrun_tokens` those computed after a stop and never delivered; `exact` is False where a server hides some."""
+
+    prompt_tokens: int
+    generated_tokens: int = 0
+    overrun_tokens: int = 0
+    prefill_computed: int = 0
+    prefill_cached: int = 0
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Event:
+    """New tokens of one trace. `done` is None while it runs, "stop" or "length" when it has ended; `confidences`
+    holds one number per token id where `SamplingSpec.top_logprobs` asked for them."""
+
+    trace: int
+    token_ids: tuple[int, ...]
+    text: str
+    done: Literal["stop", "length"] | None = None
+    confidences: tuple[float, ...] = ()
+
+
+class Engine(Protocol):
+    """One model, many traces. Trace handles are integers, unique for the life of the engine.
+
+    `tokenizer` is None where only a text server knows it. `parameters` counts the model's, tied ones once: the weight
+    of a token in `secateur.engines.accounting`. `capture_layers` index transformers' `hidden_states` (0 = embeddings,
+    the last one after the final norm), () where no states are kept. `exact`: a replay gives the tokens of the live
+    run, one by one. Every method may raise `EngineError`; the traces that ran are lost with it."""
+
+    tokenizer: "PreTrainedTokenizerBase | None"
+    parameters: int
+    capture_layers: tuple[int, ...]
+    exact: bool
+
+    def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
+        """Begin one trace per seed on the same prompt; prefilled once. Returns the handles in the order of seeds."""
+
+    def step(self) -> list[Event]:
+        """Decode once for every running trace; [] only when nothing runs."""
+
+    def park(self, traces: Sequence[int]) -> None:
+        """Take traces out of the batch; they can be resumed."""
+
+    def resume(self, traces: Sequence[int]) -> None:
+        """Let parked traces go on exactly after their last token."""
+
+    def prune(self, traces: Sequence[int]) -> None:
+        """End running or parked traces for good and free what they hold."""
+
+    def usage(self, trace: int) -> Usage: ...
+
+    def states(self, traces: Sequence[int]) -> "list[torch.Tensor]":
+        """Hidden states of each trace's generated tokens that were fed back so far: fp16, shape
+        [tokens, layers, hidden] (the newest token has been sampled but not fed, so it has none yet). The traces may
+        be running, parked or ended. Only engines built with `capture_layers`; capturing for them ends here."""
+
+    def close(self) -> None: ...
+
+
+def trace_seed(base_seed: int, problem_id: str, sample: int) -> int:
+    """A seed that depends only on what the trace is, not on batch, order or process: live run and replay agree."""
+    digest = hashlib.sha256(f"{base_seed}|{problem_id}|{sample}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def check_prompt(prompt: Sequence[int], spec: SamplingSpec, vocabulary: int | None, context: int | None) -> None:
+    """Raises `InputError` for an empty prompt, an id outside the vocabulary, and a prompt whose longest completion
+    exceeds the context [tokens]; what is None is not known and not checked."""
+    if not prompt:
+        raise InputError("the prompt is empty: give at least one token id")
+    if vocabulary is not None and (min(prompt) < 0 or max(prompt) >= vocabulary):
+        raise InputError(f"the prompt holds the id {max(prompt)}, the model's vocabulary ends at {vocabulary}")
+    if context is not None and len(prompt) + spec.max_tokens > context:
+        raise InputError(
+            f"prompt of {len(prompt)} tokens + max_tokens {spec.max_tokens} exceed the context of {context}: lower "
+            f"max_tokens to {max(context - len(prompt), 0)} or shorten the prompt"
+        )
+
+
+class HasStatus(Protocol):
+    handle: int
+    status: str
+
+
+H = TypeVar("H", bound=HasStatus)
+
+
+def select_traces(traces: Sequence[H], handles: Sequence[int], allowed: tuple[str, ...]) -> list[H]:
+    """The traces of these handles, each once. Raises `ValueError` for one whose status is not among `allowed`."""
+    chosen = [traces[handle] for handle in dict.fromkeys(handles)]
+    for trace in chosen:
+        if trace.status not in allowed:
+            raise ValueError(f"trace {trace.handle} is {trace.status}; expected {' or '.join(allowed)}")
+    return chosen

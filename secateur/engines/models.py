@@ -1,0 +1,124 @@
+"""Opening a model folder for generation, and refusing early what the engine cannot run exactly."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.cache_utils import DynamicLayer
+
+from secateur.engines.local.attention import GROUPED_ATTENTION
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import sampled_digest
+
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def check_model_folder(path: str | Path) -> None:
+    """Names that are no local folder are taken for hub ids."""
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise InputError(f"{path}: no config.json there; give a Hugging Face model folder")
+
+
+def load_model(path: str | Path, dtype: str, device: torch.device) -> PreTrainedModel:
+    """A causal language model from a folder or a hub id, ready for inference.
+
+    Raises `InputError` for a folder without config.json or weights, an unknown dtype, a model that is not causal.
+    """
+    if dtype not in _DTYPES:
+        raise InputError(f"key 'dtype' has the value {dtype!r}: expected one of {', '.join(_DTYPES)}")
+    check_model_folder(path)
+    try:
+        config = AutoConfig.from_pretrained(path)
+        check_cache_layers(config, str(path))
+        model = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=getattr(torch, dtype), attn_implementation=_attention_for(config)
+        )
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be loaded as a causal language model ({error})") from None
+    return model.to(device).eval()
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    if Path(path).is_dir() and not any(Path(path).glob("tokenizer*")):
+        raise InputError(
+            f"{path}: no tokenizer there (tokenizer.json, tokenizer_config.json); save it beside the model"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: its tokenizer cannot be loaded ({error})") from None
+
+
+def check_cache_layers(config: PreTrainedConfig, name: str) -> None:
+    """Only plain full attention: a sliding or recurrent layer forgets, so a parked trace could not go on exactly."""
+    layers = DynamicCache(config=config).layers
+    for index, layer in enumerate(layers):
+        if type(layer) is not DynamicLayer:
+            raise InputError(
+                f"{name}: layer {index} keeps its past in a {type(layer).__name__}; the transformers engine "
+                "parks and resumes full-attention models only; use the vllm engine for this model"
+            )
+
+
+def check_capture_layers(
+    layers: Sequence[int] | None, config: PreTrainedConfig, key: str = "capture_layers"
+) -> tuple[int, ...]:
+    """`layers` index transformers' `hidden_states` tuple: 0 embeddings … num_hidden_layers last layer, normed."""
+    last = config.get_text_config(decoder=True).num_hidden_layers
+    chosen = tuple(layers or ())
+    for layer in chosen:
+        if not 0 <= layer <= last:
+            raise InputError(f"key '{key}' holds {layer}: this model has the states 0 to {last}")
+    if len(set(chosen)) != len(chosen):
+        raise InputError(f"key '{key}' has the value {list(chosen)}: a layer is named twice")
+    return chosen
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends a completion, for the generation config, the config and the tokenizer."""
+    ids: set[int] = set()
+    for value in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+        if value is not None:
+            ids.update(value if isinstance(value, list) else [value])
+    if not ids:
+        raise InputError(f"{model.name_or_path}: neither model nor tokenizer names an end token; set eos_token_id")
+    return frozenset(ids)
+
+
+def count_parameters(config: PreTrainedConfig) -> int:
+    """Parameters of the model, tied ones once, without loading a weight."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config).num_parameters()
+    except ValueError as error:
+        raise InputError(
+            f"{config.name_or_path}: not a causal language model that transformers knows ({error})"
+        ) from None
+
+
+def model_fingerprint(folder: str | Path) -> str:
+    """Sixteen hex digits that tell two model folders apart: config and weights (size, and the first and last MiB of
+    every weight file, so that large models cost milliseconds)."""
+    folder = Path(folder)
+    files = sorted(path for pattern in ("config.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))
+    if not files:
+        raise InputError(f"{folder}: no config.json and no weights there; give a Hugging Face model folder")
+    return sampled_digest((path.name, path) for path in files)
+
+
+def _attention_for(config: PreTrainedConfig) -> str | None:
+    text = config.get_text_config(decoder=True)
+    heads = getattr(text, "num_attention_heads", 0)
+    groups = getattr(text, "num_key_value_heads", None)
+    return GROUPED_ATTENTION if groups and heads > groups else None

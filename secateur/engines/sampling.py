@@ -1,0 +1,173 @@
+"""Sampling many problems through one engine with a bounded number of traces at once.
+
+Traces are handed out as they end. Freed places are filled in small lots, so that samples of one problem share their
+prefill and new prompts share a forward pass, while the long tail of one problem never leaves the batch empty.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from secateur.engines.base import Engine, Event, SamplingSpec, Usage
+from secateur.runtime.errors import InputError
+from secateur.tasks.records import Problem
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+_LOTS = 16  # a lot is 1/16 of the places: at most that share stands empty, and a prompt is prefilled once per lot
+
+
+class CutDetector(Protocol):
+    """Says when a trace has reached its cut (see secateur.deepprune.cut)."""
+
+    def feed(self, text_delta: str, n_tokens: int) -> bool:
+        """True at the step at which the cut is reached; `n_tokens` [tokens] is the size of this delta."""
+
+
+@dataclass(frozen=True)
+class TraceJob:
+    """One trace to sample; `seed` is usually `secateur.engines.base.trace_seed(...)`."""
+
+    problem: Problem
+    sample: int
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass
+class FinishedTrace:
+    """A trace that ended. `cut_tokens` [tokens] is where its cut was seen, None if it ended first.
+
+    `states` fp16 [tokens, layers, hidden] covers the generated tokens fed until the cut (or the end): one less than
+    were sampled by then. `confidences` has one number per token where the spec asked for them. `n_tokens` is the
+    number of `token_ids`; what a server counts, if it keeps its ids to itself, is in `usage`.
+    """
+
+    job: TraceJob
+    token_ids: tuple[int, ...]
+    text: str
+    n_tokens: int
+    finish_reason: str
+    usage: Usage
+    cut_tokens: int | None = None
+    states: "torch.Tensor | None" = None
+    confidences: tuple[float, ...] = ()
+
+
+@dataclass(eq=False)
+class _Running:
+    job: TraceJob
+    detector: CutDetector | None
+    token_ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    cut_tokens: int | None = None
+    states: "torch.Tensor | None" = None
+
+    def take(self, event: Event) -> bool:
+        """Append an event. True if it brings the trace to its cut; one that ends with that very event has no cut."""
+        self.token_ids.extend(event.token_ids)
+        self.texts.append(event.text)
+        self.confidences.extend(event.confidences)
+        if self.cut_tokens is not None or self.detector is None or event.done is not None:
+            return False
+        if not self.detector.feed(event.text, len(event.token_ids)):
+            return False
+        self.cut_tokens = len(self.token_ids)
+        return True
+
+
+def sample_traces(
+    engine: Engine,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    jobs: Sequence[TraceJob],
+    spec: SamplingSpec,
+    max_rows: int = 256,
+    cut_factory: Callable[[], CutDetector] | None = None,
+    with_states: bool = False,
+) -> Iterator[FinishedTrace]:
+    """Run all jobs, at most `max_rows` at once, and yield each trace when it ends.
+
+    Neighbouring jobs with the same prompt are started together where they fit. `with_states` needs an engine that
+    captures; states are taken at the cut, or at the end of a trace that has none, in one call for all traces that
+    come there in a step. The text is decoded from all ids at once; without a tokenizer it is that of the events,
+    which is the only true one where a server keeps its ids to itself. Raises `InputError` if a (problem, sample) is
+    asked for twice.
+    """
+    _check_jobs(jobs, max_rows)
+    waiting, running = list(reversed(jobs)), {}
+    lot = max(1, max_rows // _LOTS)
+    while waiting or running:
+        room = max_rows - len(running)
+        if waiting and (room >= lot or not running):
+            _fill(engine, waiting, running, room, spec, cut_factory)
+        events = engine.step()
+        _take(engine, running, events, with_states)
+        for event in events:
+            if event.done is not None:
+                yield _finished(engine, tokenizer, running.pop(event.trace), event)
+
+
+def _check_jobs(jobs: Sequence[TraceJob], max_rows: int) -> None:
+    if max_rows < 1:
+        raise InputError(f"max_rows is {max_rows}: at least one trace must run")
+    seen: set[tuple[str, int]] = set()
+    for job in jobs:
+        key = (job.problem.id, job.sample)
+        if key in seen:
+            raise InputError(f"sample {job.sample} of problem '{job.problem.id}' is asked for twice")
+        seen.add(key)
+
+
+def _fill(
+    engine: Engine,
+    waiting: list[TraceJob],
+    running: dict[int, _Running],
+    room: int,
+    spec: SamplingSpec,
+    cut_factory: Callable[[], CutDetector] | None,
+) -> None:
+    """Start jobs from the end of `waiting` until `room` is used up, one `start` per prompt."""
+    while waiting and room:
+        group = [waiting.pop()]
+        while waiting and len(group) < room and waiting[-1].prompt_ids == group[0].prompt_ids:
+            group.append(waiting.pop())
+        handles = engine.start(group[0].prompt_ids, [job.seed for job in group], spec)
+        for handle, job in zip(handles, group, strict=True):
+            running[handle] = _Running(job, cut_factory() if cut_factory else None)
+        room -= len(group)
+
+
+def _take(engine: Engine, running: dict[int, _Running], events: Sequence[Event], with_states: bool) -> None:
+    """Append the events of one step to their traces, and keep the states of those that come to their cut or end."""
+    due = []
+    for event in events:
+        trace = running[event.trace]
+        whole = event.done is not None and trace.cut_tokens is None
+        if trace.take(event) or whole:
+            due.append(event.trace)
+    if with_states and due:
+        for handle, states in zip(due, engine.states(due), strict=True):
+            running[handle].states = states
+
+
+def _finished(
+    engine: Engine, tokenizer: "PreTrainedTokenizerBase | None", trace: _Running, event: Event
+) -> FinishedTrace:
+    if tokenizer is None:
+        text = "".join(trace.texts)
+    else:
+        text = tokenizer.decode(trace.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return FinishedTrace(
+        job=trace.job,
+        token_ids=tuple(trace.token_ids),
+        text=text,
+        n_tokens=len(trace.token_ids),
+        finish_reason=event.done,
+        usage=engine.usage(event.trace),
+        cut_tokens=trace.cut_tokens,
+        states=trace.states,
+        confidences=tuple(trace.confidences),
+    )

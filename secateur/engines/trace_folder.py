@@ -1,0 +1,255 @@
+"""A folder of sampled traces that several processes append to and that survives a kill at any moment.
+
+`traces-rank<r>.jsonl` holds Trace records with the extra keys `cut_tokens`, `group`, `states` and `confidences`. The
+last two name a file in `states/*.safetensors`, one per problem and lot, which is on disk before the line: hidden
+states (2 bytes × layers × hidden per token until the cut) under the sample number, token confidences (2 bytes per
+token) under `confidences-<sample>`. `settings.json` says what the traces were sampled with; others are refused.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.tasks.records import Problem, Trace, read_traces
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+CONFIDENCES_REMEDY = "sample anew into another output folder with `top_logprobs: 20`"
+_LOT = 64  # traces of one problem that wait for a common states file
+_LOT_SECONDS = 60.0  # …but none waits longer than this for its line
+
+
+@dataclass(frozen=True)
+class StoredTrace:
+    """A trace of the folder; `cut_tokens` [tokens] is None if it ended before its cut."""
+
+    trace: Trace
+    cut_tokens: int | None
+    states_path: Path | None
+    confidences_path: Path | None = None
+
+    def load_states(self) -> "torch.Tensor":
+        """fp16 [tokens fed until the cut, layers, hidden]. Raises `InputError` if the file lacks them."""
+        return self._load(self.states_path, str(self.trace.sample), "states", "pt", "")
+
+    def load_confidences(self) -> "np.ndarray":
+        """fp16 [n_tokens], see `secateur.engines.base.Event.confidences`. Raises `InputError` if the file lacks
+        them."""
+        name = _confidences_name(self.trace.sample)
+        return self._load(self.confidences_path, name, "token confidences", "np", "; " + CONFIDENCES_REMEDY)
+
+    def _load(self, path: Path | None, name: str, what: str, framework: str, remedy: str) -> Any:
+        from safetensors import SafetensorError, safe_open
+
+        sample = self.trace.sample
+        if path is None:
+            raise InputError(f"sample {sample} of '{self.trace.problem_id}' was stored without {what}{remedy}")
+        try:
+            with safe_open(path, framework=framework) as handle:
+                return handle.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: no {what} of sample {sample} ({error}); collect the traces again") from None
+
+
+@dataclass(frozen=True)
+class ProblemTraces:
+    """One problem with its traces in the order of their sample numbers."""
+
+    problem: Problem
+    traces: list[StoredTrace]
+
+
+@dataclass
+class _Lot:
+    since: float
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    tensors: dict[str, "torch.Tensor"] = field(default_factory=dict)
+
+
+class TraceFolderWriter:
+    """Appends finished traces to `folder`; a context manager. `done` holds the (problem id, sample) that are there.
+
+    `settings` are JSON values that fix what the traces are (model, sampling, seed, prompt); a folder begun with
+    others raises `InputError` before anything is touched. `rank` names the file, so that processes never share one.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], rank: int = 0) -> None:
+        self.folder = Path(folder)
+        check_trace_settings(self.folder, settings)
+        self._file = self.folder / f"traces-rank{rank}.jsonl"
+        repair_torn_tail(self._file)
+        if not (self.folder / "settings.json").is_file():
+            write_json(self.folder / "settings.json", settings)
+        self.done = _stored_keys(self.folder)
+        self._lots: dict[str, _Lot] = {}
+
+    def add(
+        self,
+        trace: Trace,
+        *,
+        cut_tokens: int | None = None,
+        states: "torch.Tensor | None" = None,
+        confidences: Sequence[float] | None = None,
+        group: str | None = None,
+    ) -> None:
+        """Store one trace: a line alone at once, one with states or confidences when its lot is written (`flush`).
+
+        `confidences` are one number per token; none at all (None or empty) means that they were not asked for.
+        """
+        key = (trace.problem_id, trace.sample)
+        if key in self.done:
+            raise InputError(f"{self.folder}: sample {trace.sample} of problem '{trace.problem_id}' is there already")
+        self.done.add(key)
+        line = trace.to_json() | {"cut_tokens": cut_tokens} | ({} if group is None else {"group": group})
+        tensors = _tensors(trace, states, confidences)
+        if not tensors:
+            append_jsonl(self._file, [line])
+        else:
+            lot = self._lots.setdefault(trace.problem_id, _Lot(time.monotonic()))
+            lot.lines.append(line)
+            lot.tensors.update(tensors)
+        self._flush_ripe()
+
+    def flush(self) -> None:
+        """Put everything that waits on disk."""
+        for problem_id in list(self._lots):
+            self._write_lot(problem_id)
+
+    def __enter__(self) -> "TraceFolderWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+
+    def _flush_ripe(self) -> None:
+        now = time.monotonic()
+        for problem_id, lot in list(self._lots.items()):
+            if len(lot.lines) >= _LOT or now - lot.since > _LOT_SECONDS:
+                self._write_lot(problem_id)
+
+    def _write_lot(self, problem_id: str) -> None:
+        from safetensors.torch import save_file
+
+        lot = self._lots.pop(problem_id)
+        name = f"states/{quote(problem_id, safe='')}-{lot.lines[0]['sample']}.safetensors"
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        save_file(lot.tensors, temporary)
+        os.replace(temporary, path)
+        append_jsonl(self._file, [line | _places(lot, line["sample"], name) for line in lot.lines])
+
+
+def _confidences_name(sample: int) -> str:
+    return f"confidences-{sample}"
+
+
+def _tensors(
+    trace: Trace, states: "torch.Tensor | None", confidences: Sequence[float] | None
+) -> dict[str, "torch.Tensor"]:
+    """What of a trace goes into its lot's file, under its names there."""
+    tensors = {}
+    if states is not None:
+        tensors[str(trace.sample)] = states.cpu().contiguous()
+    if confidences is not None and len(confidences):
+        import torch
+
+        if len(confidences) != trace.n_tokens:
+            raise ValueError(f"{len(confidences)} confidences for a trace of {trace.n_tokens} tokens")
+        tensors[_confidences_name(trace.sample)] = torch.tensor(confidences).half()
+    return tensors
+
+
+def _places(lot: _Lot, sample: int, file: str) -> dict[str, str]:
+    """The line keys that say in which file a trace's states and confidences are."""
+    names = {"states": str(sample), "confidences": _confidences_name(sample)}
+    return {key: file for key, name in names.items() if name in lot.tensors}
+
+
+def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
+    """Everything stored so far, problems in the order of their ids' first appearance over the sorted rank files.
+
+    A line that a kill left unfinished is passed over. Raises `InputError` for a folder without traces, a damaged
+    line, a sample stored twice or two texts for one problem id.
+    """
+    folder = Path(folder)
+    problems: dict[str, ProblemTraces] = {}
+    seen: set[tuple[str, int]] = set()
+    for path in _trace_files(folder):
+        for trace, extra in _read_file(path):
+            if (trace.problem_id, trace.sample) in seen:
+                raise InputError(f"{path}: sample {trace.sample} of problem '{trace.problem_id}' is stored twice")
+            seen.add((trace.problem_id, trace.sample))
+            problem = Problem(trace.problem_id, trace.problem, trace.gold, extra.get("group"))
+            entry = problems.setdefault(trace.problem_id, ProblemTraces(problem, []))
+            if entry.problem != problem:
+                raise InputError(f"{path}: problem '{problem.id}' has two different texts, answers or groups")
+            files = [folder / extra[key] if extra.get(key) else None for key in ("states", "confidences")]
+            entry.traces.append(StoredTrace(trace, extra.get("cut_tokens"), *files))
+    if not problems:
+        raise InputError(f"{folder}: no traces there; run eval/collect_traces.py with this output folder first")
+    for entry in problems.values():
+        entry.traces.sort(key=lambda stored: stored.trace.sample)
+    return list(problems.values())
+
+
+def _trace_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("traces*.jsonl"))
+
+
+def _read_file(path: Path) -> list[tuple[Trace, dict[str, Any]]]:
+    """Records with their raw lines. Another process may be writing: the line that it has not finished is left alone,
+    also if it began it after the count here."""
+    whole = path.read_bytes().count(b"\n")
+    records = zip(read_traces(path), read_jsonl(path), strict=True)
+    read: list[tuple[Trace, dict[str, Any]]] = []
+    try:
+        for trace, (_, line) in records:
+            read.append((trace, line))
+    except InputError:
+        if len(read) < whole:
+            raise
+    return read
+
+
+def _stored_keys(folder: Path) -> set[tuple[str, int]]:
+    return {(trace.problem_id, trace.sample) for path in _trace_files(folder) for trace, _ in _read_file(path)}
+
+
+def check_trace_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raises `InputError` if `folder` holds traces that were sampled with other settings; changes nothing."""
+    path = folder / "settings.json"
+    if not path.is_file():
+        if _trace_files(folder):
+            raise InputError(f"{folder}: holds traces but no settings.json; give another output folder")
+        return
+    stored = _flatten(read_json(path))
+    wanted = _flatten(json.loads(json.dumps(settings)))
+    for key in sorted(stored.keys() | wanted.keys()):
+        if (stored.get(key) or None) != (wanted.get(key) or None):  # what did not exist yet was off
+            raise InputError(
+                f"{path}: key '{key}' is {stored.get(key)!r} there and {wanted.get(key)!r} now, so the traces would "
+                "not belong together; give another output folder"
+            )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat.update(_flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

@@ -1,0 +1,144 @@
+"""One YAML file, one run: keys are dataclass fields, each can be overridden on the command line (TRL's convention).
+
+Unknown keys and wrong types end the run here, before a model is loaded.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from secateur.runtime.errors import InputError
+
+C = TypeVar("C")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file")
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({error})") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected keys and values, found a {type(value).__name__}")
+    return value
+
+
+def reject_unknown(keys: Sequence[str], known: Sequence[str], where: str) -> None:
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            remedy = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
+            raise InputError(f"{where}: unknown key '{key}'; {remedy}")
+
+
+def check_types(cls: type, values: dict[str, Any], where: str) -> dict[str, Any]:
+    """`values` with every entry converted to the declared type of its field, or `InputError` naming the key."""
+    hints = typing.get_type_hints(cls)
+    checked = {}
+    for key, value in values.items():
+        try:
+            checked[key] = TypeAdapter(hints[key]).validate_python(value)
+        except ValidationError as error:
+            wanted = getattr(hints[key], "__name__", None) if isinstance(hints[key], type) else None
+            wanted = wanted or str(hints[key]).replace("typing.", "")
+            reason = error.errors()[0]["msg"]
+            raise InputError(
+                f"{where}: key '{key}' has the value {value!r}: expected {wanted} ({reason}){_example(hints[key])}"
+            ) from None
+    return checked
+
+
+def _example(hint: Any) -> str:
+    """How lists and mappings are written, for keys that take nothing else."""
+    kinds = {typing.get_origin(part) or part for part in typing.get_args(hint) or (hint,)}
+    kinds = {typing.get_origin(hint)} if typing.get_origin(hint) in (list, dict) else kinds
+    if list in kinds:
+        return "; a list is written [a, b], on the command line --key a b"
+    return "; a mapping is written {name: value}, on the command line in quotes" if dict in kinds else ""
+
+
+def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """`--config FILE --key value …` → (FILE, {key: value}); values are read as YAML scalars, several as a list."""
+    path, overrides, index = None, {}, 0
+    while index < len(argv):
+        if not argv[index].startswith("--"):
+            raise InputError(f"command line: unexpected '{argv[index]}'; write --key value")
+        key, equals, inline = argv[index][2:].partition("=")
+        index += 1
+        values = [inline] if equals else []
+        while not equals and index < len(argv) and not argv[index].startswith("--"):
+            values.append(argv[index])
+            index += 1
+        if not values:
+            raise InputError(f"command line: --{key} has no value; write --{key} value")
+        if key == "config":
+            if len(values) > 1:
+                raise InputError(f"command line: --config takes one file, not {values}; write --key value")
+            path = values[0]
+        else:
+            parsed = [_read_value(key, value) for value in values]
+            overrides[key] = parsed[0] if len(parsed) == 1 else parsed
+    return path, overrides
+
+
+def _read_value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"command line: --{key} has the value '{text}', which is not YAML; quote it twice") from None
+
+
+def usage(cls: type) -> str:
+    """What `--help` answers: how to write a command, what the class says of its keys, and every key's default."""
+    lines = ["usage: --config FILE.yaml [--key value …]", "", inspect.cleandoc(cls.__doc__ or ""), "", "keys:"]
+    for field in dataclasses.fields(cls):
+        if field.default_factory is not dataclasses.MISSING:
+            default = f"default {field.default_factory()!r}"
+        else:
+            default = "required" if field.default is dataclasses.MISSING else f"default {field.default!r}"
+        lines.append(f"  --{field.name}  ({default})")
+    return "\n".join(lines)
+
+
+def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:
+    """Build the dataclass `cls` from `--config FILE` and overrides; its `__post_init__` checks combinations.
+
+    A `ValueError` from `__post_init__` becomes an `InputError` naming the file.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if {"--help", "-h"} & set(argv):
+        print(usage(cls))
+        raise SystemExit(0)
+    path, overrides = split_command_line(argv)
+    values = read_yaml(path) if path else {}
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    where = str(path) if path else "command line"
+    reject_unknown(list(values), known, where)
+    reject_unknown(list(overrides), known, "command line")
+    merged = check_types(cls, values, where) | check_types(cls, overrides, "command line")
+    missing = [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.init
+        and field.name not in merged
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"{where}: key '{missing[0]}' is required and not given; add it or pass --{missing[0]}")
+    try:
+        return cls(**merged)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None

@@ -1,0 +1,79 @@
+"""What a run shows while it works: one console, progress on the main process only, and the same facts as JSONL."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from secateur.runtime.files import append_jsonl
+from secateur.runtime.ranks import current_ranks
+
+console = Console(stderr=False, highlight=False, soft_wrap=True)
+_PLAIN_INTERVAL_S = 10.0  # a log file wants a line now and then, not a bar that redraws itself
+
+
+def say(message: str) -> None:
+    """Print on the main process; rich markup is read, so pass text from outside through `rich.markup.escape`."""
+    if current_ranks().is_main:
+        console.print(message)
+
+
+class ProgressReporter:
+    """Counts done units of `total`; `note` is shown behind the bar (for example "reward 0.61")."""
+
+    def __init__(self, description: str, total: int, bar: Progress | None) -> None:
+        self.description, self.total, self.done = description, total, 0
+        self._bar, self._shown_at = bar, time.monotonic()
+        self._task = bar.add_task(description, total=total, note="") if bar else None
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        if self._bar is not None:
+            self._bar.update(self._task, advance=amount, note=note)
+        elif current_ranks().is_main and self._is_due():
+            self._shown_at = time.monotonic()
+            console.print(f"  {self.description}: {self.done}/{self.total} {note}".rstrip(), markup=False)
+
+    def _is_due(self) -> bool:
+        return self.done >= self.total or time.monotonic() - self._shown_at >= _PLAIN_INTERVAL_S
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[ProgressReporter]:
+    """A progress bar on a terminal, a line every ten seconds elsewhere, nothing on other ranks."""
+    if not (current_ranks().is_main and console.is_terminal):
+        yield ProgressReporter(description, total, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield ProgressReporter(description, total, bar)
+
+
+class MetricLog:
+    """Appends one JSON object per event to `path` (main process only), each with a wall-clock time in seconds."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def write(self, **values: Any) -> None:
+        if current_ranks().is_main:
+            append_jsonl(self.path, [{"time": round(time.time(), 3), **values}])
+
+
+def use_one_torch_thread() -> None:
+    """Two threads on two busy cores ran nine times slower than one; the launcher's OMP_NUM_THREADS wins if set."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

@@ -1,0 +1,114 @@
+"""Files that survive a kill: JSON replaced atomically, JSONL appended line by line, errors named by line."""
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from secateur.runtime.errors import InputError
+
+_SAMPLE_BYTES = 1 << 20
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replace `path` atomically: readers see the old file or the whole new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Replace `target` by a copy; a kill leaves the old one."""
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.copyfile(source, unfinished)
+    unfinished.replace(target)
+
+
+def sampled_digest(files: Iterable[tuple[str, Path]]) -> str:
+    """Sixteen hex digits of the names, sizes and first and last MiB of (name, path) pairs, which tell weights apart
+    without reading gigabytes."""
+    digest = hashlib.sha256()
+    for name, path in files:
+        size = path.stat().st_size
+        digest.update(f"{name}|{size}|".encode())
+        with open(path, "rb") as handle:
+            digest.update(handle.read(_SAMPLE_BYTES))
+            handle.seek(max(0, size - _SAMPLE_BYTES))
+            digest.update(handle.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def read_json(path: str | Path) -> Any:
+    """Raises `InputError` naming the file (and line) when it is missing or no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); restore the file or delete it") from None
+
+
+def append_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
+    """Append one line per record and flush, so that a kill costs at most the line being written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as handle:
+        for record in records:
+            handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield `(line number, object)` from `.jsonl` or `.jsonl.gz`; blank lines are passed over.
+
+    Raises `InputError` naming file and line for a line that is no JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as handle:
+            for number, line in enumerate(handle, start=1):
+                if line.strip():
+                    yield number, _parse_line(path, number, line)
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: not readable as UTF-8 JSONL ({error})") from None
+
+
+def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {number}: not JSON ({error.msg}); mend or delete the line") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}, line {number}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def repair_torn_tail(path: str | Path) -> bool:
+    """Cut off a last line that a kill left unfinished (no newline at its end). True if something was cut."""
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with open(path, "rb+") as handle:
+        content = handle.read()
+        if content.endswith(b"\n"):
+            return False
+        handle.truncate(content.rfind(b"\n") + 1)
+    return True

@@ -1,0 +1,174 @@
+"""Taking the final answer out of a text, and deciding whether answers are equal: for rewards, labels, votes, scores.
+
+What an answer means is decided in answer_reading.py: every answer gets a key. Numbers and words are read here, all
+else in worker processes (grading_pool.py) with math-verify's parser, because model output is hostile text. Two
+relations are built on the keys:
+
+- **Equal** (`answers_equal`, `compare_answers`): the keys are the same; an equivalence, so transitive as well.
+- **Right** (`grade`, `grade_batch`, `grade_answers`): equal to the gold answer, or all that differs is what one of
+  the two leaves out and the other says: a unit (`5` for `5 km`), the left-hand side (`2x+3` for `y=2x+3`), the base
+  (`52` for `52_8`); and a percentage may be the fraction it is (`50\\%` for `0.5`). `5 cm` is wrong for `5 km`, `50`
+  for `0.5`.
+
+"Right" is no equivalence (5 cm, 5 and 5 km), so votes and clusters use `AnswerGroups`, which divides answers into
+groups: equal ones, and in the first group that it fits an answer that leaves out what the group says, or the reverse.
+"""
+
+import functools
+import importlib.metadata
+from collections.abc import Hashable, Sequence
+
+from secateur.tasks.answers.pool import GradingPool
+from secateur.tasks.answers.reading import read_answer
+from secateur.tasks.answers.record import NeedsAlgebra, Reading
+from secateur.tasks.answers.text import MAX_ANSWER_CHARS, braced, normalise
+
+__all__ = [
+    "GRADER_VERSION",
+    "AnswerGroups",
+    "answers_equal",
+    "compare_answers",
+    "extract_answer",
+    "grade",
+    "grade_answers",
+    "grade_batch",
+    "group_answers",
+    "normalise",
+    "unreadable_reason",
+    "unreadable_reasons",
+]
+
+RULES_VERSION = 2  # to be raised with every change that may change a verdict
+GRADER_VERSION = f"secateur-{RULES_VERSION} math-verify-{importlib.metadata.version('math-verify')}"
+BOXES = ("\\boxed", "\\fbox")
+MAX_CACHED = 50_000  # readings kept, of at most about 1 KB each; the oldest go first
+
+
+def extract_answer(text: str, thinking: bool = False) -> str | None:
+    """Content of the last `\\boxed{…}` (or `\\fbox`) of the answer part, or None. Linear in the length of the text.
+
+    The answer part is what follows the last `</think>`; thinking that was opened after it (or with `thinking=True` is
+    open from the start, because the chat template pre-fills `<think>`) and never closed has no answer. An unclosed
+    last box is none; so is a box without braces, except before a digit (`\\boxed 5`), where LaTeX boxes that digit.
+    """
+    _, closed, answer_part = text.rpartition("</think>")
+    if "<think>" in answer_part or (thinking and not closed):
+        return None
+    start = max(answer_part.rfind(box) + len(box) if box in answer_part else -1 for box in BOXES)
+    if start < 0:
+        return None
+    while start < len(answer_part) and answer_part[start].isspace():
+        start += 1
+    first = answer_part[start : start + 1]
+    if first.isascii() and first.isdigit():
+        return first
+    end = braced(answer_part, start) if first == "{" else -1
+    return None if end < 0 else answer_part[start + 1 : end].strip() or None
+
+
+def answers_equal(a: str, b: str) -> bool:
+    """Whether two final answers mean the same. An equivalence relation."""
+    return compare_answers([(a, b)])[0]
+
+
+def compare_answers(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """`answers_equal` for many pairs; every distinct answer is read once."""
+    found = _read([answer for pair in pairs for answer in pair])
+    return [left.key == right.key and left.key != _EMPTY for left, right in zip(found[::2], found[1::2], strict=True)]
+
+
+def grade(text: str, gold: str, thinking: bool = False) -> bool:
+    """Whether the final answer of a completion is right."""
+    return grade_batch([text], [gold], thinking)[0]
+
+
+def grade_batch(texts: Sequence[str], golds: Sequence[str], thinking: bool = False) -> list[bool]:
+    """`grade` for many completions; a completion without an answer is wrong."""
+    return grade_answers([extract_answer(text, thinking) for text in texts], golds)
+
+
+def grade_answers(answers: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
+    """Whether each answer that was taken out of a text is right; None, no answer, is wrong."""
+    present = [(answer or "", gold) for answer, gold in zip(answers, golds, strict=True)]
+    found = _read([text for pair in present for text in pair])
+    return [_is_right(answer, gold) for answer, gold in zip(found[::2], found[1::2], strict=True)]
+
+
+def group_answers(answers: Sequence[str | None]) -> list[int | None]:
+    """A key per answer: answers of one group share it, None stays None. The key is the index of the group's first."""
+    _read([answer for answer in answers if answer is not None])
+    groups = AnswerGroups()
+    return [None if answer is None else groups.add(index, answer) for index, answer in enumerate(answers)]
+
+
+class AnswerGroups:
+    """Groups of answers that come one by one: in each, all are equal up to what some of them leave out."""
+
+    def __init__(self) -> None:
+        self._first: dict[Hashable, str] = {}  # by group: its first answer
+        self._by_key: dict[str, int] = {}
+        self._by_bare: dict[str, int] = {}
+        self._completed: set[int] = set()  # what their first answers leave out has been said by another
+
+    def add(self, number: int, answer: str) -> int:
+        """The group of an answer, which is the `number` of its first answer: this one's if the group is new."""
+        reading = _read([answer])[0]
+        group = self._by_key.get(reading.key)
+        if group is None and reading.bare is not None:
+            group = self._by_key.get(reading.bare)
+            group = None if group in self._completed else group
+        if group is None:
+            group = self._by_bare.get(reading.key, number)
+        self._first.setdefault(group, answer)
+        self._by_key.setdefault(reading.key, group)
+        if reading.bare is not None:
+            self._by_bare.setdefault(reading.bare, group)
+            self._completed.add(group)
+        return group
+
+    def first(self, group: Hashable) -> str:
+        """The first answer of a group."""
+        return self._first[group]
+
+
+def unreadable_reason(answer: str) -> str | None:
+    """Why an answer cannot be graded (a gold answer must not be like this), or None. Words are readable."""
+    return unreadable_reasons([answer])[0]
+
+
+def unreadable_reasons(answers: Sequence[str]) -> list[str | None]:
+    """`unreadable_reason` for many answers; faster, because all workers share them."""
+    return [reading.problem for reading in _read(answers)]
+
+
+def _is_right(answer: Reading, gold: Reading) -> bool:
+    if _EMPTY in (answer.key, gold.key):
+        return False
+    less = gold.key in (answer.bare, answer.fraction) or answer.key in (gold.bare, gold.fraction)
+    return answer.key == gold.key or less
+
+
+_EMPTY = "raw "
+_known: dict[str, Reading] = {}
+
+
+def _read(answers: Sequence[str]) -> list[Reading]:
+    """The reading of every answer; what is neither number nor word goes to the workers, every distinct one once."""
+    found: dict[str, Reading] = {}
+    hard: list[str] = []
+    for answer in dict.fromkeys(answers):
+        try:
+            found[answer] = _known.get(answer) or read_answer(answer)
+        except NeedsAlgebra:
+            hard.append(answer)
+    if hard:
+        found.update(zip(hard, _pool().read(hard), strict=True))
+    _known.update((answer, reading) for answer, reading in found.items() if len(answer) <= MAX_ANSWER_CHARS)
+    while len(_known) > MAX_CACHED:
+        del _known[next(iter(_known))]
+    return [found[answer] for answer in answers]
+
+
+@functools.cache
+def _pool() -> GradingPool:
+    return GradingPool()

@@ -1,0 +1,137 @@
+"""Problems by name: a set of the Hugging Face Hub, a JSONL file of the user's, or a split of the embedded task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from secateur.runtime.errors import InputError
+from secateur.tasks import arithmetic
+from secateur.tasks.answers.equality import unreadable_reasons
+from secateur.tasks.hub_sets import HUB_SETS, load_hub_set
+from secateur.tasks.records import Problem, read_problem_lines
+
+EMBEDDED = "arithmetic:"
+JOIN = "+"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A problem and where it was read, for messages; `own` if the user can mend it there."""
+
+    problem: Problem
+    where: str
+    own: bool
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A problem of a published set whose gold answer the grader cannot read, and why."""
+
+    id: str
+    answer: str
+    reason: str
+
+
+def load_problems(source: str, count: int | None = None, seed: int = 0) -> list[Problem]:
+    """Up to `count` problems of `source` (all if None); the gold answer of each can be graded.
+
+    `source` is a name of `secateur.tasks.hub_sets.HUB_SETS`, the path of a JSONL file (`seed` plays no part in
+    either: the first `count` problems are taken), several of these joined by `+`, or `arithmetic:<split>`, drawn with
+    `seed`; then `count` is required. Raises `InputError` for an unknown name, a set that cannot be fetched, a broken
+    file, an id that two parts share, an answer that cannot be read, or too few problems."""
+    located = read_source(source, count, seed)
+    for one, reason in _unreadable(located):
+        raise InputError(_unreadable_message(one, reason))
+    return [one.problem for one in located]
+
+
+def load_training_set(source: str, count: int | None, seed: int) -> tuple[list[Problem], list[Unreadable]]:
+    """`load_problems` for training: from a published set, problems that cannot be graded are left out and returned.
+
+    Nobody can mend a pinned set, and such a problem would only give every completion the reward 0. In a file of the
+    user's it is an `InputError` here as well.
+    """
+    located = read_source(source, count, seed)
+    left_out = []
+    for one, reason in _unreadable(located):
+        if one.own:
+            raise InputError(_unreadable_message(one, reason))
+        left_out.append(Unreadable(one.problem.id, one.problem.answer, reason))
+    ids = {entry.id for entry in left_out}
+    return [one.problem for one in located if one.problem.id not in ids], left_out
+
+
+def read_source(source: str, count: int | None = None, seed: int = 0) -> list[Located]:
+    """`load_problems` without a look at the gold answers."""
+    if count is not None and count < 1:
+        raise InputError(f"the number of problems must be at least 1, not {count}")
+    check_source(source)
+    if source.startswith(EMBEDDED):
+        if count is None:
+            raise InputError(f"'{source}' is endless: say how many problems to draw")
+        problems = arithmetic.make_problems(source.removeprefix(EMBEDDED), count, seed=seed)
+        return [Located(problem, source, False) for problem in problems]
+    located = [one for part in split_source(source) for one in _read_part(part)]
+    _check_ids(located, source)
+    if count is not None and count > len(located):
+        raise InputError(f"{source}: holds {len(located)} problems, but {count} were asked for; lower the number")
+    return located[:count]
+
+
+def split_source(source: str) -> list[str]:
+    """The parts of a joined source; a file whose name holds a `+` is one part.
+
+    >>> split_source("aime22+aime23")
+    ['aime22', 'aime23']
+    """
+    return [source] if Path(source).is_file() else source.split(JOIN)
+
+
+def check_source(source: str) -> None:
+    """Raise `InputError` for what is neither a known name nor a file that is there; nothing is loaded."""
+    parts = split_source(source)
+    for part in parts:
+        if part.startswith(EMBEDDED):
+            if len(parts) > 1:
+                raise InputError(f"'{source}': the embedded task cannot be joined with other problems; name it alone")
+        elif part not in HUB_SETS and not Path(part).is_file():
+            raise InputError(
+                f"{part}: no such file and no known set; give a JSONL file or one of {', '.join(HUB_SETS)}"
+            )
+
+
+def _read_part(part: str) -> list[Located]:
+    if part in HUB_SETS:
+        where = f"{part}: {HUB_SETS[part].where}"
+        return [Located(problem, where, False) for problem in load_hub_set(part)]
+    return [Located(problem, f"{part}, line {line}", True) for line, problem in read_problem_lines(part).items()]
+
+
+def _unreadable(located: Sequence[Located]) -> list[tuple[Located, str]]:
+    """Those whose gold answer the grader cannot read, each with the reason; every distinct answer is asked once."""
+    answers = list({one.problem.answer for one in located})
+    reasons = dict(zip(answers, unreadable_reasons(answers), strict=True))
+    pairs = ((one, reasons[one.problem.answer]) for one in located)
+    return [(one, reason) for one, reason in pairs if reason is not None]
+
+
+def _unreadable_message(one: Located, reason: str) -> str:
+    remedy = (
+        "mend it, or take the problem out"
+        if one.own
+        else "write the set to a file (python -m secateur.tasks.export NAME FILE.jsonl), mend it and name the file"
+    )
+    return (
+        f"{one.where}: the answer of problem '{one.problem.id}', {one.problem.answer!r}, cannot be graded: {reason}; "
+        f"{remedy}"
+    )
+
+
+def _check_ids(located: Sequence[Located], source: str) -> None:
+    seen: set[str] = set()
+    for one in located:
+        if one.problem.id in seen:
+            raise InputError(
+                f"{source}: the id '{one.problem.id}' comes twice; ids must be unique among joined sources"
+            )
+        seen.add(one.problem.id)

@@ -1,0 +1,183 @@
+"""What a training step needs on each GPU, by arithmetic alone: no torch, no GPU, no weights.
+
+Sizes are bytes. P parameters, N processes, h hidden size, I width of the feed-forward block, b sequences of a
+micro-batch, t tokens of a sequence (longest prompt plus limit).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from secateur.engines.memory import RUNTIME_BYTES, Item, ModelShape, total_bytes, vllm_room
+
+# Defaults of DeepSpeed (runtime/zero/config.py), in elements.
+BUCKET_ELEMENTS = 500_000_000  # reduce_bucket_size and allgather_bucket_size, ZeRO-1 and 2
+LIVE_ELEMENTS = 1_000_000_000  # max_live_parameters and sub_group_size, ZeRO-3
+# Tile of TRL's fused output layer (trl/kernels/chunked_logprob.py, trainer/utils.py): logits are never whole.
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+
+Precision = Literal["bf16", "mixed", "pure_bf16", "float32"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that the memory of a training process depends on.
+
+    `precision`: bf16 (16-bit weights, DeepSpeed keeps 32-bit ones beside them), mixed (32-bit weights under
+    autocast), pure_bf16 (16 bits throughout) or float32. `stage`: of ZeRO, 0 without DeepSpeed. `sampler`: what
+    generates the completions; `share` (0-1) is the part of a GPU that a colocated vLLM takes.
+    """
+
+    shape: ModelShape
+    processes: int
+    stage: int
+    precision: Precision
+    offload_optimizer: bool
+    offload_parameters: bool
+    checkpointing: bool
+    reference: bool
+    rows: int  # sequences of a micro-batch
+    tokens: int  # of a sequence
+    sampled_rows: int  # sequences generated at once by this process
+    sampler: Literal["transformers", "colocate", "server"]
+    share: float
+    sleep: bool
+    tensor_parallel: int
+    gpu_bytes: float
+
+
+def model_states(setting: Setting) -> list[Item]:
+    """Weights, gradients, optimiser and reference model of one process.
+
+    DeepSpeed: 2 bytes a parameter for weights, 2 for gradients, 4 for the 32-bit weights, 8 for Adam's moments and,
+    in the step, 4 for gradients in 32 bits, each divided by N from the stage on that shards it (Rajbhandari et al.,
+    ZeRO, arXiv 1910.02054, section 3; for stage 2 the sum is what `estimate_zero2_model_states_mem_needs` of
+    DeepSpeed gives). ZeRO-3 takes its step in groups of at most a billion elements.
+    """
+    if setting.stage == 0:
+        return _states_without_deepspeed(setting)
+    total, shard = setting.shape.parameters, setting.shape.parameters / setting.processes
+    width = 2 if setting.precision == "bf16" else 4
+    weights = 0 if setting.offload_parameters else width * (shard if setting.stage == 3 else total)
+    items = [Item("weights", weights)]
+    if setting.reference:
+        items.append(Item("reference model", width * (shard if setting.stage == 3 else total)))
+    if not setting.offload_optimizer:
+        step = min(shard, LIVE_ELEMENTS) if setting.stage == 3 else shard
+        items += [
+            Item("gradients", width * (total if setting.stage == 1 else shard)),
+            Item("32-bit weights and Adam's moments", 12 * shard),
+            Item("32-bit gradients in the step", 4 * step),
+        ]
+    return items
+
+
+def _states_without_deepspeed(setting: Setting) -> list[Item]:
+    """Nothing is sharded; DDP with several processes keeps a second copy of the gradients in its buckets."""
+    total = setting.shape.parameters
+    width = 2 if setting.precision == "pure_bf16" else 4
+    items = [
+        Item("weights", width * total),
+        Item("gradients", width * total),
+        Item("Adam's moments", 2 * width * total),
+    ]
+    if setting.precision == "mixed":
+        items.append(Item("16-bit copies of the weights (autocast)", 2 * total))
+    if setting.processes > 1:
+        items.append(Item("gradient buckets of DDP", width * total))
+    if setting.reference:
+        items.append(Item("reference model", width * total))
+    return items
+
+
+def buffers(setting: Setting) -> Item:
+    """What DeepSpeed gathers and reduces in, with its defaults; see the constants above."""
+    total = setting.shape.parameters
+    width = 2 if setting.precision == "bf16" else 4
+    if setting.stage == 0:
+        return Item("communication buffers", 0)
+    if setting.stage == 3:
+        gathered = min(total, max(LIVE_ELEMENTS, setting.shape.largest_module))
+        return Item("gathered weights (ZeRO-3)", width * (gathered + min(total, BUCKET_ELEMENTS)))
+    return Item("communication buffers", 2 * width * min(total, BUCKET_ELEMENTS))
+
+
+def layer_bytes(setting: Setting) -> float:
+    """What one decoder layer keeps for its backward pass, a token, without gradient checkpointing.
+
+    Counted from what transformers' Qwen2 and Qwen3 layers save under PyTorch's fused attention with padded rows; a
+    test counts the same with `torch.autograd.graph.saved_tensors_hooks`. (Korthikanti et al., arXiv 2205.05198,
+    count 34 h for a layer with another feed-forward block.)
+    """
+    shape, tokens = setting.shape, setting.tokens
+    width = 4 if setting.precision == "float32" else 2
+    norms = {"bf16": 16, "pure_bf16": 16, "mixed": 26, "float32": 24}[setting.precision] * shape.hidden
+    attention = 4 * width * shape.heads * shape.head_dim + 4 * shape.heads + width * tokens
+    if shape.qk_norm:
+        norms += ((4 + width) * shape.head_dim + 4) * (shape.heads + shape.kv_heads)
+    return norms + 4 * width * shape.intermediate + attention + 8
+
+
+def activations(setting: Setting) -> list[Item]:
+    """What the forward pass of a micro-batch leaves for the backward pass, and the output layer's own work space."""
+    kept, inside = layer_activations(setting)
+    head = output_bytes(setting)
+    return [kept, inside if inside.bytes > head.bytes else head]
+
+
+def layer_activations(setting: Setting) -> tuple[Item, Item]:
+    """What the layers keep, and the work space of one of them. With gradient checkpointing: the input of every layer,
+    and one layer's inside twice (values and their gradients)."""
+    shape, tokens = setting.shape, setting.rows * setting.tokens
+    residual = 2 if setting.precision in ("bf16", "pure_bf16") else 4
+    layer = layer_bytes(setting) * tokens
+    if setting.checkpointing:
+        kept = Item("checkpointed activations", shape.layers * residual * shape.hidden * tokens)
+        return kept, Item("one layer, recomputed", 2 * layer)
+    return Item("activations", shape.layers * layer), Item("gradients of one layer", layer)
+
+
+def output_bytes(setting: Setting) -> Item:
+    """TRL's fused output layer: one tile of logits, gradients of hidden states and of the matrix in 32 bits."""
+    shape, tokens = setting.shape, setting.rows * setting.tokens
+    tile = min(tokens, TILE_TOKENS) * min(shape.vocabulary, TILE_VOCABULARY)
+    return Item("output layer", 2 * tile + 4 * shape.hidden * (tokens + shape.vocabulary) + 4 * shape.hidden * tokens)
+
+
+def generation(setting: Setting) -> Item:
+    """What generation holds: vLLM's share of the GPU, or keys and values of all rows that transformers samples."""
+    if setting.sampler == "colocate":
+        return Item("vLLM (weights, keys and values)", setting.share * setting.gpu_bytes)
+    if setting.sampler == "server":
+        return Item("generation (on the server)", 0)
+    width = 2 if setting.precision == "float32" else 1
+    return Item(
+        "keys and values in generation", width * setting.sampled_rows * setting.tokens * setting.shape.kv_bytes
+    )
+
+
+def peak(setting: Setting) -> list[Item]:
+    """What adds up at the worst moment. A colocated vLLM stays beside the backward pass unless it is put to sleep."""
+    states = [*model_states(setting), buffers(setting), Item("CUDA context, NCCL (assumed)", RUNTIME_BYTES)]
+    training, sampling = activations(setting), generation(setting)
+    if setting.sampler == "colocate" and not setting.sleep:
+        return [item for item in [*states, *training, sampling] if item.bytes]
+    larger = training if total_bytes(training) >= sampling.bytes else [sampling]
+    return [item for item in [*states, *larger] if item.bytes]
+
+
+def host_bytes(setting: Setting, machines: int) -> float:
+    """What an offloaded optimiser takes of each machine's memory (formulas of DeepSpeed's own estimators)."""
+    if not setting.offload_optimizer:
+        return 0.0
+    total, spare = setting.shape.parameters, 1.5
+    if setting.stage == 3:
+        return total * (18 if setting.offload_parameters else 16) / machines * spare
+    return total * max(4 * setting.processes, 16) * spare
+
+
+def colocated_room(setting: Setting) -> tuple[int, int]:
+    """Full-length sequences that a colocated vLLM can hold at once, and how many TRL sends it at once (its
+    `max_num_seqs`, per group of `tensor_parallel` GPUs). What does not fit waits its turn."""
+    share, parallel = setting.share * setting.gpu_bytes, setting.tensor_parallel
+    room = vllm_room(setting.shape, setting.tokens, setting.sampled_rows, share, parallel)
+    return room, setting.sampled_rows * parallel

@@ -1,0 +1,189 @@
+"""What a round trains on: the problems that pass the filters, and the order of all its prompts, written beforehand.
+
+TRL's sampler forgets on resume which epoch it was in and replays the first permutation. A round is therefore always
+one epoch over a dataset that holds every prompt of the round in order.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rewards.registry import make_options, needs_target
+from schedules.config import ScheduleConfig
+from schedules.rounds import Round
+from secateur.runtime.errors import InputError
+from secateur.tasks.decontaminate import Overlap, find_overlaps
+from secateur.tasks.hub_sets import HUB_SETS
+from secateur.tasks.prompts import Messages, encode_prompt, training_messages
+from secateur.tasks.records import Problem
+from secateur.tasks.sources import Unreadable, load_training_set, read_source, split_source
+
+
+@dataclass(frozen=True)
+class TooLong:
+    """A problem whose prompt has more than `max_prompt_tokens` tokens."""
+
+    id: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What became of the training problems, in the order of the filters; `dataclasses.asdict` of it is JSON.
+
+    loaded, kept: numbers of problems. origins: repository and revision of each published set that was read.
+    unreadable: no completion could be right (published sets only; in an own file they are an error).
+    evaluation: number of problems of each set that the training problems were compared with.
+    exact, near: problems that are in one of those sets, and where. too_long: prompts over `max_prompt_tokens`.
+    """
+
+    problems: str
+    origins: dict[str, str]
+    loaded: int
+    unreadable: list[Unreadable]
+    evaluation: dict[str, int]
+    exact: list[Overlap]
+    near: list[Overlap]
+    max_prompt_tokens: int
+    too_long: list[TooLong]
+    kept: int
+
+    def summary(self) -> str:
+        """One line for the console."""
+        left_out = {
+            "in an evaluation set": len(self.exact),
+            "nearly in one": len(self.near),
+            "too long": len(self.too_long),
+            "with an answer that cannot be graded": len(self.unreadable),
+        }
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+        return f"{self.kept} of {self.loaded} problems of {self.problems}" + (f" ({reasons})" if reasons else "")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The problems to train on and how they were come by."""
+
+    problems: list[Problem]
+    report: DataReport
+
+
+def load_training_problems(schedule: ScheduleConfig, tokenizer: PreTrainedTokenizerBase) -> TrainingData:
+    """The training problems less those of the evaluation sets and those with a prompt over `max_prompt_tokens`.
+
+    Raises `InputError` for what `secateur.tasks.sources` refuses, and if no problem is left.
+    """
+    problems, unreadable = load_training_set(schedule.problems, schedule.problem_count, schedule.seed)
+    evaluation = {source: _read_evaluation(source) for source in schedule.decontaminate}
+    overlaps = find_overlaps(problems, evaluation)
+    taken = {overlap.id for overlap in overlaps}
+    clean = [problem for problem in problems if problem.id not in taken]
+    too_long = [
+        entry for entry in _prompt_lengths(clean, schedule, tokenizer) if entry.tokens > schedule.max_prompt_tokens
+    ]
+    taken |= {entry.id for entry in too_long}
+    kept = [problem for problem in clean if problem.id not in taken]
+    report = DataReport(
+        problems=schedule.problems,
+        origins=_origins([schedule.problems, *schedule.decontaminate]),
+        loaded=len(problems) + len(unreadable),
+        unreadable=unreadable,
+        evaluation={source: len(members) for source, members in evaluation.items()},
+        exact=[overlap for overlap in overlaps if overlap.kind == "exact"],
+        near=[overlap for overlap in overlaps if overlap.kind == "near"],
+        max_prompt_tokens=schedule.max_prompt_tokens,
+        too_long=too_long,
+        kept=len(kept),
+    )
+    if not kept:
+        raise InputError(_nothing_left(report))
+    return TrainingData(kept, report)
+
+
+def _read_evaluation(source: str) -> list[Problem]:
+    try:
+        return [one.problem for one in read_source(source)]
+    except InputError as error:
+        raise InputError(f"key 'decontaminate', '{source}': {error}") from None
+
+
+def _prompt_lengths(
+    problems: Sequence[Problem], schedule: ScheduleConfig, tokenizer: PreTrainedTokenizerBase
+) -> list[TooLong]:
+    """The length of each prompt [tokens] in the round with the longest numbers in its sentences, the first."""
+    limit = schedule.limits[0]
+    target = limit if needs_target(schedule.reward) else None
+    prompts = (_messages(problem, schedule, limit, target) for problem in problems)
+    return [
+        TooLong(problem.id, len(encode_prompt(tokenizer, prompt)))
+        for problem, prompt in zip(problems, prompts, strict=True)
+    ]
+
+
+def _origins(sources: Sequence[str]) -> dict[str, str]:
+    names = [part for source in sources for part in split_source(source) if part in HUB_SETS]
+    return {name: f"{HUB_SETS[name].repository}@{HUB_SETS[name].revision}" for name in names}
+
+
+def _nothing_left(report: DataReport) -> str:
+    if len(report.too_long) == report.loaded:
+        return (
+            f"key 'max_prompt_tokens' has the value {report.max_prompt_tokens}: all {report.loaded} prompts of "
+            f"{report.problems} are longer; raise it"
+        )
+    return f"key 'problems' has the value '{report.problems}': nothing is left to train on: {report.summary()}"
+
+
+def shortest_completion(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the longest gold answer takes at least: an empty thought, the box, the end token."""
+    longest = max((problem.answer for problem in problems), key=len)
+    scaffold = f"<think>\n</think>\n\n\\boxed{{{longest}}}"
+    return len(tokenizer(scaffold, add_special_tokens=False)["input_ids"]) + 1
+
+
+def prompt_order(problems: int, rows: int, seed: int, round_index: int) -> list[int]:
+    """`rows` indices below `problems`: epochs, each permuted from (seed, round, epoch), the last one cut off."""
+    order: list[int] = []
+    epoch = 0
+    while len(order) < rows:
+        permutation = list(range(problems))
+        random.Random(f"{seed}|{round_index}|{epoch}").shuffle(permutation)
+        order += permutation
+        epoch += 1
+    return order[:rows]
+
+
+def round_rows(
+    problems: Sequence[Problem], schedule: ScheduleConfig, round_: Round, rows: int
+) -> list[dict[str, Any]]:
+    """The dataset of a round, one entry per prompt in training order.
+
+    `prompt` (chat), `gold`, `problem_id`, `row` (its number: the group id of its completions), and `target_tokens`
+    if the reward asks for a length.
+    """
+    order = prompt_order(len(problems), rows, schedule.seed, round_.index)
+    targets = _target_tokens(schedule, round_, rows)
+    entries = []
+    for row, (index, target) in enumerate(zip(order, targets, strict=True)):
+        problem = problems[index]
+        prompt = _messages(problem, schedule, round_.limit, target)
+        entry = {"prompt": prompt, "gold": problem.answer, "problem_id": problem.id, "row": row}
+        entries.append(entry if target is None else {**entry, "target_tokens": target})
+    return entries
+
+
+def _messages(problem: Problem, schedule: ScheduleConfig, limit: int, target: int | None) -> Messages:
+    at_most = schedule.reward == "l1_max"
+    return training_messages(problem.problem, schedule.prompt_family, limit, target, at_most)
+
+
+def _target_tokens(schedule: ScheduleConfig, round_: Round, rows: int) -> list[int | None]:
+    """L1's targets (arXiv 2503.04697): uniform from `target_min` to the limit [tokens], one per row from its seed."""
+    if not needs_target(schedule.reward):
+        return [None] * rows
+    lowest = make_options(schedule.reward, schedule.reward_options).target_min
+    seeds = (f"{schedule.seed}|{round_.index}|{row}|target" for row in range(rows))
+    return [random.Random(seed).randint(lowest, round_.limit) for seed in seeds]

@@ -1,0 +1,206 @@
+"""Judge data from trace folders: three splits of problems, their cuts and their labelled pairs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from secateur.deepprune.cut import CutRule, cut_pieces
+from secateur.deepprune.judges.base import CutTrace
+from secateur.deepprune.judges.folder import generator_identity
+from secateur.deepprune.judges.pairs import JudgedProblem, all_labels, answer_keys, check_disjoint, make_pairs
+from secateur.engines.detokenize import Detokenizer
+from secateur.engines.models import load_tokenizer
+from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json
+from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
+from trainers.judges.config import JudgeConfig
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """What a trace folder says about itself; None = it does not (a folder made elsewhere)."""
+
+    cut_rule: CutRule | None
+    layers: tuple[int, ...] | None
+    model: str | None  # fingerprint of the generator
+    prompt_family: str | None
+    problems: str | None  # where they come from, as a config names it
+
+
+@dataclass(frozen=True)
+class JudgeData:
+    """The splits, `tests` by name, `train` empty where nothing is trained; `layers` are those of the states in the
+    cuts (None without states), indices into `hidden_states`; `tokenizer` is the generator's, `prompt_family` how the
+    problems were put to it; `sources` says where the problems of train, dev and every test come from, where known."""
+
+    train: list[JudgedProblem]
+    dev: list[JudgedProblem]
+    tests: dict[str, list[JudgedProblem]]
+    cut_rule: CutRule
+    layers: tuple[int, ...] | None
+    tokenizer: PreTrainedTokenizerBase
+    prompt_family: str
+    sources: dict[str, str]
+
+
+def read_settings(folder: str) -> TraceSettings:
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder of traces; make it with eval/collect_traces.py")
+    path = Path(folder) / "settings.json"
+    values: dict[str, Any] = read_json(path) if path.is_file() else {}
+    cut, layers = values.get("cut"), values.get("layers")
+    return TraceSettings(
+        cut_rule=CutRule(cut["kind"], cut["k"]) if cut else None,
+        layers=tuple(layers) if layers else None,
+        model=values.get("model"),
+        prompt_family=values.get("prompt_family"),
+        problems=values.get("problems"),
+    )
+
+
+def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
+    """Read and check all splits; without `with_states` no state is loaded. Raises `InputError` naming folder and
+    remedy: no traces, no pairs, splits with a common problem, folders cut or captured differently, states of another
+    model."""
+    folders = {"train": config.train, "dev": config.dev} if config.train is not None else {"dev": config.dev}
+    folders |= {_test_key(config, name): folder for name, folder in config.tests.items()}
+    settings = {key: read_settings(folder) for key, folder in folders.items()}
+    first = next(iter(settings))
+    rule = _cut_rule(config, folders, settings)
+    layers = _layers(config, folders, settings) if config.kind == "linear_own_states" else None
+    tokenizer = load_tokenizer(config.generator or config.model)
+    family = config.prompt_family or settings[first].prompt_family
+    if family is None:
+        raise InputError(f"{folders[first]}: the folder does not say how its problems were put; give 'prompt_family'")
+    read_layers = layers if with_states else None
+    reader = _Reader(family, rule, tokenizer, Detokenizer(tokenizer), read_layers, settings[first].layers)
+    splits = {key: reader.split(folder) for key, folder in folders.items()}
+    train, dev = splits.get("train", []), splits["dev"]
+    tests = {name: splits[_test_key(config, name)] for name in config.tests}
+    for name, problems in tests.items():  # two models may well be tested on the same problems
+        check_disjoint({"train": train, "dev": dev, _test_key(config, name): problems})
+    _check_states(tests, dev)
+    sources = {key: found.problems for key, found in settings.items() if found.problems is not None}
+    return JudgeData(train, dev, tests, rule, layers, tokenizer, family, sources)
+
+
+def _test_key(config: JudgeConfig, name: str) -> str:
+    return "test" if isinstance(config.test, str) else f"test.{name}"
+
+
+def _cut_rule(config: JudgeConfig, folders: dict[str, str], settings: dict[str, TraceSettings]) -> CutRule:
+    first = next(iter(settings))
+    asked = CutRule(config.cut_kind, config.cut_k) if config.cut_kind and config.cut_k else None
+    rule = asked or settings[first].cut_rule
+    if rule is None:
+        raise InputError(f"{folders[first]}: the folder names no cut; give 'cut_kind' and 'cut_k'")
+    for key, found in settings.items():
+        # States end where the trace was cut when it was sampled; text can be cut again.
+        stored = found.cut_rule
+        if config.kind == "linear_own_states" and stored is not None and stored != rule:
+            raise InputError(
+                f"key '{key}': the states in {folders[key]} were stored for a cut at {stored.k} "
+                f"{stored.kind}, not {rule.k} {rule.kind}; collect the traces again or change 'cut_k'"
+            )
+    return rule
+
+
+def _layers(config: JudgeConfig, folders: dict[str, str], settings: dict[str, TraceSettings]) -> tuple[int, ...]:
+    first, generator = next(iter(settings)), generator_identity(config.model)
+    stored = settings[first].layers
+    for key, found in settings.items():
+        if found.layers is None or found.layers != stored:
+            raise InputError(
+                f"key '{key}': {folders[key]} holds the states of layers {found.layers}, {folders[first]} those of "
+                f"{stored}; collect all splits with the same 'layers' and 'states: true'"
+            )
+        may_differ = config.allow_other_model and key.startswith("test")
+        if found.model != generator and not may_differ:
+            raise InputError(
+                f"key '{key}': the states in {folders[key]} are those of model {found.model}, but "
+                f"'{config.model}' is {generator}; an own-state judge belongs to the model whose traces it was "
+                "trained on: correct 'model', collect its traces, or set 'allow_other_model: true' to measure it on "
+                "the states of another model of the same sizes (test folders only)"
+            )
+    layers = tuple(config.layers) if config.layers is not None else stored
+    missing = [layer for layer in layers if layer not in stored]
+    if missing or not layers:
+        raise InputError(f"key 'layers' has the value {config.layers}: the folders hold the layers {list(stored)}")
+    return layers
+
+
+def _check_states(tests: dict[str, list[JudgedProblem]], dev: list[JudgedProblem]) -> None:
+    """Another model's states fit only if they are as wide."""
+    wanted = dev[0].cuts[0].states
+    for name, problems in tests.items():
+        found = problems[0].cuts[0].states
+        if wanted is not None and found.shape[2] != wanted.shape[2]:
+            raise InputError(
+                f"key 'test.{name}': its states are {found.shape[2]} wide, those the judge is trained on "
+                f"{wanted.shape[2]}; an own-state judge cannot read them: train one on that model's traces"
+            )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    family: str
+    rule: CutRule
+    tokenizer: PreTrainedTokenizerBase
+    detokenizer: Detokenizer
+    layers: tuple[int, ...] | None
+    stored_layers: tuple[int, ...] | None
+
+    def split(self, folder: str) -> list[JudgedProblem]:
+        thinking = starts_inside_thinking(self.tokenizer)
+        problems = [self._problem(entry, thinking) for entry in read_trace_folder(folder)]
+        problems = [problem for problem in problems if len(problem.pairs)]
+        if not problems:
+            raise InputError(f"{folder}: no problem has two traces with a known outcome; collect more traces")
+        if len(set(all_labels(problems))) < 2:
+            raise InputError(
+                f"{folder}: all pairs have the same label, so there is nothing to learn or measure; take harder or "
+                "more problems"
+            )
+        return problems
+
+    def _problem(self, entry: ProblemTraces, thinking: bool) -> JudgedProblem:
+        prompt_ids = tuple(encode_prompt(self.tokenizer, evaluation_messages(entry.problem.problem, self.family)))
+        read = [self._cut(stored, prompt_ids) for stored in entry.traces]
+        cuts, whole, shares = (tuple(column) for column in zip(*read, strict=True))
+        traces = [stored.trace for stored in entry.traces]
+        ended = [trace.finish_reason == "stop" for trace in traces]
+        pairs = make_pairs(answer_keys(traces, thinking), ended, whole)
+        return JudgedProblem(entry.problem.id, entry.problem.group, cuts, whole, shares, pairs)
+
+    def _cut(self, stored: StoredTrace, prompt_ids: tuple[int, ...]) -> tuple[CutTrace, bool, float]:
+        """The cut, whether it is the whole trace, and its share (0-1) of the trace."""
+        ids, pieces = self._tokens(stored)
+        cut, length = cut_pieces(pieces, self.rule), max(1, len(ids))
+        tokens = length if cut.n_tokens is None else cut.n_tokens
+        states = self._states(stored) if self.layers else None
+        return CutTrace(prompt_ids, ids[:tokens], cut.text, states), tokens >= length, tokens / length
+
+    def _tokens(self, stored: StoredTrace) -> tuple[tuple[int, ...], list[str]]:
+        """Token ids of the trace and the text of each. The trace's own where they are this tokenizer's; those of a
+        trace made elsewhere, or by a model of another family, are made from its text."""
+        text, ids = stored.trace.text, stored.trace.token_ids
+        if ids is None or (not self.layers and not self._knows(ids, text)):
+            ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        stream = self.detokenizer.stream()
+        return ids, [stream.push(token) for token in ids]
+
+    def _knows(self, ids: tuple[int, ...], text: str) -> bool:
+        if max(ids, default=0) >= len(self.tokenizer):
+            return False
+        read = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return read.strip() == text.strip()
+
+    def _states(self, stored: StoredTrace) -> torch.Tensor:
+        states = stored.load_states()
+        if self.layers == self.stored_layers:
+            return states
+        return states[:, [self.stored_layers.index(layer) for layer in self.layers]].contiguous()
