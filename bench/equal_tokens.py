@@ -259,7 +259,7 @@ def measure_problem(record: ProblemRecord, prices: Prices, n: int, draws: int, v
         equal = methods.consensus_equal_tokens(record, outcome, own, votes)
         found[name] = {
             "accuracy": outcome.accuracy,
-            "net_tokens": net_cost(outcome.ledger, own.generator, own.judge) / own.generator,
+            "net_tokens": net_cost(outcome.usage, own.generator, own.judge) / own.generator,
             "finished": outcome.finished,
             "equal_accuracy": equal.accuracy,
             "equal_traces": equal.finished,

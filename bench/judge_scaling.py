@@ -39,7 +39,7 @@ from secateur.deepprune.judges.base import CutTrace, Judge
 from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.judges.pairwise import PairwiseJudge
 from secateur.deepprune.replay import replay
-from secateur.engines.accounting import TokenLedger, net_cost
+from secateur.engines.accounting import Usage, net_cost
 from secateur.engines.base import SamplingSpec, trace_seed
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.local.engine import TransformersEngine
@@ -230,13 +230,13 @@ class PairTokens:
         return int(self.beginnings[np.unique(pairs[:, 0])].sum() + self.endings[pairs[:, 1]].sum())
 
 
-def score_all(judge: Judge, cuts: Sequence[CutTrace]) -> tuple[np.ndarray, TokenLedger]:
+def score_all(judge: Judge, cuts: Sequence[CutTrace]) -> tuple[np.ndarray, Usage]:
     """[n, n] and what the judge says it cost."""
     session = judge.open(cuts)
     pairs, matrix = all_pairs(len(cuts)), np.eye(len(cuts))
     values = session.scores([(int(a), int(b)) for a, b in pairs])
     matrix[pairs[:, 0], pairs[:, 1]] = matrix[pairs[:, 1], pairs[:, 0]] = values
-    return matrix, session.ledger
+    return matrix, session.usage
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ class Way:
     """One way of asking on one problem: what it costs, the scores that decide, whether the model ran for both."""
 
     name: str
-    ledger: TokenLedger
+    usage: Usage
     parameters: int
     scores: np.ndarray
     measured: bool = True
@@ -253,15 +253,15 @@ class Way:
 def ways(problem: Sampled, judges: dict[str, Judge], rule: PruneRule, live: int) -> list[Way]:
     """All ways of asking, on the traces of one problem."""
     n, own, linear = len(problem.cuts), judges["linear_own_states"], judges["linear"]
-    scores, ledger = score_all(own, problem.cuts)
+    scores, usage = score_all(own, problem.cuts)
     lazily = own.open(problem.cuts)
     cluster_asking(n, lambda pairs: lazily.scores([(int(a), int(b)) for a, b in pairs]), rule.cluster, problem.seed)
     found = [
-        Way("own states, all pairs", ledger, 0, scores),
-        Way("own states, asked lazily", lazily.ledger, 0, scores),
+        Way("own states, all pairs", usage, 0, scores),
+        Way("own states, asked lazily", lazily.usage, 0, scores),
     ]
-    matrix, ledger = score_all(linear, problem.cuts)
-    found.append(Way("linear encoder", ledger, linear.parameters, matrix))
+    matrix, usage = score_all(linear, problem.cuts)
+    found.append(Way("linear encoder", usage, linear.parameters, matrix))
     return found + pairwise_ways(problem, judges["pairwise"], rule, scores, live)
 
 
@@ -271,11 +271,11 @@ def pairwise_ways(
     """The four ways of asking about pairs; `stand_in` are the scores that decide where the judge is not run."""
     n, tokens = len(problem.cuts), PairTokens(judge, problem.cuts)
     pairs, runs = all_pairs(n), n <= live
-    ledger = TokenLedger(judge_prefill=tokens.shared(pairs))
+    usage = Usage(judge_prefill=tokens.shared(pairs))
     scores = stand_in
     if runs:
         scores, measured = score_all(judge, problem.cuts)
-        assert measured.judge_prefill == ledger.judge_prefill, "the count is not what the judge reads"
+        assert measured.judge_prefill == usage.judge_prefill, "the count is not what the judge reads"
     asked: list[int] = []
 
     def ask(wanted: np.ndarray) -> np.ndarray:
@@ -287,13 +287,13 @@ def pairwise_ways(
     mean_prompt = tokens.in_full(pairs) / len(pairs)
     costs = {
         "pairwise, all pairs": tokens.in_full(pairs),
-        "pairwise, all pairs, shared": ledger.judge_prefill,
+        "pairwise, all pairs, shared": usage.judge_prefill,
         "pairwise, K1 10": round(compared * mean_prompt),
         "pairwise, K1 10, asked lazily": sum(asked),
     }
     shared_measured = {"pairwise, all pairs, shared": runs}
     return [
-        Way(name, TokenLedger(judge_prefill=cost), judge.parameters, scores, shared_measured.get(name, False))
+        Way(name, Usage(judge_prefill=cost), judge.parameters, scores, shared_measured.get(name, False))
         for name, cost in costs.items()
     ]
 
@@ -301,8 +301,8 @@ def pairwise_ways(
 def figures(problem: Sampled, way: Way, parameters: int, rule: PruneRule) -> dict[str, float]:
     """The judge's tokens against those of all traces and of all cuts, and what DeepPrune saves (shares, 1 = all)."""
     arguments = (problem.lengths, problem.cut_tokens, problem.keys, way.scores, rule, problem.seed)
-    kept = replay(*arguments).ledger.generated
-    judge = net_cost(way.ledger, parameters, way.parameters) / parameters
+    kept = replay(*arguments).usage.generated
+    judge = net_cost(way.usage, parameters, way.parameters) / parameters
     total, cut = sum(problem.lengths), sum(len(cut.token_ids) for cut in problem.cuts)
     return {
         "judge_tokens": judge,

@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-from secateur.deepprune.controller import ProblemJob, run_online
+from secateur.deepprune.controller import ProblemJob, run_live
 from secateur.deepprune.decide import ADAPTIVE_RULE, PruneRule
 from secateur.deepprune.judges.base import CutTrace, Judge, JudgeSession, pair_columns
 from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.vote import majority
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, SamplingSpec
 from secateur.engines.registry import open_engine
 from secateur.runtime.console import console, use_one_torch_thread
@@ -72,8 +72,8 @@ class _RememberingSession:
         self._session, self._tables, self._prompt = session, tables, ()
 
     @property
-    def ledger(self) -> TokenLedger:
-        return self._session.ledger
+    def usage(self) -> Usage:
+        return self._session.usage
 
     def add(self, cut: CutTrace) -> int:
         self._prompt = cut.prompt_ids
@@ -90,7 +90,7 @@ class _RememberingSession:
 class IdealJudge:
     """Gives the scores of another run again; looks at nothing."""
 
-    name, needs_states, capture_layers, parameters, ledger = "ideal", False, None, 0, TokenLedger()
+    name, needs_states, capture_layers, parameters, usage = "ideal", False, None, 0, Usage()
 
     def __init__(self, judge: Remembering) -> None:
         self.cut_rule, self._tables = judge.cut_rule, judge.tables
@@ -101,7 +101,7 @@ class IdealJudge:
 
 class _IdealSession:
     def __init__(self, tables: dict) -> None:
-        self._tables, self._prompt, self.ledger = tables, (), TokenLedger()
+        self._tables, self._prompt, self.usage = tables, (), Usage()
 
     def add(self, cut: CutTrace) -> int:
         self._prompt = cut.prompt_ids
@@ -163,7 +163,7 @@ def run_pruned(
     judge: Judge,
     rule: PruneRule = PUBLISHED_RULE,
 ) -> int:
-    return sum(result.ledger.generated for result in run_online(engine, jobs, spec, judge, rule, rows))
+    return sum(result.usage.generated for result in run_live(engine, jobs, spec, judge, rule, rows))
 
 
 def timed(contender: Callable[[], int]) -> Run:

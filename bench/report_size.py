@@ -55,7 +55,7 @@ def _row(model: str, method: str, problems: int, traces: int) -> dict[str, Any]:
     return {
         "model": model, "method": method, "judge": "linear" if saving else None, "n": traces, "problems": problems,
         "accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "finished": 10.0, "wall_s": None, "saving_gross": saving,
-        "saving_net": saving, "tokens": tokens | {"generated": 1e6, "longest_trace": 1e4},
+        "saving_net": saving, "tokens": tokens | {"generated": 1e6, "longest_path": 1e4},
     }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def scaling_table(rows: Iterable[Row], model: str) -> str:
 def _cell(row: Row) -> str:
     low, high = (100 * bound for bound in row["accuracy_ci95"])
     saved = f"{100 * row['saving_net']:.0f}".replace("-", "−")
-    return f"{100 * row['accuracy']:.1f} ({low:.0f}–{high:.0f}) · {saved} % · {row['tokens']['longest_trace']:.0f}"
+    return f"{100 * row['accuracy']:.1f} ({low:.0f}–{high:.0f}) · {saved} % · {row['tokens']['longest_path']:.0f}"
 
 
 def against_equal_tokens(rows: Iterable[Row], models: Iterable[str]) -> str:

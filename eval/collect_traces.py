@@ -16,7 +16,7 @@ from eval.dry_run.runs import plan_collect
 from eval.redundancy import Redundancy, measure, show, write
 from eval.traces.collect import CollectConfig, captured_layers, load_sets, trace_folders
 from eval.traces.foreign import import_file
-from eval.traces.sampling import SamplingPlan, model_by_model, sample_missing, wait_for_all_processes
+from eval.traces.sampling import WantedTraces, model_by_model, sample_missing, wait_for_all_processes
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config
@@ -50,7 +50,7 @@ def _collect_model(config: CollectConfig, name: str, sets: dict[str, list[Proble
         return
     engine, tokenizer = config.open_engine(name, layers or None), load_tokenizer(config.tokenizer_of(name))
     for set_name, problems in shares.items():
-        plan = SamplingPlan(problems, config.samples, config.spec, config.prompt_family, config.seed, config.rows)
+        plan = WantedTraces(problems, config.samples, config.spec, config.prompt_family, config.seed, config.rows)
         with writers[set_name] as writer:
             sample_missing(
                 engine, tokenizer, plan, writer, name, config.cut_rule, config.states, title=f"{name}, {set_name}"

@@ -81,7 +81,7 @@ class ModelTraces:
         for label in labels:
             scores = [read_scores(self.config, self.name, label, problem) for problem in self.problems]
             judged[label] = [
-                replace(record, scores=s.scores, judge_bill=s.bill) for record, s in zip(plain, scores, strict=True)
+                replace(record, scores=s.scores, judge_usage=s.usage) for record, s in zip(plain, scores, strict=True)
             ]
             parameters[label] = scores[0].parameters
         kinds = {label: judge_kind(judge) for label, judge in zip(labels, judges, strict=True)}

@@ -29,7 +29,7 @@ def make_row(model: str, method: str, judge: str | None, accuracy: float, saving
         "finished": 2.5,
         "tokens": {
             "generated": 1000.0, "overrun": 0, "judge_prefill": 10, "judge_cached": 0, "judge_generated": 0,
-            "judge_head": 99, "longest_trace": 80.5,
+            "judge_head": 99, "longest_path": 80.5,
         },
         "wall_s": None,
         "saving_gross": saving + 0.01,
@@ -144,7 +144,7 @@ def make_grid(folder: Path, ns: tuple[int, ...] = (4, 12)) -> Path:
                     row = make_row(model, method, judge, 0.5 + n / 40 + place / 100, saving)
                     rows.append(row | where | {"id": f"{name}:{model}/{method}/n={n}"})
             differences.append(where | {"label": f"{name}, {n}", "difference": 0.1, "ci95": [0.0, 0.2]})
-    side = {"accuracy": 0.5, "generated": 300.0, "longest_trace": 90.0, "wall_s": 1.5}
+    side = {"accuracy": 0.5, "generated": 300.0, "longest_path": 90.0, "wall_s": 1.5}
     live = {
         "model": "pruned", "method": "deepprune", "judge": "linear", "problems": 3, "equal": 2, "exact": True,
         "live": side, "replay": side | {"generated": 270.0, "wall_s": None}, "unequal": {"<i>p0</i>": "other <b>"},

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secateur.engines.base import Event, SamplingSpec, Usage
+from secateur.engines.base import Event, SamplingSpec, TraceUsage
 
 
 class ScriptedEngine:
@@ -21,14 +21,14 @@ class ScriptedEngine:
         self.most_rows = 0
         self._script: dict[int, Sequence[str]] = {}
         self._state: dict[int, str] = {}
-        self._usage: dict[int, Usage] = {}
+        self._usage: dict[int, TraceUsage] = {}
 
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
         handles = [len(self._script) + offset for offset in range(len(seeds))]
         for handle, seed in zip(handles, seeds, strict=True):
             self._script[handle] = self.scripts[seed]
             self._state[handle] = "running"
-            self._usage[handle] = Usage(len(prompt_ids))
+            self._usage[handle] = TraceUsage(len(prompt_ids))
         self.log.append(("start", tuple(handles)))
         return handles
 
@@ -59,7 +59,7 @@ class ScriptedEngine:
             self._state[trace] = target
         self.log.append((action, tuple(traces)))
 
-    def usage(self, trace: int) -> Usage:
+    def usage(self, trace: int) -> TraceUsage:
         return self._usage[trace]
 
     def states(self, traces: Sequence[int]) -> list[np.ndarray]:

@@ -98,5 +98,5 @@ def cut_of(config: CombinedConfig, judges: Sequence[PlannedJudge]) -> CutRule | 
 
 
 def score_bytes(n: int) -> float:
-    """One problem's scores by one judge, before compression: n × n numbers of 64 bits and the bill of every cut."""
+    """One problem's scores by one judge, before compression: n × n numbers of 64 bits and the usage of every cut."""
     return 8.0 * n * n + 200 * n

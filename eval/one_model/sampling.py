@@ -8,7 +8,7 @@ from typing import Any
 from eval.one_model.config import SingleConfig
 from eval.one_model.figures import Graded, grade_folder
 from eval.traces.benchmarks import Problems
-from eval.traces.sampling import SamplingKeys, SamplingPlan, model_by_model, prompt_ids, sample_missing
+from eval.traces.sampling import SamplingKeys, WantedTraces, model_by_model, prompt_ids, sample_missing
 from secateur.engines.base import Engine
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter
@@ -63,7 +63,7 @@ def sample_model(model: OpenedModel, config: SingleConfig, problems: Problems) -
         share, samples = current_ranks().shard(problems[benchmark]), config.samples_of(benchmark)
         if {(problem.id, sample) for problem in share for sample in range(samples)} <= writer.done:
             continue
-        plan = SamplingPlan(share, samples, config.spec, config.prompt_family, config.seed, config.rows)
+        plan = WantedTraces(share, samples, config.spec, config.prompt_family, config.seed, config.rows)
         title = f"{model.name}, {benchmark}"
         with writer:
             sample_missing(model.engine, model.tokenizer, plan, writer, model.name, title=title)

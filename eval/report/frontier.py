@@ -135,7 +135,7 @@ def _words(row: Row) -> str:
 
 
 def _wait(row: Row) -> float:
-    return row["tokens"]["longest_trace"]
+    return row["tokens"]["longest_path"]
 
 
 def _words_of_wait(row: Row) -> str:

@@ -56,7 +56,7 @@ def _live_row(entry: Mapping[str, Any]) -> LiveRow:
         accuracy=_pair("{:.3f}", (side["accuracy"] for side in sides)),
         generated=_pair("{:,.0f}", (side["generated"] / problems for side in sides)),
         judged=_pair("{:,.0f}", judged) if any(judged) else None,
-        longest=_pair("{:,.0f}", (side["longest_trace"] for side in sides)),
+        longest=_pair("{:,.0f}", (side["longest_path"] for side in sides)),
         difference=NONE if difference.get("accuracy") is None else signed(difference["accuracy"]),
         interval="{} … {}".format(*map(signed, difference["ci95"])) if difference.get("ci95") else "",
         wall=None if walls == (None, None) else _pair("{:,.1f}", walls),

@@ -105,7 +105,7 @@ MEASURES = (
     ),
     Measure(
         "longest path", "tokens one after another, on a logarithmic axis; down is sooner",
-        lambda row, _: row["tokens"]["longest_trace"], "{:,.0f}",
+        lambda row, _: row["tokens"]["longest_path"], "{:,.0f}",
     ),
 )  # fmt: skip
 

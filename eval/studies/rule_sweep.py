@@ -39,7 +39,7 @@ class Reference:
 
 def reference(records: Sequence[ProblemRecord]) -> Reference:
     outcomes = [methods.consensus(record) for record in records]
-    return Reference([o.accuracy for o in outcomes], float(np.mean([o.ledger.generated for o in outcomes])))
+    return Reference([o.accuracy for o in outcomes], float(np.mean([o.usage.generated for o in outcomes])))
 
 
 def consensus_curve(records: Sequence[ProblemRecord], draws: int) -> list[dict[str, float]]:
@@ -48,7 +48,7 @@ def consensus_curve(records: Sequence[ProblemRecord], draws: int) -> list[dict[s
     curve = []
     for count in [*itertools.takewhile(lambda c: c < n, (2**power for power in range(n))), n]:
         outcomes = [methods.vote_of_some(r, count, draws, rng_for(r, "consensus_equal_tokens")) for r in records]
-        tokens = float(np.mean([outcome.ledger.generated for outcome in outcomes]))
+        tokens = float(np.mean([outcome.usage.generated for outcome in outcomes]))
         curve.append({"count": count, "tokens": tokens, "accuracy": float(np.mean([o.accuracy for o in outcomes]))})
     return curve
 
@@ -71,8 +71,8 @@ def measure(
         methods.consensus_equal_tokens(record, outcome, prices, draws)
         for record, outcome in zip(records, pruned, strict=True)
     ]
-    net = _mean([net_cost(o.ledger, prices.generator, prices.judge) / prices.generator for o in pruned])
-    generated = _mean([outcome.ledger.generated for outcome in pruned])
+    net = _mean([net_cost(o.usage, prices.generator, prices.judge) / prices.generator for o in pruned])
+    generated = _mean([outcome.usage.generated for outcome in pruned])
     accuracies = [outcome.accuracy for outcome in pruned]
     accuracy, low, high = mean_with_interval(accuracies)
     return {
@@ -82,7 +82,7 @@ def measure(
         "finished": _mean([outcome.finished for outcome in pruned]),
         "generated": generated,
         "net_tokens": net,
-        "longest_trace": _mean([outcome.ledger.longest_trace for outcome in pruned]),
+        "longest_path": _mean([outcome.usage.longest_path for outcome in pruned]),
         "saving_gross": 1 - generated / held_against.tokens,
         "saving_net": 1 - net / held_against.tokens,
         "compared_pairs": _mean([_compared_pairs(record, rule) for record in records]),

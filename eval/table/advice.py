@@ -11,7 +11,7 @@ from eval.table.labels import judge_label, marks, method_label
 from eval.table.methods import COMPANIONS
 from eval.table.recommend import Candidate, recommend
 from eval.table.results import Result
-from eval.table.rows import make_differences, make_row, total_ledger
+from eval.table.rows import make_differences, make_row, total_usage
 
 NOT_TO_BE_RUN = (*COMPANIONS, "oracle")
 """Methods that hold another against something: nobody can run them by themselves."""
@@ -43,8 +43,8 @@ def row_cost(result: Result, cell: Cell, prices: Prices) -> dict[str, float]:
     """Money for a row; `prices` has the row's model and, by kind, its judge where that one reads tokens."""
     kind = cell.judge_kinds.get((result.model, result.judge), "")
     judge = prices.get(kind) if result.prices.judge else None
-    ledger, prompt = total_ledger(result.outcomes), cell.prompt_tokens[result.model]
-    return cost_of(ledger, len(result.outcomes), prompt, prices[result.model], judge)
+    usage, prompt = total_usage(result.outcomes), cell.prompt_tokens[result.model]
+    return cost_of(usage, len(result.outcomes), prompt, prices[result.model], judge)
 
 
 def advice(cells: Sequence[Cell], rows_of: Sequence[Sequence[Mapping[str, Any]]], points: float) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def advice(cells: Sequence[Cell], rows_of: Sequence[Sequence[Mapping[str, Any]]]
         _name("consensus", None, first.n if several else None),
         [outcome.accuracy for outcome in reference.votes[base]],
         reference.net_tokens,
-        reference.ledger.longest_trace,
+        reference.usage.longest_path,
         0.0,
     )
     candidates = [
@@ -80,7 +80,7 @@ def _candidate(result: Result, row: Mapping[str, Any], reference: float, n: int 
         name=_name(result.method, result.judge, n) + marks(row),
         accuracies=[outcome.accuracy for outcome in result.outcomes],
         net_tokens=row["net_tokens"],
-        longest_path=row["tokens"]["longest_trace"],
+        longest_path=row["tokens"]["longest_path"],
         saving_net=1 - row["net_tokens"] / reference,
     )
 

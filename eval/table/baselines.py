@@ -3,7 +3,7 @@
 Each takes the traces of a problem in one order and says who votes, for what, and what that costs; `average` is the
 mean over orders. Random pruning needs no method of its own: `random_traces` (methods.py) votes as it would.
 
-Some of these are sequential: a trace is begun only when others have ended. Their `longest_trace` is the critical
+Some of these are sequential: a trace is begun only when others have ended. Their `longest_path` is the critical
 path, the sum of the tokens that have to be generated one after another.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.table.problems import Outcome, ProblemRecord, mean_ledger, oracle_share, trace_orders
+from eval.table.problems import Outcome, ProblemRecord, mean_usage, oracle_share, trace_orders
 from secateur.deepprune.vote import majority, majority_stays
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 
 SIMILARITIES = ("embedding", "token_embedding", "tfidf", "values")  # judges that "embedding" can prune by
 
@@ -25,15 +25,15 @@ class Voters:
 
     survivors: list[int]
     key: Hashable | None
-    ledger: TokenLedger
+    usage: Usage
 
 
 def average(record: ProblemRecord, runs: Sequence[Voters]) -> Outcome:
     """The mean over runs."""
     right = [run.key in record.right for run in runs]
     voters = float(np.mean([len(run.survivors) for run in runs]))
-    ledger = mean_ledger([run.ledger for run in runs])
-    return Outcome(float(np.mean(right)), ledger, voters, oracle_share(record, [run.survivors for run in runs]))
+    usage = mean_usage([run.usage for run in runs])
+    return Outcome(float(np.mean(right)), usage, voters, oracle_share(record, [run.survivors for run in runs]))
 
 
 def adaptive_consistency(record: ProblemRecord, orders: int, threshold: float = 0.95) -> list[Voters]:
@@ -83,7 +83,7 @@ def _first_of(record: ProblemRecord, order: Sequence[int], count: int, group: in
     lengths = [record.traces[index].n_tokens for index in drawn]
     path = sum(max(lengths[first : first + group]) for first in range(0, count, group))
     key = majority([record.traces[index].key for index in drawn])
-    return Voters(sorted(drawn), key, TokenLedger(generated=sum(lengths), longest_trace=path))
+    return Voters(sorted(drawn), key, Usage(generated=sum(lengths), longest_path=path))
 
 
 def similar_dropped(record: ProblemRecord, orders: int, threshold: float = 0.95) -> list[Voters]:
@@ -104,6 +104,6 @@ def similar_dropped(record: ProblemRecord, orders: int, threshold: float = 0.95)
                 running.append(index)
         voters = sorted(whole.union(running))
         kept = [length if i in whole or i in running else cuts[i] for i, length in enumerate(lengths)]
-        ledger = TokenLedger(generated=sum(kept), longest_trace=max(kept)) + record.judge_bill.everything
-        runs.append(Voters(voters, majority([record.traces[index].key for index in voters]), ledger))
+        usage = Usage(generated=sum(kept), longest_path=max(kept)) + record.judge_usage.everything
+        runs.append(Voters(voters, majority([record.traces[index].key for index in voters]), usage))
     return runs

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 from secateur.runtime.errors import InputError
 
 PRICE_KEYS = ("prompt", "cached", "generated")
@@ -64,15 +64,15 @@ def _check_values(name: str, values: Mapping[str, float]) -> None:
 
 
 def cost_of(
-    ledger: TokenLedger, problems: int, prompt_tokens: float, generator: TokenPrices, judge: TokenPrices | None
+    usage: Usage, problems: int, prompt_tokens: float, generator: TokenPrices, judge: TokenPrices | None
 ) -> dict[str, float]:
-    """`{per_problem, per_1000_problems}` of what `ledger` spent on all `problems`.
+    """`{per_problem, per_1000_problems}` of what `usage` spent on all `problems`.
 
     `prompt_tokens` is the mean length of a prompt [tokens]; `judge` is None where no judge reads tokens.
     """
-    spent = problems * prompt_tokens * generator.prompt + (ledger.generated + ledger.overrun) * generator.generated
+    spent = problems * prompt_tokens * generator.prompt + (usage.generated + usage.overrun) * generator.generated
     if judge is not None:
-        spent += ledger.judge_prefill * judge.prompt + ledger.judge_cached * judge.cached
-        spent += ledger.judge_generated * judge.generated
+        spent += usage.judge_prefill * judge.prompt + usage.judge_cached * judge.cached
+        spent += usage.judge_generated * judge.generated
     per_problem = spent / _MILLION / problems
     return {"per_problem": per_problem, "per_1000_problems": 1000 * per_problem}

@@ -17,7 +17,7 @@ import numpy as np
 
 from eval.table.baselines import Voters
 from eval.table.problems import ProblemRecord, trace_orders
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 from secateur.runtime.errors import InputError
 
 SHARES_KEPT = {"deepconf_low": 0.1, "deepconf_high": 0.9}
@@ -111,8 +111,8 @@ def _one_order(
         if stop is None:
             ballot.add(index)
     path = max(begun, default=0) if rule.consensus is None else sum(begun)
-    ledger = TokenLedger(generated=sum(lengths) + sum(begun), longest_trace=max(lengths) + path)
-    return Voters(sorted(ballot.voters), ballot.winner, ledger)
+    usage = Usage(generated=sum(lengths) + sum(begun), longest_path=max(lengths) + path)
+    return Voters(sorted(ballot.voters), ballot.winner, usage)
 
 
 class _Ballot:

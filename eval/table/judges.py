@@ -16,7 +16,7 @@ from secateur.deepprune.decide import JudgeFailure
 from secateur.deepprune.judges.base import CutTrace, Judge, VectorJudge
 from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.judges.untrained import UNTRAINED
-from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace
@@ -95,9 +95,9 @@ class ModelJudges:
     def score(self, index: int, problem: Problem, traces: Sequence[StoredTrace]) -> JudgeScores:
         """What one of the judges says about all pairs of the traces of one problem."""
         judge = self.judges[index]
-        judge.reset_ledger()
+        judge.reset_usage()
         n = len(traces)
-        costs: tuple[TokenLedger, ...] = (TokenLedger(),) * n  # of the cuts; judges of pairs read none by itself
+        costs: tuple[Usage, ...] = (Usage(),) * n  # of the cuts; judges of pairs read none by itself
         try:
             if isinstance(judge, VectorJudge):
                 vectors, costs = zip(*self._vectors(judge, problem, traces), strict=True)
@@ -107,19 +107,19 @@ class ModelJudges:
                 scores = judge.score([self._cut(ids, trace, judge.needs_states) for trace in traces])
         except JudgeFailure:
             scores = np.full((n, n), np.nan)
-        bill = JudgeBill(sum(costs, judge.ledger), costs)
-        return JudgeScores(np.asarray(scores, dtype=np.float64), bill, judge.parameters)
+        usage = JudgeUsage(sum(costs, judge.usage), costs)
+        return JudgeScores(np.asarray(scores, dtype=np.float64), usage, judge.parameters)
 
     def _vectors(
         self, judge: VectorJudge, problem: Problem, traces: Sequence[StoredTrace]
-    ) -> Iterator[tuple[np.ndarray, TokenLedger]]:
+    ) -> Iterator[tuple[np.ndarray, Usage]]:
         """The vector of each cut and what reading it cost."""
         ids = prompt_ids(self.tokenizer, problem, self.config.prompt_family)
         session = judge.open()
         for trace in traces:
             if judge.needs_states and not self.config.keep_states:
                 macs, vector = split_vector(trace.load_states())
-                yield vector, TokenLedger(judge_head=macs)
+                yield vector, Usage(judge_head=macs)
             else:
                 yield session.read(self._cut(ids, trace, judge.needs_states))
 

@@ -11,12 +11,12 @@ from eval.table.config import CombinedConfig
 from eval.table.store import judge_labels, live_path, read_live, read_scores
 from eval.table.terminal import method_label
 from eval.traces.sampling import prompt_ids
-from secateur.deepprune.controller import OnlineResult, OnlineTrace, ProblemJob, run_online
+from secateur.deepprune.controller import LiveResult, ProblemJob, TraceResult, run_live
 from secateur.deepprune.decide import PruneRule, decision_seed
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.plan import ALL_PAIRS
 from secateur.deepprune.replay import Replay, replay
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec
 from secateur.engines.trace_folder import StoredTrace
 from secateur.runtime.console import progress
@@ -39,7 +39,7 @@ class TraceSpan:
     capped: bool
 
     @classmethod
-    def of_live(cls, trace: OnlineTrace) -> "TraceSpan":
+    def of_live(cls, trace: TraceResult) -> "TraceSpan":
         finished = trace.finish_reason is not None
         return cls(trace.cut_tokens, len(trace.token_ids), finished, trace.finish_reason == "length")
 
@@ -57,7 +57,7 @@ class TraceSpan:
         return self.finished and self.length > self.reach
 
 
-def token_causes(live: OnlineResult, replayed: Replay, stored: Sequence[StoredTrace]) -> dict[str, dict[str, int]]:
+def token_causes(live: LiveResult, replayed: Replay, stored: Sequence[StoredTrace]) -> dict[str, dict[str, int]]:
     """Per cause the number of traces that show it and the tokens that the live run generated more than the replay
     because of it; these add up to the whole difference."""
     found = {cause: {"traces": 0, "generated": 0} for cause in TOKEN_CAUSES}
@@ -90,7 +90,7 @@ def asks_all_pairs(rule: PruneRule, n: int) -> bool:
 
 
 def first_difference(
-    live: OnlineResult, replayed: Replay, stored: Sequence[StoredTrace], all_pairs: bool
+    live: LiveResult, replayed: Replay, stored: Sequence[StoredTrace], all_pairs: bool
 ) -> str | None:
     """What a live run and a replay of its problem disagree about; None if nothing. `all_pairs`: see `asks_all_pairs`;
     without it the costs of the judge are not compared."""
@@ -103,16 +103,14 @@ def first_difference(
             return f"trace {index} has another text"
     if live.decision.survivors != replayed.decision.survivors:
         return "the survivors differ"
-    spent, foreseen = live.ledger, replayed.ledger
+    spent, foreseen = live.usage, replayed.usage
     if not all_pairs:
-        spent, foreseen = (
-            TokenLedger(x.generated, x.overrun, longest_trace=x.longest_trace) for x in (spent, foreseen)
-        )
+        spent, foreseen = (Usage(x.generated, x.overrun, longest_path=x.longest_path) for x in (spent, foreseen))
     return None if spent == foreseen else f"the costs differ: {spent} and {foreseen}"
 
 
 def compare(
-    live: OnlineResult,
+    live: LiveResult,
     replayed: Replay,
     replayed_answer: str | None,
     stored: Sequence[StoredTrace],
@@ -120,7 +118,7 @@ def compare(
     rule: PruneRule,
 ) -> dict[str, Any]:
     """The record of one problem: whether both are equal and, if not, their first difference; `live` and `replay` with
-    answer, whether it is right, number of finished and of capped traces, ledger and failure of the judge; `causes`
+    answer, whether it is right, number of finished and of capped traces, usage and failure of the judge; `causes`
     from `token_causes`; `traces`: their number n, `stored_tokens`: all that these had."""
     difference = _answers_differ(live.answer, replayed_answer)
     difference = difference or first_difference(live, replayed, stored, asks_all_pairs(rule, len(stored)))
@@ -130,8 +128,8 @@ def compare(
     return {
         "equal": difference is None,
         "difference": difference,
-        "live": _side(live.answer, gold, spans, live.ledger, failures[0]),
-        "replay": _side(replayed_answer, gold, again, replayed.ledger, failures[1]),
+        "live": _side(live.answer, gold, spans, live.usage, failures[0]),
+        "replay": _side(replayed_answer, gold, again, replayed.usage, failures[1]),
         "causes": token_causes(live, replayed, stored),
         "traces": len(stored),
         "stored_tokens": sum(trace.trace.n_tokens for trace in stored),
@@ -144,7 +142,7 @@ def _answers_differ(live: str | None, replayed: str | None) -> str | None:
 
 
 def _side(
-    answer: str | None, gold: str, spans: Sequence[TraceSpan], ledger: TokenLedger, failure: str | None
+    answer: str | None, gold: str, spans: Sequence[TraceSpan], usage: Usage, failure: str | None
 ) -> dict[str, Any]:
     return {
         "answer": answer,
@@ -152,7 +150,7 @@ def _side(
         "finished": sum(span.finished for span in spans),
         "capped": sum(span.capped for span in spans),
         "judge_failure": failure,
-        "ledger": asdict(ledger),
+        "usage": asdict(usage),
     }
 
 
@@ -199,7 +197,7 @@ class LiveRuns:
         clock = ClockedEngine(engine, jobs)
         with progress(f"{self.model}: {method_label(self.method)} live{current_ranks().note}", len(jobs)) as shown:
             began = time.monotonic()
-            for result in run_online(clock, jobs, spec, self.judge, self.rule, config.rows, self._thinking):
+            for result in run_live(clock, jobs, spec, self.judge, self.rule, config.rows, self._thinking):
                 ended = time.monotonic()
                 wall = {"problem_s": ended - clock.first_token[result.problem_id], "phase_s": ended - began}
                 self._write(by_id[result.problem_id], result, stored[result.problem_id], wall)
@@ -211,7 +209,7 @@ class LiveRuns:
         return ProblemJob.sampled(problem.id, ids, n, self.config.seed)
 
     def _write(
-        self, problem: Problem, result: OnlineResult, stored: Sequence[StoredTrace], wall: dict[str, float]
+        self, problem: Problem, result: LiveResult, stored: Sequence[StoredTrace], wall: dict[str, float]
     ) -> None:
         answers = [extract_answer(trace.trace.text, self._thinking) for trace in stored]
         label = judge_labels(self.config, self.model)[0]
@@ -223,7 +221,7 @@ class LiveRuns:
             found.scores,
             self.rule,
             decision_seed(self.config.seed, problem.id),
-            found.bill,
+            found.usage,
         )
         answer = None if replayed.key is None else answers[replayed.key]  # the index of the first equal answer
         record = {"settings": self._settings, **compare(result, replayed, answer, stored, problem.answer, self.rule)}

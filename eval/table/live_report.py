@@ -14,7 +14,7 @@ import numpy as np
 from eval.table.config import CombinedConfig
 from eval.table.live import TOKEN_CAUSES, asks_all_pairs
 from eval.table.store import judge_labels, read_engine, read_live
-from secateur.engines.accounting import JUDGE_COSTS, TokenLedger
+from secateur.engines.accounting import JUDGE_COSTS, Usage
 from secateur.runtime.files import read_jsonl
 from secateur.runtime.statistics import paired_difference
 from secateur.tasks.records import Problem
@@ -162,8 +162,8 @@ def live_entry(
 ) -> dict[str, Any]:
     """Live and replay of some problems beside each other.
 
-    `live` and `replay`: accuracy (0-1); finished traces and longest_trace [steps], means; capped traces; every other
-    field of `TokenLedger`, sums; wall_s of the live phase. `difference`: live − replay, accuracy paired by problem.
+    `live` and `replay`: accuracy (0-1); finished traces and longest_path [steps], means; capped traces; every other
+    field of `Usage`, sums; wall_s of the live phase. `difference`: live − replay, accuracy paired by problem.
     `causes`: see `find_causes`. `sampling_wall_s`: what sampling all n traces of these problems took, or, where
     `sampling_wall_measured` is False, their share of it by tokens; None where it is not known. `words` and
     `wall_words` say all that in a sentence. `all_pairs`: see `eval.table.live.asks_all_pairs`.
@@ -188,14 +188,14 @@ def live_entry(
 
 
 def _column(found: Sequence[dict[str, Any]], side: str) -> dict[str, Any]:
-    ledgers = [record[side]["ledger"] for record in found]
-    sums = {field.name: sum(ledger[field.name] for ledger in ledgers) for field in fields(TokenLedger)}
+    usages = [record[side]["usage"] for record in found]
+    sums = {field.name: sum(usage[field.name] for usage in usages) for field in fields(Usage)}
     return {
         "accuracy": _mean(record[side]["right"] for record in found),
         "finished": _mean(record[side]["finished"] for record in found),
         "capped": sum(record[side]["capped"] for record in found),
         **{name: round(value, 3) for name, value in sums.items()},
-        "longest_trace": _mean(ledger["longest_trace"] for ledger in ledgers),
+        "longest_path": _mean(usage["longest_path"] for usage in usages),
     }
 
 
@@ -229,16 +229,16 @@ def find_causes(found: Sequence[dict[str, Any]], all_pairs: bool, facts: EngineF
         sizes = {key: sum(record["causes"][cause][key] for record in found) for key in ("traces", "generated")}
         causes += [{"cause": cause, **sizes}] if any(sizes.values()) else []
     causes += _overrun(found, facts)
-    steps = _gap(found, lambda side: side["ledger"]["longest_trace"]) / len(found)
+    steps = _gap(found, lambda side: side["usage"]["longest_path"]) / len(found)
     causes += [{"cause": "steps", "steps": steps}] if steps else []
-    costs = {key: round(_gap(found, lambda side, key=key: side["ledger"][key]), 3) for key in JUDGE_COSTS}
+    costs = {key: round(_gap(found, lambda side, key=key: side["usage"][key]), 3) for key in JUDGE_COSTS}
     causes += [{"cause": "judge", "lazily": not all_pairs, **costs}] if any(costs.values()) else []
     failed = sum(bool(record["live"]["judge_failure"]) != bool(record["replay"]["judge_failure"]) for record in found)
     return causes + ([{"cause": "judge_failed", "problems": failed}] if failed else [])
 
 
 def _overrun(found: Sequence[dict[str, Any]], facts: EngineFacts) -> list[dict[str, Any]]:
-    tokens = sum(record["live"]["ledger"]["overrun"] for record in found)
+    tokens = sum(record["live"]["usage"]["overrun"] for record in found)
     causes: list[dict[str, Any]] = [{"cause": "overrun", "tokens": tokens}] if tokens else []
     return causes + ([{"cause": "hidden"}] if facts.name == "openai" else [])
 

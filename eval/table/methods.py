@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.table.problems import Outcome, ProblemRecord, TraceRecord, mean_ledger, rng_for, trace_orders
+from eval.table.problems import Outcome, ProblemRecord, TraceRecord, mean_usage, rng_for, trace_orders
 from secateur.deepprune.decide import PruneRule
 from secateur.deepprune.replay import replay
 from secateur.deepprune.vote import majority
-from secateur.engines.accounting import TokenLedger, net_cost
+from secateur.engines.accounting import Usage, net_cost
 
 COMPANIONS = ("random_traces", "consensus_equal_tokens")  # what each DeepPrune row is held against
 BASELINES = ("adaptive_consistency", "early_stopping", "deepconf_low", "deepconf_high")
@@ -30,10 +30,10 @@ class Prices:
     judge: int = 0
 
 
-def full_cost(traces: Iterable[TraceRecord]) -> TokenLedger:
+def full_cost(traces: Iterable[TraceRecord]) -> Usage:
     """Tokens of traces that all run to their end, side by side."""
     lengths = [trace.n_tokens for trace in traces]
-    return TokenLedger(generated=sum(lengths), longest_trace=max(lengths, default=0))
+    return Usage(generated=sum(lengths), longest_path=max(lengths, default=0))
 
 
 def _is_right(record: ProblemRecord, keys: Sequence[Hashable | None]) -> bool:
@@ -43,8 +43,8 @@ def _is_right(record: ProblemRecord, keys: Sequence[Hashable | None]) -> bool:
 def single(record: ProblemRecord) -> Outcome:
     """One trace and its answer: the mean over all samples (pass@1)."""
     right = [trace.key in record.right for trace in record.traces]
-    ledgers = [full_cost([trace]) for trace in record.traces]
-    return Outcome(float(np.mean(right)), mean_ledger(ledgers), 1.0)
+    usages = [full_cost([trace]) for trace in record.traces]
+    return Outcome(float(np.mean(right)), mean_usage(usages), 1.0)
 
 
 def consensus(record: ProblemRecord) -> Outcome:
@@ -74,8 +74,8 @@ def vote_of_some(record: ProblemRecord, count: float, draws: int, rng: np.random
         if weight and size:
             accuracy += weight * _share_right(record, orders[:, :size])
             longest += weight * float(lengths[orders[:, :size]].max(axis=1).mean())
-    ledger = TokenLedger(generated=count * float(lengths.mean()), longest_trace=longest)
-    return Outcome(accuracy, ledger, count)
+    usage = Usage(generated=count * float(lengths.mean()), longest_path=longest)
+    return Outcome(accuracy, usage, count)
 
 
 def _share_right(record: ProblemRecord, chosen: np.ndarray) -> float:
@@ -105,7 +105,7 @@ class Pruned:
     labels: list[int | None]
     kept_tokens: list[int]
     key: Hashable | None
-    ledger: TokenLedger
+    usage: Usage
     judge_failure: str | None
 
 
@@ -121,7 +121,7 @@ def prune_once(record: ProblemRecord, rule: PruneRule, order: Sequence[int] | No
         record.scores[np.ix_(order, order)],
         rule,
         record.decision_seed,
-        record.judge_bill.reordered(order),
+        record.judge_usage.reordered(order),
     )
     decision = replayed.decision
     labels, kept = [None] * n, [0] * n
@@ -129,7 +129,7 @@ def prune_once(record: ProblemRecord, rule: PruneRule, order: Sequence[int] | No
     for index, label, tokens in zip(order, clusters, replayed.kept_tokens, strict=True):
         labels[index], kept[index] = label, tokens
     survivors = sorted(order[place] for place in decision.survivors)
-    return Pruned(survivors, labels, kept, replayed.key, replayed.ledger, decision.judge_failure)
+    return Pruned(survivors, labels, kept, replayed.key, replayed.usage, decision.judge_failure)
 
 
 def prune_in_orders(record: ProblemRecord, rule: PruneRule, orders: int) -> list[Pruned]:
@@ -141,7 +141,7 @@ def deepprune(record: ProblemRecord, runs: Sequence[Pruned]) -> Outcome:
     """The mean over the orders in `runs`."""
     accuracy = float(np.mean([run.key in record.right for run in runs]))
     return Outcome(
-        accuracy, mean_ledger([run.ledger for run in runs]), float(np.mean([len(r.survivors) for r in runs]))
+        accuracy, mean_usage([run.usage for run in runs]), float(np.mean([len(r.survivors) for r in runs]))
     )
 
 
@@ -152,15 +152,15 @@ def random_traces(record: ProblemRecord, runs: Sequence[Pruned], draws: int) -> 
     outcomes = [vote_of_some(record, count, draws, rng) for count in sorted(counts)]
     weights = [counts[count] / len(runs) for count in sorted(counts)]
     accuracy = sum(w * outcome.accuracy for w, outcome in zip(weights, outcomes, strict=True))
-    ledger = TokenLedger(
-        generated=sum(w * outcome.ledger.generated for w, outcome in zip(weights, outcomes, strict=True)),
-        longest_trace=sum(w * outcome.ledger.longest_trace for w, outcome in zip(weights, outcomes, strict=True)),
+    usage = Usage(
+        generated=sum(w * outcome.usage.generated for w, outcome in zip(weights, outcomes, strict=True)),
+        longest_path=sum(w * outcome.usage.longest_path for w, outcome in zip(weights, outcomes, strict=True)),
     )
-    return Outcome(accuracy, ledger, sum(w * outcome.finished for w, outcome in zip(weights, outcomes, strict=True)))
+    return Outcome(accuracy, usage, sum(w * outcome.finished for w, outcome in zip(weights, outcomes, strict=True)))
 
 
 def consensus_equal_tokens(record: ProblemRecord, pruned: Outcome, prices: Prices, draws: int) -> Outcome:
     """Consensus over the fewer full traces that DeepPrune's net tokens, the judge's included, would have bought."""
-    budget = net_cost(pruned.ledger, prices.generator, prices.judge) / prices.generator
+    budget = net_cost(pruned.usage, prices.generator, prices.judge) / prices.generator
     mean_length = float(np.mean([trace.n_tokens for trace in record.traces]))
     return vote_of_some(record, budget / mean_length, draws, rng_for(record, "consensus_equal_tokens"))

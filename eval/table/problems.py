@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.engines.accounting import NO_JUDGE, JudgeBill, TokenLedger
+from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ProblemRecord:
     decision_seed: int = 0
     scores: np.ndarray | None = None
     """[n, n] probability (0-1) that two traces will end in the same answer, read at their cuts."""
-    judge_bill: JudgeBill = NO_JUDGE
+    judge_usage: JudgeUsage = NO_JUDGE
 
     @property
     def keys(self) -> list[Hashable | None]:
@@ -53,13 +53,14 @@ class Outcome:
     """
 
     accuracy: float
-    ledger: TokenLedger
+    usage: Usage
     finished: float
     oracle: float | None = None
 
 
 def part(record: ProblemRecord, chosen: np.ndarray) -> ProblemRecord:
-    """The problem as if only the `chosen` traces [m] had been sampled, in that order; the judge's bill is the part of
+    """The problem as if only the `chosen` traces [m] had been sampled, in that order; the judge's usage is the part
+    of
     the stored one that falls to them."""
     places = chosen.tolist()
     return ProblemRecord(
@@ -68,7 +69,7 @@ def part(record: ProblemRecord, chosen: np.ndarray) -> ProblemRecord:
         tuple(record.traces[place] for place in places),
         record.decision_seed,
         None if record.scores is None else record.scores[np.ix_(chosen, chosen)],
-        record.judge_bill.part(places),
+        record.judge_usage.part(places),
     )
 
 
@@ -86,16 +87,16 @@ def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
     shares = [outcome.oracle for outcome in outcomes if outcome.oracle is not None]
     return Outcome(
         float(np.mean([outcome.accuracy for outcome in outcomes])),
-        mean_ledger([outcome.ledger for outcome in outcomes]),
+        mean_usage([outcome.usage for outcome in outcomes]),
         float(np.mean([outcome.finished for outcome in outcomes])),
         float(np.mean(shares)) if shares else None,
     )
 
 
-def mean_ledger(ledgers: Sequence[TokenLedger]) -> TokenLedger:
-    """Field by field the mean of ledgers; fields become fractional."""
-    fields = [field.name for field in dataclasses.fields(TokenLedger)]
-    return TokenLedger(**{name: float(np.mean([getattr(ledger, name) for ledger in ledgers])) for name in fields})
+def mean_usage(usages: Sequence[Usage]) -> Usage:
+    """Field by field the mean of usages; fields become fractional."""
+    fields = [field.name for field in dataclasses.fields(Usage)]
+    return Usage(**{name: float(np.mean([getattr(usage, name) for usage in usages])) for name in fields})
 
 
 def oracle_share(record: ProblemRecord, chosen: Sequence[Sequence[int]]) -> float:

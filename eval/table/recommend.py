@@ -148,7 +148,7 @@ def recommend(candidates: Sequence[Candidate], reference: Candidate, points: flo
         "overall": overall.candidate.id if overall else None,
         "frontier_tokens": pareto(candidates, lambda one: one.net_tokens),
         "frontier_wall": pareto(candidates, lambda one: one.longest_path),
-        "frontier_wall_measure": "longest_trace",
+        "frontier_wall_measure": "longest_path",
         "words": words,
     }
 

@@ -13,15 +13,15 @@ from eval.table.methods import BASELINES, Pruned
 from eval.table.problems import Outcome, ProblemRecord
 from eval.table.results import Result
 from eval.table.rules import PUBLISHED
-from secateur.engines.accounting import TokenLedger, net_cost, saving_gross, saving_net
+from secateur.engines.accounting import Usage, net_cost, saving_gross, saving_net
 from secateur.runtime.statistics import mean_with_interval, paired_difference
 
 
-def total_ledger(outcomes: Sequence[Outcome]) -> TokenLedger:
-    """Sums over problems; `longest_trace` becomes the mean over problems, which is what a user waits for."""
-    names = [field.name for field in dataclasses.fields(TokenLedger)]
-    totals = {name: sum(getattr(outcome.ledger, name) for outcome in outcomes) for name in names}
-    return TokenLedger(**totals | {"longest_trace": totals["longest_trace"] / len(outcomes)})
+def total_usage(outcomes: Sequence[Outcome]) -> Usage:
+    """Sums over problems; `longest_path` becomes the mean over problems, which is what a user waits for."""
+    names = [field.name for field in dataclasses.fields(Usage)]
+    totals = {name: sum(getattr(outcome.usage, name) for outcome in outcomes) for name in names}
+    return Usage(**totals | {"longest_path": totals["longest_path"] / len(outcomes)})
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,19 @@ class Reference:
     parameters: Mapping[str, int]
 
     @cached_property
-    def ledger(self) -> TokenLedger:
+    def usage(self) -> Usage:
         """What it spends on all problems."""
-        return total_ledger(self.votes[self.model])
+        return total_usage(self.votes[self.model])
 
     @cached_property
     def full(self) -> dict[str, float]:
         """Model → what the vote of all its traces costs [multiply-accumulates]."""
-        return {name: net_cost(total_ledger(vote), self.parameters[name], 0) for name, vote in self.votes.items()}
+        return {name: net_cost(total_usage(vote), self.parameters[name], 0) for name, vote in self.votes.items()}
 
     @property
     def net_tokens(self) -> float:
         """Tokens per problem of the vote itself."""
-        return self.ledger.generated / len(self.votes[self.model])
+        return self.usage.generated / len(self.votes[self.model])
 
 
 def saving_parts(cost: float, own_full: float, reference: float) -> dict[str, float]:
@@ -77,10 +77,10 @@ def make_row(result: Result, benchmark: str, n: int, reference: Reference) -> di
     difference of the method to it, paired by problem; `saving_parts`: see there, for models other than the base.
     Null where a row has none.
     """
-    ledger = total_ledger(result.outcomes)
+    usage = total_usage(result.outcomes)
     accuracy, low, high = mean_with_interval([outcome.accuracy for outcome in result.outcomes])
     full = reference.full[reference.model]
-    cost = net_cost(ledger, result.prices.generator, result.prices.judge)
+    cost = net_cost(usage, result.prices.generator, result.prices.judge)
     parts = None if result.model == reference.model else saving_parts(cost, reference.full[result.model], full)
     return {
         "id": result.id,
@@ -94,14 +94,14 @@ def make_row(result: Result, benchmark: str, n: int, reference: Reference) -> di
         "accuracy_ci95": [low, high],
         "oracle_accuracy": _oracle_accuracy(result.outcomes),
         "finished": float(np.mean([outcome.finished for outcome in result.outcomes])),
-        "tokens": {key: round(value, 3) for key, value in dataclasses.asdict(ledger).items()},
+        "tokens": {key: round(value, 3) for key, value in dataclasses.asdict(usage).items()},
         "wall_s": result.wall_s,
-        "saving_gross": saving_gross(ledger.generated, reference.ledger.generated),
+        "saving_gross": saving_gross(usage.generated, reference.usage.generated),
         "saving_net": saving_net(
-            ledger,
+            usage,
             generator_parameters=result.prices.generator,
             judge_parameters=result.prices.judge,
-            reference_generated=reference.ledger.generated,
+            reference_generated=reference.usage.generated,
             reference_parameters=reference.parameters[reference.model],
         ),
         "net_tokens": cost / reference.parameters[reference.model] / len(result.outcomes),
@@ -119,7 +119,7 @@ def _control(outcomes: Sequence[Outcome], others: Sequence[Outcome]) -> dict[str
     mean, low, high = paired_difference([o.accuracy for o in outcomes], [o.accuracy for o in others])
     return {
         "accuracy": float(np.mean([outcome.accuracy for outcome in others])),
-        "generated": round(sum(outcome.ledger.generated for outcome in others), 3),
+        "generated": round(sum(outcome.usage.generated for outcome in others), 3),
         "difference": mean,
         "ci95": [low, high],
     }

@@ -19,7 +19,7 @@ import numpy as np
 from eval.table.config import CombinedConfig
 from eval.table.judge_names import judge_folder, judge_kind
 from secateur.deepprune.judges.untrained import UNTRAINED
-from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace
 from secateur.runtime.files import read_json, read_jsonl
@@ -29,10 +29,10 @@ from secateur.tasks.records import Problem
 @dataclass(frozen=True)
 class JudgeScores:
     """What a judge said about one problem: [n, n] probabilities, all NaN where it failed; `parameters` is the weight
-    of the tokens in `bill`."""
+    of the tokens in `usage`."""
 
     scores: np.ndarray
-    bill: JudgeBill
+    usage: JudgeUsage
     parameters: int
 
 
@@ -93,7 +93,7 @@ def stored_traces(folder: Sequence[ProblemTraces], n: int) -> dict[str, list[Sto
 
 def write_scores(path: Path, found: JudgeScores, settings: str) -> None:
     """Replace `path` atomically."""
-    meta = {"settings": settings, "bill": asdict(found.bill), "parameters": found.parameters}
+    meta = {"settings": settings, "usage": asdict(found.usage), "parameters": found.parameters}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, scores=found.scores, meta=np.array(json.dumps(meta)))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,9 +113,9 @@ def read_scores(
         meta = json.loads(str(stored["meta"]))
         if settings is not None and meta["settings"] != settings:
             return None
-        bill = meta["bill"]
-        cuts = tuple(TokenLedger(**cut) for cut in bill["cuts"])
-        return JudgeScores(stored["scores"], JudgeBill(TokenLedger(**bill["everything"]), cuts), meta["parameters"])
+        usage = meta["usage"]
+        cuts = tuple(Usage(**cut) for cut in usage["cuts"])
+        return JudgeScores(stored["scores"], JudgeUsage(Usage(**usage["everything"]), cuts), meta["parameters"])
 
 
 def read_live(

@@ -63,7 +63,7 @@ def _live_numbers(entry: Row) -> list[str]:
     return [
         *(f"{side['accuracy']:.3f}" for side in sides),
         *(f"{side['generated'] / problems:,.0f}" for side in sides),
-        *(f"{side['longest_trace']:,.0f}" for side in sides),
+        *(f"{side['longest_path']:,.0f}" for side in sides),
     ]
 
 
@@ -169,7 +169,7 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, Callable[[Mapping[s
     }
     if not costs or any(_judged(row) for row in rows):
         columns["judge\ntokens"] = lambda row: f"{_judged(row) / row['problems']:,.0f}" if _judged(row) else ""
-    columns["longest\npath"] = lambda row: f"{row['tokens']['longest_trace']:,.0f}"
+    columns["longest\npath"] = lambda row: f"{row['tokens']['longest_path']:,.0f}"
     columns["saved\nnet"] = lambda row: _percent(row["saving_net"])
     if costs:
         columns["cost of\n1,000"] = lambda row: _money(row["cost"]["per_1000_problems"]) if "cost" in row else "–"

@@ -20,7 +20,7 @@ from eval.table.store import (
     write_scores,
 )
 from eval.traces.benchmarks import Problems
-from eval.traces.sampling import EncodingEngine, SamplingPlan, local_device, sample_missing
+from eval.traces.sampling import EncodingEngine, WantedTraces, local_device, sample_missing
 from secateur.engines.base import Engine
 from secateur.engines.trace_folder import StoredTrace, TraceFolderWriter, read_trace_folder
 from secateur.runtime.console import progress
@@ -105,7 +105,7 @@ class BenchmarkWork:
         if wanted <= self.writer.done and engine_path(config, self.model).is_file():
             return
         engine, began = self._engine(), time.monotonic()
-        plan = SamplingPlan(
+        plan = WantedTraces(
             self.problems, config.largest_n, config.spec, config.prompt_family, config.seed, config.rows
         )
         with self.writer as writer:

@@ -12,7 +12,7 @@ import torch
 
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.deepprune.judges.base import CutTrace, VectorJudge
-from secateur.engines.base import Engine, Event, SamplingSpec, Usage, trace_seed
+from secateur.engines.base import Engine, Event, SamplingSpec, TraceUsage, trace_seed
 from secateur.engines.models import model_fingerprint
 from secateur.engines.registry import EngineKeys, open_engine, tokenizer_source
 from secateur.engines.sampling import TraceJob, sample_traces
@@ -26,7 +26,7 @@ from secateur.tasks.records import Problem, Trace
 
 
 @dataclass(frozen=True)
-class SamplingPlan:
+class WantedTraces:
     """Which traces are wanted: `n` of each problem; `max_rows` run at once."""
 
     problems: Sequence[Problem]
@@ -184,7 +184,7 @@ def prompt_ids(tokenizer, problem: Problem, family: str) -> tuple[int, ...]:
 def sample_missing(
     engine: Engine,
     tokenizer,
-    plan: SamplingPlan,
+    plan: WantedTraces,
     writer: TraceFolderWriter,
     model_name: str,
     cut: CutRule | None = None,
@@ -223,7 +223,7 @@ def sample_missing(
     return generated
 
 
-def _jobs(plan: SamplingPlan, tokenizer) -> Iterator[TraceJob]:
+def _jobs(plan: WantedTraces, tokenizer) -> Iterator[TraceJob]:
     for problem in plan.problems:
         ids = prompt_ids(tokenizer, problem, plan.prompt_family)
         for sample in range(plan.n):
@@ -245,9 +245,9 @@ class EncodingEngine:
         return [self._encoded(states) for states in self._engine.states(traces)]
 
     def _encoded(self, states: torch.Tensor) -> torch.Tensor:
-        self._judge.reset_ledger()
+        self._judge.reset_usage()
         vector = self._judge.encode(CutTrace((), (), "", states))
-        return torch.from_numpy(np.concatenate([[float(self._judge.ledger.judge_head)], vector.astype(np.float64)]))
+        return torch.from_numpy(np.concatenate([[float(self._judge.usage.judge_head)], vector.astype(np.float64)]))
 
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
         return self._engine.start(prompt_ids, seeds, spec)
@@ -264,7 +264,7 @@ class EncodingEngine:
     def prune(self, traces: Sequence[int]) -> None:
         self._engine.prune(traces)
 
-    def usage(self, trace: int) -> Usage:
+    def usage(self, trace: int) -> TraceUsage:
         return self._engine.usage(trace)
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ class ClusterRule:
 class Clustering:
     """`clusters` in the order they were opened, members in the order they joined.
 
-    `comparisons` counts the pairs that the rule looks at; what a judge was asked is in its ledger.
+    `comparisons` counts the pairs that the rule looks at; what a judge was asked is in its usage.
     """
 
     clusters: list[list[int]]

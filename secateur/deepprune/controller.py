@@ -23,7 +23,7 @@ from secateur.deepprune.decide import Decision, PruneRule, decision_seed
 from secateur.deepprune.judges.base import CutTrace, Judge, JudgeSession, out_of_memory_is_failure
 from secateur.deepprune.plan import FinishPlan, make_plan
 from secateur.deepprune.scores import PairScores
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec, trace_seed
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.equality import AnswerGroups, extract_answer
@@ -51,7 +51,7 @@ class LiveTrace:
 
     @property
     def status(self) -> Literal["whole", "finished", "pruned"]:
-        """Of a problem that is done, see `OnlineTrace`."""
+        """Of a problem that is done, see `TraceResult`."""
         if self.finish_reason is None:
             return "pruned"
         return "whole" if self.whole else "finished"
@@ -233,13 +233,13 @@ class LiveProblem:
         return self._keys.answer(self._plan.vote(self._finished))
 
     @property
-    def ledger(self) -> TokenLedger:
+    def usage(self) -> Usage:
         """What was spent so far, the judge included, also where it failed in the end."""
         usages = [self._engine.usage(handle) for handle in self.handles]
         generated = [usage.generated_tokens for usage in usages]
         overrun = sum(usage.overrun_tokens for usage in usages)
-        spent = TokenLedger(generated=sum(generated), overrun=overrun, longest_trace=self._steps)
-        return spent if self._session is None else spent + self._session.ledger
+        spent = Usage(generated=sum(generated), overrun=overrun, longest_path=self._steps)
+        return spent if self._session is None else spent + self._session.usage
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ class ProblemJob:
 
 
 @dataclass(frozen=True)
-class OnlineTrace:
+class TraceResult:
     """What became of one trace.
 
     `status`: "whole" ended before its cut, "finished" ran to its end after it, "pruned" was stopped, at its cut or,
@@ -282,34 +282,34 @@ class OnlineTrace:
     finish_reason: str | None
 
 
-NEVER_STARTED = OnlineTrace((), "", "unstarted", 0, None, None)
+NEVER_STARTED = TraceResult((), "", "unstarted", 0, None, None)
 
 
 @dataclass(frozen=True)
-class OnlineResult:
+class LiveResult:
     """One problem's run: its traces in the order of the job's seeds, the vote's answer, and every token spent."""
 
     problem_id: str
-    traces: list[OnlineTrace]
+    traces: list[TraceResult]
     decision: Decision
     answer: str | None
-    ledger: TokenLedger
+    usage: Usage
 
 
-def _result(run: LiveProblem) -> OnlineResult:
+def _result(run: LiveProblem) -> LiveResult:
     """The record of a problem that is done."""
     decision = run.decision
     started = len(run.traces)
     clusters = decision.clustering.labels(started) if decision.clustering is not None else [None] * started
     records = [
-        OnlineTrace(tuple(trace.token_ids), trace.text, trace.status, trace.cut_tokens, cluster, trace.finish_reason)
+        TraceResult(tuple(trace.token_ids), trace.text, trace.status, trace.cut_tokens, cluster, trace.finish_reason)
         for trace, cluster in zip(run.traces, clusters, strict=True)
     ]
     records += [NEVER_STARTED] * (len(run.job.seeds) - started)
-    return OnlineResult(run.job.problem_id, records, decision, run.answer, run.ledger)
+    return LiveResult(run.job.problem_id, records, decision, run.answer, run.usage)
 
 
-def run_online(
+def run_live(
     engine: Engine,
     jobs: Iterable[ProblemJob],
     spec: SamplingSpec,
@@ -317,7 +317,7 @@ def run_online(
     rule: PruneRule,
     max_rows: int,
     thinking: bool = False,
-) -> Iterator[OnlineResult]:
+) -> Iterator[LiveResult]:
     """Run problems through one engine and yield each as it is done.
 
     A problem is started while the traces it starts at once and those held for others, running or parked, are at most

@@ -8,17 +8,17 @@
     result = prune("What is 17 · 23?", engine, judge, n=64)
     print(result.answer, result.usage)
 
-Many problems at once share the engine's batch through `secateur.deepprune.controller.run_online`, on which this
+Many problems at once share the engine's batch through `secateur.deepprune.controller.run_live`, on which this
 stands."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from secateur.deepprune.controller import OnlineTrace, ProblemJob, run_online
+from secateur.deepprune.controller import ProblemJob, TraceResult, run_live
 from secateur.deepprune.decide import ADAPTIVE_RULE, Decision, PruneRule
 from secateur.deepprune.judges.base import Judge
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, SamplingSpec
 from secateur.runtime.errors import InputError
 from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
@@ -37,8 +37,8 @@ class PruneResult:
     """
 
     answer: str | None
-    traces: list[OnlineTrace]
-    usage: TokenLedger
+    traces: list[TraceResult]
+    usage: Usage
     decision: Decision
 
 
@@ -75,8 +75,8 @@ def prune(
     name = hashlib.sha256(repr(prompt_ids).encode()).hexdigest()[:16]
     job = ProblemJob.sampled(name, prompt_ids, n, seed)
     thinking = starts_inside_thinking(engine.tokenizer)
-    (result,) = run_online(engine, [job], spec, judge, rule, max_rows=n, thinking=thinking)
-    return PruneResult(result.answer, result.traces, result.ledger, result.decision)
+    (result,) = run_live(engine, [job], spec, judge, rule, max_rows=n, thinking=thinking)
+    return PruneResult(result.answer, result.traces, result.usage, result.decision)
 
 
 def _messages(problem: str | Sequence[Mapping[str, str]], prompt_family: str) -> list[dict[str, str]]:

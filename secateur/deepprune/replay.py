@@ -18,18 +18,18 @@ from secateur.deepprune.decide import Decision, JudgeFailure, PruneRule
 from secateur.deepprune.plan import ALL_PAIRS, FinishPlan, Judged, consensus_plan, finish_plan, make_plan
 from secateur.deepprune.scores import PairScores
 from secateur.deepprune.start import started_part
-from secateur.engines.accounting import NO_JUDGE, JudgeBill, TokenLedger
+from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
 
 
 @dataclass(frozen=True)
 class Replay:
     """`key` is the answer; `kept_tokens` [n] is how far each trace would have run, 0 where it would not have been
-    started; `ledger` all that was spent."""
+    started; `usage` all that was spent."""
 
     decision: Decision
     key: Hashable | None
     kept_tokens: list[int]
-    ledger: TokenLedger
+    usage: Usage
 
 
 def whole_traces(lengths: Sequence[int], cuts: Sequence[int | None]) -> set[int]:
@@ -45,7 +45,7 @@ def replay(
     scores: np.ndarray | PairScores,
     rule: PruneRule,
     seed: int,
-    judge: JudgeBill = NO_JUDGE,
+    judge: JudgeUsage = NO_JUDGE,
 ) -> Replay:
     """Replay one problem.
 
@@ -72,8 +72,8 @@ def replay(
     clock.run(plan)
     decision = plan.decision(clock.finished, order)
     judged = judge.of(order, decision.clustering.comparisons) if _asks_less(decision, rule) else judge.everything
-    ledger = TokenLedger(generated=sum(clock.kept), longest_trace=clock.now) + judged
-    return Replay(decision, plan.vote(clock.finished), clock.kept, ledger)
+    usage = Usage(generated=sum(clock.kept), longest_path=clock.now) + judged
+    return Replay(decision, plan.vote(clock.finished), clock.kept, usage)
 
 
 def _barrier_plan(

@@ -12,12 +12,12 @@ from secateur.runtime.errors import InputError
 
 
 @dataclass(frozen=True)
-class TokenLedger:
+class Usage:
     """What answering one problem, or many, spent [tokens], except `judge_head` [multiply-accumulates].
 
     `generated` counts every delivered token, kept or not; `overrun` those computed after a stop; `judge_head` is the
-    work of a small comparing head that reads no tokens; `longest_trace` is the critical path, the decode steps that
-    had to follow one another, and the sum of two ledgers keeps the longer one.
+    work of a small comparing head that reads no tokens; `longest_path` is the critical path, the decode steps that
+    had to follow one another, and the sum of two usages keeps the longer one.
     """
 
     generated: int = 0
@@ -26,29 +26,29 @@ class TokenLedger:
     judge_cached: int = 0
     judge_generated: int = 0
     judge_head: int = 0
-    longest_trace: int = 0
+    longest_path: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if getattr(self, field.name) < 0:
                 raise ValueError(f"{field.name} is {getattr(self, field.name)}: counts are never negative")
 
-    def __add__(self, other: "TokenLedger") -> "TokenLedger":
-        if not isinstance(other, TokenLedger):
+    def __add__(self, other: "Usage") -> "Usage":
+        if not isinstance(other, Usage):
             return NotImplemented
         sums = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
-        return TokenLedger(**sums | {"longest_trace": max(self.longest_trace, other.longest_trace)})
+        return Usage(**sums | {"longest_path": max(self.longest_path, other.longest_path)})
 
 
 @dataclass(frozen=True)
-class JudgeBill:
+class JudgeUsage:
     """What judging the cuts of one problem costs: `everything` for all cuts and all pairs of them, of which `cuts`
     is for reading each cut by itself. The rest is for pairs, taken as equally dear."""
 
-    everything: TokenLedger = TokenLedger()
-    cuts: tuple[TokenLedger, ...] = ()
+    everything: Usage = Usage()
+    cuts: tuple[Usage, ...] = ()
 
-    def of(self, traces: Iterable[int], pairs: int) -> TokenLedger:
+    def of(self, traces: Iterable[int], pairs: int) -> Usage:
         """The cost of reading some of the cuts and comparing that many pairs; may be fractional."""
         n = len(self.cuts)
         if n < 2:
@@ -60,9 +60,9 @@ class JudgeBill:
                 continue
             rest = getattr(self.everything, key) - sum(getattr(cut, key) for cut in self.cuts)
             shares[key] = rest * pairs / (n * (n - 1) / 2) + sum(getattr(cut, key) for cut in read)
-        return TokenLedger(**shares)
+        return Usage(**shares)
 
-    def _reading(self, traces: Iterable[int]) -> list[TokenLedger]:
+    def _reading(self, traces: Iterable[int]) -> list[Usage]:
         """What reading these cuts by themselves costs. Where all found their beginning in the judge's cache, the one
         that had read it is not among them, and the first has to."""
         read = [self.cuts[trace] for trace in traces]
@@ -71,28 +71,28 @@ class JudgeBill:
             read[0] = replace(first, judge_prefill=first.judge_prefill + first.judge_cached, judge_cached=0)
         return read
 
-    def part(self, traces: Sequence[int]) -> "JudgeBill":
-        """The bill of some of the traces, in that order, as if there were no others."""
+    def part(self, traces: Sequence[int]) -> "JudgeUsage":
+        """The usage of some of the traces, in that order, as if there were no others."""
         m = len(traces)
-        return JudgeBill(self.of(traces, m * (m - 1) // 2), tuple(self._reading(traces)) if self.cuts else ())
+        return JudgeUsage(self.of(traces, m * (m - 1) // 2), tuple(self._reading(traces)) if self.cuts else ())
 
-    def reordered(self, order: Sequence[int]) -> "JudgeBill":
-        """The bill of the same traces in another order."""
-        return JudgeBill(self.everything, tuple(self.cuts[place] for place in order) if self.cuts else ())
+    def reordered(self, order: Sequence[int]) -> "JudgeUsage":
+        """The usage of the same traces in another order."""
+        return JudgeUsage(self.everything, tuple(self.cuts[place] for place in order) if self.cuts else ())
 
 
 JUDGE_COSTS = ("judge_prefill", "judge_cached", "judge_generated", "judge_head")
-NO_JUDGE = JudgeBill()
+NO_JUDGE = JudgeUsage()
 
 
-def net_cost(ledger: TokenLedger, generator_parameters: int, judge_parameters: int) -> int:
+def net_cost(usage: Usage, generator_parameters: int, judge_parameters: int) -> int:
     """Everything that was spent [multiply-accumulates], each token weighted by the model that computed it.
 
     `judge_parameters` is 0 for a judge that reads the generator's own states; its head is paid through `judge_head`.
     """
-    generator = generator_parameters * (ledger.generated + ledger.overrun)
-    judge = judge_parameters * (ledger.judge_prefill + ledger.judge_generated)
-    return generator + judge + ledger.judge_head
+    generator = generator_parameters * (usage.generated + usage.overrun)
+    judge = judge_parameters * (usage.judge_prefill + usage.judge_generated)
+    return generator + judge + usage.judge_head
 
 
 def saving_gross(generated: int, reference_generated: int) -> float:
@@ -101,7 +101,7 @@ def saving_gross(generated: int, reference_generated: int) -> float:
 
 
 def saving_net(
-    ledger: TokenLedger,
+    usage: Usage,
     *,
     generator_parameters: int,
     judge_parameters: int,
@@ -116,7 +116,7 @@ def saving_net(
     reference = _positive(reference_generated, "reference_generated") * _positive(
         reference_parameters, "reference_parameters"
     )
-    return 1 - net_cost(ledger, generator_parameters, judge_parameters) / reference
+    return 1 - net_cost(usage, generator_parameters, judge_parameters) / reference
 
 
 def _positive(value: int, name: str) -> int:

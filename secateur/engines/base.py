@@ -1,9 +1,8 @@
 """Generation that can be stopped and resumed trace by trace: the interface that every engine keeps.
 
-Invariants: the token ids of all events of a trace sum up to its `Usage.generated_tokens`; no event follows a prune;
-a parked trace goes on exactly after its last token; `prefill_computed + prefill_cached` covers all prompt positions,
-and where resuming reads a trace again, those of every reading.
-"""
+Invariants: the token ids of all events of a trace sum up to its `TraceUsage.generated_tokens`; no event follows a
+prune; a parked trace goes on exactly after its last token; `prefill_computed + prefill_cached` covers all prompt
+positions, and where resuming reads a trace again, those of every reading. """
 
 import hashlib
 from collections.abc import Sequence
@@ -47,7 +46,7 @@ class SamplingSpec:
 
 
 @dataclass
-class Usage:
+class TraceUsage:
     """What one trace cost [tokens]. `generated_tokens` counts every delivered token, kept or not;
     `overrun_tokens` those computed after a stop and never delivered; `exact` is False where a server hides some."""
 
@@ -99,7 +98,7 @@ class Engine(Protocol):
     def prune(self, traces: Sequence[int]) -> None:
         """End running or parked traces for good and free what they hold."""
 
-    def usage(self, trace: int) -> Usage: ...
+    def usage(self, trace: int) -> TraceUsage: ...
 
     def states(self, traces: Sequence[int]) -> "list[torch.Tensor]":
         """Hidden states of each trace's generated tokens that were fed back so far: fp16, shape

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from secateur.engines.base import Engine, Event, SamplingSpec, Usage
+from secateur.engines.base import Engine, Event, SamplingSpec, TraceUsage
 from secateur.runtime.errors import InputError
 from secateur.tasks.records import Problem
 
@@ -50,7 +50,7 @@ class FinishedTrace:
     text: str
     n_tokens: int
     finish_reason: str
-    usage: Usage
+    usage: TraceUsage
     cut_tokens: int | None = None
     states: "torch.Tensor | None" = None
     confidences: tuple[float, ...] = ()

@@ -57,7 +57,7 @@ def test_asking_for_everything_costs_what_the_matrix_costs(judge, cuts):
     judge.score(cuts)
     other, session = judge.open(cuts[:3]), judge.open(cuts)
     session.scores([(i, j) for i in range(5) for j in range(i)])
-    assert session.ledger == judge.ledger and other.ledger != session.ledger
+    assert session.usage == judge.usage and other.usage != session.usage
 
 
 def test_a_calibration_keeps_the_order_and_changes_the_values(judge, cuts, tmp_path, tiny_model):
@@ -79,7 +79,7 @@ def test_saved_and_loaded_judge_gives_identical_scores(judge, cuts, tmp_path, ti
     assert (loaded.name, loaded.cut_rule, loaded.capture_layers) == (judge.name, RULE, judge.capture_layers)
     assert loaded.parameters == judge.parameters
     assert (loaded.score(cuts) == judge.score(cuts)).all()
-    assert loaded.ledger == judge.ledger
+    assert loaded.usage == judge.usage
 
 
 def test_vector_judges_encode_cut_by_cut(cuts, tiny_model):
@@ -103,32 +103,32 @@ def test_own_states_pay_for_their_head_and_read_no_token(cuts):
     tokens, features = sum(len(cut.states) for cut in cuts), 3 * 32
     encoding = tokens * 2 * 2 * features + len(cuts) * 2 * features * 8
     comparing = 10 * (16 + 2 * 16 * 8 + 8)
-    assert judge.ledger.judge_head == encoding + comparing
-    assert judge.ledger.judge_prefill == 0 and judge.parameters == 0
+    assert judge.usage.judge_head == encoding + comparing
+    assert judge.usage.judge_prefill == 0 and judge.parameters == 0
 
 
-def test_ledger_is_of_the_last_score_or_since_the_reset(judge, cuts):
+def test_usage_is_of_the_last_score_or_since_the_reset(judge, cuts):
     judge.score(cuts)
-    once = judge.ledger
+    once = judge.usage
     judge.score(cuts)
-    assert judge.ledger == once
-    judge.reset_ledger()
-    assert dataclasses.asdict(judge.ledger) == dict.fromkeys(dataclasses.asdict(once), 0)
+    assert judge.usage == once
+    judge.reset_usage()
+    assert dataclasses.asdict(judge.usage) == dict.fromkeys(dataclasses.asdict(once), 0)
 
 
 def test_linear_reads_every_cut_once_and_pairwise_every_pair_with_its_beginning_shared(cuts, tiny_model):
     judge = linear(tiny_model)
     judge.score(cuts)
-    assert judge.ledger.judge_prefill == 2 + sum(len(cut.token_ids) + 2 for cut in cuts)
-    assert judge.ledger.judge_cached == 2 * (len(cuts) - 1)
+    assert judge.usage.judge_prefill == 2 + sum(len(cut.token_ids) + 2 for cut in cuts)
+    assert judge.usage.judge_cached == 2 * (len(cuts) - 1)
     judge = pairwise(tiny_model)
     judge.score(cuts)
     reader = judge.model.reader
     rows = [reader.read(new.text, old.text) for i, new in enumerate(cuts) for old in cuts[:i]]
     once = [len(reader.begin(new.text)) for new in cuts[1:]]
     ends = [len(reader.end(old.text)) for i in range(len(cuts)) for old in cuts[:i]]
-    assert judge.ledger.judge_prefill == sum(once) + sum(ends) and judge.ledger.judge_generated == 0
-    assert judge.ledger.judge_prefill + judge.ledger.judge_cached == sum(map(len, rows))
+    assert judge.usage.judge_prefill == sum(once) + sum(ends) and judge.usage.judge_generated == 0
+    assert judge.usage.judge_prefill + judge.usage.judge_cached == sum(map(len, rows))
 
 
 def test_pairwise_score_is_the_labels_share_at_the_next_token(tiny_model):

@@ -73,7 +73,7 @@ def test_embedding_judge_reads_each_cut_once_and_counts_it(sentence_encoder, cut
     scores = judge.score(cuts)
     assert (scores == scores.T).all() and ((scores >= 0) & (scores <= 1)).all()
     assert scores[0, 3] == pytest.approx(1.0) and scores[0, 4] < 0.999
-    assert 0 < judge.ledger.judge_prefill <= 5 * 40 and judge.ledger.judge_head == 10 * 32 and judge.parameters > 0
+    assert 0 < judge.usage.judge_prefill <= 5 * 40 and judge.usage.judge_head == 10 * 32 and judge.parameters > 0
     check_session(judge, cuts)
     save_judge(judge, tmp_path / "again", {})
     assert (load_judge(tmp_path / "again").score(cuts) == scores).all()

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from secateur.deepprune.clustering import ClusterRule
-from secateur.deepprune.controller import OnlineResult, ProblemJob, run_online
+from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
 from secateur.deepprune.cut import CutDetector, CutRule, cut_text
 from secateur.deepprune.decide import PruneRule, decision_seed
 from secateur.deepprune.finish import FinishRule
 from secateur.deepprune.judges.base import CutTrace, VectorJudge
 from secateur.deepprune.replay import replay
 from secateur.deepprune.start import StartRule
-from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.base import SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.sampling import FinishedTrace, TraceJob, sample_traces
@@ -36,8 +36,8 @@ class ProjectionJudge(VectorJudge):
     def __init__(self, capture_layers: tuple[int, ...], cut_rule: CutRule, groups: int) -> None:
         self.capture_layers, self.cut_rule, self.groups = capture_layers, cut_rule, groups
 
-    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
-        return np.array([self._label(cut)], dtype=np.float32), TokenLedger()
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, Usage]:
+        return np.array([self._label(cut)], dtype=np.float32), Usage()
 
     def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.where(vectors[first, 0] == vectors[second, 0], 0.9, 0.2)
@@ -55,7 +55,7 @@ class ProjectionJudge(VectorJudge):
 
 def live(engine: TransformersEngine, problems: list, n: int, spec: SamplingSpec, judge, rule: PruneRule) -> dict:
     jobs = [ProblemJob.sampled(problem.id, prompt, n, BASE_SEED) for problem, prompt in problems]
-    return {result.problem_id: result for result in run_online(engine, jobs, spec, judge, rule, max_rows=3 * n)}
+    return {result.problem_id: result for result in run_live(engine, jobs, spec, judge, rule, max_rows=3 * n)}
 
 
 def sampled(engine: TransformersEngine, problems: list, n: int, spec: SamplingSpec, judge) -> dict[str, list]:
@@ -81,20 +81,20 @@ def stored_cut(trace: FinishedTrace, rule: CutRule) -> CutTrace:
     return CutTrace(trace.job.prompt_ids, token_ids, text, trace.states)
 
 
-def check_same(result: OnlineResult, stored: list[FinishedTrace], judge: ProjectionJudge, rule: PruneRule) -> None:
+def check_same(result: LiveResult, stored: list[FinishedTrace], judge: ProjectionJudge, rule: PruneRule) -> None:
     scores = judge.score([stored_cut(trace, judge.cut_rule) for trace in stored])
     seed = decision_seed(BASE_SEED, result.problem_id)
     lengths, cuts = [trace.n_tokens for trace in stored], [trace.cut_tokens for trace in stored]
     answers = [extract_answer(trace.text) for trace in stored]
-    bill = JudgeBill(judge.ledger, (TokenLedger(),) * len(stored))
-    replayed = replay(lengths, cuts, group_answers(answers), scores, rule, seed, bill)
+    usage = JudgeUsage(judge.usage, (Usage(),) * len(stored))
+    replayed = replay(lengths, cuts, group_answers(answers), scores, rule, seed, usage)
     assert replace(replayed.decision, clustering=None) == replace(result.decision, clustering=None)
     assert replayed.decision.clustering.clusters == result.decision.clustering.clusters
     assert replayed.decision.clustering.comparisons == result.decision.clustering.comparisons
     if rule.mode == "barrier" and not rule.start.start_batch:  # else the judge is asked for fewer pairs
-        assert replayed.ledger == result.ledger
-    assert replayed.ledger.generated == result.ledger.generated
-    assert replayed.ledger.longest_trace == result.ledger.longest_trace
+        assert replayed.usage == result.usage
+    assert replayed.usage.generated == result.usage.generated
+    assert replayed.usage.longest_path == result.usage.longest_path
     assert replayed.kept_tokens == [len(trace.token_ids) for trace in result.traces]
     for trace, full, kept in zip(result.traces, stored, replayed.kept_tokens, strict=True):
         assert trace.token_ids == full.token_ids[:kept]

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.deepprune.clustering import ClusterRule
-from secateur.deepprune.controller import OnlineResult, ProblemJob, run_online
+from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
 from secateur.deepprune.cut import CutRule, cut_pieces
 from secateur.deepprune.decide import JudgeFailure, PruneRule, decision_seed
 from secateur.deepprune.finish import FinishRule
 from secateur.deepprune.judges.base import CutTrace, SessionJudge
 from secateur.deepprune.replay import replay
-from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.base import EngineError, SamplingSpec
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.equality import extract_answer, group_answers
@@ -45,14 +45,14 @@ class LastLetterJudge(SessionJudge):
 
 class LastLetterSession:
     def __init__(self, judge: LastLetterJudge, cuts: Sequence[CutTrace]) -> None:
-        self.judge, self.letters, self.ledger = judge, [], TokenLedger()
+        self.judge, self.letters, self.usage = judge, [], Usage()
         for cut in cuts:
             self.add(cut)
 
     def add(self, cut: CutTrace) -> int:
         self.judge.cuts.append(cut)
         self.letters.append(cut.text.strip()[-1:])
-        self.ledger += TokenLedger(judge_prefill=1)
+        self.usage += Usage(judge_prefill=1)
         return len(self.letters) - 1
 
     def scores(self, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -74,7 +74,7 @@ TWO_TOKENS = CutRule("tokens", 2)
 def run(scripts: dict[int, list[str]], judge: LastLetterJudge, rule: PruneRule | None = None) -> tuple:
     engine = ScriptedEngine(scripts)
     job = ProblemJob("p", (1, 2), tuple(scripts), decision_seed=0)
-    (result,) = run_online(engine, [job], SPEC, judge, rule or PruneRule(), max_rows=8)
+    (result,) = run_live(engine, [job], SPEC, judge, rule or PruneRule(), max_rows=8)
     return engine, result
 
 
@@ -87,7 +87,7 @@ def test_losers_stop_at_their_cut_before_survivors_go_on() -> None:
     assert [trace.cut_tokens for trace in result.traces] == [2, 2, 2, 1]
     assert [action for action, _ in engine.log] == ["start", "park", "prune", "resume"]
     assert result.answer == "1"
-    assert result.ledger == TokenLedger(generated=16, judge_prefill=4, longest_trace=7)
+    assert result.usage == Usage(generated=16, judge_prefill=4, longest_path=7)
 
 
 def test_text_is_all_of_the_trace_and_the_judge_sees_only_the_cut() -> None:
@@ -127,7 +127,7 @@ def test_a_failing_judge_costs_no_problem(judge: LastLetterJudge) -> None:
     assert result.decision.judge_failure
     assert result.decision.clustering is None
     assert "prune" not in [action for action, _ in engine.log]
-    assert result.ledger.judge_prefill == 4  # what was read before the failure was spent
+    assert result.usage.judge_prefill == 4  # what was read before the failure was spent
     assert result.answer == "1"
 
 
@@ -178,7 +178,7 @@ def jobs_of_one(scripts: dict[int, list[str]]) -> list[ProblemJob]:
     return [ProblemJob("p", (1, 2), tuple(scripts), 0)]
 
 
-def by_id(results: list[OnlineResult]) -> dict[str, OnlineResult]:
+def by_id(results: list[LiveResult]) -> dict[str, LiveResult]:
     return {result.problem_id: result for result in results}
 
 
@@ -207,9 +207,9 @@ def test_sharing_the_batch_changes_nothing(
 ) -> None:
     jobs = jobs_of(scripts)
     shared_engine = ScriptedEngine(scripts)
-    shared = by_id(list(run_online(shared_engine, jobs, SPEC, LastLetterJudge(cut), rule, max_rows)))
+    shared = by_id(list(run_live(shared_engine, jobs, SPEC, LastLetterJudge(cut), rule, max_rows)))
     alone = [
-        next(run_online(ScriptedEngine(scripts), [job], SPEC, LastLetterJudge(cut), rule, max_rows)) for job in jobs
+        next(run_live(ScriptedEngine(scripts), [job], SPEC, LastLetterJudge(cut), rule, max_rows)) for job in jobs
     ]
     assert shared == by_id(alone)
     assert shared_engine.most_rows <= max(max_rows, max(len(job.seeds) for job in jobs))
@@ -223,8 +223,8 @@ def replay_of(job: ProblemJob, scripts: dict[int, list[str]], cut: CutRule, rule
     scores = judge.score([CutTrace(job.prompt_ids, (), each.text) for each in stored])
     answers = [extract_answer("".join(each)) for each in pieces]
     lengths, cuts = list(map(len, pieces)), [each.n_tokens for each in stored]
-    bill = JudgeBill(judge.ledger, (TokenLedger(judge_prefill=1),) * len(pieces))
-    replayed = replay(lengths, cuts, group_answers(answers), scores, rule, job.decision_seed, bill)
+    usage = JudgeUsage(judge.usage, (Usage(judge_prefill=1),) * len(pieces))
+    replayed = replay(lengths, cuts, group_answers(answers), scores, rule, job.decision_seed, usage)
     return replayed, None if replayed.key is None else answers[replayed.key]
 
 
@@ -232,11 +232,11 @@ def replay_of(job: ProblemJob, scripts: dict[int, list[str]], cut: CutRule, rule
 @given(problems(), CUTS, RULES)
 def test_live_equals_replay(scripts: dict[int, list[str]], cut: CutRule, rule: PruneRule) -> None:
     for job in jobs_of(scripts):
-        (live,) = run_online(ScriptedEngine(scripts), [job], SPEC, LastLetterJudge(cut), rule, 32)
+        (live,) = run_live(ScriptedEngine(scripts), [job], SPEC, LastLetterJudge(cut), rule, 32)
         replayed, answer = replay_of(job, scripts, cut, rule)
         assert replayed.decision == live.decision
         assert replayed.kept_tokens == [len(trace.token_ids) for trace in live.traces]
-        assert replayed.ledger == live.ledger
+        assert replayed.usage == live.usage
         assert live.answer == answer
 
 
@@ -248,9 +248,9 @@ def test_many_traces_are_asked_lazily_and_still_equal_their_replay() -> None:
     }
     rule = PruneRule(ClusterRule(compared=2), FinishRule(largest=6, policy="soft"))
     judge, (job,) = LastLetterJudge(TWO_TOKENS), jobs_of_one(scripts)
-    (live,) = run_online(ScriptedEngine(scripts), [job], SPEC, judge, rule, 200)
+    (live,) = run_live(ScriptedEngine(scripts), [job], SPEC, judge, rule, 200)
     replayed, answer = replay_of(job, scripts, TWO_TOKENS, rule)
-    assert (live.decision, live.ledger, live.answer) == (replayed.decision, replayed.ledger, answer)
+    assert (live.decision, live.usage, live.answer) == (replayed.decision, replayed.usage, answer)
     assert len(judge.pairs) == len(set(judge.pairs)) < 200 * 199 / 4
 
 
@@ -269,7 +269,7 @@ def test_states_are_asked_once_for_all_traces_of_a_problem() -> None:
     judge = LastLetterJudge(TWO_TOKENS)
     judge.needs_states, judge.capture_layers = True, (1,)
     engine = ScriptedEngine(FOUR, capture_layers=(1,))
-    (_result,) = run_online(engine, jobs_of_one(FOUR), SPEC, judge, PruneRule(), max_rows=8)
+    (_result,) = run_live(engine, jobs_of_one(FOUR), SPEC, judge, PruneRule(), max_rows=8)
     assert [log for log in engine.log if log[0] == "states"] == [("states", (0, 1, 2, 3))]
     assert [len(cut.states) for cut in judge.cuts] == [len(cut.token_ids) - 1 for cut in judge.cuts]
 
@@ -283,4 +283,4 @@ def test_an_engine_that_cannot_go_on_ends_the_run(mode: str) -> None:
             return super().step()
 
     with pytest.raises(EngineError, match="gone"):
-        list(run_online(Dying(FOUR), jobs_of_one(FOUR), SPEC, LastLetterJudge(TWO_TOKENS), PruneRule(mode=mode), 8))
+        list(run_live(Dying(FOUR), jobs_of_one(FOUR), SPEC, LastLetterJudge(TWO_TOKENS), PruneRule(mode=mode), 8))

@@ -2,11 +2,11 @@
 
 import pytest
 
-from secateur.deepprune.controller import run_online
+from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.decide import JudgeFailure, PruneRule
 from secateur.deepprune.finish import FinishRule
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 from tests.deepprune.test_online import FOUR, SPEC, TWO_TOKENS, LastLetterJudge, jobs_of_one, run
 from tests.scripted_engine import ScriptedEngine
 
@@ -19,7 +19,7 @@ def test_nobody_waits_and_waste_is_counted() -> None:
     assert [trace.status for trace in result.traces] == ["finished", "pruned", "finished", "whole"]
     assert [action for action, _ in engine.log] == ["start", "prune"]
     assert result.decision.order == [3, 0, 1, 2]  # the whole trace ended first
-    assert result.ledger == TokenLedger(generated=6 + 2 + 7 + 1, judge_prefill=4, longest_trace=7)
+    assert result.usage == Usage(generated=6 + 2 + 7 + 1, judge_prefill=4, longest_path=7)
 
 
 def scripts_by_words() -> dict[int, list[str]]:
@@ -53,7 +53,7 @@ def test_a_full_cluster_takes_nobody_more_and_losers_end_when_the_last_has_come(
     assert [len(trace.token_ids) for trace in result.traces] == [12, 12, 4, 8]
     assert [log for log in engine.log if log[0] == "prune"] == [("prune", (2,)), ("prune", (3,))]
     assert result.decision.clustering.clusters == [[0, 1, 2], [3]]
-    assert result.ledger.generated == 12 + 12 + 4 + 8
+    assert result.usage.generated == 12 + 12 + 4 + 8
 
 
 @pytest.mark.parametrize("fails_after", [0, 1, 3, 5])
@@ -69,13 +69,13 @@ def test_a_judge_that_fails_on_the_way_costs_no_problem(fails_after: int) -> Non
     assert result.decision.judge_failure == "out of memory"
     assert result.decision.order == [0, 1, 2, 3]
     assert result.answer == "1"
-    assert result.ledger.judge_prefill >= 1
+    assert result.usage.judge_prefill >= 1
 
 
 def test_states_are_those_of_the_cut_though_the_trace_runs_on() -> None:
     judge = LastLetterJudge(TWO_TOKENS)
     judge.needs_states, judge.capture_layers = True, (1,)
     engine = ScriptedEngine(FOUR, capture_layers=(1,))
-    (_result,) = run_online(engine, jobs_of_one(FOUR), SPEC, judge, OVERLAP, max_rows=8)
+    (_result,) = run_live(engine, jobs_of_one(FOUR), SPEC, judge, OVERLAP, max_rows=8)
     assert [log for log in engine.log if log[0] == "states"] == [("states", (3,)), ("states", (0, 1, 2))]
     assert [len(cut.states) for cut in judge.cuts] == [len(cut.token_ids) - 1 for cut in judge.cuts]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.deepprune.clustering import Clustering, ClusterRule
-from secateur.deepprune.controller import run_online
+from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.decide import JudgeFailure, PruneRule
 from secateur.deepprune.finish import FinishRule
@@ -159,11 +159,11 @@ def test_plans_of_many_waves_live_as_they_replay(scripts: dict[int, list[str]], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("secateur.deepprune.plan.finish_plan", lambda judged, rule: UntilTwoAgree(judged.clustering))
         jobs = jobs_of(scripts)
-        shared = by_id(list(run_online(ScriptedEngine(scripts), jobs, SPEC, LastLetterJudge(cut), RULE, max_rows)))
+        shared = by_id(list(run_live(ScriptedEngine(scripts), jobs, SPEC, LastLetterJudge(cut), RULE, max_rows)))
         for job in jobs:
             replayed, answer = replay_of(job, scripts, cut, RULE)
             live = shared[job.problem_id]
-            assert (live.decision, live.ledger, live.answer) == (replayed.decision, replayed.ledger, answer)
+            assert (live.decision, live.usage, live.answer) == (replayed.decision, replayed.usage, answer)
             assert replayed.kept_tokens == [len(trace.token_ids) for trace in live.traces]
 
 

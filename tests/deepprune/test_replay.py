@@ -7,7 +7,7 @@ from secateur.deepprune.decide import PruneRule
 from secateur.deepprune.finish import FinishRule
 from secateur.deepprune.replay import replay, whole_traces
 from secateur.deepprune.start import StartRule
-from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.accounting import JudgeUsage, Usage
 
 TRACES = st.lists(
     st.tuples(st.integers(1, 50), st.one_of(st.none(), st.integers(1, 60)), st.sampled_from(["1", "2", None])),
@@ -31,9 +31,9 @@ def random_scores(n: int, seed: int) -> np.ndarray:
     return (raw + raw.T) / 2
 
 
-def bill_of(n: int) -> JudgeBill:
+def bill_of(n: int) -> JudgeUsage:
     """One token for reading each cut, nothing for comparing."""
-    return JudgeBill(TokenLedger(judge_prefill=n), (TokenLedger(judge_prefill=1),) * n)
+    return JudgeUsage(Usage(judge_prefill=n), (Usage(judge_prefill=1),) * n)
 
 
 @settings(deadline=None)
@@ -50,9 +50,9 @@ def test_every_token_is_counted_once(traces: list[tuple], rule: PruneRule, seed:
             assert kept == lengths[index]
         elif rule.mode == "barrier" and not rule.finish.stop_when_decided:
             assert kept == at_least
-    assert replayed.ledger.generated == sum(replayed.kept_tokens) <= sum(lengths)
-    assert max(replayed.kept_tokens) <= replayed.ledger.longest_trace <= 2 * max(lengths)
-    assert replayed.ledger.judge_prefill == n
+    assert replayed.usage.generated == sum(replayed.kept_tokens) <= sum(lengths)
+    assert max(replayed.kept_tokens) <= replayed.usage.longest_path <= 2 * max(lengths)
+    assert replayed.usage.judge_prefill == n
     assert sorted(replayed.decision.order) == list(range(n))
     assert replayed.key in {keys[survivor] for survivor in replayed.decision.survivors} | {None}
 
@@ -134,7 +134,7 @@ def test_what_is_not_started_costs_nothing(traces: list[tuple], rule: PruneRule,
     started = len(replayed.decision.order)
     assert started in {batch.stop for batch in rule.start.batches(n)}
     assert not any(replayed.kept_tokens[started:]) and all(replayed.kept_tokens[:started])
-    assert replayed.ledger.judge_prefill == started
+    assert replayed.usage.judge_prefill == started
     if started < n:
         assert rule.start.enough([len(members) for members in replayed.decision.clustering.clusters])
     # what happens to the started ones does not depend on those that never were
@@ -150,5 +150,5 @@ def test_a_clear_cluster_ends_the_starting_and_its_lead_the_finishing() -> None:
     replayed = replay([10] * 12, [2] * 12, ["1"] * 12, np.ones((12, 12)), rule, 0, bill_of(12))
     assert replayed.decision.order == list(range(4))  # 1 - 2 ** -5 = .97 after four of one cluster
     assert sorted(replayed.kept_tokens) == [0] * 8 + [2, 2, 10, 10]
-    assert replayed.ledger == TokenLedger(generated=24, judge_prefill=4, longest_trace=10)
+    assert replayed.usage == Usage(generated=24, judge_prefill=4, longest_path=10)
     assert replayed.key == "1"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.deepprune.clustering import ClusterRule, cluster_traces
-from secateur.deepprune.controller import run_online
+from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.decide import JudgeFailure, PruneRule
 from secateur.deepprune.finish import FinishRule
@@ -73,11 +73,11 @@ def test_a_replay_clusters_no_more_than_it_needs(n: int, start: StartRule, group
 @given(problems(), CUTS, STARTS, FINISHES, st.integers(1, 30))
 def test_live_equals_replay(scripts: dict, cut: CutRule, start: StartRule, finish: FinishRule, max_rows: int) -> None:
     rule, jobs = PruneRule(ClusterRule(compared=2), finish, start=start), jobs_of(scripts)
-    runs = by_id(list(run_online(ScriptedEngine(scripts), jobs, SPEC, LastLetterJudge(cut), rule, max_rows)))
+    runs = by_id(list(run_live(ScriptedEngine(scripts), jobs, SPEC, LastLetterJudge(cut), rule, max_rows)))
     for job in jobs:
         live = runs[job.problem_id]
         replayed, answer = replay_of(job, scripts, cut, rule)
-        assert (live.decision, live.ledger, live.answer) == (replayed.decision, replayed.ledger, answer)
+        assert (live.decision, live.usage, live.answer) == (replayed.decision, replayed.usage, answer)
         assert replayed.kept_tokens == [len(trace.token_ids) for trace in live.traces]
         assert all((trace.status == "unstarted") == (trace.token_ids == ()) for trace in live.traces)
 
@@ -87,6 +87,6 @@ def test_a_judge_that_fails_midway_starts_everybody() -> None:
     judge = LastLetterJudge(TWO_TOKENS, failing=JudgeFailure("gone"), fails_after=4)
     (job,) = jobs_of(scripts)[:1]
     with pytest.warns(RuntimeWarning, match="no trace is pruned"):
-        (live,) = run_online(ScriptedEngine(scripts), [job], SPEC, judge, PruneRule(start=StartRule(3)), 32)
+        (live,) = run_live(ScriptedEngine(scripts), [job], SPEC, judge, PruneRule(start=StartRule(3)), 32)
     assert {trace.status for trace in live.traces} == {"finished"}
     assert live.decision.survivors == list(range(len(job.seeds)))

@@ -18,7 +18,7 @@ from eval.table.baselines import (
     window_stop,
 )
 from eval.table.problems import ProblemRecord, TraceRecord, trace_orders
-from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.accounting import JudgeUsage, Usage
 
 GOLD = "g"
 RIGHT = frozenset({GOLD})
@@ -70,10 +70,10 @@ def test_sequential_methods_wait_for_one_trace_after_another() -> None:
     record = make_record("gggggg", [10, 20, 30, 40, 50, 60])
     (one_by_one,) = adaptive_consistency(record, orders=1)
     assert one_by_one.survivors == [0, 1, 2, 3]
-    assert one_by_one.ledger == TokenLedger(generated=100, longest_trace=100)
+    assert one_by_one.usage == Usage(generated=100, longest_path=100)
     (in_windows,) = early_stopping(make_record("gagggg", [10, 20, 30, 40, 50, 60]), orders=1, window=2)
     assert in_windows.survivors == [0, 1, 2, 3]
-    assert in_windows.ledger == TokenLedger(generated=100, longest_trace=20 + 40)
+    assert in_windows.usage == Usage(generated=100, longest_path=20 + 40)
     assert in_windows.key == GOLD
 
 
@@ -83,10 +83,10 @@ def test_similar_traces_are_dropped_at_their_cut() -> None:
     for a, b in ((0, 1), (1, 2), (0, 3), (3, 4)):
         like[a, b] = like[b, a] = 0.97
     record = make_record("ggaga", [20, 30, 40, 4, 60], [5, 6, 7, None, 8])
-    record = replace(record, scores=like, judge_bill=JudgeBill(TokenLedger(judge_prefill=9)))
+    record = replace(record, scores=like, judge_usage=JudgeUsage(Usage(judge_prefill=9)))
     (run,) = similar_dropped(record, orders=1, threshold=0.95)
     assert run.survivors == [0, 2, 3, 4]
-    assert run.ledger == TokenLedger(generated=20 + 6 + 40 + 4 + 60, judge_prefill=9, longest_trace=60)
+    assert run.usage == Usage(generated=20 + 6 + 40 + 4 + 60, judge_prefill=9, longest_path=60)
     (all_stay,) = similar_dropped(record, orders=1, threshold=0.97)
     assert all_stay.survivors == [0, 1, 2, 3, 4], "more similar than the threshold, not as similar"
 
@@ -102,8 +102,8 @@ def test_nothing_costs_more_than_all_traces_one_by_one(record: ProblemRecord) ->
     for runs in (adaptive_consistency(record, 3), early_stopping(record, 3, window=4)):
         for run in runs:
             drawn = [record.traces[index].n_tokens for index in run.survivors]
-            assert run.ledger.generated == sum(drawn) <= total
-            assert max(drawn) <= run.ledger.longest_trace <= run.ledger.generated
+            assert run.usage.generated == sum(drawn) <= total
+            assert max(drawn) <= run.usage.longest_path <= run.usage.generated
         outcome = average(record, runs)
         assert 0 <= outcome.accuracy <= outcome.oracle <= 1
         assert outcome.finished == pytest.approx(np.mean([len(run.survivors) for run in runs]))

@@ -12,7 +12,7 @@ from eval.table.deepconf import confidence_profile
 from eval.table.methods import METHODS
 from eval.table.problems import ProblemRecord, TraceRecord
 from eval.table.results import ModelRecords, results_of_model
-from secateur.engines.accounting import JudgeBill
+from secateur.engines.accounting import JudgeUsage
 from secateur.runtime.errors import InputError
 
 N = 12
@@ -42,7 +42,7 @@ def records() -> ModelRecords:
         plain.append(ProblemRecord(f"p{index}", frozenset("1"), traces, index))
     half = [np.tril(rng.random((N, N)), -1) for _ in plain]
     judged = [
-        replace(r, scores=s + s.T + np.eye(N), judge_bill=JudgeBill()) for r, s in zip(plain, half, strict=True)
+        replace(r, scores=s + s.T + np.eye(N), judge_usage=JudgeUsage()) for r, s in zip(plain, half, strict=True)
     ]
     profiles = [[confidence_profile(rng.random(trace.n_tokens), 3) for trace in r.traces] for r in plain]
     return ModelRecords(
@@ -64,7 +64,7 @@ def test_what_is_timed_is_what_the_table_shows(records: ModelRecords) -> None:
     for result in results_of_model(records, asked)[0]:
         outcomes = timed[result.method](asked.orders, asked.draws)
         assert [o.accuracy for o in outcomes] == [o.accuracy for o in result.outcomes], result.method
-        assert [o.ledger for o in outcomes] == [o.ledger for o in result.outcomes], result.method
+        assert [o.usage for o in outcomes] == [o.usage for o in result.outcomes], result.method
 
 
 def test_rates_are_of_stored_traces(records: ModelRecords) -> None:
@@ -79,7 +79,7 @@ def test_a_run_that_is_not_there_is_named(tmp_path) -> None:
 
 def test_the_scaling_table_has_a_line_per_method_and_a_column_per_n() -> None:
     row = {"model": "base", "method": "deepprune", "judge": "values", "accuracy": 0.9, "accuracy_ci95": [0.8, 1.0]}
-    row |= {"saving_net": -0.5, "tokens": {"longest_trace": 311.4}}
+    row |= {"saving_net": -0.5, "tokens": {"longest_path": 311.4}}
     control = {"consensus_equal_tokens": {"difference": -0.01, "ci95": [-0.03, 0.01]}}
     rows = [row | {"n": n, "controls": control} for n in (8, 64)]
     lines = scaling_table(rows, "base").splitlines()

@@ -15,7 +15,7 @@ from eval.table.config import CombinedConfig
 from eval.table.live import TOKEN_CAUSES, asks_all_pairs, compare
 from eval.table.live_report import EngineFacts, SamplingTime, live_entries, live_entry, sampling_time
 from eval.table.store import live_path, read_live
-from secateur.deepprune.controller import run_online
+from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule, cut_pieces
 from secateur.deepprune.decide import PruneRule
 from secateur.engines.local.engine import TransformersEngine
@@ -61,7 +61,7 @@ def records_of(
     """Scripts run live, each held against the replay of `stored` ones: what an engine does that draws anew."""
     records = {}
     for job in jobs_of(engine.scripts):
-        (result,) = run_online(engine, [job], SPEC, LastLetterJudge(cut), rule, 32)
+        (result,) = run_live(engine, [job], SPEC, LastLetterJudge(cut), rule, 32)
         replayed, answer = replay_of(job, stored, cut, rule)
         traces = [as_stored(stored[seed], cut) for seed in job.seeds]
         record = compare(result, replayed, answer, traces, "1", rule)
@@ -88,12 +88,12 @@ def test_causes_add_up_and_entries_are_sums_of_their_records(scripts: tuple, cut
     engine = LateEngine(scripts[0])
     records = records_of(engine, scripts[1], cut, rule)
     for record in records.values():
-        live, replayed = (record[side]["ledger"]["generated"] for side in SIDES)
+        live, replayed = (record[side]["usage"]["generated"] for side in SIDES)
         assert sum(record["causes"][cause]["generated"] for cause in TOKEN_CAUSES) == live - replayed
         assert all(record["causes"][cause]["traces"] <= record["traces"] for cause in TOKEN_CAUSES)
     entry = live_entry(records, FACTS, asks_all_pairs(rule, 6))
     for side in SIDES:
-        assert entry[side]["generated"] == sum(record[side]["ledger"]["generated"] for record in records.values())
+        assert entry[side]["generated"] == sum(record[side]["usage"]["generated"] for record in records.values())
         assert entry[side]["accuracy"] * len(records) == pytest.approx(
             sum(r[side]["right"] for r in records.values())
         )
@@ -122,9 +122,9 @@ def test_equal_tokens_have_no_difference_and_no_cause(scripts: dict, cut: CutRul
     assert "not promise" in live_entry(records, FACTS, True)["words"]
 
 
-def side(**ledger: int) -> dict[str, Any]:
+def side(**usage: int) -> dict[str, Any]:
     zero = dict.fromkeys(
-        ("generated", "overrun", "judge_prefill", "judge_cached", "judge_generated", "judge_head", "longest_trace"), 0
+        ("generated", "overrun", "judge_prefill", "judge_cached", "judge_generated", "judge_head", "longest_path"), 0
     )
     return {
         "answer": "<b>",
@@ -132,7 +132,7 @@ def side(**ledger: int) -> dict[str, Any]:
         "finished": 2,
         "capped": 0,
         "judge_failure": None,
-        "ledger": zero | ledger,
+        "usage": zero | usage,
     }
 
 
@@ -142,8 +142,8 @@ def record(**changes: Any) -> dict[str, Any]:
     values = {
         "equal": False,
         "difference": "the answers differ: <script> and 2",
-        "live": side(generated=1733, overrun=1234, judge_head=500, judge_prefill=10, longest_trace=90),
-        "replay": side(generated=1000, judge_head=2500, judge_prefill=40, longest_trace=80),
+        "live": side(generated=1733, overrun=1234, judge_head=500, judge_prefill=10, longest_path=90),
+        "replay": side(generated=1000, judge_head=2500, judge_prefill=40, longest_path=80),
         "causes": {name: {"traces": 2, "generated": size} for name, size in sizes.items()},
         "traces": 8,
         "stored_tokens": 4000,
@@ -202,7 +202,7 @@ def test_a_run_stores_what_live_came_to_and_runs_old_records_again(tiny_model: P
     first, second = load_problems(one.problems)[:2]
     stored = read_live(one, "base", "deepprune", first)
     assert stored["wall"]["phase_s"] >= 0 and stored["wall"]["problem_s"] > 0
-    assert stored["live"] == stored["replay"] and stored["live"]["ledger"]["judge_head"] > 0
+    assert stored["live"] == stored["replay"] and stored["live"]["usage"]["judge_head"] > 0
     assert not stored["live"]["right"] and stored["live"]["finished"] > 0
     plain, adaptive = entries_of(one)
     assert (plain["benchmark"], plain["model"], plain["method"]) == ("small", "base", "deepprune")
@@ -232,5 +232,5 @@ def test_a_server_draws_other_tokens_and_the_words_say_so(tiny_model: Path, tmp_
     assert causes["after_cut"]["traces"] > 0 and "hidden" in causes
     assert "draws other tokens when a trace goes on" in entry["words"] and "is not told" in entry["words"]
     records = [read_live(one, "base", "deepprune", problem) for problem in load_problems(one.problems)]
-    overrun = sum(record["live"]["ledger"]["overrun"] for record in records)
+    overrun = sum(record["live"]["usage"]["overrun"] for record in records)
     assert entry["live"]["overrun"] == overrun == causes.get("overrun", {"tokens": 0})["tokens"]

@@ -15,7 +15,7 @@ from eval.table.csv import flat_row, rows_as_csv
 from eval.table.problems import Outcome, ProblemRecord, TraceRecord, blocks, mean_outcome, part
 from eval.table.rows import saving_parts
 from eval.table.settings import FORGET, MAY_GROW, check_joinable, check_same_settings, table_settings
-from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.runtime.errors import InputError
 
 COST = st.floats(0, 1e15)
@@ -39,12 +39,12 @@ def test_a_part_that_does_nothing_saves_nothing(cost: float, reference: float) -
 
 
 def test_money_is_tokens_times_prices() -> None:
-    ledger = TokenLedger(generated=3_000_000, overrun=1_000_000, judge_prefill=500_000, judge_cached=2_000_000)
+    usage = Usage(generated=3_000_000, overrun=1_000_000, judge_prefill=500_000, judge_cached=2_000_000)
     generator, judge = TokenPrices(1.0, 0.5, 4.0), TokenPrices(0.2, 0.1, 0.3)
-    cost = cost_of(ledger, 10, 50_000.0, generator, judge)
+    cost = cost_of(usage, 10, 50_000.0, generator, judge)
     assert cost["per_problem"] == pytest.approx((0.5 * 1 + 4 * 4 + 0.5 * 0.2 + 2 * 0.1) / 10)
     assert cost["per_1000_problems"] == pytest.approx(1000 * cost["per_problem"])
-    assert cost_of(ledger, 10, 50_000.0, generator, None)["per_problem"] == pytest.approx(16.5 / 10)
+    assert cost_of(usage, 10, 50_000.0, generator, None)["per_problem"] == pytest.approx(16.5 / 10)
 
 
 MODELS, JUDGES = {"base": "the model a/b"}, {"pairwise": "the judge c"}
@@ -80,30 +80,30 @@ def test_blocks_are_disjoint_and_as_many_as_fit(stored: int, data: st.DataObject
 
 
 def test_a_block_is_the_problem_with_fewer_traces() -> None:
-    bill = JudgeBill(TokenLedger(judge_prefill=100), tuple(TokenLedger(judge_prefill=10) for _ in range(4)))
+    usage = JudgeUsage(Usage(judge_prefill=100), tuple(Usage(judge_prefill=10) for _ in range(4)))
     traces = tuple(TraceRecord(str(place), 10 + place, place) for place in range(4))
-    record = ProblemRecord("p", frozenset("1"), traces, 7, np.arange(16.0).reshape(4, 4), bill)
+    record = ProblemRecord("p", frozenset("1"), traces, 7, np.arange(16.0).reshape(4, 4), usage)
     taken = part(record, np.array([2, 3]))
     assert taken.keys == ["2", "3"] and taken.scores.tolist() == [[10, 11], [14, 15]]
-    assert taken.judge_bill.everything.judge_prefill == 2 * 10 + (100 - 40) / 6, "its cuts, and one pair of six"
+    assert taken.judge_usage.everything.judge_prefill == 2 * 10 + (100 - 40) / 6, "its cuts, and one pair of six"
     assert taken.decision_seed == 7 and part(replace(record, scores=None), np.array([0])).scores is None
 
 
 def test_a_block_reads_the_prompt_that_the_first_trace_had_read_for_all() -> None:
     """A judge that keeps the prompt (30 tokens): only the first cut reads it, each reads 10 of its own."""
-    cuts = tuple(TokenLedger(judge_prefill=40 - cached, judge_cached=cached) for cached in (0, 30, 30, 30))
-    bill = JudgeBill(sum(cuts, TokenLedger()), cuts)
-    blocks_of_two = [bill.part(places) for places in ([0, 1], [2, 3])]
+    cuts = tuple(Usage(judge_prefill=40 - cached, judge_cached=cached) for cached in (0, 30, 30, 30))
+    usage = JudgeUsage(sum(cuts, Usage()), cuts)
+    blocks_of_two = [usage.part(places) for places in ([0, 1], [2, 3])]
     assert [block.everything.judge_prefill for block in blocks_of_two] == [50, 50]
     assert [block.everything.judge_cached for block in blocks_of_two] == [30, 30]
     assert [block.of([1], 0).judge_prefill for block in blocks_of_two] == [40, 40]
-    assert bill.of([3, 2, 0], 0).judge_prefill == 60 and bill.of([], 0) == TokenLedger()
+    assert usage.of([3, 2, 0], 0).judge_prefill == 60 and usage.of([], 0) == Usage()
 
 
 def test_outcomes_are_averaged_over_blocks() -> None:
-    one = Outcome(1.0, TokenLedger(generated=10, longest_trace=4), 2, 1.0)
-    other = Outcome(0.0, TokenLedger(generated=30, longest_trace=8), 3, 0.0)
-    expected = Outcome(0.5, TokenLedger(generated=20, longest_trace=6), 2.5, 0.5)
+    one = Outcome(1.0, Usage(generated=10, longest_path=4), 2, 1.0)
+    other = Outcome(0.0, Usage(generated=30, longest_path=8), 3, 0.0)
+    expected = Outcome(0.5, Usage(generated=20, longest_path=6), 2.5, 0.5)
     assert mean_outcome([one, other]) == expected
     assert mean_outcome([replace(one, oracle=None)]).oracle is None
 

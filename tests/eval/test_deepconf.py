@@ -53,8 +53,8 @@ def test_low_and_high_by_hand() -> None:
     profiles = [flat(c) for c in (1, 2, 3, 4, 5, 2, 4.7, 1, 6)]
     (low,) = deepconf(record, profiles, DeepConfRule(0.1, warmup=5, window=4, consensus=None), orders=1)
     assert low.survivors == [4, 6, 8], "warm-up traces below the bar do not vote"
-    assert low.ledger.generated == 5 * 10 + 4 + 10 + 4 + 10, "a stopped trace ends with its first group"
-    assert low.ledger.longest_trace == 20, "the bar has to be known before the others begin"
+    assert low.usage.generated == 5 * 10 + 4 + 10 + 4 + 10, "a stopped trace ends with its first group"
+    assert low.usage.longest_path == 20, "the bar has to be known before the others begin"
     assert low.key == GOLD
     (high,) = deepconf(record, profiles, DeepConfRule(0.9, warmup=5, window=4, consensus=None), orders=1)
     assert high.survivors == [1, 2, 3, 4, 5, 6, 8]
@@ -75,7 +75,7 @@ def test_sampling_stops_at_consensus() -> None:
     for consensus in (0.7, 0.8, 0.95):
         rule = DeepConfRule(0.5, warmup=4, window=4, consensus=consensus)
         (run,) = deepconf(record, profiles, rule, orders=1)
-        by_share[consensus] = len(run.survivors), run.ledger.generated, run.ledger.longest_trace
+        by_share[consensus] = len(run.survivors), run.usage.generated, run.usage.longest_path
     assert by_share == {
         0.7: (4, 40, 10),  # 3 of 4 in the warm-up
         0.8: (5, 50, 20),  # 4 of 5: one more, after it

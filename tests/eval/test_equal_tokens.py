@@ -25,7 +25,7 @@ from eval.table import methods
 from eval.table.methods import Prices
 from eval.table.problems import ProblemRecord, TraceRecord
 from secateur.deepprune.decide import ADAPTIVE_RULE
-from secateur.engines.accounting import JudgeBill, TokenLedger
+from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.runtime.console import console
 from secateur.runtime.errors import InputError
 from tests.combined_runs import config, make_judge, write_problems
@@ -41,10 +41,10 @@ def problem(index: int, n: int = 160, right: float = 0.5) -> ProblemRecord:
         for key, length in zip(keys, lengths, strict=True)
     )
     scores = np.clip((keys[:, None] == keys[None]) * 0.7 + 0.15 + rng.normal(0, 0.1, (n, n)), 0.01, 0.99)
-    cuts = tuple(TokenLedger(judge_head=int(head)) for head in rng.integers(100, 200, n))
-    bill = JudgeBill(sum(cuts, TokenLedger(judge_head=7 * n * (n - 1) // 2)), cuts)
+    cuts = tuple(Usage(judge_head=int(head)) for head in rng.integers(100, 200, n))
+    usage = JudgeUsage(sum(cuts, Usage(judge_head=7 * n * (n - 1) // 2)), cuts)
     scores = np.tril(scores, -1) + np.tril(scores, -1).T
-    return ProblemRecord(f"p{index}", frozenset("0"), traces, index, scores, bill)
+    return ProblemRecord(f"p{index}", frozenset("0"), traces, index, scores, usage)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def test_a_part_of_all_traces_is_the_problem(stored):
     order = np.random.default_rng(1).permutation(160)
     again = methods.prune_once(part(record, order), RULES["published"])
     direct = methods.prune_once(record, RULES["published"], order.tolist())
-    assert again.key == direct.key and again.ledger == direct.ledger
+    assert again.key == direct.key and again.usage == direct.usage
     assert sorted(order[again.survivors]) == direct.survivors
-    assert part(record, np.arange(160)).judge_bill == record.judge_bill
+    assert part(record, np.arange(160)).judge_usage == record.judge_usage
 
 
 @pytest.mark.parametrize("name", ["adaptive .95", "adaptive .99"])

@@ -27,7 +27,7 @@ from secateur.deepprune.clustering import ClusterRule
 from secateur.deepprune.decide import PruneRule
 from secateur.deepprune.finish import FinishRule
 from secateur.deepprune.vote import majority
-from secateur.engines.accounting import JudgeBill, TokenLedger, net_cost
+from secateur.engines.accounting import JudgeUsage, Usage, net_cost
 
 RULE = PruneRule(ClusterRule(max_clusters=8), FinishRule(largest=4, singletons=6))
 GOLD = 0
@@ -45,8 +45,8 @@ def records(draw: st.DrawFn) -> ProblemRecord:
         cut = None if rng.random() < 0.1 else int(rng.integers(1, length + 1))
         traces.append(TraceRecord(key, int(length), cut))
     upper = np.triu(rng.random((n, n)), 1)
-    cost = TokenLedger(judge_prefill=int(rng.integers(0, 500)), judge_head=int(rng.integers(0, 5000)))
-    return ProblemRecord(f"p{n}", RIGHT, tuple(traces), int(rng.integers(0, 1000)), upper + upper.T, JudgeBill(cost))
+    cost = Usage(judge_prefill=int(rng.integers(0, 500)), judge_head=int(rng.integers(0, 5000)))
+    return ProblemRecord(f"p{n}", RIGHT, tuple(traces), int(rng.integers(0, 1000)), upper + upper.T, JudgeUsage(cost))
 
 
 def total(record: ProblemRecord) -> int:
@@ -57,7 +57,7 @@ def total(record: ProblemRecord) -> int:
 def test_single_is_the_share_of_right_traces_and_oracle_bounds_everything(record: ProblemRecord) -> None:
     share = np.mean([trace.key == GOLD for trace in record.traces])
     assert single(record).accuracy == pytest.approx(share)
-    assert single(record).ledger.generated == pytest.approx(total(record) / len(record.traces))
+    assert single(record).usage.generated == pytest.approx(total(record) / len(record.traces))
     runs = prune_in_orders(record, RULE, 3)
     best = oracle(record).accuracy
     for outcome in (single(record), consensus(record), deepprune(record, runs), random_traces(record, runs, 20)):
@@ -79,8 +79,8 @@ def test_deepprune_spends_cuts_on_the_pruned_and_whole_lengths_on_survivors(reco
     for index, (trace, kept) in enumerate(zip(record.traces, run.kept_tokens, strict=True)):
         whole = trace.cut_tokens is None or trace.cut_tokens >= trace.n_tokens
         assert kept == (trace.n_tokens if whole or index in run.survivors else trace.cut_tokens)
-    assert run.ledger.generated == sum(run.kept_tokens) <= total(record)
-    assert run.ledger.judge_prefill == record.judge_bill.everything.judge_prefill
+    assert run.usage.generated == sum(run.kept_tokens) <= total(record)
+    assert run.usage.judge_prefill == record.judge_usage.everything.judge_prefill
 
 
 @given(records())
@@ -107,7 +107,7 @@ def test_random_traces_finish_as_many_as_deepprune(record: ProblemRecord) -> Non
     runs = prune_in_orders(record, RULE, 5)
     outcome = random_traces(record, runs, 3)
     assert outcome.finished == pytest.approx(np.mean([len(run.survivors) for run in runs]))
-    assert outcome.ledger.generated == pytest.approx(outcome.finished * total(record) / len(record.traces))
+    assert outcome.usage.generated == pytest.approx(outcome.finished * total(record) / len(record.traces))
 
 
 @given(records(), st.integers(1, 10**6), st.integers(0, 10**6))
@@ -116,8 +116,8 @@ def test_equal_tokens_spend_what_deepprune_spent_and_never_more(
 ) -> None:
     pruned = deepprune(record, prune_in_orders(record, RULE, 2))
     outcome = consensus_equal_tokens(record, pruned, Prices(generator, judge), 3)
-    budget = net_cost(pruned.ledger, generator, judge) / generator
-    assert outcome.ledger.generated == pytest.approx(min(budget, total(record)))
+    budget = net_cost(pruned.usage, generator, judge) / generator
+    assert outcome.usage.generated == pytest.approx(min(budget, total(record)))
     assert outcome.finished <= len(record.traces)
 
 
@@ -162,14 +162,14 @@ def test_expected_accuracy_of_random_votes_equals_enumeration() -> None:
 def test_no_trace_no_answer_and_no_tokens() -> None:
     record = ProblemRecord("p", RIGHT, (TraceRecord(GOLD, 10, 5), TraceRecord(GOLD, 10, 5)))
     outcome = vote_of_some(record, 0.0, 5, np.random.default_rng(0))
-    assert (outcome.accuracy, outcome.ledger.generated, outcome.finished) == (0.0, 0.0, 0.0)
+    assert (outcome.accuracy, outcome.usage.generated, outcome.finished) == (0.0, 0.0, 0.0)
 
 
 def test_a_failed_judge_prunes_nobody() -> None:
     traces = tuple(TraceRecord(key, 10, 5) for key in (1, 0, 0))
     run = prune_once(ProblemRecord("p", RIGHT, traces, 0, np.full((3, 3), np.nan)), RULE)
     assert run.survivors == [0, 1, 2] and run.key == GOLD and run.judge_failure
-    assert run.ledger.generated == 30
+    assert run.usage.generated == 30
 
 
 def test_a_problem_may_have_several_right_answers() -> None:

@@ -105,7 +105,7 @@ def test_a_judge_that_reads_is_weighed_and_its_reading_counted(kind, embedded_mo
     planned = plan.judges[0]
     assert planned.parameters == load_judge(judge, embedded_model).parameters
     found = [read_scores(chosen, "base", planned.label, problem) for problem in plan.parts[0].problems]
-    read = sum(scores.bill.everything.judge_prefill for scores in found)
+    read = sum(scores.usage.everything.judge_prefill for scores in found)
     counted = len(found) * planned.read_tokens(chosen.n, plan.load.prompt, plan.lengths.fed)
     assert counted == pytest.approx(read, rel=TOLERANCE)
 

@@ -27,7 +27,7 @@ from trainers.grpo.checkpoints import (
     set_damaged_aside,
 )
 from trainers.grpo.interrupt import between_generations
-from trainers.grpo.options import plan_batches
+from trainers.grpo.options import batch_sizes
 
 RANDOM_STATES = ("rng_state_0.pth", "rng_state_1.pth")
 ARCHIVES = ("scheduler.pt", "optimizer.pt", *RANDOM_STATES)
@@ -233,7 +233,7 @@ def test_a_stop_may_fall_where_a_regular_save_may(tmp_path, accumulation, passes
     arguments = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **values)
     for step in range(1, 13):
         try:
-            plan_batches(values | {"num_generations": 8, "save_steps": step}, 2, "test.yaml")
+            batch_sizes(values | {"num_generations": 8, "save_steps": step}, 2, "test.yaml")
             allowed = True
         except InputError:
             allowed = False

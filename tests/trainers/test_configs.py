@@ -17,7 +17,7 @@ from secateur.tasks.sources import split_source
 from tests.real_models import DECODERS, write_config_folder
 from trainers.dry_run.memory import colocated_room, peak
 from trainers.dry_run.rounds import make_setting
-from trainers.grpo.options import make_grpo_config, plan_batches, trainer_values
+from trainers.grpo.options import batch_sizes, make_grpo_config, trainer_values
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINING = sorted(path.stem for path in (ROOT / "configs/thinkprune").glob("*.yaml"))
@@ -36,7 +36,7 @@ def resolve(name: str, *overrides: str, launch: str | None = None) -> tuple[Any,
 @pytest.mark.parametrize("name", TRAINING)
 def test_training_configs_resolve(name, tmp_path) -> None:
     config, values, launch = resolve(name)
-    plan = plan_batches(values, launch.processes, name)
+    plan = batch_sizes(values, launch.processes, name)
     schedule = config.schedule
     assert plan.steps_per_batch == 1, "one optimiser step per generation batch, as in the paper"
     check_reward(schedule.reward, schedule.reward_options, values["num_generations"], schedule.limits)
@@ -55,7 +55,7 @@ def test_training_configs_resolve(name, tmp_path) -> None:
 def test_the_papers_settings(name) -> None:
     """facts of the released scripts: 128 × 16, lr 1e-6 constant, KL and entropy 0.001, clip 0.2, Adam's betas."""
     config, values, launch = resolve(name)
-    assert plan_batches(values, launch.processes, name).prompts == 128
+    assert batch_sizes(values, launch.processes, name).prompts == 128
     wanted = {
         "num_generations": 16,
         "learning_rate": 1e-6,
@@ -103,7 +103,7 @@ def test_the_control_differs_in_nothing_but_the_limit() -> None:
 @pytest.mark.parametrize("launch", ["single_gpu.yaml", "single_gpu_offload.yaml"])
 def test_one_gpu_takes_the_same_file_with_one_override(launch, tmp_path) -> None:
     _, values, file = resolve("r1_distill_qwen_1.5b", "--gradient_accumulation_steps", "512", launch=launch)
-    plan = plan_batches(values, file.processes, launch)
+    plan = batch_sizes(values, file.processes, launch)
     assert (file.processes, plan.prompts, plan.steps_per_batch) == (1, 128, 1)
     shape = read_shape(str(write_config_folder(tmp_path / "model", "r1_distill_qwen_1.5b")))
     needed = total_bytes(peak(make_setting(shape, values, file, 4768, 79.0)))

@@ -34,7 +34,7 @@ from trainers.dry_run.memory import (
 )
 from trainers.dry_run.report import take_plan_options
 from trainers.dry_run.rounds import make_setting, plan_disk, plan_rounds, precision_of, remedies
-from trainers.grpo.options import PINNED, BatchPlan
+from trainers.grpo.options import PINNED, BatchSizes
 
 SHAPE = ModelShape(1_777_088_000, 28, 1536, 8960, 12, 2, 128, 151936, 233_373_696, False, False)
 SETTING = Setting(
@@ -222,7 +222,7 @@ def test_precision_is_what_the_keys_make_it(values, stage, precision) -> None:
 
 def test_rounds_count_steps_prompts_epochs_and_samples() -> None:
     values = VALUES | {"save_steps": 20}
-    rounds = plan_rounds(make_rounds([4000, 3000], [180, 50]), BatchPlan(128, 1.0), values, 2470, 960)
+    rounds = plan_rounds(make_rounds([4000, 3000], [180, 50]), BatchSizes(128, 1.0), values, 2470, 960)
     assert [(entry.prompts, entry.completions, entry.checkpoints) for entry in rounds] == [
         (23040, 368640, 9),
         (6400, 102400, 3),  # 20, 40, and the last step
@@ -234,7 +234,7 @@ def test_rounds_count_steps_prompts_epochs_and_samples() -> None:
 
 def test_disk_follows_the_pruning_rule() -> None:
     setting = make_setting(SHAPE, VALUES, LAUNCH, 4768, 79.0)
-    rounds = plan_rounds(make_rounds([4000, 3000], 180), BatchPlan(128, 1.0), VALUES | {"save_steps": 20}, 2470, 960)
+    rounds = plan_rounds(make_rounds([4000, 3000], 180), BatchSizes(128, 1.0), VALUES | {"save_steps": 20}, 2470, 960)
     kept, chosen = (plan_disk(setting, rounds, keep) for keep in ("all", "chosen"))
     assert kept.end == 18 * kept.weights + kept.weights  # every checkpoint, and final/
     assert chosen.end == 2 * chosen.weights + chosen.weights

@@ -10,7 +10,7 @@ from schedules.rounds import Round
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
 from trainers.grpo.data import prompt_order
-from trainers.grpo.options import OWNED, PINNED, make_grpo_config, plan_batches, trainer_values
+from trainers.grpo.options import OWNED, PINNED, batch_sizes, make_grpo_config, trainer_values
 
 SCHEDULE = ScheduleConfig(
     model="owner/model",
@@ -62,7 +62,7 @@ def test_wrong_keys_and_values_are_named(trainer, message) -> None:
 )
 def test_batches_that_do_not_fit_are_named(changes, processes, message) -> None:
     with pytest.raises(InputError, match=message):
-        plan_batches(PINNED | changes, processes, "test.yaml")
+        batch_sizes(PINNED | changes, processes, "test.yaml")
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 20))
@@ -73,7 +73,7 @@ def test_a_round_has_exactly_the_prompts_that_its_steps_use(per_device, processe
         "num_iterations": iterations,
         "save_steps": iterations,
     }
-    plan = plan_batches(values, processes, "test.yaml")
+    plan = batch_sizes(values, processes, "test.yaml")
     assert plan.prompts == per_device * processes * accumulation
     batches = -(-steps // iterations)  # each generation batch serves `iterations` optimiser steps
     assert plan.rows(steps) == plan.prompts * batches
@@ -121,7 +121,7 @@ def test_epochs_rounds_and_seeds_have_orders_of_their_own() -> None:
 def test_the_demo_configs_are_right(repository, monkeypatch, name) -> None:
     monkeypatch.chdir(repository)
     config = read_run_config(["--config", f"configs/demo/{name}.yaml"])
-    plan = plan_batches(trainer_values(config), 2, name)
+    plan = batch_sizes(trainer_values(config), 2, name)
     assert (plan.steps_per_batch, plan.prompts) == (1, 12)
 
 

@@ -21,7 +21,7 @@ from tests.engines.contract import LAYERS
 CUT, N, PROBLEMS = 25, 8, 3
 SIDE_KEYS = {
     "accuracy", "finished", "capped", "generated", "overrun", "judge_prefill", "judge_cached", "judge_generated",
-    "judge_head", "longest_trace", "wall_s",
+    "judge_head", "longest_path", "wall_s",
 }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def check_entry(entry: dict[str, Any], records: list[dict[str, Any]], full: int)
     assert sum(record["stored_tokens"] for record in records) == full
     causes = {cause["cause"]: cause for cause in entry["causes"]}
     assert sum(cause.get("generated", 0) for cause in causes.values()) == live["generated"] - replayed["generated"]
-    assert live["overrun"] == sum(record["live"]["ledger"]["overrun"] for record in records)
+    assert live["overrun"] == sum(record["live"]["usage"]["overrun"] for record in records)
     assert live["overrun"] == causes.get("overrun", {"tokens": 0})["tokens"] and replayed["overrun"] == 0
     assert live["judge_head"] > 0 and live["generated"] < full
     if entry["method"] == "deepprune":  # its survivors were parked

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from secateur.deepprune.clustering import ClusterRule
-from secateur.deepprune.controller import ProblemJob, run_online
+from secateur.deepprune.controller import ProblemJob, run_live
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.decide import PruneRule
 from secateur.deepprune.finish import FinishRule
@@ -32,12 +32,12 @@ def test_problems_run_live(
 ) -> None:
     jobs = [ProblemJob.sampled(f"p{i}", encode(reference, text), N, 0) for i, text in enumerate(QUESTIONS)]
     rule = PruneRule(ClusterRule(tau=0.5), FinishRule(largest=3, singletons=3), mode)
-    results = list(run_online(vllm_engine, jobs, SamplingSpec(max_tokens=200), judge, rule, max_rows=2 * N))
+    results = list(run_live(vllm_engine, jobs, SamplingSpec(max_tokens=200), judge, rule, max_rows=2 * N))
     assert sorted(result.problem_id for result in results) == ["p0", "p1", "p2"]
     for result in results:
         assert result.decision.judge_failure is None
-        assert result.ledger.generated == sum(len(trace.token_ids) for trace in result.traces)
-        assert result.ledger.overrun == 0 and result.ledger.judge_head > 0
+        assert result.usage.generated == sum(len(trace.token_ids) for trace in result.traces)
+        assert result.usage.overrun == 0 and result.usage.judge_head > 0
         for index, trace in enumerate(result.traces):
             assert trace.text == vllm_engine.tokenizer.decode(trace.token_ids, skip_special_tokens=True)
             assert (trace.finish_reason is None) == (trace.status == "pruned")

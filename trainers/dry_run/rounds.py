@@ -11,7 +11,7 @@ from secateur.runtime.launch_file import LaunchFile
 from trainers.dry_run.memory import Precision, Setting, peak
 
 if TYPE_CHECKING:
-    from trainers.grpo.options import BatchPlan
+    from trainers.grpo.options import BatchSizes
 
 # While a round trains, its two newest checkpoints keep their training state (trainers/grpo/checkpoints.py) and a
 # third is being written.
@@ -32,7 +32,7 @@ class RoundPlan:
 
 
 def plan_rounds(
-    rounds: Sequence[Round], batches: "BatchPlan", values: dict[str, Any], problems: int, samples_per_model: int
+    rounds: Sequence[Round], batches: "BatchSizes", values: dict[str, Any], problems: int, samples_per_model: int
 ) -> list[RoundPlan]:
     """The start model is sampled before the choice of round 1; later rounds know its figures."""
     plans = []

@@ -15,7 +15,7 @@ from secateur.runtime.ranks import current_ranks
 from secateur.runtime.tracking import usable_report_to
 from secateur.tasks.prompts import check_family, starts_inside_thinking
 from trainers.grpo.data import TrainingData, load_training_problems, shortest_completion
-from trainers.grpo.options import BatchPlan, make_grpo_config, plan_batches, trainer_values
+from trainers.grpo.options import BatchSizes, batch_sizes, make_grpo_config, trainer_values
 
 
 class RoundJob:
@@ -28,7 +28,7 @@ class RoundJob:
         schedule = config.schedule
         self.config = config
         self.values = trainer_values(config)
-        self.plan: BatchPlan = plan_batches(self.values, processes, config.where)
+        self.plan: BatchSizes = batch_sizes(self.values, processes, config.where)
         check_reward(schedule.reward, schedule.reward_options, self.values["num_generations"], schedule.limits)
         check_family(schedule.prompt_family)
         check_options(schedule.validation_engine, schedule.validation_engine_options)

@@ -79,7 +79,7 @@ PINNED: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class BatchPlan:
+class BatchSizes:
     """`prompts` per generation batch; `steps_per_batch` optimiser steps that use one generation batch."""
 
     prompts: int
@@ -117,7 +117,7 @@ def _plan_vllm_length(config: RunConfig, values: dict[str, Any]) -> None:
         )
 
 
-def plan_batches(values: dict[str, Any], processes: int, where: str) -> BatchPlan:
+def batch_sizes(values: dict[str, Any], processes: int, where: str) -> BatchSizes:
     """How completions are batched over `processes`.
 
     Raises `InputError` where groups would be torn apart, or where a checkpoint would fall between the optimiser
@@ -147,7 +147,7 @@ def plan_batches(values: dict[str, Any], processes: int, where: str) -> BatchPla
             f"{where}: key 'save_steps' has the value {save_steps:g}; it must be a whole number, and save_steps × "
             f"gradient_accumulation_steps a multiple of steps_per_generation × num_iterations = {block}"
         )
-    return BatchPlan(batch // generations, block / accumulation)
+    return BatchSizes(batch // generations, block / accumulation)
 
 
 def make_grpo_config(values: dict[str, Any], config: RunConfig, round_: Round, folder: Path) -> GRPOConfig:

@@ -15,7 +15,7 @@ import numpy as np
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.decide import JudgeFailure
 from secateur.deepprune.judges.calibration import Calibration
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 from secateur.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class CutTrace:
 class JudgeSession(Protocol):
     """The cuts of one problem before a judge, numbered in the order in which they were added.
 
-    `ledger` holds what the session has cost so far. Sessions of one judge do not disturb each other.
+    `usage` holds what the session has cost so far. Sessions of one judge do not disturb each other.
     """
 
-    ledger: TokenLedger
+    usage: Usage
 
     def add(self, cut: CutTrace) -> int:
         """Take one more cut; returns its number."""
@@ -66,8 +66,8 @@ class Judge(Protocol):
 
     `capture_layers` are the layers an engine has to record for it (indices into transformers' `hidden_states`:
     0 the embeddings, the last one after the final norm), None where `needs_states` is False. `parameters` counts
-    those of the model that reads tokens (0 if no token is read again). `ledger` holds the cost of the last `score`
-    or of all `encode` and `score_vectors` calls since `reset_ledger`. `calibration` turns what the judge computes
+    those of the model that reads tokens (0 if no token is read again). `usage` holds the cost of the last `score`
+    or of all `encode` and `score_vectors` calls since `reset_usage`. `calibration` turns what the judge computes
     into the probabilities that all methods return. `prompt_family` is how the problems of its traces were prompted,
     None where that is not known.
     """
@@ -77,7 +77,7 @@ class Judge(Protocol):
     capture_layers: tuple[int, ...] | None
     cut_rule: CutRule
     parameters: int
-    ledger: TokenLedger
+    usage: Usage
     calibration: Calibration
     prompt_family: str | None
 
@@ -87,7 +87,7 @@ class Judge(Protocol):
     def score(self, cuts: Sequence[CutTrace]) -> np.ndarray:
         """[n, n] float64, symmetric, each 0-1: the probability that two cuts of one problem end in one answer."""
 
-    def reset_ledger(self) -> None: ...
+    def reset_usage(self) -> None: ...
 
 
 def symmetric(n: int, first: np.ndarray, second: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -103,19 +103,19 @@ class SessionJudge(ABC):
 
     calibration = Calibration()
     prompt_family: str | None = None
-    ledger: TokenLedger
+    usage: Usage
 
-    def reset_ledger(self) -> None:
-        self.ledger = TokenLedger()
+    def reset_usage(self) -> None:
+        self.usage = Usage()
 
     def score(self, cuts: Sequence[CutTrace]) -> np.ndarray:
-        self.reset_ledger()
+        self.reset_usage()
         session = self.open(cuts)
         first, second = np.triu_indices(len(cuts), k=1)
         try:
             values = session.scores(list(zip(first.tolist(), second.tolist(), strict=True)))
         finally:
-            self.ledger = session.ledger  # a judge that failed may have read tokens before
+            self.usage = session.usage  # a judge that failed may have read tokens before
         return symmetric(len(cuts), first, second, values)
 
     @abstractmethod
@@ -131,39 +131,39 @@ class VectorJudge(ABC):
 
     calibration = Calibration()
     prompt_family: str | None = None
-    ledger: TokenLedger
+    usage: Usage
     macs_per_pair: int
     """Multiply-accumulates of comparing two vectors."""
 
     @abstractmethod
-    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, Usage]:
         """The vector of one cut, [width] float32, and what reading it cost."""
 
     @abstractmethod
     def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """[pairs] float64, uncalibrated scores 0-1 of the vectors [n, width] numbered `first` and `second`."""
 
-    def reset_ledger(self) -> None:
-        self.ledger = TokenLedger()
+    def reset_usage(self) -> None:
+        self.usage = Usage()
 
     def encode(self, cut: CutTrace) -> np.ndarray:
         """The vector of one cut, [width] float32. The same whichever cuts are encoded beside it."""
         vector, cost = self.read(cut)
-        self.ledger += cost
+        self.usage += cost
         return vector
 
     def score_vectors(self, vectors: np.ndarray) -> np.ndarray:
         """[n, width] → [n, n] as `score` gives it."""
         n = len(vectors)
         first, second = np.triu_indices(n, k=1)
-        self.ledger += TokenLedger(judge_head=len(first) * self.macs_per_pair)
+        self.usage += Usage(judge_head=len(first) * self.macs_per_pair)
         return symmetric(n, first, second, self.calibration(self.compare(vectors, first, second)))
 
     def score(self, cuts: Sequence[CutTrace]) -> np.ndarray:
-        self.reset_ledger()
+        self.reset_usage()
         session = self.open()
         vectors, costs = zip(*map(session.read, cuts), strict=True)
-        self.ledger = sum(costs, self.ledger)
+        self.usage = sum(costs, self.usage)
         return self.score_vectors(np.stack(vectors))
 
     def open(self, cuts: Sequence[CutTrace] = ()) -> "VectorSession":
@@ -174,17 +174,17 @@ class VectorSession:
     """Implements `JudgeSession`: each cut is read once, when it is added."""
 
     def __init__(self, judge: VectorJudge, cuts: Sequence[CutTrace]) -> None:
-        self._judge, self._vectors, self.ledger = judge, [], TokenLedger()
+        self._judge, self._vectors, self.usage = judge, [], Usage()
         for cut in cuts:
             self.add(cut)
 
-    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, Usage]:
         """The vector of one cut and what reading it cost; what earlier ones left behind may be used again."""
         return self._judge.read(cut)
 
     def add(self, cut: CutTrace) -> int:
         vector, cost = self.read(cut)
-        self.ledger += cost
+        self.usage += cost
         self._vectors.append(vector)
         return len(self._vectors) - 1
 
@@ -192,7 +192,7 @@ class VectorSession:
         first, second = pair_columns(pairs)
         if not len(first):
             return np.zeros(0)
-        self.ledger += TokenLedger(judge_head=len(first) * self._judge.macs_per_pair)
+        self.usage += Usage(judge_head=len(first) * self._judge.macs_per_pair)
         used, places = np.unique(np.stack([first, second]), return_inverse=True)
         vectors = np.stack([self._vectors[index] for index in used])
         places = places.reshape(2, -1)

@@ -11,7 +11,7 @@ import torch
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, JudgeError, VectorJudge
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 
 
 class EmbeddingJudge(VectorJudge):
@@ -37,14 +37,14 @@ class EmbeddingJudge(VectorJudge):
         self.model_path, self.cut_rule = str(model_path), cut_rule
         self.parameters = sum(parameter.numel() for parameter in self.encoder.parameters())
         self.macs_per_pair = self.encoder.get_embedding_dimension()
-        self.reset_ledger()
+        self.reset_usage()
 
-    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, Usage]:
         """[width] float32 of length 1; the tokens read are judge prefill."""
         text = cut.text.strip() or "."  # some encoders make NaN of nothing
         found = self.encoder.encode(text, output_value=None, show_progress_bar=False)
         vector = torch.nn.functional.normalize(found["sentence_embedding"].float(), dim=-1)
-        return vector.cpu().numpy(), TokenLedger(judge_prefill=int(found["attention_mask"].sum()))
+        return vector.cpu().numpy(), Usage(judge_prefill=int(found["attention_mask"].sum()))
 
     def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.clip((vectors[first].astype(np.float64) * vectors[second]).sum(axis=1), 0.0, 1.0)

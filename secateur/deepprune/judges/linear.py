@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, VectorJudge, VectorSession
 from secateur.deepprune.judges.heads import PairHead, pair_probabilities
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ class LinearJudge(VectorJudge):
     def __init__(self, model: LinearModel, cut_rule: CutRule) -> None:
         self.model, self.cut_rule = model.eval(), cut_rule
         self.parameters = sum(p.numel() for p in model.encoder.parameters())
-        self.reset_ledger()
+        self.reset_usage()
 
     @property
     def macs_per_pair(self) -> int:
         return self.model.head.macs_per_pair()
 
     @torch.no_grad()
-    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, Usage]:
         """[hidden] float32; every token read is counted as judge prefill, the shared prompt each time."""
-        cost = TokenLedger(judge_prefill=len(self.model.read_ids(cut)))
+        cost = Usage(judge_prefill=len(self.model.read_ids(cut)))
         return self.model([cut])[0].float().cpu().numpy(), cost
 
     def open(self, cuts: Sequence[CutTrace] = ()) -> "LinearSession":
@@ -113,12 +113,12 @@ class LinearSession(VectorSession):
         super().__init__(judge, cuts)
 
     @torch.no_grad()
-    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, Usage]:
         model, known = self._judge.model, len(cut.prompt_ids)
         if not known:
             return self._judge.read(cut)
-        cost = TokenLedger(judge_prefill=len(model.ending(cut)), judge_cached=known)
+        cost = Usage(judge_prefill=len(model.ending(cut)), judge_cached=known)
         if cut.prompt_ids != self._prompt_ids:
             self._prompt_ids, self._prompt = cut.prompt_ids, model.read_prompt(cut.prompt_ids)
-            cost = TokenLedger(judge_prefill=known + len(model.ending(cut)))
+            cost = Usage(judge_prefill=known + len(model.ending(cut)))
         return model.after(self._prompt, cut)[0].float().cpu().numpy(), cost

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, JudgeError, VectorJudge
 from secateur.deepprune.judges.heads import AttentionPool, PairHead, pair_probabilities
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class OwnStatesModel(nn.Module):
 
 
 class OwnStatesJudge(VectorJudge):
-    """Compares cuts by states that exist already; `ledger` holds what the head computes."""
+    """Compares cuts by states that exist already; `usage` holds what the head computes."""
 
     name = "linear_own_states"
     needs_states = True
@@ -55,7 +55,7 @@ class OwnStatesJudge(VectorJudge):
 
     def __init__(self, model: OwnStatesModel, shape: OwnStatesShape, cut_rule: CutRule) -> None:
         self.model, self.shape, self.cut_rule = model.eval(), shape, cut_rule
-        self.reset_ledger()
+        self.reset_usage()
 
     @property
     def capture_layers(self) -> tuple[int, ...]:
@@ -66,7 +66,7 @@ class OwnStatesJudge(VectorJudge):
         return self.model.head.macs_per_pair()
 
     @torch.no_grad()
-    def read(self, cut: CutTrace) -> tuple[np.ndarray, TokenLedger]:
+    def read(self, cut: CutTrace) -> tuple[np.ndarray, Usage]:
         """[heads * width] float32 and its cost. Raises `JudgeError` for a cut without states or with states of other
         sizes."""
         wanted = (len(self.shape.layers), self.shape.hidden)
@@ -76,7 +76,7 @@ class OwnStatesJudge(VectorJudge):
                 f"the judge reads hidden states [tokens, {wanted[0]} layers, {wanted[1]}], but the cut has {found}; "
                 "let the engine capture the judge's capture_layers of the model it was trained for"
             )
-        cost = TokenLedger(judge_head=self.macs_of_cut(len(cut.states)))
+        cost = Usage(judge_head=self.macs_of_cut(len(cut.states)))
         return self.model([cut])[0].float().cpu().numpy(), cost
 
     def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, JudgeError, SessionJudge, pair_columns
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 
 READ_TOKENS = 16_384  # padded tokens of one forward pass of scoring, cached ones included
 
@@ -124,7 +124,7 @@ class PairwiseJudge(SessionJudge):
         self.source: str | None = None
         """Folder or Hub id of a model that is used as it is; the judge's folder then only names it."""
         self.parameters = sum(p.numel() for p in model.language_model.parameters())
-        self.reset_ledger()
+        self.reset_usage()
 
     def open(self, cuts: Sequence[CutTrace] = ()) -> "PairwiseSession":
         return PairwiseSession(self, cuts)
@@ -134,7 +134,7 @@ class PairwiseSession:
     """Implements `JudgeSession`: reads the pairs it is asked for; adding a cut costs nothing."""
 
     def __init__(self, judge: PairwiseJudge, cuts: Sequence[CutTrace]) -> None:
-        self._judge, self._texts, self.ledger = judge, [cut.text for cut in cuts], TokenLedger()
+        self._judge, self._texts, self.usage = judge, [cut.text for cut in cuts], Usage()
 
     def add(self, cut: CutTrace) -> int:
         self._texts.append(cut.text)
@@ -155,9 +155,9 @@ class PairwiseSession:
         beginning = model.reader.begin(self._texts[new])
         endings = [model.reader.end(self._texts[old]) for old in older]
         if len(endings) == 1 or not beginning:  # nothing to share
-            self.ledger += TokenLedger(judge_prefill=sum(len(beginning) + len(row) for row in endings))
+            self.usage += Usage(judge_prefill=sum(len(beginning) + len(row) for row in endings))
             return model([beginning + row for row in endings]).double().cpu().numpy()
-        self.ledger += TokenLedger(
+        self.usage += Usage(
             judge_prefill=len(beginning) + sum(map(len, endings)), judge_cached=(len(endings) - 1) * len(beginning)
         )
         shared, logits = model.read_beginning(beginning), np.zeros(len(endings))

@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, JudgeError, SessionJudge, pair_columns
-from secateur.engines.accounting import TokenLedger
+from secateur.engines.accounting import Usage
 from secateur.engines.models import load_model, load_tokenizer
 
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
@@ -58,7 +58,7 @@ UNTRAINED = ("values", "tfidf", "token_embedding", "random")
 
 
 class UntrainedJudge(SessionJudge):
-    """Implements `Judge`; its ledger stays empty. Equal cuts get equal scores, but for those of "random".
+    """Implements `Judge`; its usage stays empty. Equal cuts get equal scores, but for those of "random".
 
     "values" compares numbers (values.py), "tfidf" TF-IDF word vectors, both weighted within the problem; "random" is
     a judge at chance; "token_embedding" compares the mean input embeddings of the generator. `generator_path` is
@@ -73,7 +73,7 @@ class UntrainedJudge(SessionJudge):
         self.name, self.cut_rule = name, cut_rule
         self._table = embedding_table(generator_path) if name == "token_embedding" else None
         self._tokenizer = load_tokenizer(generator_path) if name == "values" and generator_path is not None else None
-        self.reset_ledger()
+        self.reset_usage()
 
     def open(self, cuts: Sequence[CutTrace] = ()) -> "UntrainedSession":
         return UntrainedSession(self, cuts)
@@ -98,7 +98,7 @@ class UntrainedSession:
     """Implements `JudgeSession`. What is weighted within the problem is weighted over the cuts added so far."""
 
     def __init__(self, judge: UntrainedJudge, cuts: Sequence[CutTrace]) -> None:
-        self._judge, self._cuts, self.ledger = judge, list(cuts), TokenLedger()
+        self._judge, self._cuts, self.usage = judge, list(cuts), Usage()
         self._vectors: csr_matrix | np.ndarray | None = None
 
     def add(self, cut: CutTrace) -> int:

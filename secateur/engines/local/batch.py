@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from secateur.engines.base import SamplingSpec, Usage
+from secateur.engines.base import SamplingSpec, TraceUsage
 from secateur.engines.detokenize import TextStream
 from secateur.engines.local.drawing import UniformStream
 from secateur.engines.local.kv_cache import RowContent, SlotCache, SlotTensor
@@ -25,7 +25,7 @@ class LiveTrace:
     spec: SamplingSpec
     uniforms: UniformStream
     text: TextStream
-    usage: Usage
+    usage: TraceUsage
     capturing: bool
     status: Literal["pending", "running", "parked", "finished", "pruned"] = "pending"
     row: int = -1

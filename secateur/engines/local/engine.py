@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.engines.base import Event, SamplingSpec, Usage, check_prompt, select_traces
+from secateur.engines.base import Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.local.batch import LiveTrace, RowBatch
 from secateur.engines.local.drawing import UniformStream, draw_tokens, token_confidences
@@ -94,7 +94,7 @@ class TransformersEngine:
                 spec=spec,
                 uniforms=UniformStream(seed),
                 text=self._detokenizer.stream(),
-                usage=Usage(prompt_tokens=len(prompt)),
+                usage=TraceUsage(prompt_tokens=len(prompt)),
                 capturing=bool(self.capture_layers),
             )
             for index, seed in enumerate(seeds)
@@ -148,7 +148,7 @@ class TransformersEngine:
         for trace in pruned:
             trace.saved = trace.saved_states = None
 
-    def usage(self, trace: int) -> Usage:
+    def usage(self, trace: int) -> TraceUsage:
         return self._traces[trace].usage
 
     def states(self, traces: Sequence[int]) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from secateur.engines.base import Event, SamplingSpec, Usage, check_prompt, select_traces
+from secateur.engines.base import Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer, TextStream
 from secateur.engines.models import load_tokenizer
 from secateur.engines.openai.checks import ABORT_CHECKS, check_abort, find_context, find_dialect, parameters_of
@@ -34,7 +34,7 @@ class _ServedTrace:
     prompt_ids: list[int]
     spec: SamplingSpec
     seed: int
-    usage: Usage
+    usage: TraceUsage
     text: TextStream | None
     status: str = "running"
     phase: int = 0
@@ -140,7 +140,7 @@ class OpenAIEngine:
                 prompt_ids=prompt,
                 spec=spec,
                 seed=seed,
-                usage=Usage(prompt_tokens=len(prompt), exact=False),
+                usage=TraceUsage(prompt_tokens=len(prompt), exact=False),
                 text=self._detokenizer.stream() if self._detokenizer and self.dialect.ids else None,
             )
             for index, seed in enumerate(seeds)
@@ -187,7 +187,7 @@ class OpenAIEngine:
             trace.usage.overrun_tokens += sum(len(chunk.token_ids) for chunk in trace.backlog)
             trace.backlog.clear()
 
-    def usage(self, trace: int) -> Usage:
+    def usage(self, trace: int) -> TraceUsage:
         """See `Engine.usage`. Prompt positions count as computed where the server does not say that it had them."""
         return self._traces[trace].usage
 

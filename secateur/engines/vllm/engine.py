@@ -7,7 +7,7 @@ phase draws with a seed of its own, so a sampled trace goes on in the same distr
 kernels may round differently in another batch: `exact` is False. Every phase has a prompt, so
 `prefill_computed + prefill_cached` sums up to the prompt positions of all phases. vLLM caches whole blocks (16 tokens
 on GPUs, 32 on CPUs). Counts are exact unless vLLM had to preempt a trace, which makes it compute tokens again that
-nobody counts: its `Usage.exact` is False then.
+nobody counts: its `TraceUsage.exact` is False then.
 
 Several GPUs: one process with one engine per GPU, each with problems of its own (the evaluation scripts under
 `accelerate launch`), or `tensor_parallel_size` for models that need more than one.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from secateur.engines.base import EngineError, Event, SamplingSpec, Usage, check_prompt, select_traces
+from secateur.engines.base import EngineError, Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer, TextStream
 from secateur.engines.models import check_capture_layers, count_parameters, load_tokenizer
 from secateur.engines.vllm.setup import STATES_FROM, check_vllm, end_ids_of, open_llm, read_config
@@ -41,7 +41,7 @@ class VLLMTrace:
     seed: int
     spec: SamplingSpec
     text: TextStream
-    usage: Usage
+    usage: TraceUsage
     capturing: bool
     status: Literal["running", "parked", "finished", "pruned"] = "parked"
     token_ids: list[int] = field(default_factory=list)
@@ -177,7 +177,7 @@ class VLLMEngine:
                 seed=seed,
                 spec=spec,
                 text=self._detokenizer.stream(),
-                usage=Usage(prompt_tokens=len(prompt)),
+                usage=TraceUsage(prompt_tokens=len(prompt)),
                 capturing=bool(self.capture_layers),
             )
             for index, seed in enumerate(seeds)
@@ -225,7 +225,7 @@ class VLLMEngine:
         for trace in pruned:
             trace.status = "pruned"
 
-    def usage(self, trace: int) -> Usage:
+    def usage(self, trace: int) -> TraceUsage:
         return self._traces[trace].usage
 
     def states(self, traces: Sequence[int]) -> "list[torch.Tensor]":
