@@ -20,7 +20,8 @@ from secateur.deepprune.clustering import ClusterRule, cluster_asking
 from secateur.deepprune.decide import PruneRule
 from secateur.deepprune.replay import replay
 from secateur.runtime.console import console
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
+from secateur.runtime.process import entry_point
 
 GROUPS, ORDERS, REPLAYED = 40, 20, 64
 

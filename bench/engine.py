@@ -19,7 +19,8 @@ from secateur.engines.base import SamplingSpec
 from secateur.engines.local.attention import GROUPED_ATTENTION
 from secateur.engines.local.engine import TransformersEngine
 from secateur.runtime.console import console, use_one_torch_thread
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
+from secateur.runtime.process import entry_point
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "trainers" / "embedded_model"
 PROMPT = "Start with 4. a-6 b#7 c-7."

@@ -34,9 +34,10 @@ from eval.table.rules import changed_rule
 from secateur.deepprune.decide import ADAPTIVE_RULE, PruneRule
 from secateur.engines.accounting import net_cost
 from secateur.runtime.console import console, progress, say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json, write_text
 from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import paired_difference
 
 Rows = Sequence[Mapping[str, Any]]

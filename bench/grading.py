@@ -26,8 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from secateur.runtime.console import progress, say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl
+from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import GRADER_VERSION, extract_answer, grade_batch
 from secateur.tasks.arithmetic import make_problems
 from secateur.tasks.arithmetic_traces import make_trace

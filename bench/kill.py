@@ -29,9 +29,9 @@ from rich.table import Table
 from bench.kill_moments import Kill, draw_kills, kill_at
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import console, progress
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, read_jsonl, write_text
-from secateur.runtime.process import end_with_parent
+from secateur.runtime.process import end_with_parent, entry_point
 
 CLOCKS = {"time", "step_time", "wall_s", "seconds"}
 FILES = ("training.json", "validation.json", "selection.json", "engine.json")

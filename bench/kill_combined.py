@@ -21,9 +21,9 @@ import yaml
 
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.console import console
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_text
-from secateur.runtime.process import end_with_parent
+from secateur.runtime.process import end_with_parent, entry_point
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL = "trainers/embedded_model"

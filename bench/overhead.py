@@ -36,9 +36,9 @@ from transformers.trainer import DEFAULT_CALLBACKS
 
 from schedules.config import read_run_config
 from secateur.runtime.config import split_command_line
-from secateur.runtime.console import progress, say, use_one_torch_thread
-from secateur.runtime.errors import InputError, entry_point
-from secateur.runtime.quiet import silence_libraries
+from secateur.runtime.console import progress, say, silence_libraries, use_one_torch_thread
+from secateur.runtime.errors import InputError
+from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
 from trainers import grpo_len
 from trainers.grpo.data import round_rows

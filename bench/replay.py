@@ -36,9 +36,9 @@ from eval.table.methods import METHODS, Prices
 from eval.table.results import ModelRecords
 from secateur.runtime.config import check_types
 from secateur.runtime.console import progress, say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_text
-from secateur.runtime.process import end_with_parent
+from secateur.runtime.process import end_with_parent, entry_point
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 Work = Callable[[int, int], Any]

@@ -21,9 +21,9 @@ from typing import Any
 
 from eval.table.terminal import judge_label, method_label
 from secateur.runtime.console import say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_text
-from secateur.runtime.process import end_with_parent
+from secateur.runtime.process import end_with_parent, entry_point
 from secateur.tasks.arithmetic import RULES, make_problems
 
 REPOSITORY = Path(__file__).resolve().parent.parent

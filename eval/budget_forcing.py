@@ -34,8 +34,9 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json
+from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
 from secateur.runtime.statistics import mean_with_interval
 from secateur.tasks.answers.equality import GRADER_VERSION

@@ -52,8 +52,9 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace, read_trace_folder
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say, use_one_torch_thread
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json, write_text
+from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
 from secateur.tasks.answers.equality import GRADER_VERSION, extract_answer, grade_answers, group_answers
 from secateur.tasks.prompts import starts_inside_thinking

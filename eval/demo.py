@@ -20,8 +20,9 @@ from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
+from secateur.runtime.process import entry_point
 
 CONFIGS = "configs/demo"
 LAUNCH = "configs/accelerate/cpu.yaml"

@@ -19,8 +19,9 @@ from eval.table.terminal import print_results
 from eval.traces.benchmarks import sources_of
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_text
+from secateur.runtime.process import entry_point
 
 Identity = tuple[Any, ...]
 _FIGURES = ("accuracy", "tokens", "saving_net")

@@ -42,9 +42,10 @@ from eval.studies.common import (
 from secateur.engines.models import load_tokenizer
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json
 from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import ratio_interval, ratio_with_interval
 
 KEYWORDS = (

@@ -32,8 +32,9 @@ from eval.traces.sampling import local_device, quiet_library_bars, require_model
 from secateur.engines.models import load_model, load_tokenizer, model_fingerprint
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import progress, say, use_one_torch_thread
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import Interval, mean_with_interval, ratio_with_interval
 from secateur.tasks.answers.equality import GRADER_VERSION, grade_batch
 from secateur.tasks.prompts import check_family, starts_inside_thinking

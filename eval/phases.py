@@ -36,8 +36,9 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.openai.streams import check_url
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import progress, say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.process import entry_point
 
 Key = tuple[str, str, str, int | str]  # model that wrote it, benchmark, problem id, sample
 _TRIES = 2

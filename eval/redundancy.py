@@ -25,8 +25,9 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
+from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import extract_answer, grade_answers, group_answers
 
 

@@ -33,8 +33,9 @@ from eval.traces.sampling import wait_for_all_processes
 from secateur.deepprune.decide import PruneRule
 from secateur.runtime.config import check_types, parse_config
 from secateur.runtime.console import console, progress, say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
 from secateur.tasks.sources import load_problems
 

@@ -20,8 +20,8 @@ from eval.one_model.sampling import for_each_model, grade_all, sample_alone
 from eval.traces.sampling import wait_for_all_processes
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
-from secateur.runtime.errors import entry_point
 from secateur.runtime.files import write_json
+from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
 from secateur.tasks.answers.equality import GRADER_VERSION
 

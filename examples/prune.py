@@ -13,7 +13,8 @@ from pathlib import Path
 from secateur import load_judge, prune
 from secateur.engines.base import SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
+from secateur.runtime.process import entry_point
 
 DEMO = Path(__file__).resolve().parent.parent / "outputs" / "demo"
 

@@ -21,9 +21,10 @@ from schedules.validation.report import read_selections
 from secateur.runtime.base_model import describe_base
 from secateur.runtime.cards import render_card, write_card
 from secateur.runtime.console import say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import copy_file, read_json, write_json
 from secateur.runtime.hub import RECORD, Target
+from secateur.runtime.process import entry_point
 from secateur.runtime.versions import library_versions
 
 TEMPLATE = Path(__file__).parent / "card" / "templates" / "model_card.md"

@@ -37,9 +37,10 @@ from schedules.validation.sampling import RoundValidation, read_candidates, vali
 from schedules.validation.tracking import round_publication
 from secateur.runtime.config import usage
 from secateur.runtime.console import say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
 from secateur.runtime.hub import RECORD, SAFE_FILES, Target, check_push, push_once
+from secateur.runtime.process import entry_point
 from secateur.runtime.tensorboard import write_tensorboard
 from secateur.runtime.tracking import publish, reporters, unpublished, wandb_is_usable, wants_wandb
 

@@ -24,8 +24,9 @@ from schedules.config import ScheduleConfig
 from secateur.deepprune.decide import PruneRule
 from secateur.engines.registry import KINDS, SET_HERE, engine_class
 from secateur.runtime.console import say
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
+from secateur.runtime.process import entry_point
 from tools.config_keys import REPOSITORY, Command, Meaning, entries, find_commands, meanings_of
 from trainers.grpo import options as grpo_options
 

@@ -24,11 +24,11 @@ from schedules.config import read_run_config
 from schedules.integrity import step_of
 from schedules.rounds import Round
 from schedules.state import Action, RunFolder, hold_folder
-from secateur.runtime.console import say, use_one_torch_thread
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json
 from secateur.runtime.launch_file import check_saves_weights
-from secateur.runtime.quiet import silence_libraries
+from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run

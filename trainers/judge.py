@@ -32,11 +32,11 @@ from secateur.deepprune.judges.folder import describe_generator, load_judge, sav
 from secateur.deepprune.judges.losses import minority_label
 from secateur.deepprune.judges.pairs import JudgedProblem, all_labels
 from secateur.runtime.config import parse_config, read_yaml
-from secateur.runtime.console import MetricLog, say, use_one_torch_thread
+from secateur.runtime.console import MetricLog, say, silence_libraries, use_one_torch_thread
 from secateur.runtime.dry_run import without_plan_keys
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json, write_text
-from secateur.runtime.quiet import silence_libraries
+from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
 from secateur.runtime.versions import library_versions
 from trainers.dry_run.judge import plan_judge

@@ -25,10 +25,10 @@ from rich.markup import escape
 from secateur.deepprune.judges import metrics
 from secateur.deepprune.judges.pairs import JudgedProblem, all_labels
 from secateur.runtime.config import parse_config
-from secateur.runtime.console import console, say, use_one_torch_thread
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.console import console, say, silence_libraries, use_one_torch_thread
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
-from secateur.runtime.quiet import silence_libraries
+from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
 from trainers.judge import publish, take_as_it_is, train
 from trainers.judges.config import FREE_KEYS

@@ -16,8 +16,8 @@ from schedules.config import RunConfig, ScheduleConfig
 from schedules.rounds import Round
 from secateur.runtime.base_model import BaseModel
 from secateur.runtime.cards import Markdown, clean, code_span, escape_markdown
+from secateur.runtime.config import without_secrets
 from secateur.runtime.files import read_json
-from secateur.runtime.redact import without_secrets
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

@@ -2,7 +2,7 @@
 
 Invariants: the token ids of all events of a trace sum up to its `TraceUsage.generated_tokens`; no event follows a
 prune; a parked trace goes on exactly after its last token; `prefill_computed + prefill_cached` covers all prompt
-positions, and where resuming reads a trace again, those of every reading. """
+positions, and where resuming reads a trace again, those of every reading."""
 
 import hashlib
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from secateur.runtime.errors import InputError
 
 C = TypeVar("C")
+LEFT_OUT = "(left out)"
+_SECRET = ("token", "_key", "apikey", "password", "secret", "authorization")  # that names of keys end with
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -142,3 +144,17 @@ def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:
         return cls(**merged)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def without_secrets(value: Any) -> Any:
+    """Nested keys whose names end like a secret's keep their name only.
+
+    >>> without_secrets({"a": 1, "init": [{"hub_token": "x", "token": "y", "max_tokens": 9}]})
+    {'a': 1, 'init': [{'hub_token': '(left out)', 'token': '(left out)', 'max_tokens': 9}]}
+    """
+    if isinstance(value, Mapping):
+        return {
+            key: LEFT_OUT if str(key).lower().endswith(_SECRET) else without_secrets(entry)
+            for key, entry in value.items()
+        }
+    return [without_secrets(entry) for entry in value] if isinstance(value, (list, tuple)) else value

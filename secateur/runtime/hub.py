@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.runtime.errors import InputError, is_no_space
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, sampled_digest, write_json
+from secateur.runtime.process import is_no_space
 
 # What a model or a judge needs to be loaded: no code, no pickles.
 SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.md", "LICEN?E*", "NOTICE*", "USE_POLICY*")

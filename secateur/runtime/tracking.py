@@ -16,11 +16,11 @@ from typing import Any
 
 from rich.markup import escape
 
+from secateur.runtime.config import without_secrets
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
 from secateur.runtime.ranks import current_ranks
-from secateur.runtime.redact import without_secrets
 
 SCHEDULE_RUN = "schedule"
 OURS = ("wandb", "tensorboard")  # what reports besides the Trainer's own

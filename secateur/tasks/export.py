@@ -12,8 +12,8 @@ from dataclasses import asdict
 from rich.markup import escape
 
 from secateur.runtime.console import say
-from secateur.runtime.errors import entry_point
 from secateur.runtime.files import write_text
+from secateur.runtime.process import entry_point
 from secateur.tasks.sources import read_source
 
 

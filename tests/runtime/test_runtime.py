@@ -9,8 +9,9 @@ from typing import Literal
 import pytest
 
 from secateur.runtime.config import parse_config, split_command_line
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import Ranks, claim_gpus
 
 

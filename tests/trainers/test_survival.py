@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from secateur.runtime.errors import InputError, entry_point
+from secateur.runtime.errors import InputError
+from secateur.runtime.process import entry_point
 from tests.launches import (
     ROUND,
     finish,
