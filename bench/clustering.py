@@ -16,9 +16,9 @@ import tracemalloc
 import numpy as np
 from rich.table import Table
 
-from secateur.deepprune.clustering import ClusterRule, cluster_asking
-from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.clustering import cluster_asking
 from secateur.deepprune.replay import replay
+from secateur.deepprune.rule import ClusterRule, PruneRule
 from secateur.runtime.console import console
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point

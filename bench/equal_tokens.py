@@ -31,7 +31,7 @@ from eval.table import baselines, methods
 from eval.table.methods import Prices
 from eval.table.problems import Outcome, ProblemRecord, mean_outcome, part, rng_for
 from eval.table.rules import changed_rule
-from secateur.deepprune.decide import ADAPTIVE_RULE, PruneRule
+from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.engines.accounting import net_cost
 from secateur.runtime.console import console, progress, say
 from secateur.runtime.errors import InputError

@@ -34,11 +34,12 @@ from rich.table import Table
 
 from secateur.deepprune.clustering import cluster_asking, cluster_traces
 from secateur.deepprune.cut import CutDetector, CutRule, cut_pieces
-from secateur.deepprune.decide import PruneRule, decision_seed
+from secateur.deepprune.decision import decision_seed
 from secateur.deepprune.judges.base import CutTrace, Judge
 from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.judges.pairwise import PairwiseJudge
 from secateur.deepprune.replay import replay
+from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import Usage, net_cost
 from secateur.engines.base import SamplingSpec, trace_seed
 from secateur.engines.detokenize import Detokenizer

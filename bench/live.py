@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from secateur.deepprune.controller import ProblemJob, run_live
-from secateur.deepprune.decide import ADAPTIVE_RULE, PruneRule
 from secateur.deepprune.judges.base import CutTrace, Judge, JudgeSession, pair_columns
 from secateur.deepprune.judges.folder import load_judge
+from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.deepprune.vote import majority
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, SamplingSpec

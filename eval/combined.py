@@ -47,7 +47,7 @@ from eval.table.tracking import publish_combined
 from eval.table.work import ModelWork, work_on_model
 from eval.traces.benchmarks import Problems
 from eval.traces.sampling import model_by_model, prompt_ids, wait_for_all_processes
-from secateur.deepprune.decide import decision_seed
+from secateur.deepprune.decision import decision_seed
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace, read_trace_folder
 from secateur.runtime.config import parse_config

@@ -30,7 +30,7 @@ from eval.table.methods import Prices
 from eval.table.problems import ProblemRecord
 from eval.table.rules import changed_rule, flat_rule
 from eval.traces.sampling import wait_for_all_processes
-from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.rule import PruneRule
 from secateur.runtime.config import check_types, parse_config
 from secateur.runtime.console import console, progress, say
 from secateur.runtime.errors import InputError

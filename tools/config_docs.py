@@ -21,7 +21,7 @@ from trl import GRPOConfig
 from eval.table.rules import rule_keys
 from rewards.registry import REWARDS
 from schedules.config import ScheduleConfig
-from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.rule import PruneRule
 from secateur.engines.registry import KINDS, SET_HERE, engine_class
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError

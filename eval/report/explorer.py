@@ -20,7 +20,7 @@ from eval.table.methods import Pruned, prune_once
 from eval.table.problems import ProblemRecord
 from eval.table.rules import PUBLISHED
 from secateur.deepprune.cut import REASONING_WORDS
-from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.rule import PruneRule
 from secateur.deepprune.vote import majority
 from secateur.runtime.files import read_json, write_text
 from secateur.tasks.records import Problem

@@ -12,7 +12,7 @@ from eval.table.methods import Prices
 from eval.table.problems import ProblemRecord, rng_for
 from eval.table.rules import changed_rule, flat_rule
 from secateur.deepprune.clustering import cluster_traces
-from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import net_cost
 from secateur.runtime.statistics import mean_with_interval, paired_difference
 

@@ -15,7 +15,7 @@ from eval.table.tracking import check_tracking
 from eval.traces.benchmarks import Problems, check_counts, check_names, count_of, load_benchmarks, sources_of
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import CutRule
-from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.rule import PruneRule
 from secateur.runtime.dry_run import SamplingPlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
 

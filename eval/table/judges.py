@@ -12,7 +12,7 @@ from eval.table.judge_names import judge_folder
 from eval.table.store import JudgeScores, judge_fingerprint, judge_labels
 from eval.traces.sampling import prompt_ids, split_vector
 from secateur.deepprune.cut import CutDetector, CutRule
-from secateur.deepprune.decide import JudgeFailure
+from secateur.deepprune.decision import JudgeFailure
 from secateur.deepprune.judges.base import CutTrace, Judge, VectorJudge
 from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.judges.untrained import UNTRAINED

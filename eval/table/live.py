@@ -12,10 +12,11 @@ from eval.table.store import judge_labels, live_path, read_live, read_scores
 from eval.table.terminal import method_label
 from eval.traces.sampling import prompt_ids
 from secateur.deepprune.controller import LiveResult, ProblemJob, TraceResult, run_live
-from secateur.deepprune.decide import PruneRule, decision_seed
+from secateur.deepprune.decision import decision_seed
+from secateur.deepprune.gathering import ALL_PAIRS
 from secateur.deepprune.judges.base import Judge
-from secateur.deepprune.plan import ALL_PAIRS
 from secateur.deepprune.replay import Replay, replay
+from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec
 from secateur.engines.trace_folder import StoredTrace

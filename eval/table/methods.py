@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.table.problems import Outcome, ProblemRecord, TraceRecord, mean_usage, rng_for, trace_orders
-from secateur.deepprune.decide import PruneRule
 from secateur.deepprune.replay import replay
+from secateur.deepprune.rule import PruneRule
 from secateur.deepprune.vote import majority
 from secateur.engines.accounting import Usage, net_cost
 

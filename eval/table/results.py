@@ -12,7 +12,7 @@ from eval.table.deepconf import ConfidenceProfile, deepconf
 from eval.table.methods import Prices, Pruned
 from eval.table.problems import Outcome, ProblemRecord, blocks, mean_outcome, oracle_share, part, rng_for
 from eval.table.rules import PUBLISHED
-from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.rule import PruneRule
 
 
 @dataclass(frozen=True)

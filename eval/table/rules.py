@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.rule import PruneRule
 from secateur.runtime.config import check_types, reject_unknown
 
 PUBLISHED = "deepprune"

@@ -4,48 +4,26 @@ Traces are taken in their fixed order. Each is compared with up to `compared` me
 most similar one, or opens a new one. Where the sources are silent: the members are drawn by seed and trace alone;
 equal similarities go to the earlier cluster; what follows once all clusters are open is `overflow`.
 
-Here all scores are at hand; grow.py asks for those that matter and comes to the same clusters. For that, scores are
-rounded to multiples of 2⁻³²: sums of them are exact in any order.
+Two ways to the same clusters: `KnownClusters` has all scores at hand, `AskingClusters` asks a judge for those that
+matter. So that both agree, scores are rounded to multiples of 2⁻³²: sums of them are exact in any order.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from secateur.deepprune.rule import ClusterRule
 from secateur.runtime.errors import InputError
 
+AskPairs = Callable[[np.ndarray], Sequence[float]]
+"""Judge probabilities 0-1 of pairs [pairs, 2] (later, earlier) of traces, in the order asked."""
+BLOCK = 32  # traces
+_MORE = 2  # members of a cluster that are asked next, as long as its missing scores could matter
+_NOBODY = np.uint64(2**64 - 1)  # the priority of a free seat
 UNITS = 2.0**32  # a score is counted in so many parts
 _SMALL = 256  # traces up to which all priorities of a seed are kept
-
-
-@dataclass(frozen=True)
-class ClusterRule:
-    """How traces are put into clusters.
-
-    tau: similarity (0-1) that a trace must exceed to join a cluster.
-    max_clusters: clusters that can be opened, the paper's K.
-    compared: members of a cluster that a trace is compared with, the paper's K1.
-    overflow: once all clusters are open, `stop` leaves all later traces unassigned, `join_best` puts each into its
-      most similar cluster whatever the similarity.
-    """
-
-    tau: float = 0.5
-    max_clusters: int = 32
-    compared: int = 10
-    overflow: Literal["stop", "join_best"] = "stop"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tau <= 1:
-            raise InputError(f"tau = {self.tau}: judge scores lie between 0 and 1; choose a threshold there (0.5)")
-        if self.max_clusters < 1:
-            raise InputError(f"max_clusters = {self.max_clusters}: there must be a cluster to join; write 1 or more")
-        if self.compared < 1:
-            raise InputError(f"compared = {self.compared}: each cluster must be asked at least once; write 1 or more")
-        if self.overflow not in ("stop", "join_best"):
-            raise InputError(f"overflow = {self.overflow!r}: unknown; write 'stop' or 'join_best'")
 
 
 @dataclass(frozen=True)
@@ -70,43 +48,101 @@ class Clustering:
 
 def cluster_traces(scores: np.ndarray, rule: ClusterRule, seed: int) -> Clustering:
     """Cluster the n traces of a matrix [n, n] of judge probabilities 0-1; the part below its diagonal is read."""
-    n, most = len(scores), rule.compared
-    if n < 2:
-        raise InputError(f"n = {n}: clustering compares traces of one problem; sample at least 2 of each")
-    units, bar = np.rint(np.ascontiguousarray(scores.T) * UNITS), np.rint(rule.tau * UNITS)
-    slots = min(n, rule.max_clusters)
-    sums, asked = np.zeros((slots, n)), np.zeros(slots)  # of each cluster with all later traces; members that count
-    clusters: list[list[int]] = []
-    large: dict[int, np.ndarray] = {}  # clusters with more members than are asked; room for all of them
-    comparisons = pairs = 0
-    for trace in range(n):
-        best = opened = len(clusters)
-        full = opened == rule.max_clusters
-        if full and rule.overflow == "stop":
-            return Clustering(clusters, list(range(trace, n)), comparisons)
-        if opened:
-            for index, members in large.items():
-                members = members[: len(clusters[index])]
-                drawn = members[_priorities_of(seed, trace, n)[members].argpartition(most)[:most]]
-                sums[index, trace] = units[drawn, trace].sum()
-            comparisons += pairs
-            means = sums[:opened, trace] / asked[:opened]
-            likest = int(means.argmax())  # the first of equals
-            best = likest if full or means[likest] > bar else best
-        if best == opened:
-            clusters.append([])
-        size = len(clusters[best])
-        clusters[best].append(trace)
+    if len(scores) < 2:
+        raise _too_few(len(scores))
+    clusters = KnownClusters(scores, rule, seed)
+    clusters.extend(len(scores))
+    return clusters.clustering
+
+
+class KnownClusters:
+    """Clusters of traces of which all scores [n, n] are at hand; `clustering` holds the traces placed so far, in
+    whatever portions they came."""
+
+    def __init__(self, scores: np.ndarray, rule: ClusterRule, seed: int) -> None:
+        self._scores, self._rule, self._seed = scores, rule, seed
+        self._bar = np.rint(rule.tau * UNITS)
+        self._n = 0
+        self._large: dict[int, np.ndarray] = {}  # clusters with more members than are asked; room for all of them
+        self.clustering = Clustering([], [], 0)
+
+    def extend(self, count: int) -> None:
+        """Place the next `count` traces."""
+        clusters, unassigned = self.clustering.clusters, self.clustering.unassigned
+        first, self._n = self._n, self._n + count
+        table = _Table(self._scores, range(first, self._n), clusters, self._rule)
+        comparisons = self.clustering.comparisons
+        for trace in range(first, self._n):
+            opened = len(clusters)
+            full = opened == self._rule.max_clusters
+            if full and self._rule.overflow == "stop":
+                unassigned.extend(range(trace, self._n))
+                break
+            place = opened
+            if opened:
+                self._ask_large(trace, clusters, table)
+                comparisons += table.pairs
+                means = table.means(trace)
+                likest = int(means.argmax())  # the first of equals
+                place = likest if full or means[likest] > self._bar else opened
+            if place == opened:
+                clusters.append([])
+            self._join(trace, place, clusters[place], table)
+        self.clustering = Clustering(clusters, unassigned, comparisons)
+
+    def _ask_large(self, trace: int, clusters: Sequence[list[int]], table: "_Table") -> None:
+        """Of each large cluster only the members with the lowest priorities are asked."""
+        most = self._rule.compared
+        for index, room in self._large.items():
+            members = room[: len(clusters[index])]
+            drawn = _priorities_of(self._seed, trace, len(self._scores))[members].argpartition(most)[:most]
+            table.set_sum(index, trace, members[drawn])
+
+    def _join(self, trace: int, place: int, members: list[int], table: "_Table") -> None:
+        size, most = len(members), self._rule.compared
+        members.append(trace)
         if size < most:
-            asked[best] += 1
-            pairs += 1
-            sums[best, trace + 1 :] += units[trace, trace + 1 :]
+            table.add(place, trace)
         elif size == most:
-            large[best] = np.empty(n, dtype=np.int64)
-            large[best][: most + 1] = clusters[best]
+            self._large[place] = np.empty(len(self._scores), dtype=np.int64)
+            self._large[place][: most + 1] = members
         else:
-            large[best][size] = trace
-    return Clustering(clusters, [], comparisons)
+            self._large[place][size] = trace
+
+
+class _Table:
+    """Sums of the scores of a portion of traces with the members of each cluster that they are compared with."""
+
+    def __init__(self, scores: np.ndarray, traces: range, clusters: Sequence[list[int]], rule: ClusterRule) -> None:
+        slots = min(traces.stop, rule.max_clusters)
+        part = scores[traces.start : traces.stop, : traces.stop]
+        self._units = np.rint(np.ascontiguousarray(part.T) * UNITS)  # [earlier trace, trace of the portion]
+        self._first = traces.start
+        self._sums, self._asked = np.zeros((slots, len(traces))), np.zeros(slots)
+        self._opened = len(clusters)
+        for index, members in enumerate(clusters):
+            self._asked[index] = min(len(members), rule.compared)
+            if len(members) <= rule.compared:  # of larger ones each trace asks others
+                self._sums[index] = self._units[members].sum(axis=0)
+        self.pairs = int(self._asked.sum())
+
+    def means(self, trace: int) -> np.ndarray:
+        return self._sums[: self._opened, trace - self._first] / self._asked[: self._opened]
+
+    def set_sum(self, cluster: int, trace: int, members: np.ndarray) -> None:
+        self._sums[cluster, trace - self._first] = self._units[members, trace - self._first].sum()
+
+    def add(self, cluster: int, trace: int) -> None:
+        """A trace of the portion is compared with all later ones from now on, as a member of `cluster`."""
+        self._opened = max(self._opened, cluster + 1)
+        self._asked[cluster] += 1
+        self.pairs += 1
+        later = trace - self._first + 1
+        self._sums[cluster, later:] += self._units[trace, later:]
+
+
+def _too_few(n: int) -> InputError:
+    return InputError(f"n = {n}: clustering compares traces of one problem; sample at least 2 of each")
 
 
 def priorities(seed: int, traces: np.ndarray, members: np.ndarray) -> np.ndarray:
@@ -141,25 +177,24 @@ def _all_priorities(seed: int) -> np.ndarray:
     return priorities(seed, np.arange(_SMALL), np.arange(_SMALL))
 
 
-AskPairs = Callable[[np.ndarray], Sequence[float]]
-"""Judge probabilities 0-1 of pairs [pairs, 2] (later, earlier) of traces, in the order asked."""
-BLOCK = 32  # traces
-_MORE = 2  # members of a cluster that are asked next, as long as its missing scores could matter
-_NOBODY = np.uint64(2**64 - 1)  # the priority of a free seat
-
-
 def cluster_asking(n: int, ask: AskPairs, rule: ClusterRule, seed: int, block: int = BLOCK) -> Clustering:
     """Cluster traces 0 … n-1 as `cluster_traces` does on the matrix of all scores. No pair is asked twice."""
     if n < 2:
-        raise InputError(f"n = {n}: clustering compares traces of one problem; sample at least 2 of each")
-    growing = GrowingClusters(rule, seed, ask)
+        raise _too_few(n)
+    clusters = AskingClusters(rule, seed, ask)
     for first in range(0, n, block):
-        growing.extend(min(block, n - first))
-    return growing.clustering
+        clusters.extend(min(block, n - first))
+    return clusters.clustering
 
 
-class GrowingClusters:
-    """`clustering` holds the traces placed so far; how they were dealt out to blocks makes no difference to it."""
+class AskingClusters:
+    """Clusters that ask the judge as they grow: few calls, few pairs. `clustering` holds the traces placed so far; in
+    what portions they came makes no difference to it.
+
+    Traces come in blocks. A block is scored against itself and a few drawn members of every cluster, in one call;
+    then its traces are placed one after the other. Where scores that are still missing could change a trace's place
+    (each may turn out as 0 or 1), those of the clusters in question are asked for, in one call with the same of all
+    later traces of the block. A pair is left out only if no score it could have would change where a trace goes."""
 
     def __init__(self, rule: ClusterRule, seed: int, ask: AskPairs) -> None:
         self._rule, self._seed, self._ask, self._n = rule, seed, ask, 0
@@ -167,6 +202,10 @@ class GrowingClusters:
 
     def extend(self, count: int) -> None:
         """Place the next `count` traces."""
+        for first in range(0, count, BLOCK):
+            self._place_block(min(BLOCK, count - first))
+
+    def _place_block(self, count: int) -> None:
         clusters, unassigned = self.clustering.clusters, self.clustering.unassigned
         comparisons, first = self.clustering.comparisons, self._n
         self._n += count

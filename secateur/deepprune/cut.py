@@ -101,6 +101,14 @@ def cut_pieces(pieces: Sequence[str], rule: CutRule) -> Cut:
     return Cut(detector.text, None)
 
 
+def ended_before_cut(n_tokens: int, cut_tokens: int | None) -> bool:
+    """Whether a complete trace of `n_tokens` is whole: it ended before its cut, or with the very token that shows it.
+
+    The one rule for live runs, replays, judge data and tables; of such a trace nothing more can be saved.
+    """
+    return cut_tokens is None or cut_tokens >= n_tokens
+
+
 def cut_length(pieces: Sequence[str], rule: CutRule) -> int | None:
     """Tokens up to and including the one that shows the cut; None = the trace ended first."""
     return cut_pieces(pieces, rule).n_tokens

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from secateur import PruneResult, load_judge, prune
-from secateur.deepprune.decide import PruneRule
 from secateur.deepprune.judges.untrained import UntrainedJudge
+from secateur.deepprune.rule import PruneRule
 from secateur.engines.base import SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
 from secateur.runtime.errors import InputError

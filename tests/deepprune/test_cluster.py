@@ -4,13 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.deepprune.clustering import (
+    AskingClusters,
     Clustering,
-    ClusterRule,
-    GrowingClusters,
+    KnownClusters,
     cluster_asking,
     cluster_traces,
     priorities,
 )
+from secateur.deepprune.rule import ClusterRule
 from secateur.runtime.errors import InputError
 
 RULES = st.builds(
@@ -119,13 +120,15 @@ def test_asking_in_blocks_changes_nothing(scores: np.ndarray, rule: ClusterRule,
 def test_it_does_not_matter_how_many_arrive_together(
     scores: np.ndarray, rule: ClusterRule, seed: int, counts: list[int]
 ) -> None:
-    growing, left = GrowingClusters(rule, seed, Witness(scores)), len(scores)
+    asking, known = AskingClusters(rule, seed, Witness(scores)), KnownClusters(scores, rule, seed)
+    left = len(scores)
     for count in counts:
-        growing.extend(min(count, left))
+        asking.extend(min(count, left))
+        known.extend(min(count, left))
         left -= min(count, left)
         placed = len(scores) - left
         if placed >= 2:
-            assert growing.clustering == cluster_traces(scores[:placed, :placed], rule, seed)
+            assert asking.clustering == known.clustering == cluster_traces(scores[:placed, :placed], rule, seed)
         if not left:
             break
 

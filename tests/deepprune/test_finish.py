@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.deepprune.clustering import Clustering
-from secateur.deepprune.finish import FinishRule, choose_survivors, never_needed
-from secateur.deepprune.scores import PairScores
+from secateur.deepprune.finishing import choose_survivors, never_needed
+from secateur.deepprune.pair_scores import PairScores
+from secateur.deepprune.rule import FinishRule
 from secateur.runtime.errors import InputError
 
 SEEDS = st.integers(0, 2**63)

@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.deepprune.clustering import ClusterRule
 from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
 from secateur.deepprune.cut import CutDetector, CutRule, cut_text
-from secateur.deepprune.decide import PruneRule, decision_seed
-from secateur.deepprune.finish import FinishRule
+from secateur.deepprune.decision import decision_seed
 from secateur.deepprune.judges.base import CutTrace, VectorJudge
 from secateur.deepprune.replay import replay
-from secateur.deepprune.start import StartRule
+from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule, StartRule
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.base import SamplingSpec
 from secateur.engines.local.engine import TransformersEngine

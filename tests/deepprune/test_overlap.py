@@ -1,13 +1,13 @@
-"""Traces that are judged as they come, while the others run on. That live equals replay: test_online.py."""
+"""Traces that are judged as they come, while the others run on. That live equals replay: test_controller.py."""
 
 import pytest
 
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule
-from secateur.deepprune.decide import JudgeFailure, PruneRule
-from secateur.deepprune.finish import FinishRule
+from secateur.deepprune.decision import JudgeFailure
+from secateur.deepprune.rule import FinishRule, PruneRule
 from secateur.engines.accounting import Usage
-from tests.deepprune.test_online import FOUR, SPEC, TWO_TOKENS, LastLetterJudge, jobs_of_one, run
+from tests.deepprune.test_controller import FOUR, SPEC, TWO_TOKENS, LastLetterJudge, jobs_of_one, run
 from tests.scripted_engine import ScriptedEngine
 
 OVERLAP = PruneRule(finish=FinishRule(largest=2), mode="overlap")

@@ -3,10 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.deepprune.decide import PruneRule
-from secateur.deepprune.finish import FinishRule
-from secateur.deepprune.replay import replay, whole_traces
-from secateur.deepprune.start import StartRule
+from secateur.deepprune.cut import ended_before_cut
+from secateur.deepprune.replay import replay
+from secateur.deepprune.rule import FinishRule, PruneRule, StartRule
 from secateur.engines.accounting import JudgeUsage, Usage
 
 TRACES = st.lists(
@@ -42,7 +41,7 @@ def test_every_token_is_counted_once(traces: list[tuple], rule: PruneRule, seed:
     lengths, cuts, keys = zip(*traces, strict=True)
     n = len(traces)
     replayed = replay(lengths, cuts, keys, random_scores(n, seed), rule, seed, bill_of(n))
-    whole = whole_traces(lengths, cuts)
+    whole = {index for index, pair in enumerate(zip(lengths, cuts, strict=True)) if ended_before_cut(*pair)}
     for index, kept in enumerate(replayed.kept_tokens):
         at_least = lengths[index] if index in whole else cuts[index]
         assert at_least <= kept <= lengths[index]
@@ -101,7 +100,7 @@ def test_overlap_takes_traces_as_they_come() -> None:
 
 
 def test_whole_means_ended_no_later_than_the_cut() -> None:
-    assert whole_traces([5, 5, 5, 5], [None, 4, 5, 6]) == {0, 2, 3}
+    assert [ended_before_cut(5, cut) for cut in (None, 4, 5, 6)] == [True, False, True, True]
 
 
 @pytest.mark.parametrize("mode", ["barrier", "overlap"])

@@ -1,20 +1,25 @@
 """Starting traces in batches: the rule, and runs that hold against their replay."""
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.deepprune.clustering import ClusterRule, cluster_traces
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule
-from secateur.deepprune.decide import JudgeFailure, PruneRule
-from secateur.deepprune.finish import FinishRule
-from secateur.deepprune.replay import clustered_start
-from secateur.deepprune.start import StartRule, started_part
+from secateur.deepprune.decision import JudgeFailure
+from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule, StartRule
 from secateur.engines.base import SamplingSpec
 from secateur.runtime.errors import InputError
-from tests.deepprune.test_online import CUTS, TWO_TOKENS, LastLetterJudge, by_id, jobs_of, problems, replay_of, script
+from tests.deepprune.test_controller import (
+    CUTS,
+    TWO_TOKENS,
+    LastLetterJudge,
+    by_id,
+    jobs_of,
+    problems,
+    replay_of,
+    script,
+)
 from tests.scripted_engine import ScriptedEngine
 
 SPEC = SamplingSpec(max_tokens=100)
@@ -49,24 +54,6 @@ def test_impossible_rules_are_refused(values: dict) -> None:
 def test_batches_need_the_barrier_and_a_policy_that_reads_clusters_only(values: dict) -> None:
     with pytest.raises(InputError, match="batch = 4"):
         PruneRule(start=StartRule(4), **values)
-
-
-@settings(deadline=None)
-@given(st.integers(2, 40), STARTS, st.integers(0, 1000))
-def test_the_started_part_is_the_clustering_of_those_traces_alone(n: int, start: StartRule, seed: int) -> None:
-    groups = np.random.default_rng(seed).integers(0, 4, n)
-    scores, rule = np.where(groups[:, None] == groups, 0.9, 0.2), ClusterRule(max_clusters=3, compared=2)
-    count, part = started_part(cluster_traces(scores, rule, seed), n, rule.compared, start)
-    assert part == cluster_traces(scores[:count, :count], rule, seed)
-
-
-@settings(deadline=None)
-@given(st.integers(2, 60), STARTS, st.integers(1, 4), st.integers(0, 1000))
-def test_a_replay_clusters_no_more_than_it_needs(n: int, start: StartRule, groups: int, seed: int) -> None:
-    labels = np.random.default_rng(seed).integers(0, groups, n)
-    scores, rule = np.where(labels[:, None] == labels, 0.9, 0.2), PruneRule(ClusterRule(compared=2), start=start)
-    whole = started_part(cluster_traces(scores, rule.cluster, seed), n, rule.cluster.compared, start)
-    assert clustered_start(scores, rule, seed) == whole
 
 
 @settings(max_examples=80, deadline=None)

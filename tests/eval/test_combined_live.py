@@ -17,7 +17,7 @@ from eval.table.live_report import EngineFacts, SamplingTime, live_entries, live
 from eval.table.store import live_path, read_live
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule, cut_pieces
-from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.rule import PruneRule
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.trace_folder import StoredTrace
 from secateur.runtime.files import append_jsonl, read_json, write_json

@@ -24,7 +24,7 @@ from eval.rule_sweep import RuleSweepConfig, StoredRun
 from eval.table import methods
 from eval.table.methods import Prices
 from eval.table.problems import ProblemRecord, TraceRecord
-from secateur.deepprune.decide import ADAPTIVE_RULE
+from secateur.deepprune.rule import ADAPTIVE_RULE
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.runtime.console import console
 from secateur.runtime.errors import InputError

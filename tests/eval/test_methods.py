@@ -23,9 +23,7 @@ from eval.table.methods import (
     vote_of_some,
 )
 from eval.table.problems import rng_for
-from secateur.deepprune.clustering import ClusterRule
-from secateur.deepprune.decide import PruneRule
-from secateur.deepprune.finish import FinishRule
+from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule
 from secateur.deepprune.vote import majority
 from secateur.engines.accounting import JudgeUsage, Usage, net_cost
 

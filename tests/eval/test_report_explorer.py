@@ -21,7 +21,7 @@ from eval.table.methods import prune_once
 from eval.table.problems import ProblemRecord, TraceRecord
 from eval.table.results import ModelRecords
 from secateur.deepprune.cut import CutRule, cut_text
-from secateur.deepprune.decide import ADAPTIVE_RULE, PruneRule
+from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.tasks.records import Problem
 from tests.report_runs import HOSTILE, make_combined, make_stored
 

@@ -13,7 +13,7 @@ from eval.rule_sweep import RuleSweepConfig, run_sweep
 from eval.studies.rule_sweep import cells, mark_front
 from eval.table.config import CombinedConfig
 from eval.table.rules import changed_rule, flat_rule, rule_keys
-from secateur.deepprune.decide import PruneRule
+from secateur.deepprune.rule import PruneRule
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError
 from tests.combined_runs import config, make_judge, write_problems

@@ -3,12 +3,10 @@
 import pytest
 import torch
 
-from secateur.deepprune.clustering import ClusterRule
 from secateur.deepprune.controller import ProblemJob, run_live
 from secateur.deepprune.cut import CutRule
-from secateur.deepprune.decide import PruneRule
-from secateur.deepprune.finish import FinishRule
 from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
+from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule
 from secateur.engines.base import SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.vllm.engine import VLLMEngine

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from secateur.deepprune.cut import CutRule
-from secateur.deepprune.decide import JudgeFailure
+from secateur.deepprune.decision import JudgeFailure
 from secateur.deepprune.judges.calibration import Calibration
 from secateur.engines.accounting import Usage
 from secateur.runtime.errors import InputError

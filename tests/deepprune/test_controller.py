@@ -8,13 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.deepprune.clustering import ClusterRule
 from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
 from secateur.deepprune.cut import CutRule, cut_pieces
-from secateur.deepprune.decide import JudgeFailure, PruneRule, decision_seed
-from secateur.deepprune.finish import FinishRule
+from secateur.deepprune.decision import JudgeFailure, decision_seed
 from secateur.deepprune.judges.base import CutTrace, SessionJudge
 from secateur.deepprune.replay import replay
+from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.base import EngineError, SamplingSpec
 from secateur.runtime.errors import InputError

@@ -5,56 +5,113 @@ ones therefore come first, and all of those in the drawn group vote; the paper's
 to be generated. How the paper ranks its "top" traces is published nowhere: ours is a seeded random draw.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import numpy as np
 
 from secateur.deepprune.clustering import Clustering
-from secateur.runtime.errors import InputError
+from secateur.deepprune.pair_scores import PairScores
+from secateur.deepprune.policy import Finished, Move
+from secateur.deepprune.rule import FinishRule
+from secateur.deepprune.vote import is_decided, weighted_vote
 
-if TYPE_CHECKING:
-    from secateur.deepprune.scores import PairScores
+
+class FinishPolicy(ABC):
+    """Who goes on behind the cut. Subclasses define `next` and `weights`; they must not depend on anything but what
+    they get."""
+
+    @abstractmethod
+    def next(self, finished: Finished, running: Collection[int], parked: Collection[int]) -> Move:
+        """Asked once after judging, when `finished` holds the traces that had ended by then, and again at every step
+        at which traces of the problem ended."""
+
+    @abstractmethod
+    def weights(self, finished: Finished) -> Mapping[int, float]:
+        """The positive weight of every trace that has a vote or may still get one; others do not vote."""
+
+    def vote(self, finished: Finished) -> Hashable | None:
+        """The answer; None if no voter gave one."""
+        return weighted_vote(finished, self.weights(finished))
 
 
-@dataclass(frozen=True)
-class FinishRule:
-    """Who runs to its end, and how votes weigh.
+class FinishAll(FinishPolicy):
+    """All survivors go on at once and vote with fixed weights: the paper's finishing, and its simple variants.
 
-    largest: traces of the largest cluster that go on, the paper's K2.
-    singletons: traces of all n that go on where every cluster has one member, so that the clustering says nothing;
-      the paper's K3. For `largest` and `representatives`.
-    policy: `largest`: up to K2 traces of the largest cluster, the earlier of equals, go on. `representatives`: one
-      trace of every cluster goes on and votes with the cluster's size. `soft`, ours: K2 traces in all go on, allotted
-      to the clusters by size; every other trace gives its one vote to the finished ones, in proportion to the cube
-      of its judge scores with them.
-    stop_when_decided: survivors stop as soon as those that still run cannot change the vote; the answer stays.
-    lead: ours, for `largest`, 0 is off: survivors go on a few at a time, just as many as one answer still needs to
-      be so many votes ahead of the next, and no more once it is (Wald's sequential test between two answers).
-      Members of one cluster mostly agree, so two or three of them finish where the paper's rule finishes all K2.
+    With `stop_when_decided` they end as soon as those that still run cannot change the vote.
     """
 
-    largest: int = 10
-    singletons: int = 64
-    policy: Literal["largest", "representatives", "soft"] = "largest"
-    stop_when_decided: bool = False
-    lead: int = 0
+    def __init__(
+        self,
+        survivors: Mapping[int, float],
+        stop_when_decided: bool = False,
+    ) -> None:
+        self._weights, self._stops = dict(survivors), stop_when_decided
 
-    def __post_init__(self) -> None:
-        for key in ("largest", "singletons"):
-            if getattr(self, key) < 1:
-                raise InputError(f"{key} = {getattr(self, key)}: somebody must be left to vote; write 1 or more")
-        if self.policy not in ("largest", "representatives", "soft"):
-            raise InputError(f"policy = {self.policy!r}: unknown; write 'largest', 'representatives' or 'soft'")
-        if self.lead < 0 or (self.lead and self.policy != "largest"):
-            raise InputError(f"lead = {self.lead}: expected votes, 0 (off) or more, and policy 'largest' with it")
+    def weights(self, finished: Finished) -> Mapping[int, float]:
+        return self._weights
+
+    def next(self, finished: Finished, running: Collection[int], parked: Collection[int]) -> Move:
+        held = sorted([*running, *parked])
+        if self._stops and is_decided(finished, self._weights):
+            return Move(prune=tuple(held))
+        return Move(
+            resume=tuple(trace for trace in sorted(parked) if trace in self._weights),
+            prune=tuple(trace for trace in held if trace not in self._weights),
+        )
+
+
+class FinishUntilLead(FinishPolicy):
+    """Of `survivors`, as many go on as one answer needs to be `lead` votes ahead of the next, in order."""
+
+    def __init__(self, survivors: Sequence[int], lead: int, stop_when_decided: bool = False) -> None:
+        self._survivors, self._lead = list(survivors), lead
+        self._stops = stop_when_decided
+
+    def weights(self, finished: Finished) -> Mapping[int, float]:
+        return dict.fromkeys(self._survivors, 1.0)
+
+    def next(self, finished: Finished, running: Collection[int], parked: Collection[int]) -> Move:
+        held = {*running, *parked}
+        votes = Counter(finished[trace] for trace in self._survivors if finished.get(trace) is not None)
+        first, second = (*sorted(votes.values(), reverse=True)[:2], 0, 0)[:2]
+        missing = self._lead - (first - second)
+        if missing <= 0 or (self._stops and is_decided(finished, self.weights(finished))):
+            return Move(prune=tuple(sorted(held)))
+        waiting = [trace for trace in self._survivors if trace in parked]
+        going = [trace for trace in self._survivors if trace in running]
+        return Move(
+            resume=tuple(waiting[: max(0, missing - len(going))]),
+            prune=tuple(sorted(held.difference(self._survivors))),
+        )
+
+
+def finish_policy(
+    clustering: Clustering,
+    scores: PairScores,
+    rule: FinishRule,
+    seed: int,
+    whole: Collection[int] = (),
+    gone: Collection[int] = (),
+) -> FinishPolicy:
+    """The policy of `rule` for traces that are clustered; `whole` and `gone` as in `choose_survivors`. Raises
+    `JudgeFailure` if a score cannot be had."""
+    survivors, weights = choose_survivors(clustering, rule, scores, seed, whole, gone)
+    if rule.lead:
+        return FinishUntilLead(survivors, rule.lead, rule.stop_when_decided)
+    return FinishAll(dict(zip(survivors, weights, strict=True)), rule.stop_when_decided)
+
+
+def consensus_of(traces: Collection[int]) -> FinishPolicy:
+    """All `traces` go on to their very ends and vote alike."""
+    return FinishAll(dict.fromkeys(sorted(traces), 1.0))
 
 
 def choose_survivors(
     clustering: Clustering,
     rule: FinishRule,
-    scores: "PairScores",
+    scores: PairScores,
     seed: int,
     whole: Collection[int] = (),
     gone: Collection[int] = (),
@@ -130,7 +187,7 @@ def _allotted(
     )
 
 
-def _soft_weights(survivors: Sequence[int], scores: "PairScores") -> list[float]:
+def _soft_weights(survivors: Sequence[int], scores: PairScores) -> list[float]:
     """One vote of its own for each survivor, and its part of those of all others; who resembles nobody abstains."""
     others = np.setdiff1d(np.arange(scores.n), survivors)
     likeness = scores.between(others, survivors).astype(np.float64) ** 3
