@@ -18,7 +18,7 @@ from rich.table import Table
 
 from eval.studies.redundancy_figure import draw
 from eval.traces.foreign import read_foreign
-from secateur.deepprune.cut import CutRule, cut_pieces
+from secateur.deepprune.cut import CutRule, cut_pieces, ended_before_cut
 from secateur.deepprune.judges.pairs import make_pairs
 from secateur.deepprune.vote import majority
 from secateur.engines.models import load_tokenizer
@@ -138,7 +138,7 @@ def _cut(stored: StoredTrace, rule: CutRule) -> tuple[bool, float]:
     """Whether the trace ends before its cut, and the share of it that lies in the cut: of its tokens, where these are
     known, else of its characters."""
     if _counted(stored):
-        whole = stored.cut_tokens is None
+        whole = ended_before_cut(stored.trace.n_tokens, stored.cut_tokens)
         return whole, 1.0 if whole else stored.cut_tokens / stored.trace.n_tokens
     if rule.kind == "tokens":
         raise InputError(

@@ -65,7 +65,7 @@ def _planned(name: str, label: str, generator: str) -> PlannedJudge:
     if kind == "linear_own_states":
         if Path(generator).is_dir():  # else it is still to come, or its files are on the Hub
             check_generator(name, about["generator"], generator)
-        vector = 1 + shape["heads"] * shape["width"]  # with its cost, see eval.traces.sampling.EncodingEngine
+        vector = shape["heads"] * shape["width"]
         return PlannedJudge(label, kind, cut, len(shape["layers"]), shape["hidden"], vector)
     return PlannedJudge(label, kind, cut, **_reader(name, folder, about), cap=shape.get("max_tokens"))
 

@@ -169,7 +169,7 @@ def disk_of(part: Part, traces: int, tokens: float, fed: float, token_line: floa
     return PartDisk(
         lines=traces * line,
         states=traces * (2 * part.states * fed + TENSOR_ENTRY) if part.states else 0.0,
-        vectors=traces * (8 * part.vector + TENSOR_ENTRY) if part.vector else 0.0,
+        vectors=traces * (4 * part.vector + TENSOR_ENTRY) if part.vector else 0.0,
         confidences=traces * (2 * tokens + TENSOR_ENTRY) if part.confidences else 0.0,
     )
 

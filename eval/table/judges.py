@@ -1,16 +1,17 @@
 """The judges of one model in a combined run: that they go together, and what they say about stored traces."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 
 from eval.table.config import CombinedConfig
 from eval.table.judge_names import judge_folder
 from eval.table.store import JudgeScores, judge_fingerprint, judge_labels
-from eval.traces.sampling import prompt_ids, split_vector
+from eval.traces.sampling import prompt_ids
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.deepprune.decision import JudgeFailure
 from secateur.deepprune.judges.base import CutTrace, Judge, VectorJudge
@@ -19,7 +20,7 @@ from secateur.deepprune.judges.untrained import UNTRAINED
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.models import load_tokenizer
-from secateur.engines.trace_folder import StoredTrace
+from secateur.engines.trace_folder import CutVector, StoredTrace
 from secateur.runtime.errors import InputError
 from secateur.tasks.records import Problem
 
@@ -74,6 +75,12 @@ class ModelJudges:
         """The one that reads the model's states, if there is one."""
         return next((judge for judge in self.judges if judge.needs_states), None)
 
+    @property
+    def encode(self) -> Callable[[torch.Tensor], CutVector] | None:
+        """What is stored in place of hidden states; None where none are read, or the states themselves are kept."""
+        judge = self.own_states
+        return None if judge is None or self.config.keep_states else judge.encode_states
+
     def trace_settings(self) -> dict[str, Any]:
         """What the judges ask of the stored traces."""
         own = [self.prints[i] for i, judge in enumerate(self.judges) if judge.needs_states]
@@ -118,8 +125,8 @@ class ModelJudges:
         session = judge.open()
         for trace in traces:
             if judge.needs_states and not self.config.keep_states:
-                macs, vector = split_vector(trace.load_states())
-                yield vector, Usage(judge_head=macs)
+                stored = trace.load_vector()
+                yield stored.values, Usage(judge_head=stored.macs)
             else:
                 yield session.read(self._cut(ids, trace, judge.needs_states))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from secateur.deepprune.cut import ended_before_cut
 from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
 
 
@@ -20,8 +21,8 @@ class TraceRecord:
 
     @property
     def whole(self) -> bool:
-        """It ended before its cut, or with the very token that shows it: nothing more can be saved."""
-        return self.cut_tokens is None or self.cut_tokens >= self.n_tokens
+        """It ended before its cut, so that nothing more can be saved."""
+        return ended_before_cut(self.n_tokens, self.cut_tokens)
 
 
 @dataclass(frozen=True)

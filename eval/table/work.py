@@ -20,7 +20,7 @@ from eval.table.store import (
     write_scores,
 )
 from eval.traces.benchmarks import Problems
-from eval.traces.sampling import EncodingEngine, WantedTraces, local_device, sample_missing
+from eval.traces.sampling import WantedTraces, local_device, sample_missing
 from secateur.engines.base import Engine
 from secateur.engines.trace_folder import StoredTrace, TraceFolderWriter, read_trace_folder
 from secateur.runtime.console import progress
@@ -110,13 +110,14 @@ class BenchmarkWork:
         )
         with self.writer as writer:
             tokens = sample_missing(
-                EncodingEngine(engine, own) if own and not config.keep_states else engine,
+                engine,
                 self.judges.tokenizer,
                 plan,
                 writer,
                 self.model,
                 self.judges.cut_rule,
-                with_states=own is not None,
+                with_states=own is not None and config.keep_states,
+                encode=self.judges.encode,
                 title=f"{self.title}: traces",
             )
         self._note_time("sampling", began, tokens=tokens)

@@ -7,16 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from secateur.deepprune.cut import CutDetector, CutRule
-from secateur.deepprune.judges.base import CutTrace, VectorJudge
-from secateur.engines.base import Engine, Event, SamplingSpec, TraceUsage, trace_seed
+from secateur.engines.base import Engine, SamplingSpec, trace_seed
 from secateur.engines.models import model_fingerprint
 from secateur.engines.registry import EngineKeys, open_engine, tokenizer_source
 from secateur.engines.sampling import TraceJob, sample_traces
-from secateur.engines.trace_folder import TraceFolderWriter
+from secateur.engines.trace_folder import CutVector, TraceFolderWriter
 from secateur.runtime.console import progress, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import each_in_its_own_process
@@ -189,16 +187,20 @@ def sample_missing(
     model_name: str,
     cut: CutRule | None = None,
     with_states: bool = False,
+    encode: Callable[[torch.Tensor], CutVector] | None = None,
     title: str = "traces",
 ) -> int:
-    """Sample what `writer`'s folder lacks, each trace stored as it ends. Returns the tokens generated."""
+    """Sample what `writer`'s folder lacks, each trace stored as it ends. Returns the tokens generated.
+
+    `with_states` stores the hidden states of the cuts, `encode` what it makes of them in their place.
+    """
     jobs = [job for job in _jobs(plan, tokenizer) if (job.problem.id, job.sample) not in writer.done]
     factory: Callable[[], CutDetector] | None = None if cut is None else lambda: CutDetector(cut)
     generated = 0
     if not jobs:
         return generated
     with progress(f"{title}{current_ranks().note}", len(jobs)) as shown:
-        for trace in sample_traces(engine, None, jobs, plan.spec, plan.max_rows, factory, with_states):
+        for trace in sample_traces(engine, None, jobs, plan.spec, plan.max_rows, factory, with_states, encode):
             problem = trace.job.problem
             record = Trace(
                 problem_id=problem.id,
@@ -215,6 +217,7 @@ def sample_missing(
                 record,
                 cut_tokens=trace.cut_tokens,
                 states=trace.states,
+                vector=trace.vector,
                 confidences=trace.confidences,
                 group=problem.group,
             )
@@ -228,50 +231,3 @@ def _jobs(plan: WantedTraces, tokenizer) -> Iterator[TraceJob]:
         ids = prompt_ids(tokenizer, problem, plan.prompt_family)
         for sample in range(plan.n):
             yield TraceJob(problem, sample, ids, trace_seed(plan.seed, problem.id, sample))
-
-
-class EncodingEngine:
-    """An engine whose `states` hands out what an own-state judge makes of them, so that only vectors are stored.
-
-    Each tensor is float64 [1 + width]: what encoding cost [multiply-accumulates], then the vector, both exact.
-    """
-
-    def __init__(self, engine: Engine, judge: VectorJudge) -> None:
-        self._engine, self._judge = engine, judge
-        self.tokenizer, self.parameters = engine.tokenizer, engine.parameters
-        self.capture_layers, self.exact = engine.capture_layers, engine.exact
-
-    def states(self, traces: Sequence[int]) -> list[torch.Tensor]:
-        return [self._encoded(states) for states in self._engine.states(traces)]
-
-    def _encoded(self, states: torch.Tensor) -> torch.Tensor:
-        self._judge.reset_usage()
-        vector = self._judge.encode(CutTrace((), (), "", states))
-        return torch.from_numpy(np.concatenate([[float(self._judge.usage.judge_head)], vector.astype(np.float64)]))
-
-    def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
-        return self._engine.start(prompt_ids, seeds, spec)
-
-    def step(self) -> list[Event]:
-        return self._engine.step()
-
-    def park(self, traces: Sequence[int]) -> None:
-        self._engine.park(traces)
-
-    def resume(self, traces: Sequence[int]) -> None:
-        self._engine.resume(traces)
-
-    def prune(self, traces: Sequence[int]) -> None:
-        self._engine.prune(traces)
-
-    def usage(self, trace: int) -> TraceUsage:
-        return self._engine.usage(trace)
-
-    def close(self) -> None:
-        self._engine.close()
-
-
-def split_vector(stored: torch.Tensor) -> tuple[int, np.ndarray]:
-    """What `EncodingEngine.states` packed: the cost [multiply-accumulates] and the vector [width] float32."""
-    values = stored.numpy()
-    return int(values[0]), values[1:].astype(np.float32)

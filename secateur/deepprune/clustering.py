@@ -92,11 +92,12 @@ class KnownClusters:
 
     def _ask_large(self, trace: int, clusters: Sequence[list[int]], table: "_Table") -> None:
         """Of each large cluster only the members with the lowest priorities are asked."""
-        most = self._rule.compared
+        if not self._large:
+            return
+        most, priority = self._rule.compared, _priorities_of(self._seed, trace, len(self._scores))
         for index, room in self._large.items():
             members = room[: len(clusters[index])]
-            drawn = _priorities_of(self._seed, trace, len(self._scores))[members].argpartition(most)[:most]
-            table.set_sum(index, trace, members[drawn])
+            table.set_sum(index, trace, members[priority[members].argpartition(most)[:most]])
 
     def _join(self, trace: int, place: int, members: list[int], table: "_Table") -> None:
         size, most = len(members), self._rule.compared

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from secateur.engines.base import Engine, Event, SamplingSpec, TraceUsage
+from secateur.engines.trace_folder import CutVector
 from secateur.runtime.errors import InputError
 from secateur.tasks.records import Problem
 
@@ -41,9 +42,9 @@ class FinishedTrace:
     """A trace that ended. `cut_tokens` [tokens] is where its cut was seen, None if it ended first.
 
     `states` fp16 [tokens, layers, hidden] covers the generated tokens fed until the cut (or the end): one less than
-    were sampled by then. `confidences` has one number per token where the spec asked for them. `n_tokens` is the
-    number of `token_ids`; what a server counts, if it keeps its ids to itself, is in `usage`.
-    """
+    were sampled by then; `vector` is what was made of them where they were not to be kept. `confidences` has one
+    number per token where the spec asked for them. `n_tokens` is the number of `token_ids`; what a server counts, if
+    it keeps its ids to itself, is in `usage`."""
 
     job: TraceJob
     token_ids: tuple[int, ...]
@@ -53,6 +54,7 @@ class FinishedTrace:
     usage: TraceUsage
     cut_tokens: int | None = None
     states: "torch.Tensor | None" = None
+    vector: CutVector | None = None
     confidences: tuple[float, ...] = ()
 
 
@@ -65,6 +67,7 @@ class _Running:
     confidences: list[float] = field(default_factory=list)
     cut_tokens: int | None = None
     states: "torch.Tensor | None" = None
+    vector: CutVector | None = None
 
     def take(self, event: Event) -> bool:
         """Append an event. True if it brings the trace to its cut; one that ends with that very event has no cut."""
@@ -87,14 +90,15 @@ def sample_traces(
     max_rows: int = 256,
     cut_factory: Callable[[], CutDetector] | None = None,
     with_states: bool = False,
+    encode: "Callable[[torch.Tensor], CutVector] | None" = None,
 ) -> Iterator[FinishedTrace]:
     """Run all jobs, at most `max_rows` at once, and yield each trace when it ends.
 
     Neighbouring jobs with the same prompt are started together where they fit. `with_states` needs an engine that
     captures; states are taken at the cut, or at the end of a trace that has none, in one call for all traces that
-    come there in a step. The text is decoded from all ids at once; without a tokenizer it is that of the events,
-    which is the only true one where a server keeps its ids to itself. Raises `InputError` if a (problem, sample) is
-    asked for twice.
+    come there in a step. With `encode` a vector takes the place of the states at that very moment, so that none are
+    held. The text is decoded from all ids at once; without a tokenizer it is that of the events, which is the only
+    true one where a server keeps its ids to itself. Raises `InputError` if a (problem, sample) is asked for twice.
     """
     _check_jobs(jobs, max_rows)
     waiting, running = list(reversed(jobs)), {}
@@ -104,7 +108,9 @@ def sample_traces(
         if waiting and (room >= lot or not running):
             _fill(engine, waiting, running, room, spec, cut_factory)
         events = engine.step()
-        _take(engine, running, events, with_states)
+        due = _take(running, events)
+        if due and (with_states or encode is not None):
+            _keep_states(engine, running, due, encode)
         for event in events:
             if event.done is not None:
                 yield _finished(engine, tokenizer, running.pop(event.trace), event)
@@ -140,17 +146,28 @@ def _fill(
         room -= len(group)
 
 
-def _take(engine: Engine, running: dict[int, _Running], events: Sequence[Event], with_states: bool) -> None:
-    """Append the events of one step to their traces, and keep the states of those that come to their cut or end."""
+def _take(running: dict[int, _Running], events: Sequence[Event]) -> list[int]:
+    """Append the events of one step to their traces; returns those that come to their cut, or end before it."""
     due = []
     for event in events:
         trace = running[event.trace]
         whole = event.done is not None and trace.cut_tokens is None
         if trace.take(event) or whole:
             due.append(event.trace)
-    if with_states and due:
-        for handle, states in zip(due, engine.states(due), strict=True):
+    return due
+
+
+def _keep_states(
+    engine: Engine,
+    running: dict[int, _Running],
+    due: Sequence[int],
+    encode: "Callable[[torch.Tensor], CutVector] | None",
+) -> None:
+    for handle, states in zip(due, engine.states(due), strict=True):
+        if encode is None:
             running[handle].states = states
+        else:
+            running[handle].vector = encode(states)
 
 
 def _finished(
@@ -169,5 +186,6 @@ def _finished(
         usage=engine.usage(event.trace),
         cut_tokens=trace.cut_tokens,
         states=trace.states,
+        vector=trace.vector,
         confidences=tuple(trace.confidences),
     )

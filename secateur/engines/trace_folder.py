@@ -1,10 +1,11 @@
 """A folder of sampled traces that several processes append to and that survives a kill at any moment.
 
-`traces-rank<r>.jsonl` holds Trace records with the extra keys `cut_tokens`, `group`, `states` and `confidences`. The
-last two name a file in `states/*.safetensors`, one per problem and lot, which is on disk before the line: hidden
-states (2 bytes × layers × hidden per token until the cut) under the sample number, token confidences (2 bytes per
-token) under `confidences-<sample>`. `settings.json` says what the traces were sampled with; others are refused.
-"""
+`traces-rank<r>.jsonl` holds Trace records with the extra keys `cut_tokens`, `group`, `states`, `vector`,
+`vector_macs` and `confidences`. `states`, `vector` and `confidences` name a file in `states/*.safetensors`, one per
+problem and lot, which is on disk before the line: hidden states (2 bytes × layers × hidden per token until the cut)
+under the sample number, what a judge made of them (4 bytes × width) under `vector-<sample>`, token confidences (2
+bytes per token) under `confidences-<sample>`. `settings.json` says what the traces were sampled with; others are
+refused."""
 
 import json
 import os
@@ -29,6 +30,15 @@ _LOT = 64  # traces of one problem that wait for a common states file
 _LOT_SECONDS = 60.0  # …but none waits longer than this for its line
 
 
+@dataclass(frozen=True, eq=False)
+class CutVector:
+    """What a judge made of the hidden states of a cut: `values` [width] float32, and what that cost
+    [multiply-accumulates]."""
+
+    values: "np.ndarray"
+    macs: int
+
+
 @dataclass(frozen=True)
 class StoredTrace:
     """A trace of the folder; `cut_tokens` [tokens] is None if it ended before its cut."""
@@ -37,15 +47,22 @@ class StoredTrace:
     cut_tokens: int | None
     states_path: Path | None
     confidences_path: Path | None = None
+    vector_path: Path | None = None
+    vector_macs: int = 0
 
     def load_states(self) -> "torch.Tensor":
         """fp16 [tokens fed until the cut, layers, hidden]. Raises `InputError` if the file lacks them."""
-        return self._load(self.states_path, str(self.trace.sample), "states", "pt", "")
+        return self._load(self.states_path, _name("states", self.trace.sample), "states", "pt", "")
+
+    def load_vector(self) -> CutVector:
+        """Raises `InputError` if the file lacks it."""
+        name = _name("vector", self.trace.sample)
+        return CutVector(self._load(self.vector_path, name, "a judge's vector", "np", ""), self.vector_macs)
 
     def load_confidences(self) -> "np.ndarray":
         """fp16 [n_tokens], see `secateur.engines.base.Event.confidences`. Raises `InputError` if the file lacks
         them."""
-        name = _confidences_name(self.trace.sample)
+        name = _name("confidences", self.trace.sample)
         return self._load(self.confidences_path, name, "token confidences", "np", "; " + CONFIDENCES_REMEDY)
 
     def _load(self, path: Path | None, name: str, what: str, framework: str, remedy: str) -> Any:
@@ -99,10 +116,11 @@ class TraceFolderWriter:
         *,
         cut_tokens: int | None = None,
         states: "torch.Tensor | None" = None,
+        vector: CutVector | None = None,
         confidences: Sequence[float] | None = None,
         group: str | None = None,
     ) -> None:
-        """Store one trace: a line alone at once, one with states or confidences when its lot is written (`flush`).
+        """Store one trace: a line alone at once, one with tensors beside it when its lot is written (`flush`).
 
         `confidences` are one number per token; none at all (None or empty) means that they were not asked for.
         """
@@ -111,7 +129,8 @@ class TraceFolderWriter:
             raise InputError(f"{self.folder}: sample {trace.sample} of problem '{trace.problem_id}' is there already")
         self.done.add(key)
         line = trace.to_json() | {"cut_tokens": cut_tokens} | ({} if group is None else {"group": group})
-        tensors = _tensors(trace, states, confidences)
+        line |= {} if vector is None else {"vector_macs": vector.macs}
+        tensors = _tensors(trace, states, vector, confidences)
         if not tensors:
             append_jsonl(self._file, [line])
         else:
@@ -152,30 +171,37 @@ class TraceFolderWriter:
         append_jsonl(self._file, [line | _places(lot, line["sample"], name) for line in lot.lines])
 
 
-def _confidences_name(sample: int) -> str:
-    return f"confidences-{sample}"
+_TENSORS = ("states", "vector", "confidences")
+
+
+def _name(what: str, sample: int) -> str:
+    """Of one of `_TENSORS` in its file."""
+    return str(sample) if what == "states" else f"{what}-{sample}"
 
 
 def _tensors(
-    trace: Trace, states: "torch.Tensor | None", confidences: Sequence[float] | None
+    trace: Trace, states: "torch.Tensor | None", vector: CutVector | None, confidences: Sequence[float] | None
 ) -> dict[str, "torch.Tensor"]:
     """What of a trace goes into its lot's file, under its names there."""
     tensors = {}
     if states is not None:
-        tensors[str(trace.sample)] = states.cpu().contiguous()
+        tensors[_name("states", trace.sample)] = states.cpu().contiguous()
+    if vector is not None:
+        import torch
+
+        tensors[_name("vector", trace.sample)] = torch.from_numpy(vector.values)
     if confidences is not None and len(confidences):
         import torch
 
         if len(confidences) != trace.n_tokens:
             raise ValueError(f"{len(confidences)} confidences for a trace of {trace.n_tokens} tokens")
-        tensors[_confidences_name(trace.sample)] = torch.tensor(confidences).half()
+        tensors[_name("confidences", trace.sample)] = torch.tensor(confidences).half()
     return tensors
 
 
 def _places(lot: _Lot, sample: int, file: str) -> dict[str, str]:
-    """The line keys that say in which file a trace's states and confidences are."""
-    names = {"states": str(sample), "confidences": _confidences_name(sample)}
-    return {key: file for key, name in names.items() if name in lot.tensors}
+    """The line keys that say in which file a trace's tensors are."""
+    return {key: file for key in _TENSORS if _name(key, sample) in lot.tensors}
 
 
 def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
@@ -196,13 +222,24 @@ def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
             entry = problems.setdefault(trace.problem_id, ProblemTraces(problem, []))
             if entry.problem != problem:
                 raise InputError(f"{path}: problem '{problem.id}' has two different texts, answers or groups")
-            files = [folder / extra[key] if extra.get(key) else None for key in ("states", "confidences")]
-            entry.traces.append(StoredTrace(trace, extra.get("cut_tokens"), *files))
+            entry.traces.append(_stored(folder, trace, extra))
     if not problems:
         raise InputError(f"{folder}: no traces there; run eval/collect_traces.py with this output folder first")
     for entry in problems.values():
         entry.traces.sort(key=lambda stored: stored.trace.sample)
     return list(problems.values())
+
+
+def _stored(folder: Path, trace: Trace, extra: Mapping[str, Any]) -> StoredTrace:
+    files = {key: folder / extra[key] if extra.get(key) else None for key in _TENSORS}
+    return StoredTrace(
+        trace,
+        extra.get("cut_tokens"),
+        files["states"],
+        files["confidences"],
+        files["vector"],
+        extra.get("vector_macs", 0),
+    )
 
 
 def _trace_files(folder: Path) -> list[Path]:

@@ -3,10 +3,11 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
+from secateur.engines.trace_folder import CutVector, TraceFolderWriter, read_trace_folder
 from secateur.runtime.errors import InputError
 from secateur.tasks.records import Trace
 
@@ -159,3 +160,15 @@ def test_foreign_and_damaged_folders_are_named(tmp_path: Path) -> None:
         TraceFolderWriter(tmp_path, SETTINGS)
     with pytest.raises(InputError, match="line 1"):
         read_trace_folder(tmp_path)
+
+
+def test_a_judges_vector_has_a_place_of_its_own(tmp_path: Path) -> None:
+    vector = CutVector(np.array([0.5, -1.25, 3e-8], dtype=np.float32), 12_345_678_901)
+    with TraceFolderWriter(tmp_path, SETTINGS) as writer:
+        writer.add(make_trace("p", 0), cut_tokens=2, vector=vector)
+    (stored,) = read_trace_folder(tmp_path)[0].traces
+    found = stored.load_vector()
+    assert found.values.dtype == np.float32 and (found.values == vector.values).all() and found.macs == vector.macs
+    assert stored.states_path is None
+    with pytest.raises(InputError, match="without states"):
+        stored.load_states()

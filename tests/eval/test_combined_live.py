@@ -24,7 +24,7 @@ from secateur.runtime.files import append_jsonl, read_json, write_json
 from secateur.tasks.records import Trace
 from secateur.tasks.sources import load_problems
 from tests.combined_runs import config, make_judge, write_problems
-from tests.deepprune.test_online import CUTS, RULES, SPEC, LastLetterJudge, jobs_of, problems, replay_of
+from tests.deepprune.test_controller import CUTS, RULES, SPEC, LastLetterJudge, jobs_of, problems, replay_of
 from tests.engines.openai_server import CompletionsServer, Habits
 from tests.scripted_engine import ScriptedEngine
 

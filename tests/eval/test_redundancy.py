@@ -39,7 +39,8 @@ def test_a_hand_worked_set() -> None:
     assert (report.pairs, report.same_answer_pairs) == (12, pytest.approx(4 / 12))
     assert report.distinct_answers == 2.0 and report.majority_share == pytest.approx((3 / 4 + 2 / 4) / 2)
     assert report.majority_accuracy == 0.5 and report.pass_at_1 == pytest.approx((3 / 4 + 1 / 4) / 2)
-    assert report.whole_cuts == 2 / 8 and report.cut_unit == "tokens"
+    # the last trace of b shows its cut with its very last token
+    assert report.whole_cuts == 3 / 8 and report.cut_unit == "tokens"
     assert report.median_cut_share == pytest.approx(0.5)
     assert [problem.answers for problem in report.answers] == [[("7", 3), ("5", 1)], [("3", 2), ("7", 1)]]
     assert [problem.none for problem in report.answers] == [0, 1]

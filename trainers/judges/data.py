@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from secateur.deepprune.cut import CutRule, cut_pieces
+from secateur.deepprune.cut import CutRule, cut_pieces, ended_before_cut
 from secateur.deepprune.judges.base import CutTrace
 from secateur.deepprune.judges.folder import generator_identity
 from secateur.deepprune.judges.pairs import JudgedProblem, all_labels, answer_keys, check_disjoint, make_pairs
@@ -182,7 +182,8 @@ class _Reader:
         cut, length = cut_pieces(pieces, self.rule), max(1, len(ids))
         tokens = length if cut.n_tokens is None else cut.n_tokens
         states = self._states(stored) if self.layers else None
-        return CutTrace(prompt_ids, ids[:tokens], cut.text, states), tokens >= length, tokens / length
+        whole = ended_before_cut(length, cut.n_tokens)
+        return CutTrace(prompt_ids, ids[:tokens], cut.text, states), whole, tokens / length
 
     def _tokens(self, stored: StoredTrace) -> tuple[tuple[int, ...], list[str]]:
         """Token ids of the trace and the text of each. The trace's own where they are this tokenizer's; those of a

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.deepprune.cut import CutRule, cut_pieces
+from secateur.deepprune.cut import CutRule, cut_pieces, ended_before_cut
 from secateur.deepprune.judges.base import CutTrace
 from secateur.deepprune.judges.pairs import JudgedProblem
 from secateur.engines.detokenize import Detokenizer
@@ -96,4 +96,4 @@ def _earlier(
     # The newest token of a cut was sampled but not yet read, so it has no state.
     states = None if cut.states is None else cut.states[: tokens - 1]
     earlier = dataclasses.replace(cut, token_ids=cut.token_ids[:tokens], text=found.text, states=states)
-    return earlier, tokens >= length, tokens / length
+    return earlier, ended_before_cut(length, tokens), tokens / length

@@ -16,6 +16,7 @@ from secateur.deepprune.cut import CutRule
 from secateur.deepprune.decision import JudgeFailure
 from secateur.deepprune.judges.calibration import Calibration
 from secateur.engines.accounting import Usage
+from secateur.engines.trace_folder import CutVector
 from secateur.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -151,6 +152,11 @@ class VectorJudge(ABC):
         vector, cost = self.read(cut)
         self.usage += cost
         return vector
+
+    def encode_states(self, states: "torch.Tensor") -> CutVector:
+        """What a judge of hidden states makes of those of one cut, to be kept instead of them."""
+        vector, cost = self.read(CutTrace((), (), "", states))
+        return CutVector(vector, cost.judge_head)
 
     def score_vectors(self, vectors: np.ndarray) -> np.ndarray:
         """[n, width] → [n, n] as `score` gives it."""
