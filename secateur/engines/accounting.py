@@ -13,20 +13,21 @@ from secateur.runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Usage:
-    """What answering one problem, or many, spent [tokens], except `judge_head` [multiply-accumulates].
+    """What answering one problem, or many, spent [tokens], except `judge_head` [multiply-accumulates]; means are
+    fractional.
 
     `generated` counts every delivered token, kept or not; `overrun` those computed after a stop; `judge_head` is the
     work of a small comparing head that reads no tokens; `longest_path` is the critical path, the decode steps that
     had to follow one another, and the sum of two usages keeps the longer one.
     """
 
-    generated: int = 0
-    overrun: int = 0
-    judge_prefill: int = 0
-    judge_cached: int = 0
-    judge_generated: int = 0
-    judge_head: int = 0
-    longest_path: int = 0
+    generated: float = 0
+    overrun: float = 0
+    judge_prefill: float = 0
+    judge_cached: float = 0
+    judge_generated: float = 0
+    judge_head: float = 0
+    longest_path: float = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -85,7 +86,7 @@ JUDGE_COSTS = ("judge_prefill", "judge_cached", "judge_generated", "judge_head")
 NO_JUDGE = JudgeUsage()
 
 
-def net_cost(usage: Usage, generator_parameters: int, judge_parameters: int) -> int:
+def net_cost(usage: Usage, generator_parameters: int, judge_parameters: int) -> float:
     """Everything that was spent [multiply-accumulates], each token weighted by the model that computed it.
 
     `judge_parameters` is 0 for a judge that reads the generator's own states; its head is paid through `judge_head`.

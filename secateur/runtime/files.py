@@ -11,6 +11,8 @@ from typing import Any
 
 from secateur.runtime.errors import InputError
 
+JSON = dict[str, "JSON"] | list["JSON"] | str | int | float | bool | None
+"""What a JSON file holds."""
 _SAMPLE_BYTES = 1 << 20
 
 

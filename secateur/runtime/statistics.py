@@ -6,6 +6,9 @@ from math import comb
 import numpy as np
 
 Interval = tuple[float, float, float]
+"""(mean, low, high)."""
+Bounds = tuple[float, float]
+"""(low, high)."""
 TAILS = (2.5, 97.5)  # percent
 
 
