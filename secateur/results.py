@@ -148,7 +148,8 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Which method to run on a benchmark: for each model and `overall` the cheapest that is shown to lose no more than
+    """Which method to run on a benchmark: for each model and `overall` the cheapest that is shown to lose no more
+    than
     `tolerance_points` [percentage points of accuracy] against `reference`, all by the ids of rows. `frontier_tokens`,
     `frontier_wall`: rows that no other beats in accuracy and net tokens, or accuracy and longest path."""
 
@@ -276,7 +277,8 @@ def write_table(folder: str | Path, table: Table) -> None:
 
 
 def read_table(path: str | Path) -> Table:
-    """The table in a run folder, or in the file itself. Raises `InputError` if there is none, or of another format."""
+    """The table in a run folder, or in the file itself. Raises `InputError` if there is none, or of another
+    format."""
     file = Path(path)
     file = file / TABLE_FILE if file.is_dir() else file
     return read_record(file, Table, FORMAT, "start eval/combined.py again, which makes it anew from what is stored")
