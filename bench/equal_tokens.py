@@ -27,10 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.rule_sweep import RuleSweepConfig, StoredRun, load_run
-from eval.table import baselines, methods
-from eval.table.methods import Prices
-from eval.table.problems import Outcome, ProblemRecord, mean_outcome, part, rng_for
+from eval.table.method import Parameters
+from eval.table.problems import Outcome, ReplayProblem, mean_outcome, part, rng_for
+from eval.table.pruning import deepprune, prune_once
 from eval.table.rules import changed_rule
+from eval.table.sequential import adaptive_consistency, average
+from eval.table.votes import consensus, consensus_equal_tokens, single, vote_of_some
 from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.engines.accounting import net_cost
 from secateur.runtime.console import console, progress, say
@@ -207,29 +209,29 @@ _FIRST = 64  # traces of a batch-starting rule that are looked at first
 _FEWEST = 2  # draws
 
 
-def prune(record: ProblemRecord, rule: PruneRule, chosen: np.ndarray) -> Outcome:
+def prune(record: ReplayProblem, rule: PruneRule, chosen: np.ndarray) -> Outcome:
     """One run on the chosen traces. Where traces start in batches, those that are never started change nothing, so
     they are left out as long as the first ones are enough."""
     sizes = [size for size in (_FIRST, 4 * _FIRST) if size < len(chosen)] if rule.start.start_batch else []
     for size in [*sizes, len(chosen)]:
         taken = part(record, chosen[:size])
-        run = methods.prune_once(taken, rule)
+        run = prune_once(taken, rule)
         if sum(tokens > 0 for tokens in run.kept_tokens) < size:
             break
-    return methods.deepprune(taken, [run])
+    return deepprune(taken, [run])
 
 
-def ask_in_turn(record: ProblemRecord, chosen: np.ndarray) -> Outcome:
+def ask_in_turn(record: ReplayProblem, chosen: np.ndarray) -> Outcome:
     """Adaptive-Consistency on the chosen traces, one after another."""
     taken = part(record, chosen)
-    return baselines.average(taken, baselines.adaptive_consistency(taken, orders=1))
+    return average(taken, adaptive_consistency(taken, orders=1))
 
 
 @dataclass(frozen=True)
 class Method:
     """`run` answers one problem with the chosen traces; `reads_all` cuts of them, so its time grows with n."""
 
-    run: Callable[[ProblemRecord, np.ndarray], Outcome]
+    run: Callable[[ReplayProblem, np.ndarray], Outcome]
     reads_all: bool
     judged: bool = True
 
@@ -247,7 +249,7 @@ def all_methods() -> dict[str, Method]:
     return found | {SEQUENTIAL: Method(ask_in_turn, False, judged=False)}
 
 
-def measure_problem(record: ProblemRecord, prices: Prices, n: int, draws: int, votes: int) -> dict[str, Any]:
+def measure_problem(record: ReplayProblem, parameters: Parameters, n: int, draws: int, votes: int) -> dict[str, Any]:
     """One problem at one n: its consensus over n traces, and per method accuracy, net tokens, finished traces, and
     the accuracy and number of the full traces for the same net tokens."""
     rng = rng_for(record, f"equal_tokens {n}")
@@ -256,8 +258,8 @@ def measure_problem(record: ProblemRecord, prices: Prices, n: int, draws: int, v
     found = {}
     for name, method in all_methods().items():
         outcome = mean_outcome([method.run(record, traces) for traces in chosen[: method.draws(draws, n)]])
-        own = prices if method.judged else Prices(prices.generator)
-        equal = methods.consensus_equal_tokens(record, outcome, own, votes)
+        own = parameters if method.judged else Parameters(parameters.generator)
+        equal = consensus_equal_tokens(record, outcome, own, votes)
         found[name] = {
             "accuracy": outcome.accuracy,
             "net_tokens": net_cost(outcome.usage, own.generator, own.judge) / own.generator,
@@ -265,7 +267,7 @@ def measure_problem(record: ProblemRecord, prices: Prices, n: int, draws: int, v
             "equal_accuracy": equal.accuracy,
             "equal_traces": equal.finished,
         }
-    full = methods.vote_of_some(record, n, votes, rng_for(record, "consensus"))
+    full = vote_of_some(record, n, votes, rng_for(record, "consensus"))
     return {"consensus": full.accuracy, "tokens": n * mean_length, "methods": found}
 
 
@@ -310,14 +312,14 @@ def usable_mixes(shares: Sequence[float]) -> dict[str, np.ndarray]:
 def measure(run: StoredRun, sizes: Sequence[int], draws: int) -> dict[str, Any]:
     """All mixes, sizes and methods: `rows`, and what the mixes are."""
     records = run.records
-    shares = [methods.single(record).accuracy for record in records]
-    majority = np.array([methods.consensus(record).accuracy for record in records])
+    shares = [single(record).accuracy for record in records]
+    majority = np.array([consensus(record).accuracy for record in records])
     mixes, rows = usable_mixes(shares), []
     with progress("problems × n", len(sizes) * len(records)) as shown:
         for n in sizes:
             found = []
             for record in records:
-                found.append(measure_problem(record, run.prices, n, draws, run.draws))
+                found.append(measure_problem(record, run.parameters, n, draws, run.draws))
                 shown.advance(note=f"n = {n}")
             full = [problem["consensus"] for problem in found]
             for mix, weights in mixes.items():

@@ -14,7 +14,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from eval.table.recommend import Candidate, judge_candidate
+from eval.table.recommend import Option, compare
 from secateur.runtime.console import console
 from secateur.runtime.statistics import mean_with_interval
 
@@ -39,8 +39,8 @@ def cautious(values: np.ndarray) -> tuple[float, float]:
     """The bounds that decide, where the differences to a reference are `values`."""
     reference = list((values <= 0).astype(float))
     accuracies = [a + b for a, b in zip(reference, values, strict=True)]
-    judged = judge_candidate(Candidate("", "", "", accuracies, 0.0, 0.0, 0.0), reference, 0.03)
-    return judged.low, judged.high
+    found = compare(Option("", "", "", accuracies, 0.0, 0.0, 0.0), reference, 0.03)
+    return found.interval
 
 
 def covered(draw: Draw, truth: float, count: int, simulations: int, bounds: Callable) -> float:

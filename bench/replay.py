@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from eval.combined import ModelTraces
-from eval.table import baselines, methods
+from eval.table.assemble import ModelTraces
 from eval.table.config import CombinedConfig
-from eval.table.deepconf import deepconf
-from eval.table.methods import METHODS, Prices
-from eval.table.results import ModelRecords
+from eval.table.method import Method, Parameters, ReplayModel
+from eval.table.problems import Outcome
+from eval.table.pruning import deepprune, prune_in_orders, random_traces
+from eval.table.registry import METHODS
+from eval.table.votes import EQUAL_TOKENS, RANDOM_TRACES, consensus_equal_tokens
 from secateur.runtime.config import check_types
 from secateur.runtime.console import progress, say
 from secateur.runtime.errors import InputError
@@ -41,7 +42,7 @@ from secateur.runtime.files import read_json, write_text
 from secateur.runtime.process import end_with_parent, entry_point
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-Work = Callable[[int, int], Any]
+Work = Callable[[int, int], list[Outcome]]
 """Replays one method on all problems in so many orders or draws."""
 
 
@@ -57,66 +58,56 @@ def config_of(run: str | Path) -> CombinedConfig:
     return config
 
 
-def read_records(config: CombinedConfig, n: int, count: int | None) -> ModelRecords:
+def read_model(config: CombinedConfig, n: int, count: int | None) -> ReplayModel:
     """The first n traces of the first problems, by the base model."""
     if not 2 <= n <= config.largest_n:
         raise InputError(f"--n {n}: the run has {config.largest_n} traces per problem; give 2 to that")
     problems = next(iter(config.load().values()))[:count]
-    return ModelTraces(config, config.base, problems).records().part(np.arange(n))
+    return ModelTraces(config, config.base, problems).replay_model().part(np.arange(n))
 
 
-def works(records: ModelRecords, config: CombinedConfig) -> dict[str, Work]:
-    """Every method that the run has, by name; DeepPrune and its controls with the first judge."""
-    plain = records.plain
-    found: dict[str, Work] = {
-        "single": lambda orders, draws: [methods.single(r) for r in plain],
-        "consensus": lambda orders, draws: [methods.consensus(r) for r in plain],
-        "oracle": lambda orders, draws: [methods.oracle(r) for r in plain],
-        "adaptive_consistency": lambda orders, draws: [
-            baselines.average(r, baselines.adaptive_consistency(r, orders, config.adaptive_threshold)) for r in plain
-        ],
-        "early_stopping": lambda orders, draws: [
-            baselines.average(r, baselines.early_stopping(r, orders, config.early_window)) for r in plain
-        ],
-    }
-    for name, rule in config.deepconf_rules.items():
-        found[name] = lambda orders, draws, rule=rule: [
-            baselines.average(r, deepconf(r, profiles, rule, orders))
-            for r, profiles in zip(plain, records.profiles, strict=True)
-        ]
-    if records.similarity is not None:
-        similar = records.judged[records.similarity]
-        found["embedding"] = lambda orders, draws: [
-            baselines.average(r, baselines.similar_dropped(r, orders, config.similarity_threshold)) for r in similar
-        ]
-    return found | _judged_works(records, config)
+def works(model: ReplayModel, config: CombinedConfig) -> dict[str, Work]:
+    """Every method that the run has, by name; pruning rules and their controls with the first judge."""
+    found: dict[str, Work] = {}
+    for name in config.methods:
+        method = METHODS[name]
+        if method.run is not None and not method.prunes:
+            found[name] = lambda orders, draws, method=method: _outcomes(method, model, config, orders, draws)
+    return found | _judged_works(model, config)
 
 
-def _judged_works(records: ModelRecords, config: CombinedConfig) -> dict[str, Work]:
-    judge = next(iter(records.deepprune_by), None)
+def _outcomes(method: Method, model: ReplayModel, config: CombinedConfig, orders: int, draws: int) -> list[Outcome]:
+    """Without its controls."""
+    alone = replace(config, methods=[method.name], orders=orders, draws=draws)
+    return method.run(model, alone)[0].outcomes
+
+
+def _judged_works(model: ReplayModel, config: CombinedConfig) -> dict[str, Work]:
+    judge = next(iter(model.pruned_by), None)
     if judge is None:
         return {}
-    judged, prices = records.judged[judge], Prices(records.parameters, records.judge_parameters[judge])
+    judged, parameters = model.judged[judge], Parameters(model.parameters, model.judge_parameters[judge])
     found: dict[str, Work] = {}
     for name, rule in config.rules.items():
         found[name] = lambda orders, draws, rule=rule: [
-            methods.deepprune(r, methods.prune_in_orders(r, rule, orders)) for r in judged
+            deepprune(problem, prune_in_orders(problem, rule, orders)) for problem in judged
         ]
-    runs = [methods.prune_in_orders(r, config.rule, config.orders) for r in judged]
-    outcomes = [methods.deepprune(r, run) for r, run in zip(judged, runs, strict=True)]
-    found["random_traces"] = lambda orders, draws: [
-        methods.random_traces(r, run, draws) for r, run in zip(judged, runs, strict=True)
+    runs = [prune_in_orders(problem, config.rule, config.orders) for problem in judged]
+    outcomes = [deepprune(problem, run) for problem, run in zip(judged, runs, strict=True)]
+    found[RANDOM_TRACES] = lambda orders, draws: [
+        random_traces(problem, run, draws) for problem, run in zip(judged, runs, strict=True)
     ]
-    found["consensus_equal_tokens"] = lambda orders, draws: [
-        methods.consensus_equal_tokens(r, outcome, prices, draws) for r, outcome in zip(judged, outcomes, strict=True)
+    found[EQUAL_TOKENS] = lambda orders, draws: [
+        consensus_equal_tokens(problem, outcome, parameters, draws)
+        for problem, outcome in zip(judged, outcomes, strict=True)
     ]
     return found
 
 
-def rates(records: ModelRecords, config: CombinedConfig, repeats: int) -> list[dict[str, Any]]:
+def rates(model: ReplayModel, config: CombinedConfig, repeats: int) -> list[dict[str, Any]]:
     """By method: stored traces per second in one order, and in all orders and draws of the config."""
-    stored = sum(len(record.traces) for record in records.plain)
-    found, all_works = [], works(records, config)
+    stored = sum(len(problem.traces) for problem in model.plain)
+    found, all_works = [], works(model, config)
     with progress("methods", len(all_works)) as shown:
         for name, work in all_works.items():
             once, mean = (
@@ -197,7 +188,7 @@ def main() -> None:
             f"live runs {found['live']:.0f} s"
         )
         return
-    records = read_records(config, options.n, options.problems)
+    records = read_model(config, options.n, options.problems)
     say(f"{len(records.plain)} problems × {options.n} traces, {config.orders} orders, {config.draws} draws")
     print(rate_table(rates(records, replace(config, n=options.n), options.repeats)))
 

@@ -15,19 +15,19 @@ from typing import Any
 
 from rich.markup import escape
 
-from eval.combined import ModelTraces
 from eval.studies.rule_sweep import (
     against_default,
     cells,
     consensus_curve,
+    full_consensus,
     mark_front,
     measure,
-    reference,
 )
 from eval.studies.rule_sweep_report import print_sweep, write_csv, write_plot
+from eval.table.assemble import ModelTraces
 from eval.table.config import CombinedConfig
-from eval.table.methods import Prices
-from eval.table.problems import ProblemRecord
+from eval.table.method import Parameters
+from eval.table.problems import ReplayProblem
 from eval.table.rules import changed_rule, flat_rule
 from eval.traces.sampling import wait_for_all_processes
 from secateur.deepprune.rule import PruneRule
@@ -85,8 +85,8 @@ class StoredRun:
 
     model: str
     judge: str
-    records: list[ProblemRecord]
-    prices: Prices
+    records: list[ReplayProblem]
+    parameters: Parameters
     rule: PruneRule
     orders: int
     draws: int
@@ -112,15 +112,15 @@ def load_run(config: RuleSweepConfig) -> StoredRun:
     model = config.model or run.base
     if model not in run.models:
         raise InputError(f"key 'model' has the value '{model}'; the run has {', '.join(run.models)}")
-    records = ModelTraces(run, model, load_problems(run.problems, run.problem_count, run.seed)).records()
-    judge = config.judge or records.deepprune_by[0]
+    records = ModelTraces(run, model, load_problems(run.problems, run.problem_count, run.seed)).replay_model()
+    judge = config.judge or records.pruned_by[0]
     if judge not in records.judged:
         raise InputError(f"key 'judge' has the value '{judge}'; the run's judges are {', '.join(records.judged)}")
     return StoredRun(
         model=model,
         judge=judge,
         records=records.judged[judge],
-        prices=Prices(records.parameters, records.judge_parameters[judge]),
+        parameters=Parameters(records.parameters, records.judge_parameters[judge]),
         rule=changed_rule(run.rule, config.fixed, FIXED),
         orders=config.orders or run.orders,
         draws=config.draws or run.draws,
@@ -167,10 +167,10 @@ class Cells:
         todo = [rule for rule in current_ranks().shard(rules) if flat_rule(rule) not in done]
         if not todo:
             return
-        held_against = reference(run.records)
+        full = full_consensus(run.records)
         with progress(f"rules{current_ranks().note}", len(todo)) as shown:
             for rule in todo:
-                row = measure(run.records, rule, held_against, run.prices, run.orders, run.draws)
+                row = measure(run.records, rule, full, run.parameters, run.orders, run.draws)
                 append_jsonl(path, [row])
                 shown.advance(note=f"accuracy {row['accuracy']:.3f} · net saving {row['saving_net']:.1%}")
 
@@ -188,20 +188,20 @@ def run_sweep(config: RuleSweepConfig) -> dict[str, Any] | None:
     rows = [found[tuple(flat_rule(rule).items())] for rule in rules]
     mark_front(rows)
     against_default(rows)
-    held_against = reference(run.records)
+    full = full_consensus(run.records)
     result = {
         "rows": rows,
         "model": run.model,
         "judge": run.judge,
         "n": run.n,
         "problems": len(run.records),
-        "consensus": {"accuracy": sum(held_against.accuracies) / len(run.records), "tokens": held_against.tokens},
+        "consensus": {"accuracy": sum(full.accuracies) / len(run.records), "tokens": full.tokens},
         "fewer_full_traces": consensus_curve(run.records, run.draws),
         "default": flat_rule(run.rule),
         "orders": run.orders,
         "draws": run.draws,
         "config": asdict(config),
-        "parameters": dataclasses.asdict(run.prices),
+        "parameters": dataclasses.asdict(run.parameters),
     }
     write_json(folder / "sweep.json", result)
     write_csv(result, folder / "sweep.csv")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.table.config import CombinedConfig
-from eval.table.store import judge_labels
+from eval.table.store import names_of_judges
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.folder import check_generator, find_judge
 from secateur.deepprune.judges.pairwise import PairReader, PairwiseFormat
@@ -51,7 +51,7 @@ class PlannedJudge:
 
 def planned_judges(config: CombinedConfig, model: str) -> list[PlannedJudge]:
     """The judges of a model. Raises `InputError` where judge.json or the config.json of its model is out of reach."""
-    names, labels, generator = config.scored_by(model), judge_labels(config, model), config.models[model]
+    names, labels, generator = config.scored_by(model), names_of_judges(config, model), config.models[model]
     return [_planned(name, label, generator) for name, label in zip(names, labels, strict=True)]
 
 

@@ -17,7 +17,7 @@ from eval.report.bars import printable
 from eval.report.texts import Source, TraceTexts, cut_rules, pack_problems, packed
 from eval.table.labels import judge_label, method_label
 from eval.table.methods import Pruned, prune_once
-from eval.table.problems import ProblemRecord
+from eval.table.problems import ReplayProblem
 from eval.table.rules import PUBLISHED
 from secateur.deepprune.cut import REASONING_WORDS
 from secateur.deepprune.rule import PruneRule
@@ -26,7 +26,7 @@ from secateur.runtime.files import read_json, write_text
 from secateur.tasks.records import Problem
 
 if TYPE_CHECKING:
-    from eval.table.results import ModelRecords
+    from eval.table.results import ReplayModel
 
 _LIST_CHARACTERS = 160  # of a problem in the list of problems
 Record = Mapping[str, Any]
@@ -112,7 +112,7 @@ def write_explorer(
     folder: str | Path,
     problems: Sequence[Problem],
     rules: Mapping[str, PruneRule],
-    records: Mapping[str, "ModelRecords"],
+    records: Mapping[str, "ReplayModel"],
     answers: Mapping[str, Sequence[Sequence[str | None]]],
 ) -> None:
     """Replace `explorer.json` in `folder`. `records` and `answers` are by model; the latter [problems][traces]."""
@@ -125,7 +125,7 @@ def write_explorer(
 
 
 def _model_record(
-    records: "ModelRecords", index: int, answers: Sequence[str | None], rules: Mapping[str, PruneRule]
+    records: "ReplayModel", index: int, answers: Sequence[str | None], rules: Mapping[str, PruneRule]
 ) -> dict[str, Any]:
     plain = records.plain[index]
     first = {}
@@ -151,7 +151,7 @@ def _model_record(
 
 
 def _run_record(
-    method: str, judge: str, run: Pruned, places: Mapping[Any, int], record: ProblemRecord
+    method: str, judge: str, run: Pruned, places: Mapping[Any, int], record: ReplayProblem
 ) -> dict[str, Any]:
     return {
         "method": method,

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.table import methods
-from eval.table.methods import Prices
-from eval.table.problems import ProblemRecord, rng_for
+from eval.table.method import Parameters
+from eval.table.problems import ReplayProblem, rng_for
+from eval.table.pruning import deepprune, prune_in_orders
 from eval.table.rules import changed_rule, flat_rule
+from eval.table.votes import EQUAL_TOKENS, consensus, consensus_equal_tokens, vote_of_some
 from secateur.deepprune.clustering import cluster_traces
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import net_cost
@@ -29,35 +30,35 @@ def cells(rule: PruneRule, sweep: Mapping[str, Sequence[Any]], grid: bool) -> li
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What every cell is held against: the vote of all n traces of the same model, problem by problem."""
+class FullConsensus:
+    """What every cell is compared with: the consensus of all n traces of the same model, problem by problem."""
 
     accuracies: list[float]
     tokens: float
     """Generated per problem, the mean over problems."""
 
 
-def reference(records: Sequence[ProblemRecord]) -> Reference:
-    outcomes = [methods.consensus(record) for record in records]
-    return Reference([o.accuracy for o in outcomes], float(np.mean([o.usage.generated for o in outcomes])))
+def full_consensus(problems: Sequence[ReplayProblem]) -> FullConsensus:
+    outcomes = [consensus(record) for record in problems]
+    return FullConsensus([o.accuracy for o in outcomes], float(np.mean([o.usage.generated for o in outcomes])))
 
 
-def consensus_curve(records: Sequence[ProblemRecord], draws: int) -> list[dict[str, float]]:
+def consensus_curve(records: Sequence[ReplayProblem], draws: int) -> list[dict[str, float]]:
     """Votes of fewer full traces: count, tokens per problem, accuracy, by powers of two up to n."""
     n = len(records[0].traces)
     curve = []
     for count in [*itertools.takewhile(lambda c: c < n, (2**power for power in range(n))), n]:
-        outcomes = [methods.vote_of_some(r, count, draws, rng_for(r, "consensus_equal_tokens")) for r in records]
+        outcomes = [vote_of_some(r, count, draws, rng_for(r, EQUAL_TOKENS)) for r in records]
         tokens = float(np.mean([outcome.usage.generated for outcome in outcomes]))
         curve.append({"count": count, "tokens": tokens, "accuracy": float(np.mean([o.accuracy for o in outcomes]))})
     return curve
 
 
 def measure(
-    records: Sequence[ProblemRecord],
+    records: Sequence[ReplayProblem],
     rule: PruneRule,
-    held_against: Reference,
-    prices: Prices,
+    full: FullConsensus,
+    parameters: Parameters,
     orders: int,
     draws: int,
 ) -> dict[str, Any]:
@@ -66,12 +67,12 @@ def measure(
     Tokens are means per problem; `net_tokens` counts everything, the judge's work as tokens of the generator.
     `compared_pairs` are those the clustering looks at; the judge's cost is that of the run, which scored all pairs.
     """
-    pruned = [methods.deepprune(record, methods.prune_in_orders(record, rule, orders)) for record in records]
+    pruned = [deepprune(record, prune_in_orders(record, rule, orders)) for record in records]
     equal = [
-        methods.consensus_equal_tokens(record, outcome, prices, draws)
+        consensus_equal_tokens(record, outcome, parameters, draws)
         for record, outcome in zip(records, pruned, strict=True)
     ]
-    net = _mean([net_cost(o.usage, prices.generator, prices.judge) / prices.generator for o in pruned])
+    net = _mean([net_cost(o.usage, parameters.generator, parameters.judge) / parameters.generator for o in pruned])
     generated = _mean([outcome.usage.generated for outcome in pruned])
     accuracies = [outcome.accuracy for outcome in pruned]
     accuracy, low, high = mean_with_interval(accuracies)
@@ -83,10 +84,10 @@ def measure(
         "generated": generated,
         "net_tokens": net,
         "longest_path": _mean([outcome.usage.longest_path for outcome in pruned]),
-        "saving_gross": 1 - generated / held_against.tokens,
-        "saving_net": 1 - net / held_against.tokens,
+        "saving_gross": 1 - generated / full.tokens,
+        "saving_net": 1 - net / full.tokens,
         "compared_pairs": _mean([_compared_pairs(record, rule) for record in records]),
-        "to_consensus": _difference(accuracies, held_against.accuracies),
+        "to_consensus": _difference(accuracies, full.accuracies),
         "equal_tokens_accuracy": _mean([outcome.accuracy for outcome in equal]),
         "to_equal_tokens": _difference(accuracies, [outcome.accuracy for outcome in equal]),
         "accuracies": [round(value, 6) for value in accuracies],
@@ -102,7 +103,7 @@ def _difference(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
     return {"difference": mean, "ci95": [low, high]}
 
 
-def _compared_pairs(record: ProblemRecord, rule: PruneRule) -> int:
+def _compared_pairs(record: ReplayProblem, rule: PruneRule) -> int:
     """Pairs that the clustering compares in the stored order; none where the judge failed."""
     if not np.isfinite(record.scores).all():
         return 0

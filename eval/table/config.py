@@ -1,29 +1,24 @@
 """The options of eval/combined.py and what can be checked about them before a model is loaded."""
 
-from dataclasses import asdict, dataclass, field, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
 
-from eval.table.baselines import SIMILARITIES
 from eval.table.costs import TokenPrices, read_prices
-from eval.table.deepconf import SHARES_KEPT, DeepConfRule
-from eval.table.judge_names import READS_NOTHING, check_judge, judge_kind
+from eval.table.judge_names import check_judge, judge_kind
 from eval.table.labels import ALL
-from eval.table.methods import COMPANIONS, METHODS
-from eval.table.rules import PUBLISHED, changed_rule, method_name, rule_fields, rule_keys
-from eval.table.tracking import check_tracking
+from eval.table.registry import METHOD_KEYS, METHODS
 from eval.traces.benchmarks import Problems, check_counts, check_names, count_of, load_benchmarks, sources_of
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import CutRule
-from secateur.deepprune.rule import PruneRule
+from secateur.deepprune.judges.registry import JUDGE_KINDS
 from secateur.runtime.dry_run import SamplingPlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
-
-_RuleKeys = make_dataclass("_RuleKeys", rule_fields(), kw_only=True)
+from secateur.runtime.files import JSON
+from secateur.runtime.tracking import check_services, reporters
 
 
 @dataclass(kw_only=True)
-class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
+class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
     """Models × methods × benchmarks × n.
 
     models: name → model folder or Hub id; the first is the base that savings are measured against.
@@ -32,36 +27,19 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
     problems: one source (JSONL path, `arithmetic:<split>` or a benchmark's name), or benchmark → source; each of
       several then has a complete run folder of its own, `<output_dir>/<benchmark>`.
     problem_count: how many problems, for all benchmarks or benchmark → number; all by default.
-    output_dir: gets combined.json, examples.json, and per model its traces and scores, which a later run takes up.
+    output_dir: gets combined.json, explorer.json, and per model its traces and scores, which a later run takes up.
     n: traces per problem, or several such numbers. The largest is sampled; each smaller one is the mean over as many
       blocks of the stored traces as fit, all methods on the same blocks.
     cut_kind, cut_k: where untrained judges cut traces of a model that has no trained one (words: after the k-th
       reasoning word; tokens: after k tokens); trained ones bring their own cut.
-    methods: single, consensus, deepprune, random_traces, consensus_equal_tokens, adaptive_consistency,
-      early_stopping, deepconf_low, deepconf_high, embedding, oracle.
-    tau and every other value of the rules in secateur/deepprune/clustering.py, finish.py and decide.py: how scores
-    become
-      survivors (the paper's K is max_clusters, K1 compared, K2 largest, K3 singletons).
-    variants: name → values of those rules that differ, for a method `deepprune_<name>` beside deepprune; for example
-      {adaptive: {start_batch: 8, lead: 3}}.
-    similarity: what the method "embedding" compares cuts by: token_embedding, tfidf, values, or the folder of a judge
-      of kind embedding.
-    adaptive_threshold: Adaptive-Consistency stops once the majority stays with this probability (0-1).
-    early_window: early stopping: so many answers in a row that agree.
-    similarity_threshold: "embedding" drops cuts that are more alike than this (0-1).
-    deepconf_warmup: traces that run to their ends and set DeepConf's bar; an n that is no larger has no DeepConf row.
-    deepconf_window: size of a group [tokens], below the length of the traces; DeepConf needs top_logprobs: 20.
-    deepconf_vote: what a vote weighs: the confidence of the trace's `lowest` group, the `mean` of its tokens, or all
-      the same (`majority`).
-    deepconf_consensus: share (0-1) of the weights that one answer needs for sampling to stop; null: all n run.
+    tau and every other value of a rule (secateur/deepprune/rule.py): how scores become survivors (the paper's K is
+      max_clusters, K1 compared, K2 largest, K3 singletons).
     keep_states: store the states of the cuts themselves, not what the judge made of them, so that other judges that
       read the same layers can be asked later, or several at once. Costs 2 bytes × layers × hidden per token.
-    orders: orders of the traces that methods are averaged over which take them one after another; draws: random
-      draws of the other methods.
     live: problems of each benchmark that the online controller runs as well, by every rule, with the largest n, to be
-      held against the replay (true = all).
+      compared with the replay (true = all).
     examples: problems of which every trace is kept for the report.
-    tolerance_points: what the recommended method may lose against the base model's vote of all n, as far as the
+    tolerance_points: what the recommended method may lose against the base model's consensus of all n, as far as the
       interval of the paired difference reaches [percentage points of accuracy].
     prices: model or reading judge → {prompt, cached, generated}, money per million tokens; adds costs to the rows.
     report_to: none, wandb, tensorboard, or a list: where the table, the pictures and the report go besides the files.
@@ -75,19 +53,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
     n: int | list[int] = 64
     cut_kind: str = "words"
     cut_k: int = 25
-    methods: list[str] = field(default_factory=lambda: ["single", "consensus", "deepprune", *COMPANIONS])
-    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
-    similarity: str = "tfidf"
-    adaptive_threshold: float = 0.95
-    early_window: int = 5
-    similarity_threshold: float = 0.95
-    deepconf_warmup: int = 16
-    deepconf_window: int = 2048
-    deepconf_vote: Literal["lowest", "mean", "majority"] = "lowest"
-    deepconf_consensus: float | None = 0.95
     keep_states: bool = False
-    orders: int = 20
-    draws: int = 100
     live: bool | int = 0
     examples: int = 6
     tolerance_points: float = 3.0
@@ -102,46 +68,48 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
         self._check_methods()
         self._check_numbers()
         _ = self.spec, self.rules, self.cut_rule
-        self._check_baselines()
+        self._check_options()
         self._check_judges()
         self._check_live()
         _ = self.token_prices
-        check_tracking(self.report_to, self.tracking_group)
+        self._check_tracking()
         self.check_plan()
 
     def _check_methods(self) -> None:
-        for method in self.methods:
-            if method not in METHODS:
-                raise InputError(f"key 'methods' names '{method}'; choose from {', '.join(METHODS)}")
-        for method in COMPANIONS:
-            if method in self.methods and "deepprune" not in self.methods:
-                raise InputError(f"key 'methods': '{method}' is measured beside 'deepprune'; add deepprune")
+        for name in self.methods:
+            if name not in METHODS:
+                raise InputError(f"key 'methods' names '{name}'; choose from {', '.join(METHODS)}")
+        for name in self.methods:
+            beside = METHODS[name].beside
+            if beside is not None and beside not in self.methods:
+                raise InputError(f"key 'methods': '{name}' is measured beside '{beside}'; add {beside}")
         if self.variants and not self.prunes:
             raise InputError(
                 "key 'variants' gives variants of 'deepprune', which key 'methods' does not name; add it"
             )
 
-    def _check_baselines(self) -> None:
-        self.require_positive("early_window")
-        for key in ("adaptive_threshold", "similarity_threshold"):
-            if not 0 < getattr(self, key) <= 1:
-                raise InputError(f"key '{key}' has the value {getattr(self, key)}; write a number above 0, at most 1")
-        if not self.deepconf_rules:
+    def _check_options(self) -> None:
+        for name in self.methods:
+            if METHODS[name].reads_confidences and not self.top_logprobs:
+                raise InputError(f"key 'methods': '{name}' needs the confidence of every token; add top_logprobs: 20")
+        for name in self.methods:
+            METHODS[name].check(self, self.largest_n)
+
+    def _check_tracking(self) -> None:
+        check_services(self.report_to)
+        group = self.tracking_group
+        if group is None:
             return
-        if not self.top_logprobs:
+        if not reporters(self.report_to):
+            raise InputError(f"key 'tracking_group' has the value '{group}', but 'report_to' is none")
+        if not Path(group).is_dir():
             raise InputError(
-                f"key 'methods': '{next(iter(self.deepconf_rules))}' needs the confidence of every token; add "
-                "top_logprobs: 20"
-            )
-        if self.deepconf_warmup >= self.largest_n:
-            raise InputError(
-                f"key 'deepconf_warmup' has the value {self.deepconf_warmup}, as many as all traces (n = "
-                f"{self.largest_n}); give fewer"
+                f"key 'tracking_group' has the value '{group}': no such folder; name a schedule's run folder"
             )
 
     def _check_numbers(self) -> None:
         self.require_positive("orders", "draws")
-        fewest = 2 if self.prunes or "embedding" in self.methods else 1
+        fewest = 2 if self.prunes or self.needs_similarity else 1
         if not self.sizes or self.sizes[0] < fewest:
             why = "; pruning compares traces of one problem" if fewest > 1 else ""
             raise InputError(f"key 'n' has the value {self.n}{why}: at least {fewest}")
@@ -162,10 +130,11 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
             for judge in self.scored_by(model):
                 key = f"judges.{model}" if judge in self.judges_of(model) else "similarity"
                 check_judge(key, judge, states=self.engine != "openai")
-        if "embedding" in self.methods and judge_kind(self.similarity) not in SIMILARITIES:
+        if self.needs_similarity and not JUDGE_KINDS[judge_kind(self.similarity)].is_similarity:
+            similarities = [name for name, kind in JUDGE_KINDS.items() if kind.is_similarity]
             raise InputError(
                 f"key 'similarity' has the value '{self.similarity}', which is no similarity; choose from "
-                f"{', '.join(SIMILARITIES)}"
+                f"{', '.join(similarities)}"
             )
 
     def _check_live(self) -> None:
@@ -217,46 +186,28 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
 
     def of_size(self, n: int) -> "CombinedConfig":
         """The config of one block of n traces. Chance is averaged over the blocks as well, so each takes its share of
-        the orders and draws; DeepConf needs more traces than its warm-up takes."""
+        the orders and draws; methods that need more traces are left out."""
         blocks = self.largest_n // n
-        left_out = self.deepconf_rules if n <= self.deepconf_warmup else {}
         return replace(
             self,
             n=n,
             orders=-(-self.orders // blocks),
             draws=-(-self.draws // blocks),
-            methods=[method for method in self.methods if method not in left_out],
+            methods=[name for name in self.methods if METHODS[name].runs_at(self, n)],
         )
 
     @property
-    def prunes(self) -> bool:
-        return PUBLISHED in self.methods
+    def needs_similarity(self) -> bool:
+        return any(METHODS[name].reads_similarity for name in self.methods)
+
+    @property
+    def needs_confidences(self) -> bool:
+        return any(METHODS[name].reads_confidences for name in self.methods)
 
     @property
     def base(self) -> str:
         """Name of the model that savings are measured against."""
         return next(iter(self.models))
-
-    @property
-    def rule(self) -> PruneRule:
-        return changed_rule(PruneRule(), {key: getattr(self, key) for key in rule_keys()}, "the config")
-
-    @property
-    def rules(self) -> dict[str, PruneRule]:
-        """Method → rule: DeepPrune by the rule keys, then its variants."""
-        if not self.prunes:
-            return {}
-        variants = {
-            method_name(name): changed_rule(self.rule, values, f"key 'variants.{name}'")
-            for name, values in self.variants.items()
-        }
-        return {PUBLISHED: self.rule, **variants}
-
-    @property
-    def deepconf_rules(self) -> dict[str, DeepConfRule]:
-        """The DeepConf methods that are asked for."""
-        options = (self.deepconf_warmup, self.deepconf_window, self.deepconf_vote, self.deepconf_consensus)
-        return {name: DeepConfRule(share, *options) for name, share in SHARES_KEPT.items() if name in self.methods}
 
     @property
     def cut_rule(self) -> CutRule:
@@ -268,14 +219,14 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
 
     def scored_by(self, model: str) -> list[str]:
         """The judges of a model, the one that gives the similarity last, if it is not among them."""
-        extra = [self.similarity] if "embedding" in self.methods else []
+        extra = [self.similarity] if self.needs_similarity else []
         return list(dict.fromkeys([*(self.judges_of(model) if self.prunes else []), *extra]))
 
     @property
     def token_prices(self) -> dict[str, TokenPrices]:
         """Prices of the models and, by kind, of the judges that read tokens; {} if none are given."""
         kinds = {judge_kind(judge): judge for model in self.models for judge in self.scored_by(model)}
-        judges = {kind: f"the judge {judge}" for kind, judge in kinds.items() if kind not in READS_NOTHING}
+        judges = {kind: f"the judge {judge}" for kind, judge in kinds.items() if _reads_tokens(kind)}
         return read_prices(self.prices, {name: f"the model {path}" for name, path in self.models.items()}, judges)
 
     def live_count(self, problems: int) -> int:
@@ -284,5 +235,10 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
             return 0
         return problems if self.live is True else min(int(self.live), problems)
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, JSON]:
         return without_plan_keys(asdict(self))
+
+
+def _reads_tokens(kind: str) -> bool:
+    """Of a kind that this version does not know, a judge that is still to come, as well."""
+    return kind not in JUDGE_KINDS or JUDGE_KINDS[kind].reads_tokens

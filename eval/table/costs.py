@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from secateur.engines.accounting import Usage
+from secateur.results import Cost
 from secateur.runtime.errors import InputError
 
 PRICE_KEYS = ("prompt", "cached", "generated")
@@ -65,8 +66,8 @@ def _check_values(name: str, values: Mapping[str, float]) -> None:
 
 def cost_of(
     usage: Usage, problems: int, prompt_tokens: float, generator: TokenPrices, judge: TokenPrices | None
-) -> dict[str, float]:
-    """`{per_problem, per_1000_problems}` of what `usage` spent on all `problems`.
+) -> Cost:
+    """What `usage` spent on all `problems`.
 
     `prompt_tokens` is the mean length of a prompt [tokens]; `judge` is None where no judge reads tokens.
     """
@@ -75,4 +76,4 @@ def cost_of(
         spent += usage.judge_prefill * judge.prompt + usage.judge_cached * judge.cached
         spent += usage.judge_generated * judge.generated
     per_problem = spent / _MILLION / problems
-    return {"per_problem": per_problem, "per_1000_problems": 1000 * per_problem}
+    return Cost(per_problem, 1000 * per_problem)

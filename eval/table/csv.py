@@ -1,18 +1,23 @@
-"""combined.csv: the rows of combined.json with one column per number, for spreadsheets and data frames."""
+"""combined.csv: the rows of the table with one column per number, for spreadsheets and data frames."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from secateur.results import Difference, Row
+from secateur.runtime.files import JSON
+from secateur.runtime.records import as_json
+
+Value = str | int | float | bool | None
 
 
-def flat_row(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_row(row: Mapping[str, JSON], prefix: str = "") -> dict[str, Value]:
     """Nested keys joined by underscores; an interval `…_ci95` or `ci95` becomes `…_low` and `…_high`.
 
     >>> flat_row({"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "tokens": {"generated": 7}, "cost": None})
     {'accuracy': 0.5, 'accuracy_low': 0.4, 'accuracy_high': 0.6, 'tokens_generated': 7, 'cost': None}
     """
-    flat: dict[str, Any] = {}
+    flat: dict[str, Value] = {}
     for key, value in row.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
@@ -25,15 +30,16 @@ def flat_row(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def flat_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """Columns, and one list of values per row; what a row does not have is None."""
+def flat_table(records: Sequence[Row] | Sequence[Difference]) -> tuple[list[str], list[list[Value]]]:
+    """Columns, and one list of values per record; what a record does not have is None."""
+    rows = [as_json(record) for record in records]
     flat = [flat_row(row) for row in rows]
     nested = {key for row in rows for key, value in row.items() if isinstance(value, Mapping)}
     columns = [key for key in dict.fromkeys(key for row in flat for key in row) if key not in nested]
     return columns, [[row.get(column) for column in columns] for row in flat]
 
 
-def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def rows_as_csv(rows: Sequence[Row]) -> str:
     """A header and one line per row; what a row does not have stays empty, as does null."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,9 +1,8 @@
 """DeepConf online (arXiv 2508.15260, §3.3) replayed on stored traces and their token confidences. Pure functions.
 
 Token confidence: `secateur.engines.base.Event.confidences`. Group confidence: their mean over a sliding window. A
-trace's
-confidence: its lowest group. `warmup` traces run to their end and set the bar; each later one is stopped at the token
-where its group confidence falls below it. Stopped traces do not vote, nor do warm-up traces below the bar.
+trace's confidence: its lowest group. `warmup` traces run to their end and set the bar; each later one is stopped at
+the token where its group confidence falls below it. Stopped traces do not vote, nor do warm-up traces below the bar.
 
 The official code names its knob "percentile" and turns it round between branches; `share_kept` is the paper's η, the
 share of traces that the bar lets pass: 0.1 is DeepConf-low, 0.9 DeepConf-high.
@@ -15,8 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from eval.table.baselines import Voters
-from eval.table.problems import ProblemRecord, trace_orders
+from eval.table.method import Method, Parameters, ReplayKeys, ReplayModel, Result
+from eval.table.problems import ConfidenceProfile, ReplayProblem, trace_orders
+from eval.table.sequential import Voters, average
+from eval.table.votes import controls_of
 from secateur.engines.accounting import Usage
 from secateur.runtime.errors import InputError
 
@@ -48,40 +49,8 @@ class DeepConfRule:
             raise InputError(f"consensus = {self.consensus}: write a share of the votes up to 1, or null for none")
 
 
-@dataclass(frozen=True)
-class ConfidenceProfile:
-    """All that DeepConf asks of one trace: `mean` token confidence, and each new low of its group confidence,
-    `lows` descending, with `tokens` ascending, how many were generated when it was seen. A trace shorter than the
-    window has no group: it is never stopped, and its confidence is its mean."""
-
-    mean: float
-    lows: np.ndarray
-    tokens: np.ndarray
-
-    @property
-    def lowest(self) -> float:
-        return float(self.lows[-1]) if len(self.lows) else self.mean
-
-    def stopped_at(self, bar: float) -> int | None:
-        """Tokens generated when the group confidence first lies below `bar`; None if it never does."""
-        place = int(np.searchsorted(-self.lows, -bar, side="right"))
-        return int(self.tokens[place]) if place < len(self.lows) else None
-
-
-def confidence_profile(confidences: Sequence[float], window: int) -> ConfidenceProfile:
-    """`confidences` [tokens], one per token of a whole trace."""
-    values = np.asarray(confidences, dtype=np.float64)
-    if not len(values):
-        raise ValueError("a trace has at least one token")
-    sums = np.concatenate([[0.0], values.cumsum()])
-    groups = np.round((sums[window:] - sums[:-window]) / window, 6)  # equal confidences have equal means
-    before = np.concatenate([[np.inf], np.minimum.accumulate(groups)[:-1]]) if len(groups) else groups
-    places = np.flatnonzero(groups < before)
-    return ConfidenceProfile(float(values.mean()), groups[places], places + window)
-
-
 def deepconf(
-    record: ProblemRecord, profiles: Sequence[ConfidenceProfile], rule: DeepConfRule, orders: int
+    record: ReplayProblem, profiles: Sequence[ConfidenceProfile], rule: DeepConfRule, orders: int
 ) -> list[Voters]:
     """DeepConf in `orders` orders of the traces; the first `warmup` of an order are its warm-up."""
     if rule.warmup >= len(record.traces):
@@ -93,7 +62,7 @@ def deepconf(
 
 
 def _one_order(
-    record: ProblemRecord, profiles: Sequence[ConfidenceProfile], rule: DeepConfRule, order: Sequence[int]
+    record: ReplayProblem, profiles: Sequence[ConfidenceProfile], rule: DeepConfRule, order: Sequence[int]
 ) -> Voters:
     warmup, later = order[: rule.warmup], order[rule.warmup :]
     bar = float(np.percentile([profiles[index].lowest for index in warmup], 100 * (1 - rule.share_kept)))
@@ -119,7 +88,7 @@ class _Ballot:
     """Weighted votes as they come in; of equal answers the one seen first wins, as in
     `secateur.deepprune.vote.majority`."""
 
-    def __init__(self, record: ProblemRecord, profiles: Sequence[ConfidenceProfile], rule: DeepConfRule) -> None:
+    def __init__(self, record: ReplayProblem, profiles: Sequence[ConfidenceProfile], rule: DeepConfRule) -> None:
         self._record, self._profiles, self._kind = record, profiles, rule.vote
         self._totals: dict[Hashable, float] = {}
         self.voters: list[int] = []
@@ -144,3 +113,63 @@ class _Ballot:
         """The winner's part of all weights; 0 while nobody voted."""
         total = sum(self._totals.values())
         return self._totals[self.winner] / total if total else 0.0
+
+
+@dataclass(kw_only=True)
+class DeepConfKeys(ReplayKeys):
+    """deepconf_warmup: traces that run to their ends and set DeepConf's bar; an n that is no larger has no DeepConf
+    row.
+    deepconf_window: size of a group [tokens], below the length of the traces; DeepConf needs top_logprobs: 20.
+    deepconf_vote: what a vote weighs: the confidence of the trace's `lowest` group, the `mean` of its tokens, or all
+      the same (`majority`).
+    deepconf_consensus: share (0-1) of the weights that one answer needs for sampling to stop; null: all n run.
+    """
+
+    deepconf_warmup: int = 16
+    deepconf_window: int = 2048
+    deepconf_vote: Literal["lowest", "mean", "majority"] = "lowest"
+    deepconf_consensus: float | None = 0.95
+
+    def deepconf_rule(self, method: str) -> DeepConfRule:
+        return DeepConfRule(
+            SHARES_KEPT[method],
+            self.deepconf_warmup,
+            self.deepconf_window,
+            self.deepconf_vote,
+            self.deepconf_consensus,
+        )
+
+
+def _method(name: str, label: str, mark: str) -> Method:
+    def run(model: ReplayModel, keys: DeepConfKeys) -> list[Result]:
+        rule, parameters = keys.deepconf_rule(name), Parameters(model.parameters)
+        outcomes = [
+            average(problem, deepconf(problem, profiles, rule, keys.orders))
+            for problem, profiles in zip(model.plain, model.confidences, strict=True)
+        ]
+        controls = controls_of(model.plain, outcomes, parameters, keys)
+        return [Result(model.name, name, None, parameters, outcomes, controls=controls)]
+
+    def check(keys: DeepConfKeys, n: int) -> None:
+        keys.deepconf_rule(name)
+        if keys.deepconf_warmup >= n:
+            raise InputError(
+                f"key 'deepconf_warmup' has the value {keys.deepconf_warmup}, as many as all traces (n = {n}); give "
+                "fewer"
+            )
+
+    return Method(
+        name,
+        label,
+        mark,
+        run,
+        DeepConfKeys,
+        check,
+        lambda keys, n: n > keys.deepconf_warmup,
+        reads_confidences=True,
+        is_rival=True,
+    )
+
+
+DEEPCONF_LOW = _method("deepconf_low", "DeepConf low", "M5-6.5v13L-6.5 0Z")
+DEEPCONF_HIGH = _method("deepconf_high", "DeepConf high", "M-5-6.5v13L6.5 0Z")

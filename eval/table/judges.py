@@ -10,7 +10,7 @@ import torch
 
 from eval.table.config import CombinedConfig
 from eval.table.judge_names import judge_folder
-from eval.table.store import JudgeScores, judge_fingerprint, judge_labels
+from eval.table.store import JudgeScores, judge_fingerprint, names_of_judges
 from eval.traces.sampling import prompt_ids
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.deepprune.decision import JudgeFailure
@@ -32,7 +32,7 @@ class ModelJudges:
     def __init__(self, config: CombinedConfig, model: str, device: str) -> None:
         self.config, self.model = config, model
         names = config.scored_by(model)
-        self.labels = judge_labels(config, model)
+        self.labels = names_of_judges(config, model)
         self.prints = [judge_fingerprint(name) for name in names]
         self.judges = self._load(names, device)
         self.tokenizer = load_tokenizer(config.tokenizer_of(model))

@@ -1,38 +1,230 @@
-"""Live runs and their replays side by side, for combined.json: figures of both, and where the difference comes from.
+"""Live runs and their replays side by side, for the table: figures of both, and where the difference comes from.
 
 Both columns are about the same problems and the stored order of their traces; a row of the table averages its replay
 over orders, so it may differ from the replay here.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from eval.table.config import CombinedConfig
-from eval.table.live import TOKEN_CAUSES, asks_all_pairs
-from eval.table.store import judge_labels, read_engine, read_live
-from secateur.engines.accounting import JUDGE_COSTS, Usage
+from eval.table.live_record import TOKEN_CAUSES, LiveProblem, ProblemSide, asks_all_pairs
+from eval.table.rows import rounded
+from eval.table.store import EngineFacts, names_of_judges, read_engine, read_live
+from secateur.engines.accounting import JUDGE_COSTS
+from secateur.results import LiveCause, LiveDifference, LiveEntry, LiveEquality, LiveSide
 from secateur.runtime.files import read_jsonl
 from secateur.runtime.statistics import paired_difference
 from secateur.tasks.records import Problem
 
-Cause = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class SamplingTime:
+    """What is noted of the sampling of all n traces: wall time [s] of the slowest process, `tokens` made in it."""
+
+    seconds: float
+    tokens: int
 
 
-def explain(entry: Mapping[str, Any], dtype: str) -> str:
-    """Why live and replay of an entry of eval/table/live_report.py differ, each cause with its size.
+@dataclass(frozen=True)
+class LiveRunsOf:
+    """Live runs of one model by one rule: problem id → record, how it was run, and whether the judge was asked for
+    all
+    pairs."""
+
+    records: Mapping[str, LiveProblem]
+    engine: EngineFacts
+    places: int
+    dtype: str
+    all_pairs: bool
+    sampled: SamplingTime | None
+
+    @property
+    def found(self) -> list[LiveProblem]:
+        return list(self.records.values())
+
+
+def live_equality(config: CombinedConfig, problems: Sequence[Problem]) -> LiveEquality | None:
+    """How many live runs were equal to their replay, over all models and rules; None if none was asked for."""
+    live = problems[: config.live_count(len(problems))]
+    if not live:
+        return None
+    records = {
+        (name, method, problem.id): read_live(config, name, method, problem)
+        for name in config.models
+        for method in config.rules
+        for problem in live
+    }
+    unequal = {", ".join(key): record.difference for key, record in records.items() if not record.equal}
+    exact = all(read_engine(config, name).exact for name in config.models)
+    return LiveEquality(len(records), len(records) - len(unequal), unequal, exact)
+
+
+def live_entries(config: CombinedConfig, problems: Sequence[Problem], benchmark: str) -> list[LiveEntry]:
+    """One entry per model and rule that ran live; [] if nothing did.
+
+    `config` is that of one benchmark's run folder, `problems` all of its problems in their order.
+    """
+    live = problems[: config.live_count(len(problems))]
+    entries = []
+    for model in config.models if live else ():
+        engine = read_engine(config, model)
+        sampled = sampling_time(Path(config.output_dir) / model)
+        for method, rule in config.rules.items():
+            records = {problem.id: read_live(config, model, method, problem) for problem in live}
+            all_pairs = asks_all_pairs(rule, next(iter(records.values())).traces)
+            runs = LiveRunsOf(records, engine, config.rows, config.dtype, all_pairs, sampled)
+            entries.append(live_entry(runs, benchmark, model, method, names_of_judges(config, model)[0]))
+    return entries
+
+
+def live_entry(runs: LiveRunsOf, benchmark: str, model: str, method: str, judge: str) -> LiveEntry:
+    """Live and replay of some problems beside each other."""
+    found = runs.found
+    live, replayed = (_side(found, side) for side in (_live, _replay))
+    live = replace(live, wall_s=phase_seconds(found))
+    seconds, measured = _sampling(found, runs.sampled)
+    entry = LiveEntry(
+        benchmark=benchmark,
+        model=model,
+        method=method,
+        judge=judge,
+        problems=len(found),
+        equal=sum(record.equal for record in found),
+        exact=runs.engine.exact,
+        live=live,
+        replay=replayed,
+        difference=_difference(found, live, replayed),
+        causes=tuple(find_causes(runs)),
+        unequal={name: record.difference for name, record in runs.records.items() if not record.equal},
+        sampling_wall_s=seconds,
+        sampling_wall_measured=measured,
+        words="",
+        wall_words="",
+    )
+    places = max(runs.places, max(record.traces for record in found))
+    return replace(entry, words=explain(entry, runs.dtype), wall_words=wall_words(entry, places))
+
+
+def _live(record: LiveProblem) -> ProblemSide:
+    return record.live
+
+
+def _replay(record: LiveProblem) -> ProblemSide:
+    return record.replay
+
+
+def _side(found: Sequence[LiveProblem], side_of: Callable[[LiveProblem], ProblemSide]) -> LiveSide:
+    sides = [side_of(record) for record in found]
+    tokens = rounded(reduce(add, (side.tokens for side in sides)))
+    return LiveSide(
+        accuracy=_mean(side.right for side in sides),
+        finished=_mean(side.finished for side in sides),
+        capped=sum(side.capped for side in sides),
+        tokens=replace(tokens, longest_path=_mean(side.tokens.longest_path for side in sides)),
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _difference(found: Sequence[LiveProblem], live: LiveSide, replayed: LiveSide) -> LiveDifference:
+    pairs = [(record.live.right, record.replay.right) for record in found]
+    mean, low, high = paired_difference([float(a) for a, _ in pairs], [float(b) for _, b in pairs])
+    return LiveDifference(
+        accuracy=mean,
+        ci95=(low, high),
+        gained=sum(a and not b for a, b in pairs),
+        lost=sum(b and not a for a, b in pairs),
+        generated=live.tokens.generated - replayed.tokens.generated,
+    )
+
+
+def find_causes(runs: LiveRunsOf) -> list[LiveCause]:
+    """What makes live and replay differ, each with its measured size; causes of size zero are left out.
+
+    before_cut, after_cut, cap, choice (see eval/table/live_record.py): `traces`, and `generated` tokens more than in
+    the replay, which add up to the whole difference. overrun: `tokens` computed after a stop. hidden: a server does
+    not tell all of these. steps: how much longer the longest path is, a mean. judge: what it cost more than in the
+    replay, and whether it was asked `lazily`, pair by pair, where the replay pays the mean price of every pair that
+    the rule looks at. judge_failed: `problems` in which it failed in only one of both.
+    """
+    found = runs.found
+    causes = _token_causes(found) + _overrun(found, runs.engine)
+    steps = _gap(found, "longest_path") / len(found)
+    causes += [LiveCause("steps", steps=steps)] if steps else []
+    costs = {key: round(_gap(found, key), 3) for key in JUDGE_COSTS}
+    causes += [LiveCause("judge", lazily=not runs.all_pairs, judge=costs)] if any(costs.values()) else []
+    failed = sum(bool(record.live.judge_failure) != bool(record.replay.judge_failure) for record in found)
+    return causes + ([LiveCause("judge_failed", problems=failed)] if failed else [])
+
+
+def _token_causes(found: Sequence[LiveProblem]) -> list[LiveCause]:
+    causes = []
+    for cause in TOKEN_CAUSES:
+        traces = sum(record.causes[cause].traces for record in found)
+        generated = sum(record.causes[cause].generated for record in found)
+        causes += [LiveCause(cause, traces=traces, generated=generated)] if traces or generated else []
+    return causes
+
+
+def _overrun(found: Sequence[LiveProblem], engine: EngineFacts) -> list[LiveCause]:
+    tokens = int(sum(record.live.tokens.overrun for record in found))
+    causes = [LiveCause("overrun", tokens=tokens)] if tokens else []
+    return causes + ([LiveCause("hidden")] if engine.engine == "openai" else [])
+
+
+def _gap(found: Sequence[LiveProblem], field: str) -> float:
+    """Live − replay of a field of the usage, summed over problems."""
+    return sum(getattr(record.live.tokens, field) - getattr(record.replay.tokens, field) for record in found)
+
+
+def phase_seconds(found: Iterable[LiveProblem]) -> float:
+    """Wall time of the live phase of these problems [s]: the slowest process's; launches add up, and what a killed
+    one had not finished is not in it."""
+    own: dict[int, float] = {}
+    for record in found:
+        own[record.wall.rank] = own.get(record.wall.rank, 0.0) + record.wall.phase_s
+    return round(max(own.values()), 3)
+
+
+def sampling_time(folder: Path) -> SamplingTime | None:
+    """From the notes in a model's folder; None where nothing was sampled."""
+    seconds: dict[Path, float] = {}
+    tokens = 0
+    for path in sorted(folder.glob("wall-rank*.jsonl")):
+        for _, line in read_jsonl(path):
+            if line["what"] == "sampling":
+                seconds[path] = seconds.get(path, 0.0) + line["seconds"]
+                tokens += line["tokens"]
+    return SamplingTime(max(seconds.values()), tokens) if tokens else None
+
+
+def _sampling(found: Sequence[LiveProblem], sampled: SamplingTime | None) -> tuple[float | None, bool]:
+    """Seconds of sampling all traces of these problems, and whether they were measured rather than shared out."""
+    if sampled is None:
+        return None, False
+    tokens = sum(record.stored_tokens for record in found)
+    return round(sampled.seconds * tokens / sampled.tokens, 3), tokens == sampled.tokens
+
+
+def explain(entry: LiveEntry, dtype: str) -> str:
+    """Why live and replay differ, each cause with its size, in a sentence without any text of a model.
 
     `dtype`: what the model ran in; an exact engine keeps its promise to the last token in float64 only.
     """
-    causes = "; ".join(_say(cause, entry["exact"]) for cause in entry["causes"])
-    if entry["equal"] == entry["problems"]:
-        promise = "" if entry["exact"] else ", which this engine does not promise"
+    causes = "; ".join(_say(cause, entry.exact) for cause in entry.causes)
+    if entry.equal == entry.problems:
+        promise = "" if entry.exact else ", which this engine does not promise"
         return f"equal token for token{promise}" + (f"; {causes}" if causes else "")
-    differ = f"{entry['problems'] - entry['equal']} of {entry['problems']} problems differ"
-    fault = _fault(dtype) if entry["exact"] else ""
+    differ = f"{entry.problems - entry.equal} of {entry.problems} problems differ"
+    fault = _fault(dtype) if entry.exact else ""
     return f"{differ}{fault}: {causes or 'not in tokens'}; in all {_total(entry)}"
 
 
@@ -42,30 +234,26 @@ def _fault(dtype: str) -> str:
     return f", as in {dtype} another batch rounds differently and now and then flips a drawn token"
 
 
-def _total(entry: Mapping[str, Any]) -> str:
-    difference, replayed = entry["difference"], entry["replay"]["generated"]
-    share = f" ({_signed(100 * difference['generated'] / replayed, '.1f')} %)" if replayed else ""
-    flips = f"{difference['gained']} answers right only live, {difference['lost']} only in the replay"
-    return f"{_signed(difference['generated'])} generated tokens{share}, {flips}"
+def _total(entry: LiveEntry) -> str:
+    difference, replayed = entry.difference, entry.replay.tokens.generated
+    share = f" ({_signed(100 * difference.generated / replayed, '.1f')} %)" if replayed else ""
+    flips = f"{difference.gained} answers right only live, {difference.lost} only in the replay"
+    return f"{_signed(difference.generated)} generated tokens{share}, {flips}"
 
 
-def _say(cause: Cause, exact: bool) -> str:
-    name = cause["cause"]
-    if name == "overrun":
-        return (
-            f"{cause['tokens']:,} tokens of overrun, computed in steps that were under way when a trace was stopped"
-        )
-    if name == "hidden":
+def _say(cause: LiveCause, exact: bool) -> str:
+    if cause.cause == "overrun":
+        return f"{cause.tokens:,} tokens of overrun, computed in steps that were under way when a trace was stopped"
+    if cause.cause == "hidden":
         return "what the server computed after its streams were closed is not told"
-    if name == "steps":
-        path = f"the longest path differs by {_signed(cause['steps'], ',.1f')} steps per problem"
+    if cause.cause == "steps":
+        path = f"the longest path differs by {_signed(cause.steps, ',.1f')} steps per problem"
         return f"{path}, as lengths differ or the engine does not move every trace in every step"
-    if name == "judge":
+    if cause.cause == "judge":
         return _say_judge(cause)
-    if name == "judge_failed":
-        return f"the judge failed in only one of both on {cause['problems']} problems, whose traces then all ran on"
-    size = f"{cause['traces']:,} traces, {_signed(cause['generated'])} tokens"
-    return f"{_REASONS[name, exact]} ({size})"
+    if cause.cause == "judge_failed":
+        return f"the judge failed in only one of both on {cause.problems} problems, whose traces then all ran on"
+    return f"{_REASONS[cause.cause, exact]} ({cause.traces:,} traces, {_signed(cause.generated)} tokens)"
 
 
 _REASONS = {
@@ -80,14 +268,14 @@ _REASONS = {
 }
 
 
-def _say_judge(cause: Cause) -> str:
+def _say_judge(cause: LiveCause) -> str:
     named = {"read": "judge_prefill", "taken from its cache": "judge_cached", "generated": "judge_generated"}
-    sizes = [f"{_signed(cause[key])} judge tokens {what}" for what, key in named.items() if cause[key]]
-    if cause["judge_head"]:
-        sizes.append(f"{_signed(cause['judge_head'], '.3g')} multiply-accumulates of its head")
+    sizes = [f"{_signed(cause.judge[key])} judge tokens {what}" for what, key in named.items() if cause.judge[key]]
+    if cause.judge["judge_head"]:
+        sizes.append(f"{_signed(cause.judge['judge_head'], '.3g')} multiply-accumulates of its head")
     reason = (
         "the live judge is asked for pairs as they are needed, the replay pays their mean price"
-        if cause["lazily"]
+        if cause.lazily
         else "the judge reads other cuts"
     )
     return f"{reason} ({', '.join(sizes)})"
@@ -97,16 +285,16 @@ def _signed(value: float, style: str = ",.0f") -> str:
     return f"{value:+{style}}".replace("-", "−")
 
 
-def wall_words(entry: Mapping[str, Any], places: int) -> str:
+def wall_words(entry: LiveEntry, places: int) -> str:
     """What the wall-clock times of an entry are of, and how far they can be compared."""
     live = (
-        f"live: {entry['live']['wall_s']:,.1f} s until the last vote, the judge included; problems share up to "
+        f"live: {entry.live.wall_s:,.1f} s until the last vote, the judge included; problems share up to "
         f"{places} places of an engine"
     )
-    seconds = entry["sampling_wall_s"]
+    seconds = entry.sampling_wall_s
     if seconds is None:
         return f"{live}; how long sampling all their traces took is not noted"
-    if entry["sampling_wall_measured"]:
+    if entry.sampling_wall_measured:
         return (
             f"{live}; sampling all traces of the same problems took {seconds:,.1f} s; both without opening the engine"
         )
@@ -114,168 +302,3 @@ def wall_words(entry: Mapping[str, Any], places: int) -> str:
         f"{live}; sampling all their traces is put at {seconds:,.1f} s, their share by tokens of a phase "
         "that had more problems to fill the places with"
     )
-
-
-Records = dict[str, dict[str, Any]]  # problem id → what `eval.table.live.compare` says, and `wall`
-
-
-@dataclass(frozen=True)
-class EngineFacts:
-    """`name` and `exact` of the engine as in engine.json, the traces it was given at once, what the model ran in."""
-
-    name: str
-    exact: bool
-    places: int
-    dtype: str
-
-
-@dataclass(frozen=True)
-class SamplingTime:
-    """What is noted of the sampling of all n traces: wall time [s] of the slowest process, `tokens` made in it."""
-
-    seconds: float
-    tokens: int
-
-
-def live_entries(config: CombinedConfig, problems: Sequence[Problem], benchmark: str) -> list[dict[str, Any]]:
-    """One entry per model and method that ran live; [] if nothing did.
-
-    `config` is that of one benchmark's run folder, `problems` all of its problems in their order. See `live_entry`;
-    `benchmark`, `model`, `method` and `judge` say which one it is.
-    """
-    live = problems[: config.live_count(len(problems))]
-    entries = []
-    for model in config.models if live else ():
-        about = read_engine(config, model)
-        facts = EngineFacts(about["engine"], about["exact"], config.rows, config.dtype)
-        sampled = sampling_time(Path(config.output_dir) / model)
-        for method, rule in config.rules.items():
-            records = {problem.id: read_live(config, model, method, problem) for problem in live}
-            name = {"benchmark": benchmark, "model": model, "method": method, "judge": judge_labels(config, model)[0]}
-            all_pairs = asks_all_pairs(rule, next(iter(records.values()))["traces"])
-            entries.append(name | live_entry(records, facts, all_pairs, sampled))
-    return entries
-
-
-def live_entry(
-    records: Records, facts: EngineFacts, all_pairs: bool, sampled: SamplingTime | None = None
-) -> dict[str, Any]:
-    """Live and replay of some problems beside each other.
-
-    `live` and `replay`: accuracy (0-1); finished traces and longest_path [steps], means; capped traces; every other
-    field of `Usage`, sums; wall_s of the live phase. `difference`: live − replay, accuracy paired by problem.
-    `causes`: see `find_causes`. `sampling_wall_s`: what sampling all n traces of these problems took, or, where
-    `sampling_wall_measured` is False, their share of it by tokens; None where it is not known. `words` and
-    `wall_words` say all that in a sentence. `all_pairs`: see `eval.table.live.asks_all_pairs`.
-    """
-    found = list(records.values())
-    live, replayed = (_column(found, side) for side in ("live", "replay"))
-    live["wall_s"], replayed["wall_s"] = phase_seconds(found), None
-    causes = find_causes(found, all_pairs, facts)
-    entry = {
-        "problems": len(found),
-        "equal": sum(record["equal"] for record in found),
-        "exact": facts.exact,
-        "live": live,
-        "replay": replayed,
-        "difference": _difference(found, live, replayed),
-        "causes": causes,
-        "unequal": {name: record["difference"] for name, record in records.items() if not record["equal"]},
-        **_sampling(found, sampled),
-    }
-    places = max(facts.places, max(record["traces"] for record in found))
-    return entry | {"words": explain(entry, facts.dtype), "wall_words": wall_words(entry, places)}
-
-
-def _column(found: Sequence[dict[str, Any]], side: str) -> dict[str, Any]:
-    usages = [record[side]["usage"] for record in found]
-    sums = {field.name: sum(usage[field.name] for usage in usages) for field in fields(Usage)}
-    return {
-        "accuracy": _mean(record[side]["right"] for record in found),
-        "finished": _mean(record[side]["finished"] for record in found),
-        "capped": sum(record[side]["capped"] for record in found),
-        **{name: round(value, 3) for name, value in sums.items()},
-        "longest_path": _mean(usage["longest_path"] for usage in usages),
-    }
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
-
-
-def _difference(found: Sequence[dict[str, Any]], live: dict[str, Any], replayed: dict[str, Any]) -> dict[str, Any]:
-    pairs = [(record["live"]["right"], record["replay"]["right"]) for record in found]
-    mean, low, high = paired_difference([float(a) for a, _ in pairs], [float(b) for _, b in pairs])
-    return {
-        "accuracy": mean,
-        "ci95": [low, high],
-        "gained": sum(a and not b for a, b in pairs),
-        "lost": sum(b and not a for a, b in pairs),
-        "generated": live["generated"] - replayed["generated"],
-    }
-
-
-def find_causes(found: Sequence[dict[str, Any]], all_pairs: bool, facts: EngineFacts) -> list[dict[str, Any]]:
-    """What makes live and replay differ, each with its measured size; causes of size zero are left out.
-
-    before_cut, after_cut, cap, choice (see eval/table/live.py): `traces`, and `generated` tokens more than
-    in the replay, which add up to the whole difference. overrun: `tokens` computed after a stop. hidden: a server
-    does not tell all of these. steps: how much longer the longest path is, a mean. judge: what it cost more than in
-    the replay, and whether it was asked `lazily`, pair by pair, where the replay pays the mean price of every pair
-    that the rule looks at. judge_failed: `problems` in which it failed in only one of both.
-    """
-    causes: list[dict[str, Any]] = []
-    for cause in TOKEN_CAUSES:
-        sizes = {key: sum(record["causes"][cause][key] for record in found) for key in ("traces", "generated")}
-        causes += [{"cause": cause, **sizes}] if any(sizes.values()) else []
-    causes += _overrun(found, facts)
-    steps = _gap(found, lambda side: side["usage"]["longest_path"]) / len(found)
-    causes += [{"cause": "steps", "steps": steps}] if steps else []
-    costs = {key: round(_gap(found, lambda side, key=key: side["usage"][key]), 3) for key in JUDGE_COSTS}
-    causes += [{"cause": "judge", "lazily": not all_pairs, **costs}] if any(costs.values()) else []
-    failed = sum(bool(record["live"]["judge_failure"]) != bool(record["replay"]["judge_failure"]) for record in found)
-    return causes + ([{"cause": "judge_failed", "problems": failed}] if failed else [])
-
-
-def _overrun(found: Sequence[dict[str, Any]], facts: EngineFacts) -> list[dict[str, Any]]:
-    tokens = sum(record["live"]["usage"]["overrun"] for record in found)
-    causes: list[dict[str, Any]] = [{"cause": "overrun", "tokens": tokens}] if tokens else []
-    return causes + ([{"cause": "hidden"}] if facts.name == "openai" else [])
-
-
-def _gap(found: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:
-    """Live − replay, summed over problems."""
-    return sum(value(record["live"]) - value(record["replay"]) for record in found)
-
-
-def phase_seconds(found: Iterable[dict[str, Any]]) -> float:
-    """Wall time of the live phase of these problems [s]: the slowest process's; launches add up, and what a killed
-    one had not finished is not in it."""
-    own: dict[int, float] = {}
-    for record in found:
-        wall = record["wall"]
-        own[wall["rank"]] = own.get(wall["rank"], 0.0) + wall["phase_s"]
-    return round(max(own.values()), 3)
-
-
-def sampling_time(folder: Path) -> SamplingTime | None:
-    """From the notes in a model's folder; None where one does not say how many tokens it is about."""
-    seconds: dict[Path, float] = {}
-    tokens = 0
-    for path in sorted(folder.glob("wall-rank*.jsonl")):
-        for _, line in read_jsonl(path):
-            if line["what"] != "sampling":
-                continue
-            if "tokens" not in line:
-                return None
-            seconds[path] = seconds.get(path, 0.0) + line["seconds"]
-            tokens += line["tokens"]
-    return SamplingTime(max(seconds.values()), tokens) if tokens else None
-
-
-def _sampling(found: Sequence[dict[str, Any]], sampled: SamplingTime | None) -> dict[str, Any]:
-    if sampled is None:
-        return {"sampling_wall_s": None, "sampling_wall_measured": False}
-    tokens = sum(record["stored_tokens"] for record in found)
-    seconds = round(sampled.seconds * tokens / sampled.tokens, 3)
-    return {"sampling_wall_s": seconds, "sampling_wall_measured": tokens == sampled.tokens}

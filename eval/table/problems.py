@@ -11,7 +11,7 @@ from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
 
 
 @dataclass(frozen=True)
-class TraceRecord:
+class ReplayTrace:
     """One finished trace: the key of its answer (None: it gave none) and its length [tokens]; `cut_tokens` [tokens]
     is None for a trace that ended before its cut."""
 
@@ -26,7 +26,7 @@ class TraceRecord:
 
 
 @dataclass(frozen=True)
-class ProblemRecord:
+class ReplayProblem:
     """The n traces of one problem by one model, and what its judge said.
 
     Equal answers have equal keys; `right` are the keys of right ones, which may be none or several (50 % and 0.5 for
@@ -35,7 +35,7 @@ class ProblemRecord:
 
     problem_id: str
     right: frozenset[Hashable]
-    traces: tuple[TraceRecord, ...]
+    traces: tuple[ReplayTrace, ...]
     decision_seed: int = 0
     scores: np.ndarray | None = None
     """[n, n] probability (0-1) that two traces will end in the same answer, read at their cuts."""
@@ -59,18 +59,66 @@ class Outcome:
     oracle: float | None = None
 
 
-def part(record: ProblemRecord, chosen: np.ndarray) -> ProblemRecord:
+@dataclass(frozen=True)
+class Pruned:
+    """A pruning rule on one problem in one order of its traces; traces are numbered as in the problem.
+
+    `labels` [n] are the clusters, None where unassigned; `kept_tokens` [n] is how far each trace would have run.
+    """
+
+    survivors: list[int]
+    labels: list[int | None]
+    kept_tokens: list[int]
+    key: Hashable | None
+    usage: Usage
+    judge_failure: str | None
+
+
+@dataclass(frozen=True)
+class ConfidenceProfile:
+    """All that DeepConf (deepconf.py) asks of one trace: `mean` token confidence, and each new low of its group
+    confidence,
+    `lows` descending, with `tokens` ascending, how many were generated when it was seen. A trace shorter than the
+    window has no group: it is never stopped, and its confidence is its mean."""
+
+    mean: float
+    lows: np.ndarray
+    tokens: np.ndarray
+
+    @property
+    def lowest(self) -> float:
+        return float(self.lows[-1]) if len(self.lows) else self.mean
+
+    def stopped_at(self, bar: float) -> int | None:
+        """Tokens generated when the group confidence first lies below `bar`; None if it never does."""
+        place = int(np.searchsorted(-self.lows, -bar, side="right"))
+        return int(self.tokens[place]) if place < len(self.lows) else None
+
+
+def confidence_profile(confidences: Sequence[float], window: int) -> ConfidenceProfile:
+    """`confidences` [tokens], one per token of a whole trace."""
+    values = np.asarray(confidences, dtype=np.float64)
+    if not len(values):
+        raise ValueError("a trace has at least one token")
+    sums = np.concatenate([[0.0], values.cumsum()])
+    groups = np.round((sums[window:] - sums[:-window]) / window, 6)  # equal confidences have equal means
+    before = np.concatenate([[np.inf], np.minimum.accumulate(groups)[:-1]]) if len(groups) else groups
+    places = np.flatnonzero(groups < before)
+    return ConfidenceProfile(float(values.mean()), groups[places], places + window)
+
+
+def part(problem: ReplayProblem, chosen: np.ndarray) -> ReplayProblem:
     """The problem as if only the `chosen` traces [m] had been sampled, in that order; the judge's usage is the part
     of
     the stored one that falls to them."""
     places = chosen.tolist()
-    return ProblemRecord(
-        record.problem_id,
-        record.right,
-        tuple(record.traces[place] for place in places),
-        record.decision_seed,
-        None if record.scores is None else record.scores[np.ix_(chosen, chosen)],
-        record.judge_usage.part(places),
+    return ReplayProblem(
+        problem.problem_id,
+        problem.right,
+        tuple(problem.traces[place] for place in places),
+        problem.decision_seed,
+        None if problem.scores is None else problem.scores[np.ix_(chosen, chosen)],
+        problem.judge_usage.part(places),
     )
 
 
@@ -100,17 +148,17 @@ def mean_usage(usages: Sequence[Usage]) -> Usage:
     return Usage(**{name: float(np.mean([getattr(usage, name) for usage in usages])) for name in fields})
 
 
-def oracle_share(record: ProblemRecord, chosen: Sequence[Sequence[int]]) -> float:
+def oracle_share(problem: ReplayProblem, chosen: Sequence[Sequence[int]]) -> float:
     """The share of the choices of traces in which at least one is right."""
-    return float(np.mean([any(record.traces[index].key in record.right for index in traces) for traces in chosen]))
+    return float(np.mean([any(problem.traces[index].key in problem.right for index in traces) for traces in chosen]))
 
 
-def rng_for(record: ProblemRecord, purpose: str) -> np.random.Generator:
+def rng_for(problem: ReplayProblem, purpose: str) -> np.random.Generator:
     """Random numbers that depend on the problem and the purpose, not on the order in which either is asked for."""
-    return np.random.default_rng([record.decision_seed, *purpose.encode()])
+    return np.random.default_rng([problem.decision_seed, *purpose.encode()])
 
 
-def trace_orders(record: ProblemRecord, orders: int) -> list[list[int]]:
+def trace_orders(problem: ReplayProblem, orders: int) -> list[list[int]]:
     """`orders` orders of the traces: the stored one first, then random ones, the same for every method."""
-    rng, n = rng_for(record, "orders"), len(record.traces)
+    rng, n = rng_for(problem, "orders"), len(problem.traces)
     return [list(range(n)), *(rng.permutation(n).tolist() for _ in range(orders - 1))]

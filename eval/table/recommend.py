@@ -1,7 +1,7 @@
 """Which method to run: the Pareto frontiers, and the cheapest method that loses no more than a tolerance.
 
-Pure functions. The reference is the base model's vote of all n traces. A method *holds* if the lower bound of its
-paired difference to the reference is no worse than minus the tolerance, *loses* if the upper bound is worse, and
+Pure functions. The reference is the base model's consensus of all n traces. A method *holds* if the lower bound of
+its paired difference to the reference is no worse than minus the tolerance, *loses* if the upper bound is worse, and
 between the two the problems *cannot tell*.
 
 The bounds are the wider of two intervals: the paired bootstrap of the table, and the adjusted interval of Agresti and
@@ -14,21 +14,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
 
 import numpy as np
 
+from secateur.results import Considered, ModelChoice, Recommendation, Verdict
 from secateur.runtime.statistics import paired_difference
 
 _Z = NormalDist().inv_cdf(0.975)
 _Z_POWER = _Z + NormalDist().inv_cdf(0.8)
 """For planning: with so many standard errors of room, four of five such evaluations can tell."""
 _MOST = 1_000_000  # problems; more than that is "no number"
-Verdict = Literal["holds", "loses", "cannot tell"]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Option:
     """A row that a user could run. `accuracies` [problems], in the reference's order (0-1); `net_tokens` and
     `longest_path` are means per problem, the former in tokens of the base model with the judge's work included."""
 
@@ -46,38 +45,30 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A candidate's difference to the reference (fractions), its bootstrap interval, the bounds that decide, and
-    how many problems would tell: None where the verdict stands, or where no number would if it is what it seems."""
+class Compared:
+    """An option, and what was found of it against the reference."""
 
-    candidate: Candidate
-    difference: float
-    ci95: tuple[float, float]
-    low: float
-    high: float
-    verdict: Verdict
-    problems_needed: int | None
+    option: Option
+    found: Considered
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "id": self.candidate.id,
-            "verdict": self.verdict,
-            "difference": self.difference,
-            "ci95": list(self.ci95),
-            "interval": [self.low, self.high],
-            "problems_needed": self.problems_needed,
-        }
+    @property
+    def low(self) -> float:
+        return self.found.interval[0]
+
+    @property
+    def high(self) -> float:
+        return self.found.interval[1]
 
 
-def pareto(candidates: Sequence[Candidate], cost: Callable[[Candidate], float]) -> list[str]:
+def pareto(options: Sequence[Option], cost: Callable[[Option], float]) -> list[str]:
     """Ids of those that no other beats: as accurate and cheaper, or as cheap and more accurate. Cheapest first."""
     kept = []
-    for one in candidates:
+    for one in options:
         beaten = any(
             other.accuracy >= one.accuracy
             and cost(other) <= cost(one)
             and (other.accuracy, -cost(other)) != (one.accuracy, -cost(one))
-            for other in candidates
+            for other in options
         )
         if not beaten:
             kept.append(one)
@@ -113,107 +104,107 @@ def problems_needed(differences: Sequence[float], tolerance: float) -> int | Non
     return above
 
 
-def judge_candidate(candidate: Candidate, reference: Sequence[float], tolerance: float) -> Judged:
-    """Hold one candidate against the reference's accuracies, problem by problem."""
-    mean, *bootstrap = paired_difference(candidate.accuracies, reference)
+def compare(option: Option, reference: Sequence[float], tolerance: float) -> Considered:
+    """One option against the reference's accuracies, problem by problem."""
+    mean, *bootstrap = paired_difference(option.accuracies, reference)
     low, high = bootstrap
-    differences = np.asarray(candidate.accuracies, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
-    if candidate.accuracies is not reference:
+    differences = np.asarray(option.accuracies, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
+    if option.accuracies is not reference:
         adjusted = adjusted_interval(differences)
         low, high = min(low, adjusted[0]), max(high, adjusted[1])
     verdict: Verdict = "holds" if low >= -tolerance else "loses" if high < -tolerance else "cannot tell"
     needed = problems_needed(differences, tolerance) if verdict == "cannot tell" else None
-    return Judged(candidate, mean, (bootstrap[0], bootstrap[1]), low, high, verdict, needed)
+    return Considered(option.id, verdict, mean, (bootstrap[0], bootstrap[1]), (low, high), needed)
 
 
-def recommend(candidates: Sequence[Candidate], reference: Candidate, points: float) -> dict[str, Any]:
-    """The field `recommendation` of combined.json; `points` is the tolerance in percentage points of accuracy.
+def recommend(options: Sequence[Option], reference: Option, points: float, benchmark: str) -> Recommendation:
+    """The recommendation for a benchmark; `points` is the tolerance in percentage points of accuracy.
 
-    `reference` may be among the candidates; it always holds. What is cheap is decided by net tokens.
+    `reference` may be among the options; it always holds. What is cheap is decided by net tokens.
     """
-    tolerance = points / 100
-    judged = [judge_candidate(one, reference.accuracies, tolerance) for one in candidates]
-    judged.sort(key=lambda one: (one.candidate.net_tokens, one.candidate.id))
-    models = list(dict.fromkeys(candidate.model for candidate in candidates))
-    per_model = {model: [one for one in judged if one.candidate.model == model] for model in models}
+    compared = [Compared(one, compare(one, reference.accuracies, points / 100)) for one in options]
+    compared.sort(key=lambda one: (one.option.net_tokens, one.option.id))
+    models = list(dict.fromkeys(option.model for option in options))
+    per_model = {model: [one for one in compared if one.option.model == model] for model in models}
     words = [sentence(model, found, reference, points) for model, found in per_model.items()]
-    overall = _cheapest(judged, "holds")
+    overall = _cheapest(compared, "holds")
     if len(models) > 1:
         words.append(_overall(overall, points))
-    return {
-        "tolerance_points": points,
-        "tolerance": tolerance,
-        "reference": reference.id,
-        "per_model": {model: _choice(found) for model, found in per_model.items()},
-        "overall": overall.candidate.id if overall else None,
-        "frontier_tokens": pareto(candidates, lambda one: one.net_tokens),
-        "frontier_wall": pareto(candidates, lambda one: one.longest_path),
-        "frontier_wall_measure": "longest_path",
-        "words": words,
-    }
+    return Recommendation(
+        benchmark=benchmark,
+        tolerance_points=points,
+        reference=reference.id,
+        per_model={model: _choice(found) for model, found in per_model.items()},
+        overall=overall.option.id if overall else None,
+        frontier_tokens=tuple(pareto(options, lambda one: one.net_tokens)),
+        frontier_wall=tuple(pareto(options, lambda one: one.longest_path)),
+        words=tuple(words),
+    )
 
 
-def _cheapest(judged: Sequence[Judged], verdict: Verdict) -> Judged | None:
-    return next((one for one in judged if one.verdict == verdict), None)
+def _cheapest(compared: Sequence[Compared], verdict: Verdict) -> Compared | None:
+    return next((one for one in compared if one.found.verdict == verdict), None)
 
 
-def _choice(judged: Sequence[Judged]) -> dict[str, Any]:
-    """What is recommended for one model, and every candidate of it, the cheapest first."""
-    best = _cheapest(judged, "holds")
-    return {"recommended": best.candidate.id if best else None, "considered": [one.to_json() for one in judged]}
+def _choice(compared: Sequence[Compared]) -> ModelChoice:
+    """What is recommended for one model, and every option of it, the cheapest first."""
+    best = _cheapest(compared, "holds")
+    return ModelChoice(best.option.id if best else None, tuple(one.found for one in compared))
 
 
-def sentence(model: str, judged: Sequence[Judged], reference: Candidate, points: float) -> str:
-    """The recommendation for one model in words; `judged` is the cheapest first."""
-    best = _cheapest(judged, "holds")
-    cheaper = list(judged) if best is None else list(judged[: judged.index(best)])
+def sentence(model: str, compared: Sequence[Compared], reference: Option, points: float) -> str:
+    """The recommendation for one model in words; `compared` is the cheapest first."""
+    best = _cheapest(compared, "holds")
+    cheaper = list(compared) if best is None else list(compared[: compared.index(best)])
     unsure = _most_promising(cheaper)
     of = "" if model == reference.model else f" of {reference.model}"
     if best is None:
         said = f"{model}: no method is shown to be within {points:g} points of {reference.name}{of}"
-    elif best.candidate.id == reference.id:
+    elif best.option.id == reference.id:
         said = f"{model}: {reference.name} itself; nothing cheaper is shown to be within {points:g} points of it"
     else:
-        said = f"{model}: {best.candidate.name} is the cheapest shown to be within {points:g} points of "
-        said += f"{reference.name}{of}: {_measured(best)}, {_saved(best.candidate, reference)}"
+        said = f"{model}: {best.option.name} is the cheapest shown to be within {points:g} points of "
+        said += f"{reference.name}{of}: {_measured(best)}, {_saved(best.option, reference)}"
     return f"{said}. {_unsure(unsure, len(reference.accuracies), best is not None)}".strip()
 
 
-def _most_promising(judged: Sequence[Judged]) -> Judged | None:
+def _most_promising(compared: Sequence[Compared]) -> Compared | None:
     """The cheapest in doubt that more problems could settle, else the cheapest in doubt."""
-    unsure = [one for one in judged if one.verdict == "cannot tell"]
-    return next((one for one in unsure if one.problems_needed is not None), next(iter(unsure), None))
+    unsure = [one for one in compared if one.found.verdict == "cannot tell"]
+    return next((one for one in unsure if one.found.problems_needed is not None), next(iter(unsure), None))
 
 
-def _unsure(unsure: Judged | None, problems: int, cheaper: bool) -> str:
+def _unsure(unsure: Compared | None, problems: int, cheaper: bool) -> str:
     """What might do as well, and how many problems would tell."""
     if unsure is None:
         return ""
     enough = "if that is the truth, no number of problems would show it"
-    if unsure.problems_needed is not None:
-        enough = f"about {_about(unsure.problems_needed)} problems would be needed"
+    if unsure.found.problems_needed is not None:
+        enough = f"about {_about(unsure.found.problems_needed)} problems would be needed"
     return (
-        f"{'Cheaper, but one' if cheaper else 'One'} cannot tell with {problems} problems: {unsure.candidate.name} "
-        f"({100 * unsure.candidate.saving_net:.1f} % saved net), {_measured(unsure)}, that is "
+        f"{'Cheaper, but one' if cheaper else 'One'} cannot tell with {problems} problems: {unsure.option.name} "
+        f"({100 * unsure.option.saving_net:.1f} % saved net), {_measured(unsure)}, that is "
         f"±{50 * (unsure.high - unsure.low):.1f}; {enough}."
     )
 
 
-def _overall(best: Judged | None, points: float) -> str:
+def _overall(best: Compared | None, points: float) -> str:
     if best is None:
         return f"overall: nothing is shown to be within {points:g} points."
-    saved = f"{100 * best.candidate.saving_net:.1f} % saved net"
-    return f"overall: {best.candidate.name} on {best.candidate.model}, {saved}."
+    saved = f"{100 * best.option.saving_net:.1f} % saved net"
+    return f"overall: {best.option.name} on {best.option.model}, {saved}."
 
 
-def _measured(judged: Judged) -> str:
-    difference, low, high = (_signed(100 * value) for value in (judged.difference, judged.low, judged.high))
+def _measured(compared: Compared) -> str:
+    difference, low, high = (
+        _signed(100 * value) for value in (compared.found.difference, compared.low, compared.high)
+    )
     return f"{difference} points (cautious 95 % CI {low} … {high})"
 
 
-def _saved(candidate: Candidate, reference: Candidate) -> str:
-    saved = f"{100 * candidate.saving_net:.1f} % saved net"
-    return f"{saved}, longest path {candidate.longest_path:,.0f} tokens (vote of all: {reference.longest_path:,.0f})"
+def _saved(option: Option, reference: Option) -> str:
+    saved = f"{100 * option.saving_net:.1f} % saved net"
+    return f"{saved}, longest path {option.longest_path:,.0f} tokens (consensus: {reference.longest_path:,.0f})"
 
 
 def _signed(points: float) -> str:

@@ -1,19 +1,20 @@
-"""From the results of all methods to the rows, differences and examples of combined.json. Pure functions."""
+"""From the results of all methods to the rows and differences of the table. Pure functions."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from eval.table.labels import judge_label, method_label
-from eval.table.methods import BASELINES, Pruned
-from eval.table.problems import Outcome, ProblemRecord
-from eval.table.results import Result
-from eval.table.rules import PUBLISHED
+from eval.table.labels import judge_label
+from eval.table.method import Result
+from eval.table.problems import Outcome
+from eval.table.provenance import Seen
+from eval.table.registry import method_label, method_of
+from secateur.deepprune.judges.registry import JUDGE_KINDS
 from secateur.engines.accounting import Usage, net_cost, saving_gross, saving_net
+from secateur.results import Control, Cost, Difference, Row, RowName, SavingParts
 from secateur.runtime.statistics import mean_with_interval, paired_difference
 
 
@@ -25,10 +26,10 @@ def total_usage(outcomes: Sequence[Outcome]) -> Usage:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What rows are measured against: consensus over all n traces of the base model `model`.
+class BaseConsensus:
+    """What all savings are measured against: the consensus of all n traces of the base model `model`.
 
-    `votes` has for every model what consensus over all n of its own traces comes to, problem by problem;
+    `votes` has for every model what the consensus of all n of its own traces comes to, problem by problem;
     `parameters` are the models' sizes.
     """
 
@@ -43,7 +44,7 @@ class Reference:
 
     @cached_property
     def full(self) -> dict[str, float]:
-        """Model → what the vote of all its traces costs [multiply-accumulates]."""
+        """Model → what the consensus of all its traces costs [multiply-accumulates]."""
         return {name: net_cost(total_usage(vote), self.parameters[name], 0) for name, vote in self.votes.items()}
 
     @property
@@ -52,62 +53,75 @@ class Reference:
         return self.usage.generated / len(self.votes[self.model])
 
 
-def saving_parts(cost: float, own_full: float, reference: float) -> dict[str, float]:
+def saving_parts(cost: float, own_full: float, reference: float) -> SavingParts:
     """The net saving of a stack, divided into what shorter traces save and what fewer traces save (fractions).
 
-    All three are net costs [multiply-accumulates]: C of the row, C_full of consensus over all n traces of the row's
-    own model, C_ref of consensus over all n traces of the base model. The order is that of the stack, first the
-    length blade, then the redundancy blade on the traces of the model that it made:
+    All three are net costs [multiply-accumulates]: C of the row, C_full of the consensus of all n traces of the row's
+    own model, C_ref of the consensus of all n traces of the base model. The order is that of the stack, first length
+    pruning, then redundancy pruning on the traces of the model that it made:
 
         intra = 1 − C_full ÷ C_ref              (the net saving of that model's own row "consensus")
         inter = (C_full − C) ÷ C_ref            (what the method adds to it)
         intra + inter = 1 − C ÷ C_ref           (the net saving of the row, exactly)
 
-    In the other order the parts differ, since the second blade can only save what the first left over; what the
-    redundancy blade saves alone stands in the base model's row of the same method.
+    In the other order the parts differ, since the second can only save what the first left over; what redundancy
+    pruning saves alone stands in the base model's row of the same method.
     """
-    return {"intra": 1 - own_full / reference, "inter": (own_full - cost) / reference}
+    return SavingParts(1 - own_full / reference, (own_full - cost) / reference)
 
 
-def make_row(result: Result, benchmark: str, n: int, reference: Reference) -> dict[str, Any]:
-    """One row of combined.json.
-
-    `net_tokens`: everything spent per problem, the judge included, in tokens of the base model; `oracle_accuracy`:
-    how often one of the traces that vote is right; `controls`: what the method is held against, each with the
-    difference of the method to it, paired by problem; `saving_parts`: see there, for models other than the base.
-    Null where a row has none.
-    """
+def make_row(
+    result: Result,
+    row_id: str,
+    benchmark: str,
+    n: int,
+    reference: BaseConsensus,
+    *,
+    seen: Seen,
+    judge_kind: str | None = None,
+    cost: Cost | None = None,
+) -> Row:
+    """One row of the table; `row_id` is its name there."""
     usage = total_usage(result.outcomes)
     accuracy, low, high = mean_with_interval([outcome.accuracy for outcome in result.outcomes])
     full = reference.full[reference.model]
-    cost = net_cost(usage, result.prices.generator, result.prices.judge)
-    parts = None if result.model == reference.model else saving_parts(cost, reference.full[result.model], full)
-    return {
-        "id": result.id,
-        "model": result.model,
-        "method": result.method,
-        "judge": result.judge,
-        "benchmark": benchmark,
-        "n": n,
-        "problems": len(result.outcomes),
-        "accuracy": accuracy,
-        "accuracy_ci95": [low, high],
-        "oracle_accuracy": _oracle_accuracy(result.outcomes),
-        "finished": float(np.mean([outcome.finished for outcome in result.outcomes])),
-        "tokens": {key: round(value, 3) for key, value in dataclasses.asdict(usage).items()},
-        "wall_s": result.wall_s,
-        "saving_gross": saving_gross(usage.generated, reference.usage.generated),
-        "saving_net": saving_net(
+    spent = net_cost(usage, result.parameters.generator, result.parameters.judge)
+    own = result.model == reference.model
+    return Row(
+        id=row_id,
+        model=result.model,
+        method=result.method,
+        judge=result.judge,
+        benchmark=benchmark,
+        n=n,
+        problems=len(result.outcomes),
+        accuracy=accuracy,
+        accuracy_ci95=(low, high),
+        oracle_accuracy=_oracle_accuracy(result.outcomes),
+        finished=float(np.mean([outcome.finished for outcome in result.outcomes])),
+        tokens=rounded(usage),
+        saving_gross=saving_gross(usage.generated, reference.usage.generated),
+        saving_net=saving_net(
             usage,
-            generator_parameters=result.prices.generator,
-            judge_parameters=result.prices.judge,
+            generator_parameters=result.parameters.generator,
+            judge_parameters=result.parameters.judge,
             reference_generated=reference.usage.generated,
             reference_parameters=reference.parameters[reference.model],
         ),
-        "net_tokens": cost / reference.parameters[reference.model] / len(result.outcomes),
-        "saving_parts": parts,
-        "controls": {name: _control(result.outcomes, outcomes) for name, outcomes in result.controls.items()} or None,
-    }
+        net_tokens=spent / reference.parameters[reference.model] / len(result.outcomes),
+        saving_parts=None if own else saving_parts(spent, reference.full[result.model], full),
+        controls={name: _control(result.outcomes, outcomes) for name, outcomes in result.controls.items()},
+        wall_s=result.wall_s,
+        trained_on=seen.trained_on,
+        chosen_on=seen.chosen_on,
+        judge_kind=judge_kind,
+        cost=cost,
+    )
+
+
+def rounded(usage: Usage) -> Usage:
+    """As it is written: a thousandth of a token is enough."""
+    return Usage(**{key: round(value, 3) for key, value in dataclasses.asdict(usage).items()})
 
 
 def _oracle_accuracy(outcomes: Sequence[Outcome]) -> float | None:
@@ -115,84 +129,48 @@ def _oracle_accuracy(outcomes: Sequence[Outcome]) -> float | None:
     return float(np.mean(shares)) if shares else None
 
 
-def _control(outcomes: Sequence[Outcome], others: Sequence[Outcome]) -> dict[str, Any]:
+def _control(outcomes: Sequence[Outcome], others: Sequence[Outcome]) -> Control:
     mean, low, high = paired_difference([o.accuracy for o in outcomes], [o.accuracy for o in others])
-    return {
-        "accuracy": float(np.mean([outcome.accuracy for outcome in others])),
-        "generated": round(sum(outcome.usage.generated for outcome in others), 3),
-        "difference": mean,
-        "ci95": [low, high],
-    }
+    return Control(
+        accuracy=float(np.mean([outcome.accuracy for outcome in others])),
+        generated=round(sum(outcome.usage.generated for outcome in others), 3),
+        difference=mean,
+        ci95=(low, high),
+    )
 
 
-def make_differences(results: Sequence[Result], base: str, benchmark: str, n: int) -> list[dict[str, Any]]:
-    """DeepPrune by each judge but the random one against the base model's vote, its controls, and the baselines on
-    its own model, paired by problem."""
+def make_differences(
+    results: Sequence[Result], base: str, judge_kinds: Mapping[tuple[str, str], str], benchmark: str, n: int
+) -> list[Difference]:
+    """Every pruning rule by each judge but the one at chance against the base model's consensus, its controls, and
+    the rivals on its own model, paired by problem. `judge_kinds`: (model, judge) → kind."""
     consensus = [result for result in results if (result.model, result.method) == (base, "consensus")]
     differences = []
     for pruned in results:
-        if not pruned.method.startswith(PUBLISHED) or pruned.judge == "random":
+        if not method_of(pruned.method).prunes or JUDGE_KINDS[judge_kinds[pruned.model, pruned.judge]].is_chance:
             continue
-        differences += [_difference(pruned, base, "consensus", None, result.outcomes) for result in consensus]
-        differences += [
-            _difference(pruned, pruned.model, name, pruned.judge, outcomes)
-            for name, outcomes in pruned.controls.items()
+        others = [(RowName(base, "consensus", None), result.outcomes) for result in consensus]
+        others += [
+            (RowName(pruned.model, name, pruned.judge), outcomes) for name, outcomes in pruned.controls.items()
         ]
-        differences += [
-            _difference(pruned, rival.model, rival.method, None, rival.outcomes)
+        others += [
+            (RowName(rival.model, rival.method, None), rival.outcomes)
             for rival in results
-            if rival.model == pruned.model and rival.method in BASELINES
+            if rival.model == pruned.model and method_of(rival.method).is_rival
         ]
-    return [difference | {"benchmark": benchmark, "n": n} for difference in differences]
+        differences += [_difference(pruned, name, outcomes, benchmark, n) for name, outcomes in others]
+    return differences
 
 
-def _difference(a: Result, model: str, method: str, judge: str | None, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _difference(a: Result, b: RowName, outcomes: Sequence[Outcome], benchmark: str, n: int) -> Difference:
     mean, low, high = paired_difference([o.accuracy for o in a.outcomes], [o.accuracy for o in outcomes])
-    of_model = f" of {model}" if model != a.model else ""
-    return {
-        "label": f"{a.model}: {method_label(a.method)} ({judge_label(a.judge)}) − {method_label(method)}{of_model}",
-        "a": {"model": a.model, "method": a.method, "judge": a.judge},
-        "b": {"model": model, "method": method, "judge": judge},
-        "difference": mean,
-        "ci95": [low, high],
-    }
-
-
-def evenly_chosen(records: Sequence[ProblemRecord], count: int) -> list[int]:
-    """Places of `count` problems spread evenly from the hardest to the easiest by their share of right traces."""
-    shares = [np.mean([key in record.right for key in record.keys]) for record in records]
-    order = sorted(range(len(records)), key=lambda index: (shares[index], index))
-    if count >= len(order):
-        return order
-    return [order[round(place)] for place in np.linspace(0, len(order) - 1, count)] if count else []
-
-
-def example_panel(
-    record: ProblemRecord, run: Pruned, texts: Sequence[str], answers: Sequence[str | None]
-) -> dict[str, Any]:
-    """Every trace of one problem by one model, as the report draws it."""
-    survivors = set(run.survivors)
-    traces = []
-    for index, trace in enumerate(record.traces):
-        pruned = run.kept_tokens[index] < trace.n_tokens
-        traces.append(
-            {
-                "sample": index,
-                "n_tokens": trace.n_tokens,
-                "cut_tokens": trace.cut_tokens,
-                "status": "pruned" if pruned else "finished",
-                "voted": index in survivors,
-                "cluster": run.labels[index],
-                "answer": answers[index],
-                "right": trace.key in record.right,
-                "text": texts[index],
-            }
-        )
-    names: Mapping[Any, str | None] = {
-        trace.key: answer for trace, answer in zip(record.traces, answers, strict=True) if trace.key is not None
-    }
-    return {
-        "traces": traces,
-        "vote": names.get(run.key),
-        "vote_right": run.key in record.right,
-    }
+    of_model = f" of {b.model}" if b.model != a.model else ""
+    return Difference(
+        label=f"{a.model}: {method_label(a.method)} ({judge_label(a.judge)}) − {method_label(b.method)}{of_model}",
+        a=RowName(a.model, a.method, a.judge),
+        b=b,
+        difference=mean,
+        ci95=(low, high),
+        benchmark=benchmark,
+        n=n,
+    )

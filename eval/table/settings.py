@@ -1,9 +1,9 @@
 """Rows stand in one table only if they were made with the same settings. Pure functions."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 
 SETTINGS = (
     "problems",
@@ -25,31 +25,29 @@ trace folder itself guards `problems`)."""
 FORGET = "give another output_dir, or delete that file: everything is then graded anew from the stored texts"
 
 
-def table_settings(config: Mapping[str, Any], grader: str | None = None) -> dict[str, Any]:
+def table_settings(config: Mapping[str, JSON], grader: str) -> dict[str, JSON]:
     """The settings of a run; `config` has the keys of a `CombinedConfig`. Of several n it is the largest, which was
-    sampled and which the others are parts of. A grader that is not known is left out."""
-    known = {key: config[key] for key in SETTINGS if key in config}
-    if isinstance(known.get("n"), list):
-        known["n"] = max(known["n"])
-    return known if grader is None else known | {"grader": grader}
+    sampled and which the others are parts of."""
+    n = config["n"]
+    return {key: config[key] for key in SETTINGS} | {"n": max(n) if isinstance(n, list) else n, "grader": grader}
 
 
 def check_same_settings(
-    there: Mapping[str, Any], here: Mapping[str, Any], where: str, remedy: str, free: Collection[str] = ()
+    there: Mapping[str, JSON], here: Mapping[str, JSON], where: str, remedy: str, free: Collection[str] = ()
 ) -> None:
     """Raise `InputError` naming `where`, the first key that differs, both values and the remedy.
 
-    Keys that one side does not have are passed over (they did not exist yet), as are those of `free`.
+    Keys of `free` are passed over.
     """
-    for key in there:
-        if key in here and key not in free and there[key] != here[key]:
+    for key in here:
+        if key not in free and there.get(key) != here[key]:
             raise InputError(
-                f"{where}: key '{key}' is {there[key]!r} there and {here[key]!r} here, so the rows would not belong "
-                f"in one table; {remedy}"
+                f"{where}: key '{key}' is {there.get(key)!r} there and {here[key]!r} here, so the rows would not "
+                f"belong in one table; {remedy}"
             )
 
 
-def check_joinable(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def check_joinable(runs: Sequence[tuple[str, Mapping[str, JSON]]]) -> None:
     """Raise `InputError` unless all runs, (where, settings) each, were made with the settings of the first."""
     for where, settings in runs[1:]:
         remedy = f"leave it out, or make it again with the settings of {runs[0][0]}"

@@ -11,18 +11,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from eval.table.config import CombinedConfig
 from eval.table.judge_names import judge_folder, judge_kind
+from eval.table.live_record import FORMAT, LiveProblem
 from secateur.deepprune.judges.untrained import UNTRAINED
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace
-from secateur.runtime.files import read_json, read_jsonl
+from secateur.runtime.files import read_json, read_jsonl, write_json
+from secateur.runtime.records import FORMAT_KEY, as_json, read_record, record_of
 from secateur.tasks.records import Problem
 
 
@@ -52,12 +53,26 @@ def engine_path(config: CombinedConfig, model: str) -> Path:
     return Path(config.output_dir) / model / "engine.json"
 
 
-def read_engine(config: CombinedConfig, model: str) -> dict[str, Any]:
-    """What the traces were made with: `engine`, `parameters` of the model, and whether it is `exact`."""
-    return read_json(engine_path(config, model))
+@dataclass(frozen=True)
+class EngineFacts:
+    """What the traces were made with: the name of the `engine`, `parameters` of the model, and whether it is
+    `exact`."""
+
+    engine: str
+    parameters: int
+    exact: bool
 
 
-def judge_labels(config: CombinedConfig, model: str) -> list[str]:
+def write_engine(config: CombinedConfig, model: str, facts: EngineFacts) -> None:
+    write_json(engine_path(config, model), as_json(facts))
+
+
+def read_engine(config: CombinedConfig, model: str) -> EngineFacts:
+    path = engine_path(config, model)
+    return record_of(EngineFacts, read_json(path), str(path))
+
+
+def names_of_judges(config: CombinedConfig, model: str) -> list[str]:
     """A name for each of a model's judges: its kind, where two are of one kind with as much of the folder's end as
     tells them apart."""
     parts = [(judge_kind(judge), *_parts(judge)[::-1]) for judge in config.scored_by(model)]
@@ -119,14 +134,15 @@ def read_scores(
 
 
 def read_live(
-    config: CombinedConfig, model: str, method: str, problem: Problem, settings: dict[str, Any] | None = None
-) -> dict[str, Any] | None:
-    """The stored comparison of a live run with its replay, under the same conditions as `read_scores`."""
+    config: CombinedConfig, model: str, method: str, problem: Problem, settings: str | None = None
+) -> LiveProblem | None:
+    """The stored comparison of a live run with its replay, under the same conditions as `read_scores`; None also
+    where it was written in another format."""
     path = live_path(config, model, method, problem)
-    if not path.is_file():
+    if not path.is_file() or read_json(path).get(FORMAT_KEY) != FORMAT:
         return None
-    record = read_json(path)
-    return record if settings is None or record["settings"] == settings else None
+    found = read_record(path, LiveProblem, FORMAT, "run it again")
+    return found if settings is None or found.settings == settings else None
 
 
 def wall_path(config: CombinedConfig, model: str, rank: int) -> Path:

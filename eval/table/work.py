@@ -1,6 +1,6 @@
 """The expensive part of a combined run, done by every process for its share of the problems: sample, judge, run live.
 
-What is on disk (combined_store.py) is not done again, unless scores or live runs were made with other settings.
+What is on disk (store.py) is not done again, unless scores or live runs were made with other settings.
 """
 
 import time
@@ -11,12 +11,14 @@ from eval.table.config import CombinedConfig
 from eval.table.judges import ModelJudges
 from eval.table.live import LiveRuns
 from eval.table.store import (
+    EngineFacts,
     engine_path,
     read_scores,
     scores_path,
     stored_traces,
     traces_folder,
     wall_path,
+    write_engine,
     write_scores,
 )
 from eval.traces.benchmarks import Problems
@@ -24,7 +26,7 @@ from eval.traces.sampling import WantedTraces, local_device, sample_missing
 from secateur.engines.base import Engine
 from secateur.engines.trace_folder import StoredTrace, TraceFolderWriter, read_trace_folder
 from secateur.runtime.console import progress
-from secateur.runtime.files import append_jsonl, write_json
+from secateur.runtime.files import append_jsonl
 from secateur.runtime.ranks import current_ranks
 from secateur.tasks.records import Problem
 
@@ -90,9 +92,8 @@ class BenchmarkWork:
 
     def _engine(self) -> Engine:
         """The model's; what the results need to know of it is noted on disk."""
-        engine, path = self.work.engine, engine_path(self.config, self.model)
-        about = {"engine": self.config.engine, "parameters": engine.parameters, "exact": engine.exact}
-        write_json(path, about)
+        engine = self.work.engine
+        write_engine(self.config, self.model, EngineFacts(self.config.engine, engine.parameters, engine.exact))
         return engine
 
     def _note_time(self, what: str, began: float, **counts: int) -> None:

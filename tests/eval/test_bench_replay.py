@@ -8,10 +8,10 @@ import pytest
 from bench.replay import config_of, rates, works
 from bench.which_method import against_equal_tokens, scaling_table
 from eval.table.config import CombinedConfig
-from eval.table.deepconf import confidence_profile
-from eval.table.methods import METHODS
-from eval.table.problems import ProblemRecord, TraceRecord
-from eval.table.results import ModelRecords, results_of_model
+from eval.table.grid import results_of_model
+from eval.table.method import ReplayModel
+from eval.table.problems import ReplayProblem, ReplayTrace, confidence_profile
+from eval.table.registry import METHODS
 from secateur.engines.accounting import JudgeUsage
 from secateur.runtime.errors import InputError
 
@@ -35,17 +35,17 @@ def config() -> CombinedConfig:
 
 
 @pytest.fixture(scope="module")
-def records() -> ModelRecords:
+def records() -> ReplayModel:
     rng, plain = np.random.default_rng(0), []
     for index in range(3):
-        traces = tuple(TraceRecord(str(rng.integers(3)), int(rng.integers(20, 60)), 8) for _ in range(N))
-        plain.append(ProblemRecord(f"p{index}", frozenset("1"), traces, index))
+        traces = tuple(ReplayTrace(str(rng.integers(3)), int(rng.integers(20, 60)), 8) for _ in range(N))
+        plain.append(ReplayProblem(f"p{index}", frozenset("1"), traces, index))
     half = [np.tril(rng.random((N, N)), -1) for _ in plain]
     judged = [
         replace(r, scores=s + s.T + np.eye(N), judge_usage=JudgeUsage()) for r, s in zip(plain, half, strict=True)
     ]
     profiles = [[confidence_profile(rng.random(trace.n_tokens), 3) for trace in r.traces] for r in plain]
-    return ModelRecords(
+    return ReplayModel(
         "base",
         1000,
         plain,
@@ -58,16 +58,16 @@ def records() -> ModelRecords:
     )
 
 
-def test_what_is_timed_is_what_the_table_shows(records: ModelRecords) -> None:
+def test_what_is_timed_is_what_the_table_shows(records: ReplayModel) -> None:
     asked, timed = config(), works(records, config())
     assert set(timed) == set(METHODS)
-    for result in results_of_model(records, asked)[0]:
+    for result in results_of_model(records, asked):
         outcomes = timed[result.method](asked.orders, asked.draws)
         assert [o.accuracy for o in outcomes] == [o.accuracy for o in result.outcomes], result.method
         assert [o.usage for o in outcomes] == [o.usage for o in result.outcomes], result.method
 
 
-def test_rates_are_of_stored_traces(records: ModelRecords) -> None:
+def test_rates_are_of_stored_traces(records: ReplayModel) -> None:
     for row in rates(records, config(), 1):
         assert row["once"] > 0 and row["mean"] == pytest.approx(3 * N / row["seconds"])
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from eval.combined import run
 from eval.dry_run.runs import plan_combined
 from eval.table.config import CombinedConfig
+from eval.table.run import run
 from secateur.deepprune.judges.untrained import UNTRAINED
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json

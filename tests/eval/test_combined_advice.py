@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from eval.combined import run
 from eval.joined import join
 from eval.report.page import ReportInputs, render_report
 from eval.table.config import CombinedConfig
-from eval.table.store import judge_labels, wall_path
+from eval.table.run import run
+from eval.table.store import names_of_judges, wall_path
 from eval.table.terminal import print_results
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, read_jsonl, write_json
@@ -128,8 +128,8 @@ def test_a_few_methods_make_a_table_and_a_report(inputs, tmp_path: Path, methods
 def test_judges_of_one_kind_are_told_apart_by_their_folders(inputs, tmp_path: Path) -> None:
     folders = [str(make_reading_judge("linear", inputs[0], tmp_path / name)) for name in ("a/judge", "b/judge", "c")]
     made = config(*inputs, tmp_path / "out", judges={"base": [*folders, "random"]})
-    assert judge_labels(made, "base") == ["linear-a-judge", "linear-b-judge", "linear-c", "random"]
-    assert judge_labels(config(*inputs, tmp_path / "out", judges={"base": folders[0]}), "base") == ["linear"]
+    assert names_of_judges(made, "base") == ["linear-a-judge", "linear-b-judge", "linear-c", "random"]
+    assert names_of_judges(config(*inputs, tmp_path / "out", judges={"base": folders[0]}), "base") == ["linear"]
 
 
 def test_the_wall_time_of_a_vote_is_that_of_its_own_traces(finished, inputs, tmp_path: Path) -> None:

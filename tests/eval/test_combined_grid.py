@@ -13,10 +13,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from eval.combined import run
 from eval.joined import join
 from eval.rule_sweep import RuleSweepConfig, load_run
 from eval.table.config import CombinedConfig
+from eval.table.run import run
 from eval.table.terminal import print_results
 from secateur.runtime.config import check_types, read_yaml
 from secateur.runtime.errors import InputError

@@ -11,8 +11,8 @@ from tests.combined_runs import settings, write_problems
 
 
 def combine(values: dict) -> None:
-    from eval.combined import run
     from eval.table.config import CombinedConfig
+    from eval.table.run import run
     from secateur.runtime.console import use_one_torch_thread
 
     use_one_torch_thread()

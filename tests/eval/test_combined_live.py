@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.combined import run
 from eval.table.config import CombinedConfig
 from eval.table.live import TOKEN_CAUSES, asks_all_pairs, compare
 from eval.table.live_report import EngineFacts, SamplingTime, live_entries, live_entry, sampling_time
+from eval.table.run import run
 from eval.table.store import live_path, read_live
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule, cut_pieces

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from eval.table.costs import TokenPrices, cost_of, read_prices
 from eval.table.csv import flat_row, rows_as_csv
-from eval.table.problems import Outcome, ProblemRecord, TraceRecord, blocks, mean_outcome, part
+from eval.table.problems import Outcome, ReplayProblem, ReplayTrace, blocks, mean_outcome, part
 from eval.table.rows import saving_parts
 from eval.table.settings import FORGET, MAY_GROW, check_joinable, check_same_settings, table_settings
+from eval.table.settings import SETTINGS as SETTINGS_KEYS
 from secateur.engines.accounting import JudgeUsage, Usage
+from secateur.results import Control, Cost, Row
 from secateur.runtime.errors import InputError
+from secateur.runtime.records import as_json
 
 COST = st.floats(0, 1e15)
 TIMES = st.floats(0, 50)
@@ -26,25 +29,25 @@ TIMES = st.floats(0, 50)
 def test_the_parts_of_a_saving_sum_to_it(row: float, own: float, reference: float) -> None:
     """Also where a model or a method costs many times the reference."""
     parts = saving_parts(row * reference, own * reference, reference)
-    assert parts["intra"] + parts["inter"] == pytest.approx(1 - row, abs=1e-12)
+    assert parts.intra + parts.inter == pytest.approx(1 - row, abs=1e-12)
     dearer = saving_parts(row * reference + reference, own * reference, reference)
-    assert dearer["intra"] == parts["intra"] and dearer["inter"] < parts["inter"]
+    assert dearer.intra == parts.intra and dearer.inter < parts.inter
 
 
 @given(COST, st.floats(1, 1e15))
 def test_a_part_that_does_nothing_saves_nothing(cost: float, reference: float) -> None:
     """A model as long as the base saves nothing inside its traces, a vote of all its traces nothing across them."""
-    assert saving_parts(cost, reference, reference)["intra"] == 0
-    assert saving_parts(cost, cost, reference)["inter"] == 0
+    assert saving_parts(cost, reference, reference).intra == 0
+    assert saving_parts(cost, cost, reference).inter == 0
 
 
 def test_money_is_tokens_times_prices() -> None:
     usage = Usage(generated=3_000_000, overrun=1_000_000, judge_prefill=500_000, judge_cached=2_000_000)
     generator, judge = TokenPrices(1.0, 0.5, 4.0), TokenPrices(0.2, 0.1, 0.3)
     cost = cost_of(usage, 10, 50_000.0, generator, judge)
-    assert cost["per_problem"] == pytest.approx((0.5 * 1 + 4 * 4 + 0.5 * 0.2 + 2 * 0.1) / 10)
-    assert cost["per_1000_problems"] == pytest.approx(1000 * cost["per_problem"])
-    assert cost_of(usage, 10, 50_000.0, generator, None)["per_problem"] == pytest.approx(16.5 / 10)
+    assert cost.per_problem == pytest.approx((0.5 * 1 + 4 * 4 + 0.5 * 0.2 + 2 * 0.1) / 10)
+    assert cost.per_1000_problems == pytest.approx(1000 * cost.per_problem)
+    assert cost_of(usage, 10, 50_000.0, generator, None).per_problem == pytest.approx(16.5 / 10)
 
 
 MODELS, JUDGES = {"base": "the model a/b"}, {"pairwise": "the judge c"}
@@ -81,8 +84,8 @@ def test_blocks_are_disjoint_and_as_many_as_fit(stored: int, data: st.DataObject
 
 def test_a_block_is_the_problem_with_fewer_traces() -> None:
     usage = JudgeUsage(Usage(judge_prefill=100), tuple(Usage(judge_prefill=10) for _ in range(4)))
-    traces = tuple(TraceRecord(str(place), 10 + place, place) for place in range(4))
-    record = ProblemRecord("p", frozenset("1"), traces, 7, np.arange(16.0).reshape(4, 4), usage)
+    traces = tuple(ReplayTrace(str(place), 10 + place, place) for place in range(4))
+    record = ReplayProblem("p", frozenset("1"), traces, 7, np.arange(16.0).reshape(4, 4), usage)
     taken = part(record, np.array([2, 3]))
     assert taken.keys == ["2", "3"] and taken.scores.tolist() == [[10, 11], [14, 15]]
     assert taken.judge_usage.everything.judge_prefill == 2 * 10 + (100 - 40) / 6, "its cuts, and one pair of six"
@@ -127,22 +130,32 @@ def test_other_settings_are_refused_by_name(key: str, value: Any) -> None:
 
 
 def test_same_settings_and_more_traces_are_fine() -> None:
-    check_joinable([("a", SETTINGS), ("b", dict(SETTINGS)), ("c", SETTINGS | {"new_key": 1})])
+    check_joinable([("a", SETTINGS), ("b", dict(SETTINGS)), ("c", dict(SETTINGS))])
     check_same_settings(SETTINGS, SETTINGS | {"n": 64}, "folder", FORGET, MAY_GROW)
 
 
 def test_of_several_n_the_largest_counts() -> None:
-    assert table_settings({"n": [4, 16, 8], "seed": 0}) == {"n": 16, "seed": 0}
+    config = dict.fromkeys(SETTINGS_KEYS, 0) | {"n": [4, 16, 8], "orders": 20}
+    assert table_settings(config, "g") == dict.fromkeys(SETTINGS_KEYS, 0) | {"n": 16, "grader": "g"}
+
+
+def make_row(row_id: str, accuracy: float, **changes: object) -> Row:
+    bounds = (accuracy - 0.1, accuracy + 0.1)
+    usage = Usage(generated=3)
+    return Row(
+        row_id, "base", "single", None, "b", 4, 2, accuracy, bounds, None, 1.0, usage, 0.1, 0.2, 3.0, **changes
+    )
 
 
 def test_csv_has_a_column_for_every_number() -> None:
+    control = Control(0.4, 9.0, 0.1, (0.0, 0.2))
     rows = [
-        {"id": "a", "accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "tokens": {"generated": 3}, "controls": None},
-        {"id": 'b, "c"\n', "accuracy": 1, "accuracy_ci95": [1, 1], "tokens": {"generated": 4},
-         "controls": {"random_traces": {"difference": 0.1, "ci95": [0.0, 0.2]}}},
-    ]  # fmt: skip
+        make_row("a", 0.5),
+        make_row('b, "c"\n', 1.0, controls={"random_traces": control}, cost=Cost(1.5, 1500.0)),
+    ]
     read = list(csv.DictReader(io.StringIO(rows_as_csv(rows))))
     assert read[0]["accuracy_low"] == "0.4" and read[0]["controls_random_traces_low"] == ""
     assert read[1]["id"] == 'b, "c"\n' and read[1]["controls_random_traces_high"] == "0.2"
-    assert "controls" not in read[0] and len(read) == 2
-    assert flat_row(rows[1])["tokens_generated"] == 4
+    assert "controls" not in read[0] and "tokens" not in read[0] and len(read) == 2
+    assert read[1]["tokens_generated"] == "3.0" and read[1]["cost_per_1000_problems"] == "1500.0"
+    assert flat_row(as_json(rows[1]))["tokens_generated"] == 3

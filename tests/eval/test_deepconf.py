@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.table.deepconf import ConfidenceProfile, DeepConfRule, confidence_profile, deepconf
-from eval.table.problems import ProblemRecord, TraceRecord
+from eval.table.deepconf import DeepConfRule, deepconf
+from eval.table.problems import ConfidenceProfile, ReplayProblem, ReplayTrace, confidence_profile
 from secateur.runtime.errors import InputError
 
 GOLD = "g"
@@ -18,8 +18,8 @@ def flat(confidence: float) -> ConfidenceProfile:
     return confidence_profile([confidence] * 10, 4)
 
 
-def make_record(keys: str, n_tokens: int = 10) -> ProblemRecord:
-    return ProblemRecord("p", RIGHT, tuple(TraceRecord(None if k == "-" else k, n_tokens, 5) for k in keys), 1)
+def make_record(keys: str, n_tokens: int = 10) -> ReplayProblem:
+    return ReplayProblem("p", RIGHT, tuple(ReplayTrace(None if k == "-" else k, n_tokens, 5) for k in keys), 1)
 
 
 def test_the_profile_of_a_trace_by_hand() -> None:

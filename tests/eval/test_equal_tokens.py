@@ -19,11 +19,11 @@ from bench.equal_tokens import (
     summary,
     write_report,
 )
-from eval.combined import run as run_combined
 from eval.rule_sweep import RuleSweepConfig, StoredRun
-from eval.table import methods
-from eval.table.methods import Prices
-from eval.table.problems import ProblemRecord, TraceRecord
+from eval.table.method import Parameters
+from eval.table.problems import ReplayProblem, ReplayTrace
+from eval.table.pruning import deepprune, prune_once
+from eval.table.run import run as run_combined
 from secateur.deepprune.rule import ADAPTIVE_RULE
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.runtime.console import console
@@ -31,33 +31,33 @@ from secateur.runtime.errors import InputError
 from tests.combined_runs import config, make_judge, write_problems
 
 
-def problem(index: int, n: int = 160, right: float = 0.5) -> ProblemRecord:
+def problem(index: int, n: int = 160, right: float = 0.5) -> ReplayProblem:
     """Answer "0" is right; a judge that mostly knows which answer a trace will give."""
     rng = np.random.default_rng(index)
     keys = np.where(rng.random(n) < right, 0, rng.integers(1, 5, n))
     lengths = rng.integers(60, 140, n)
     traces = tuple(
-        TraceRecord(str(key), int(length), 12 if rng.random() < 0.95 else None)
+        ReplayTrace(str(key), int(length), 12 if rng.random() < 0.95 else None)
         for key, length in zip(keys, lengths, strict=True)
     )
     scores = np.clip((keys[:, None] == keys[None]) * 0.7 + 0.15 + rng.normal(0, 0.1, (n, n)), 0.01, 0.99)
     cuts = tuple(Usage(judge_head=int(head)) for head in rng.integers(100, 200, n))
     usage = JudgeUsage(sum(cuts, Usage(judge_head=7 * n * (n - 1) // 2)), cuts)
     scores = np.tril(scores, -1) + np.tril(scores, -1).T
-    return ProblemRecord(f"p{index}", frozenset("0"), traces, index, scores, usage)
+    return ReplayProblem(f"p{index}", frozenset("0"), traces, index, scores, usage)
 
 
 @pytest.fixture(scope="module")
 def stored() -> StoredRun:
     records = [problem(index, right=0.35 + 0.1 * (index % 4)) for index in range(6)]
-    return StoredRun("base", "judge", records, Prices(1000), RULES["published"], 2, 20, 160)
+    return StoredRun("base", "judge", records, Parameters(1000), RULES["published"], 2, 20, 160)
 
 
 def test_a_part_of_all_traces_is_the_problem(stored):
     record = stored.records[0]
     order = np.random.default_rng(1).permutation(160)
-    again = methods.prune_once(part(record, order), RULES["published"])
-    direct = methods.prune_once(record, RULES["published"], order.tolist())
+    again = prune_once(part(record, order), RULES["published"])
+    direct = prune_once(record, RULES["published"], order.tolist())
     assert again.key == direct.key and again.usage == direct.usage
     assert sorted(order[again.survivors]) == direct.survivors
     assert part(record, np.arange(160)).judge_usage == record.judge_usage
@@ -68,9 +68,7 @@ def test_leaving_out_traces_that_are_never_started_changes_nothing(stored, name)
     for record in stored.records:
         chosen = np.random.default_rng(2).permutation(160)
         taken = part(record, chosen)
-        assert prune(record, RULES[name], chosen) == methods.deepprune(
-            taken, [methods.prune_once(taken, RULES[name])]
-        )
+        assert prune(record, RULES[name], chosen) == deepprune(taken, [prune_once(taken, RULES[name])])
     assert RULES["adaptive .95"] == ADAPTIVE_RULE
 
 

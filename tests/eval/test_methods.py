@@ -7,22 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.combined import answer_keys
-from eval.table.methods import (
-    Prices,
-    ProblemRecord,
-    TraceRecord,
-    consensus,
-    consensus_equal_tokens,
-    deepprune,
-    oracle,
-    prune_in_orders,
-    prune_once,
-    random_traces,
-    single,
-    vote_of_some,
-)
-from eval.table.problems import rng_for
+from eval.table.assemble import answer_keys
+from eval.table.method import Parameters
+from eval.table.problems import ReplayProblem, ReplayTrace, rng_for
+from eval.table.pruning import deepprune, prune_in_orders, prune_once, random_traces
+from eval.table.votes import consensus, consensus_equal_tokens, oracle, single, vote_of_some
 from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule
 from secateur.deepprune.vote import majority
 from secateur.engines.accounting import JudgeUsage, Usage, net_cost
@@ -33,7 +22,7 @@ RIGHT = frozenset({GOLD})
 
 
 @st.composite
-def records(draw: st.DrawFn) -> ProblemRecord:
+def records(draw: st.DrawFn) -> ReplayProblem:
     n = draw(st.integers(2, 16))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     lengths = rng.integers(5, 200, n)
@@ -41,18 +30,18 @@ def records(draw: st.DrawFn) -> ProblemRecord:
     for length in lengths:
         key = None if rng.random() < 0.1 else int(rng.integers(0, 4))
         cut = None if rng.random() < 0.1 else int(rng.integers(1, length + 1))
-        traces.append(TraceRecord(key, int(length), cut))
+        traces.append(ReplayTrace(key, int(length), cut))
     upper = np.triu(rng.random((n, n)), 1)
     cost = Usage(judge_prefill=int(rng.integers(0, 500)), judge_head=int(rng.integers(0, 5000)))
-    return ProblemRecord(f"p{n}", RIGHT, tuple(traces), int(rng.integers(0, 1000)), upper + upper.T, JudgeUsage(cost))
+    return ReplayProblem(f"p{n}", RIGHT, tuple(traces), int(rng.integers(0, 1000)), upper + upper.T, JudgeUsage(cost))
 
 
-def total(record: ProblemRecord) -> int:
+def total(record: ReplayProblem) -> int:
     return sum(trace.n_tokens for trace in record.traces)
 
 
 @given(records())
-def test_single_is_the_share_of_right_traces_and_oracle_bounds_everything(record: ProblemRecord) -> None:
+def test_single_is_the_share_of_right_traces_and_oracle_bounds_everything(record: ReplayProblem) -> None:
     share = np.mean([trace.key == GOLD for trace in record.traces])
     assert single(record).accuracy == pytest.approx(share)
     assert single(record).usage.generated == pytest.approx(total(record) / len(record.traces))
@@ -63,7 +52,7 @@ def test_single_is_the_share_of_right_traces_and_oracle_bounds_everything(record
 
 
 @given(records(), st.integers(0, 3))
-def test_identical_answers_make_every_vote_the_same(record: ProblemRecord, key: int) -> None:
+def test_identical_answers_make_every_vote_the_same(record: ReplayProblem, key: int) -> None:
     alike = replace(record, traces=tuple(replace(trace, key=key) for trace in record.traces))
     runs = prune_in_orders(alike, RULE, 3)
     right = float(key == GOLD)
@@ -72,7 +61,7 @@ def test_identical_answers_make_every_vote_the_same(record: ProblemRecord, key: 
 
 
 @given(records())
-def test_deepprune_spends_cuts_on_the_pruned_and_whole_lengths_on_survivors(record: ProblemRecord) -> None:
+def test_deepprune_spends_cuts_on_the_pruned_and_whole_lengths_on_survivors(record: ReplayProblem) -> None:
     run = prune_once(record, RULE)
     for index, (trace, kept) in enumerate(zip(record.traces, run.kept_tokens, strict=True)):
         whole = trace.cut_tokens is None or trace.cut_tokens >= trace.n_tokens
@@ -82,7 +71,7 @@ def test_deepprune_spends_cuts_on_the_pruned_and_whole_lengths_on_survivors(reco
 
 
 @given(records())
-def test_orders_are_reproducible_and_the_first_is_the_stored_one(record: ProblemRecord) -> None:
+def test_orders_are_reproducible_and_the_first_is_the_stored_one(record: ReplayProblem) -> None:
     runs = prune_in_orders(record, RULE, 4)
     assert runs[0] == prune_once(record, RULE)
     assert runs == prune_in_orders(record, RULE, 4)
@@ -92,8 +81,8 @@ def test_an_order_only_renames_traces() -> None:
     """Blocks of clear judge scores: whatever the order, the largest block is found and its members survive."""
     groups = [0] * 6 + [1] * 3
     scores = np.where(np.equal.outer(groups, groups), 0.9, 0.1)
-    traces = tuple(TraceRecord(group, 50 + index, 10) for index, group in enumerate(groups))
-    record = ProblemRecord("p", frozenset({0}), traces, 7, scores)
+    traces = tuple(ReplayTrace(group, 50 + index, 10) for index, group in enumerate(groups))
+    record = ReplayProblem("p", frozenset({0}), traces, 7, scores)
     for run in prune_in_orders(record, PruneRule(finish=FinishRule(largest=6)), 10):
         assert run.survivors == [0, 1, 2, 3, 4, 5]
         assert run.labels[6] == run.labels[7] == run.labels[8] != run.labels[0]
@@ -101,7 +90,7 @@ def test_an_order_only_renames_traces() -> None:
 
 
 @given(records())
-def test_random_traces_finish_as_many_as_deepprune(record: ProblemRecord) -> None:
+def test_random_traces_finish_as_many_as_deepprune(record: ReplayProblem) -> None:
     runs = prune_in_orders(record, RULE, 5)
     outcome = random_traces(record, runs, 3)
     assert outcome.finished == pytest.approx(np.mean([len(run.survivors) for run in runs]))
@@ -110,10 +99,10 @@ def test_random_traces_finish_as_many_as_deepprune(record: ProblemRecord) -> Non
 
 @given(records(), st.integers(1, 10**6), st.integers(0, 10**6))
 def test_equal_tokens_spend_what_deepprune_spent_and_never_more(
-    record: ProblemRecord, generator: int, judge: int
+    record: ReplayProblem, generator: int, judge: int
 ) -> None:
     pruned = deepprune(record, prune_in_orders(record, RULE, 2))
-    outcome = consensus_equal_tokens(record, pruned, Prices(generator, judge), 3)
+    outcome = consensus_equal_tokens(record, pruned, Parameters(generator, judge), 3)
     budget = net_cost(pruned.usage, generator, judge) / generator
     assert outcome.usage.generated == pytest.approx(min(budget, total(record)))
     assert outcome.finished <= len(record.traces)
@@ -121,7 +110,7 @@ def test_equal_tokens_spend_what_deepprune_spent_and_never_more(
 
 @settings(max_examples=20)
 @given(records(), st.floats(0, 1))
-def test_a_fractional_count_lies_between_its_neighbours(record: ProblemRecord, share: float) -> None:
+def test_a_fractional_count_lies_between_its_neighbours(record: ReplayProblem, share: float) -> None:
     """With the same draws, expectation is linear between two whole numbers of traces."""
     low, high, between = (
         vote_of_some(record, count, 50, np.random.default_rng(3)).accuracy for count in (1.0, 2.0, 1.0 + share)
@@ -130,7 +119,7 @@ def test_a_fractional_count_lies_between_its_neighbours(record: ProblemRecord, s
 
 
 @given(records())
-def test_a_vote_of_all_traces_is_consensus_up_to_ties(record: ProblemRecord) -> None:
+def test_a_vote_of_all_traces_is_consensus_up_to_ties(record: ReplayProblem) -> None:
     keys = [trace.key for trace in record.traces if trace.key is not None]
     counts = sorted((keys.count(key) for key in set(keys)), reverse=True)
     if len(counts) < 2 or counts[0] > counts[1]:
@@ -139,7 +128,7 @@ def test_a_vote_of_all_traces_is_consensus_up_to_ties(record: ProblemRecord) -> 
 
 
 @given(records(), st.integers(0, 99))
-def test_many_votes_at_once_are_each_the_majority(record: ProblemRecord, seed: int) -> None:
+def test_many_votes_at_once_are_each_the_majority(record: ReplayProblem, seed: int) -> None:
     rng, n = np.random.default_rng(seed), len(record.traces)
     size = int(rng.integers(1, n + 1))
     orders = np.random.default_rng(seed + 1)
@@ -150,22 +139,22 @@ def test_many_votes_at_once_are_each_the_majority(record: ProblemRecord, seed: i
 
 def test_expected_accuracy_of_random_votes_equals_enumeration() -> None:
     """Two of four traces, drawn without replacement; of two different answers the first drawn wins."""
-    traces = tuple(TraceRecord(key, 10, 5) for key in (0, 0, 1, 2))
-    record = ProblemRecord("p", RIGHT, traces)
+    traces = tuple(ReplayTrace(key, 10, 5) for key in (0, 0, 1, 2))
+    record = ReplayProblem("p", RIGHT, traces)
     # Ordered pairs of traces: 12. Right: (0, 0) twice, and the four that begin with a right trace and end in another.
     outcome = vote_of_some(record, 2, 20000, np.random.default_rng(1))
     assert outcome.accuracy == pytest.approx(6 / 12, abs=0.015)
 
 
 def test_no_trace_no_answer_and_no_tokens() -> None:
-    record = ProblemRecord("p", RIGHT, (TraceRecord(GOLD, 10, 5), TraceRecord(GOLD, 10, 5)))
+    record = ReplayProblem("p", RIGHT, (ReplayTrace(GOLD, 10, 5), ReplayTrace(GOLD, 10, 5)))
     outcome = vote_of_some(record, 0.0, 5, np.random.default_rng(0))
     assert (outcome.accuracy, outcome.usage.generated, outcome.finished) == (0.0, 0.0, 0.0)
 
 
 def test_a_failed_judge_prunes_nobody() -> None:
-    traces = tuple(TraceRecord(key, 10, 5) for key in (1, 0, 0))
-    run = prune_once(ProblemRecord("p", RIGHT, traces, 0, np.full((3, 3), np.nan)), RULE)
+    traces = tuple(ReplayTrace(key, 10, 5) for key in (1, 0, 0))
+    run = prune_once(ReplayProblem("p", RIGHT, traces, 0, np.full((3, 3), np.nan)), RULE)
     assert run.survivors == [0, 1, 2] and run.key == GOLD and run.judge_failure
     assert run.usage.generated == 30
 
@@ -174,9 +163,9 @@ def test_a_problem_may_have_several_right_answers() -> None:
     """50 % and 0.5 are not equal, so they are voted on apart, yet both are right where 0.5 is asked for."""
     keys, right = answer_keys(["0.5", "50\\%", "50\\%", "7", None], "0.5")
     assert keys == [0, 1, 1, 3, None] and right == {0, 1}
-    record = ProblemRecord("p", right, tuple(TraceRecord(key, 10, 5) for key in keys))
+    record = ReplayProblem("p", right, tuple(ReplayTrace(key, 10, 5) for key in keys))
     assert (single(record).accuracy, consensus(record).accuracy) == (0.6, 1.0)
     assert vote_of_some(record, 5, 3, np.random.default_rng(0)).accuracy == 1.0
-    nobody = ProblemRecord("p", frozenset(), record.traces)
+    nobody = ReplayProblem("p", frozenset(), record.traces)
     some = vote_of_some(nobody, 5, 3, rng_for(record, "some"))
     assert single(nobody).accuracy == oracle(nobody).accuracy == some.accuracy == 0

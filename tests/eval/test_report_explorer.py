@@ -17,9 +17,9 @@ from eval.report.bars import printable, ranked
 from eval.report.explorer import read_explorer, summary_of, write_explorer
 from eval.report.page import ReportInputs, write_report
 from eval.report.texts import Source, TraceTexts, cut_rules, pack_problems, shortened, split_at_cut
-from eval.table.methods import prune_once
-from eval.table.problems import ProblemRecord, TraceRecord
-from eval.table.results import ModelRecords
+from eval.table.method import ReplayModel
+from eval.table.problems import ReplayProblem, ReplayTrace
+from eval.table.pruning import prune_once
 from secateur.deepprune.cut import CutRule, cut_text
 from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.tasks.records import Problem
@@ -30,19 +30,19 @@ def unpacked(block: str) -> dict[str, Any]:
     return json.loads(gzip.decompress(base64.b64decode(block)))
 
 
-def make_record(n: int, seed: int) -> ProblemRecord:
+def make_record(n: int, seed: int) -> ReplayProblem:
     rng = np.random.default_rng(seed)
     keys = [None if key == 3 else int(key) for key in rng.integers(0, 4, n)]
     lengths = rng.integers(30, 90, n).tolist()
-    traces = tuple(TraceRecord(key, tokens, 20) for key, tokens in zip(keys, lengths, strict=True))
+    traces = tuple(ReplayTrace(key, tokens, 20) for key, tokens in zip(keys, lengths, strict=True))
     same = np.array([[float(a == b) for b in keys] for a in keys])
-    return ProblemRecord(f"p{seed}", frozenset({1}), traces, seed, np.clip(same + rng.normal(0, 0.2, (n, n)), 0, 1))
+    return ReplayProblem(f"p{seed}", frozenset({1}), traces, seed, np.clip(same + rng.normal(0, 0.2, (n, n)), 0, 1))
 
 
 def test_the_explorer_tells_what_the_replay_decided(tmp_path: Path) -> None:
     plain = [make_record(24, seed) for seed in range(6)]
     rules = {"deepprune": PruneRule(), "deepprune_adaptive": ADAPTIVE_RULE}
-    records = ModelRecords("m", 10, plain, {"linear": plain}, {"linear": 0}, {"linear": "linear"}, ["linear"])
+    records = ReplayModel("m", 10, plain, {"linear": plain}, {"linear": 0}, {"linear": "linear"}, ["linear"])
     answers = [[None if key is None else f"answer {key}" for key in record.keys] for record in plain]
     problems = [Problem(record.problem_id, "q", "answer 1") for record in plain]
     write_explorer(tmp_path, problems, rules, {"m": records}, {"m": answers})

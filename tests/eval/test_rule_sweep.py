@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from eval.collect_traces import CollectConfig
-from eval.combined import run as run_combined
 from eval.rule_sweep import RuleSweepConfig, run_sweep
 from eval.studies.rule_sweep import cells, mark_front
 from eval.table.config import CombinedConfig
 from eval.table.rules import changed_rule, flat_rule, rule_keys
+from eval.table.run import run as run_combined
 from secateur.deepprune.rule import PruneRule
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError

@@ -8,28 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.table.baselines import (
-    adaptive_consistency,
-    adaptive_stop,
-    average,
-    early_stopping,
-    majority_stays,
-    similar_dropped,
-    window_stop,
-)
-from eval.table.problems import ProblemRecord, TraceRecord, trace_orders
+from eval.table.problems import ReplayProblem, ReplayTrace, trace_orders
+from eval.table.sequential import adaptive_consistency, adaptive_stop, average, early_stopping, window_stop
+from eval.table.similarity import similar_dropped
+from secateur.deepprune.vote import majority_stays
 from secateur.engines.accounting import JudgeUsage, Usage
 
 GOLD = "g"
 RIGHT = frozenset({GOLD})
 
 
-def make_record(keys: str, lengths: list[int] | None = None, cuts: list[int | None] | None = None) -> ProblemRecord:
+def make_record(keys: str, lengths: list[int] | None = None, cuts: list[int | None] | None = None) -> ReplayProblem:
     """One trace per character; "-" gave no answer."""
     lengths = lengths or [10] * len(keys)
     cuts = cuts or [5] * len(keys)
     rows = zip(keys, lengths, cuts, strict=True)
-    return ProblemRecord("p", RIGHT, tuple(TraceRecord(None if k == "-" else k, n, c) for k, n, c in rows), 3)
+    return ReplayProblem("p", RIGHT, tuple(ReplayTrace(None if k == "-" else k, n, c) for k, n, c in rows), 3)
 
 
 records = st.builds(
@@ -97,7 +91,7 @@ def test_a_failed_similarity_drops_nobody() -> None:
 
 
 @given(records)
-def test_nothing_costs_more_than_all_traces_one_by_one(record: ProblemRecord) -> None:
+def test_nothing_costs_more_than_all_traces_one_by_one(record: ReplayProblem) -> None:
     total = sum(trace.n_tokens for trace in record.traces)
     for runs in (adaptive_consistency(record, 3), early_stopping(record, 3, window=4)):
         for run in runs:
@@ -110,7 +104,7 @@ def test_nothing_costs_more_than_all_traces_one_by_one(record: ProblemRecord) ->
 
 
 @given(records)
-def test_orders_begin_with_the_stored_one_and_are_reproducible(record: ProblemRecord) -> None:
+def test_orders_begin_with_the_stored_one_and_are_reproducible(record: ReplayProblem) -> None:
     orders = trace_orders(record, 3)
     assert orders == trace_orders(record, 3)
     assert orders[0] == list(range(len(record.traces)))

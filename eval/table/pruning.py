@@ -1,0 +1,137 @@
+"""Redundancy pruning replayed on stored traces and judge scores, and the controls that tell what its choice is worth.
+
+`deepprune` follows the rule keys of the config, `deepprune_<name>` each of its `variants`. With each judge it is
+compared with as many random traces, and with the consensus of the fewer full traces that the same tokens would buy.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from eval.table.method import Method, Parameters, ReplayKeys, ReplayModel, Result
+from eval.table.problems import Outcome, Pruned, ReplayProblem, mean_usage, oracle_share, rng_for, trace_orders
+from eval.table.rules import PUBLISHED, RuleKeys, changed_rule, method_name, rule_keys
+from eval.table.votes import EQUAL_TOKENS, RANDOM_TRACES, controls_of, vote_of_some
+from secateur.deepprune.judges.registry import JUDGE_KINDS
+from secateur.deepprune.replay import replay
+from secateur.deepprune.rule import PruneRule
+from secateur.engines.accounting import Usage
+
+
+@dataclass(kw_only=True)
+class PruningKeys(RuleKeys, ReplayKeys):
+    """variants: name → values of those rules that differ, for a method `deepprune_<name>` beside deepprune; for
+    example
+    {adaptive: {start_batch: 8, lead: 3}}."""
+
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def prunes(self) -> bool:
+        return PUBLISHED in self.methods
+
+    @property
+    def rule(self) -> PruneRule:
+        return changed_rule(PruneRule(), {key: getattr(self, key) for key in rule_keys()}, "the config")
+
+    @property
+    def rules(self) -> dict[str, PruneRule]:
+        """Method → rule: DeepPrune by the rule keys, then its variants."""
+        if not self.prunes:
+            return {}
+        variants = {
+            method_name(name): changed_rule(self.rule, values, f"key 'variants.{name}'")
+            for name, values in self.variants.items()
+        }
+        return {PUBLISHED: self.rule, **variants}
+
+
+def prune_once(problem: ReplayProblem, rule: PruneRule, order: Sequence[int] | None = None) -> Pruned:
+    """A rule on stored traces, taken in `order`; by default as they are stored, which is what a live run does."""
+    n = len(problem.traces)
+    order = list(range(n)) if order is None else [int(place) for place in order]
+    taken = [problem.traces[index] for index in order]
+    replayed = replay(
+        [trace.n_tokens for trace in taken],
+        [trace.cut_tokens for trace in taken],
+        [trace.key for trace in taken],
+        problem.scores[np.ix_(order, order)],
+        rule,
+        problem.decision_seed,
+        problem.judge_usage.reordered(order),
+    )
+    decision = replayed.decision
+    labels, kept = [None] * n, [0] * n
+    clusters = decision.clustering.labels(n) if decision.clustering else [None] * n
+    for index, label, tokens in zip(order, clusters, replayed.kept_tokens, strict=True):
+        labels[index], kept[index] = label, tokens
+    survivors = sorted(order[place] for place in decision.survivors)
+    return Pruned(survivors, labels, kept, replayed.key, replayed.usage, decision.judge_failure)
+
+
+def prune_in_orders(problem: ReplayProblem, rule: PruneRule, orders: int) -> list[Pruned]:
+    """A rule in `orders` orders of the traces."""
+    return [prune_once(problem, rule, order) for order in trace_orders(problem, orders)]
+
+
+def deepprune(problem: ReplayProblem, runs: Sequence[Pruned]) -> Outcome:
+    """The mean over the orders in `runs`."""
+    accuracy = float(np.mean([run.key in problem.right for run in runs]))
+    finished = float(np.mean([len(run.survivors) for run in runs]))
+    oracle = oracle_share(problem, [run.survivors for run in runs])
+    return Outcome(accuracy, mean_usage([run.usage for run in runs]), finished, oracle)
+
+
+def random_traces(problem: ReplayProblem, runs: Sequence[Pruned], draws: int) -> Outcome:
+    """The vote of as many traces, drawn at random, as the rule finished: what its choice of traces is worth."""
+    rng = rng_for(problem, RANDOM_TRACES)
+    counts = Counter(len(run.survivors) for run in runs)
+    outcomes = [vote_of_some(problem, count, draws, rng) for count in sorted(counts)]
+    weights = [counts[count] / len(runs) for count in sorted(counts)]
+    weighted = list(zip(weights, outcomes, strict=True))
+    usage = Usage(
+        generated=sum(w * outcome.usage.generated for w, outcome in weighted),
+        longest_path=sum(w * outcome.usage.longest_path for w, outcome in weighted),
+    )
+    accuracy = sum(w * outcome.accuracy for w, outcome in weighted)
+    return Outcome(accuracy, usage, sum(w * outcome.finished for w, outcome in weighted))
+
+
+def _run(model: ReplayModel, keys: PruningKeys) -> list[Result]:
+    """Every rule with every judge; the controls of the first rule with a judge are rows of their own."""
+    results = []
+    for judge in model.pruned_by:
+        for method, rule in keys.rules.items():
+            result = _pruned(model, judge, method, rule, keys)
+            results.append(result)
+            if method == PUBLISHED:
+                free = Parameters(model.parameters)
+                results += [Result(model.name, name, judge, free, found) for name, found in result.controls.items()]
+    return results
+
+
+def _pruned(model: ReplayModel, judge: str, method: str, rule: PruneRule, keys: PruningKeys) -> Result:
+    problems = model.judged[judge]
+    parameters = Parameters(model.parameters, model.judge_parameters[judge])
+    runs = [prune_in_orders(problem, rule, keys.orders) for problem in problems]
+    outcomes = [deepprune(problem, run) for problem, run in zip(problems, runs, strict=True)]
+    controls: dict[str, list[Outcome]] = {}
+    if not JUDGE_KINDS[model.judge_kinds[judge]].is_chance:
+        if RANDOM_TRACES in keys.methods:
+            controls[RANDOM_TRACES] = [
+                random_traces(problem, run, keys.draws) for problem, run in zip(problems, runs, strict=True)
+            ]
+        controls |= controls_of(problems, outcomes, parameters, keys, (EQUAL_TOKENS,))
+    return Result(model.name, method, judge, parameters, outcomes, controls=controls)
+
+
+DEEPPRUNE = Method(PUBLISHED, "DeepPrune", "M-7 0a7 7 0 1 0 14 0a7 7 0 1 0-14 0Z", _run, PruningKeys, prunes=True)
+RANDOM_CONTROL = Method(
+    RANDOM_TRACES, "as many random traces", "M-6.5-5h13L0 6.5Z", None, beside=PUBLISHED, is_bound=True
+)
+EQUAL_TOKENS_CONTROL = Method(
+    EQUAL_TOKENS, "full traces, same tokens", "M-6.5 5h13L0-6.5Z", None, beside=PUBLISHED, is_bound=True
+)
