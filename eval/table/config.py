@@ -92,8 +92,10 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
         for name in self.methods:
             if METHODS[name].reads_confidences and not self.top_logprobs:
                 raise InputError(f"key 'methods': '{name}' needs the confidence of every token; add top_logprobs: 20")
+        for method in METHODS.values():
+            method.check(self)
         for name in self.methods:
-            METHODS[name].check(self, self.largest_n)
+            METHODS[name].require(self, self.largest_n)
 
     def _check_tracking(self) -> None:
         check_services(self.report_to)

@@ -150,8 +150,10 @@ def _method(name: str, label: str, mark: str) -> Method:
         controls = controls_of(model.plain, outcomes, parameters, keys)
         return [Result(model.name, name, None, parameters, outcomes, controls=controls)]
 
-    def check(keys: DeepConfKeys, n: int) -> None:
+    def check(keys: DeepConfKeys) -> None:
         keys.deepconf_rule(name)
+
+    def require(keys: DeepConfKeys, n: int) -> None:
         if keys.deepconf_warmup >= n:
             raise InputError(
                 f"key 'deepconf_warmup' has the value {keys.deepconf_warmup}, as many as all traces (n = {n}); give "
@@ -165,6 +167,7 @@ def _method(name: str, label: str, mark: str) -> Method:
         run,
         DeepConfKeys,
         check,
+        require,
         lambda keys, n: n > keys.deepconf_warmup,
         reads_confidences=True,
         is_rival=True,

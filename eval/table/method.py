@@ -118,7 +118,11 @@ def _always(keys: ReplayKeys, n: int) -> bool:
     return True
 
 
-def _nothing_to_check(keys: ReplayKeys, n: int) -> None:
+def _nothing_to_check(keys: ReplayKeys) -> None:
+    return None
+
+
+def _any_n(keys: ReplayKeys, n: int) -> None:
     return None
 
 
@@ -129,7 +133,9 @@ class Method:
     name: in configs and rows; label: in tables and reports; mark: path of its mark in the frontier's plot, SVG, about
       14 wide around the origin.
     run: the rows of one model; None for controls, whose rows come with those of the method `beside`.
-    keys: dataclass of the options that are its own; check: raises `InputError` for options that cannot be.
+    keys: dataclass of the options that are its own; check: raises `InputError` for options that cannot be, asked for
+    or
+      not; require: raises it where n traces, the most that a run samples, are too few.
     runs_at: whether it can be run with n traces.
     prunes: it asks the judges of a model; reads_similarity, reads_confidences: it needs scores or token confidences.
     is_bound: a bound or a control, that nobody can run by itself; is_rival: pruning rules are compared with it,
@@ -142,7 +148,8 @@ class Method:
     mark: str
     run: Callable[[ReplayModel, K], list[Result]] | None
     keys: type[ReplayKeys] = ReplayKeys
-    check: Callable[[K, int], None] = _nothing_to_check
+    check: Callable[[K], None] = _nothing_to_check
+    require: Callable[[K, int], None] = _any_n
     runs_at: Callable[[K, int], bool] = _always
     beside: str | None = None
     prunes: bool = False

@@ -125,7 +125,7 @@ def check_share(key: str, value: float) -> None:
         raise InputError(f"key '{key}' has the value {value}; write a number above 0, at most 1")
 
 
-def _check_window(keys: EarlyStoppingKeys, n: int) -> None:
+def _check_window(keys: EarlyStoppingKeys) -> None:
     if keys.early_window < 1:
         raise InputError(f"key 'early_window' has the value {keys.early_window}; it must be at least 1")
 
@@ -136,7 +136,7 @@ ADAPTIVE_CONSISTENCY = Method(
     "M-2-6.5h4v4.5h4.5v4h-4.5v4.5h-4v-4.5h-4.5v-4h4.5Z",
     _run_adaptive,
     AdaptiveConsistencyKeys,
-    lambda keys, n: check_share("adaptive_threshold", keys.adaptive_threshold),
+    lambda keys: check_share("adaptive_threshold", keys.adaptive_threshold),
     is_rival=True,
 )
 EARLY_STOPPING = Method(

@@ -60,6 +60,6 @@ EMBEDDING = Method(
     "M0-7 6.7-2.2 4.1 5.7H-4.1L-6.7-2.2Z",
     _run,
     SimilarityKeys,
-    lambda keys, n: check_share("similarity_threshold", keys.similarity_threshold),
+    lambda keys: check_share("similarity_threshold", keys.similarity_threshold),
     reads_similarity=True,
 )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ import yaml
 
 from eval.dry_run.runs import plan_combined
 from eval.table.config import CombinedConfig
+from eval.table.explorer import read_examples, read_explorer
 from eval.table.run import run
 from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.results import LiveEquality, Row, Table, read_table
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json
+from secateur.runtime.records import as_json
 from tests.combined_runs import config, make_judge, make_reading_judge, settings, write_problems
 
 ROW_KEYS = {
     "model", "method", "judge", "n", "problems", "accuracy", "accuracy_ci95", "tokens", "wall_s", "saving_gross",
     "saving_net", "finished", "oracle_accuracy", "controls", "id", "saving_parts", "trained_on", "chosen_on",
-    "benchmark", "net_tokens",
+    "benchmark", "net_tokens", "judge_kind", "cost",
 }  # fmt: skip
 
 
@@ -34,25 +37,23 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[
 
 
 @pytest.fixture(scope="module")
-def reference(
-    tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, Path, Path]
-) -> tuple[Path, dict[str, Any]]:
+def reference(tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, Path, Path]) -> tuple[Path, Table]:
     """One uninterrupted run in one process."""
     folder = tmp_path_factory.mktemp("reference")
     return folder, run(config(*inputs, folder))
 
 
-def comparable(combined: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "wall_s"} for row in combined["rows"]]
+def comparable(table: Table) -> list[Row]:
+    return [replace(row, wall_s=None) for row in table.rows]
 
 
-def row(combined: dict[str, Any], method: str, judge: str | None = None) -> dict[str, Any]:
-    return next(r for r in combined["rows"] if (r["method"], r["judge"]) == (method, judge))
+def row(table: Table, method: str, judge: str | None = None) -> Row:
+    return next(r for r in table.rows if (r.method, r.judge) == (method, judge))
 
 
 def test_rows_have_the_agreed_fields_and_savings_follow_their_definition(reference) -> None:
     combined = reference[1]
-    assert [(r["method"], r["judge"]) for r in combined["rows"]] == [
+    assert [(r.method, r.judge) for r in combined.rows] == [
         ("single", None),
         ("consensus", None),
         ("deepprune", "linear_own_states"),
@@ -60,38 +61,42 @@ def test_rows_have_the_agreed_fields_and_savings_follow_their_definition(referen
         ("consensus_equal_tokens", "linear_own_states"),
         ("deepprune", "random"),
     ]
-    full = row(combined, "consensus")["tokens"]["generated"]
-    parameters = combined["parameters"]["base"]
-    for entry in combined["rows"]:
-        assert set(entry) == ROW_KEYS
-        tokens = entry["tokens"]
-        spent = parameters * (tokens["generated"] + tokens["overrun"]) + tokens["judge_head"]
-        assert entry["saving_gross"] == pytest.approx(1 - tokens["generated"] / full, abs=1e-6)
-        assert entry["saving_net"] == pytest.approx(1 - spent / (parameters * full), abs=1e-6)
-        assert entry["accuracy_ci95"][0] <= entry["accuracy"] <= entry["accuracy_ci95"][1]
-    assert row(combined, "consensus")["saving_net"] == 0
-    assert row(combined, "deepprune", "linear_own_states")["wall_s"] is None, "two of its four problems ran live"
-    assert combined["config"]["n"] == 8 and "torch" in combined["versions"]
+    full = row(combined, "consensus").tokens.generated
+    parameters = combined.parameters["base"]
+    for entry in combined.rows:
+        assert set(as_json(entry)) == ROW_KEYS
+        tokens = entry.tokens
+        spent = parameters * (tokens.generated + tokens.overrun) + tokens.judge_head
+        assert entry.saving_gross == pytest.approx(1 - tokens.generated / full, abs=1e-6)
+        assert entry.saving_net == pytest.approx(1 - spent / (parameters * full), abs=1e-6)
+        assert entry.accuracy_ci95[0] <= entry.accuracy <= entry.accuracy_ci95[1]
+    assert row(combined, "consensus").saving_net == 0
+    assert row(combined, "deepprune", "linear_own_states").wall_s is None, "two of its four problems ran live"
+    assert combined.config["n"] == 8 and "torch" in combined.versions
 
 
 def test_equal_tokens_cost_what_deepprune_costs_with_its_judge(reference) -> None:
     pruned = row(reference[1], "deepprune", "linear_own_states")
     equal = row(reference[1], "consensus_equal_tokens", "linear_own_states")
-    assert pruned["tokens"]["judge_head"] > 0
-    assert equal["saving_net"] >= pruned["saving_net"] - 1e-6, "no more than DeepPrune spent"
+    assert pruned.tokens.judge_head > 0
+    assert equal.saving_net >= pruned.saving_net - 1e-6, "no more than DeepPrune spent"
 
 
 def test_live_runs_equal_their_replay(reference) -> None:
-    assert reference[1]["live_equals_replay"] == {"problems": 2, "equal": 2, "unequal": {}, "exact": True}
+    assert reference[1].live_equals_replay == LiveEquality(2, 2, {}, True)
 
 
-def test_examples_hold_every_trace(reference) -> None:
-    examples = read_json(reference[0] / "examples.json")
-    assert len(examples) == 2
-    for example in examples:
-        traces = example["panels"]["base"]["traces"]
-        assert [trace["sample"] for trace in traces] == list(range(8))
-        assert all(trace["status"] == "finished" for trace in traces if trace["voted"])
+def test_examples_hold_the_text_of_every_trace(reference) -> None:
+    examples = read_examples(reference[0])
+    problems = {problem.problem_id: problem for problem in read_explorer(reference[0])}
+    assert len(examples) == 2 and len(problems) == 4
+    for (model, problem), texts in examples.items():
+        assert len(texts) == 8 and all(texts)
+        traced = problems[problem].models[model]
+        voted = [run.survivors for run in traced.runs if run.method == "deepprune"]
+        assert voted and all(
+            run.kept[index] == traced.n_tokens[index] for run in traced.runs for index in run.survivors
+        )
 
 
 def test_a_second_run_does_nothing_again_and_agrees(reference, inputs) -> None:
@@ -118,18 +123,18 @@ def baselines_config(*arguments: Any, **changes: Any) -> CombinedConfig:
 
 
 def test_baselines_stand_beside_deepprune(with_baselines: Path, reference) -> None:
-    combined = read_json(with_baselines / "combined.json")
-    full = row(combined, "consensus")["tokens"]
+    combined = read_table(with_baselines)
+    full = row(combined, "consensus").tokens
     for name in BASELINES:
         entry = row(combined, name, "tfidf" if name == "embedding" else None)
-        assert 0 < entry["tokens"]["generated"] <= full["generated"]
-        assert entry["accuracy"] <= entry["oracle_accuracy"] <= 1
-        equal = entry["controls"]["consensus_equal_tokens"]
-        assert equal["generated"] <= entry["tokens"]["generated"] + 1e-3
-        assert equal["difference"] == pytest.approx(entry["accuracy"] - equal["accuracy"])
+        assert 0 < entry.tokens.generated <= full.generated
+        assert entry.accuracy <= entry.oracle_accuracy <= 1
+        equal = entry.controls["consensus_equal_tokens"]
+        assert equal.generated <= entry.tokens.generated + 1e-3
+        assert equal.difference == pytest.approx(entry.accuracy - equal.accuracy)
         sequential = name in ("adaptive_consistency", "early_stopping")
-        assert ("random_traces" in entry["controls"]) != sequential
-    plain = [entry for entry in comparable(combined) if entry["method"] not in BASELINES]
+        assert ("random_traces" in entry.controls) != sequential
+    plain = [entry for entry in comparable(combined) if entry.method not in BASELINES]
     assert plain == comparable(reference[1]), "the same traces, with confidences or without"
 
 
@@ -138,24 +143,24 @@ def test_variants_of_the_rule_stand_beside_it_and_run_live_too(reference, inputs
     variants = {"adaptive": adaptive, "overlapping": {"mode": "overlap"}}
     combined = run(config(*inputs, tmp_path, variants=variants))
     plain = row(combined, "deepprune", "linear_own_states")
-    assert plain == row(reference[1], "deepprune", "linear_own_states") | {"wall_s": plain["wall_s"]}
+    assert plain == replace(row(reference[1], "deepprune", "linear_own_states"), wall_s=plain.wall_s)
     adaptive = row(combined, "deepprune_adaptive", "linear_own_states")
-    assert adaptive["tokens"]["generated"] < plain["tokens"]["generated"]
-    assert adaptive["tokens"]["judge_head"] < plain["tokens"]["judge_head"], "cuts that were not needed"
-    assert set(adaptive["controls"]) == {"random_traces", "consensus_equal_tokens"}
+    assert adaptive.tokens.generated < plain.tokens.generated
+    assert adaptive.tokens.judge_head < plain.tokens.judge_head, "cuts that were not needed"
+    assert set(adaptive.controls) == {"random_traces", "consensus_equal_tokens"}
     assert row(combined, "deepprune_overlapping", "random")
-    live = combined["live_equals_replay"]
-    assert live["equal"] == live["problems"] == 3 * 2, live["unequal"]
-    labels = [difference["a"]["method"] for difference in combined["differences"]]
+    live = combined.live_equals_replay
+    assert live.equal == live.problems == 3 * 2, live.unequal
+    labels = [difference.a.method for difference in combined.differences]
     assert set(labels) == {"deepprune", "deepprune_adaptive", "deepprune_overlapping"}
 
 
-def test_deepprune_is_held_against_every_baseline(with_baselines: Path) -> None:
-    combined = read_json(with_baselines / "combined.json")
-    found = {d["b"]["method"]: d["difference"] for d in combined["differences"]}
-    ours = row(combined, "deepprune", "linear_own_states")["accuracy"]
+def test_deepprune_is_compared_with_every_rival(with_baselines: Path) -> None:
+    combined = read_table(with_baselines)
+    found = {d.b.method: d.difference for d in combined.differences}
+    ours = row(combined, "deepprune", "linear_own_states").accuracy
     for name in set(BASELINES) - {"embedding"}:
-        assert found[name] == pytest.approx(ours - row(combined, name)["accuracy"])
+        assert found[name] == pytest.approx(ours - row(combined, name).accuracy)
 
 
 def test_deepconf_refuses_traces_without_confidences(reference, inputs) -> None:
@@ -173,12 +178,12 @@ def test_kept_states_serve_another_judge(reference, inputs, tmp_path: Path) -> N
     model, judge, problems = inputs
     once = run(config(model, judge, problems, tmp_path / "out", keep_states=True))
     assert row(once, "deepprune", "linear_own_states") == row(reference[1], "deepprune", "linear_own_states")
-    assert once["live_equals_replay"]["equal"] == 2
+    assert once.live_equals_replay.equal == 2
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
     other = make_judge(model, tmp_path / "other", seed=1)
     judges = {"base": [str(other), str(judge)]}
     both = run(config(model, judge, problems, tmp_path / "out", keep_states=True, judges=judges, live=0))
-    labels = [r["judge"] for r in both["rows"] if r["method"] == "deepprune"]
+    labels = [r.judge for r in both.rows if r.method == "deepprune"]
     assert labels == ["linear_own_states-other", "linear_own_states-judge"]
     assert files == {path: path.stat().st_mtime_ns for path in files}
     with pytest.raises(InputError, match="keep_states: true"):
@@ -190,7 +195,7 @@ def test_other_rules_reuse_the_traces(reference, inputs) -> None:
     traces = (folder / "base" / "traces" / "traces-rank0.jsonl").stat().st_mtime_ns
     stricter = run(config(*inputs, folder, tau=0.9, live=0))
     assert (folder / "base" / "traces" / "traces-rank0.jsonl").stat().st_mtime_ns == traces
-    assert stricter["live_equals_replay"] is None
+    assert stricter.live_equals_replay is None
 
 
 def test_an_interrupted_run_ends_as_if_it_had_never_stopped(reference, inputs, tmp_path: Path) -> None:
@@ -218,7 +223,7 @@ def test_a_killed_process_is_no_loss(reference, inputs, tmp_path: Path, reposito
     process.wait()
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert comparable(read_json(out / "combined.json")) == comparable(reference[1])
+    assert comparable(read_table(out)) == comparable(reference[1])
 
 
 @pytest.mark.parametrize(
@@ -276,18 +281,18 @@ def test_a_judge_of_another_model_is_refused(inputs, tmp_path: Path) -> None:
 def test_judges_that_read_pay_for_their_tokens(inputs, tmp_path: Path, kind: str) -> None:
     judge = make_reading_judge(kind, inputs[0], tmp_path / "judge")
     combined = run(config(inputs[0], judge, inputs[2], tmp_path / "out", n=4, live=True))
-    assert combined["live_equals_replay"] == {"problems": 4, "equal": 4, "unequal": {}, "exact": True}
+    assert combined.live_equals_replay == LiveEquality(4, 4, {}, True)
     pruned = row(combined, "deepprune", kind)
-    assert pruned["wall_s"] == combined["live"][0]["live"]["wall_s"] > 0, "all of its problems ran live"
-    assert row(combined, "deepprune", "random")["wall_s"] is None
-    assert pruned["tokens"]["judge_prefill"] > 0
-    assert pruned["saving_net"] < pruned["saving_gross"]
+    assert pruned.wall_s == combined.live[0].live.wall_s > 0, "all of its problems ran live"
+    assert row(combined, "deepprune", "random").wall_s is None
+    assert pruned.tokens.judge_prefill > 0
+    assert pruned.saving_net < pruned.saving_gross
 
 
 def test_untrained_judges_need_no_folder(inputs, tmp_path: Path) -> None:
     chosen = list(UNTRAINED)
     combined = run(config(*inputs, tmp_path, judges={"base": chosen}, cut_k=2, live=1))
-    assert [r["judge"] for r in combined["rows"] if r["method"] == "deepprune"] == chosen
+    assert [r.judge for r in combined.rows if r.method == "deepprune"] == chosen
 
 
 def test_an_unknown_key_names_itself(inputs, tmp_path: Path, repository: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from eval.table.config import CombinedConfig
 from eval.table.run import run
 from eval.table.store import names_of_judges, wall_path
 from eval.table.terminal import print_results
+from secateur.results import Table, write_table
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, read_jsonl, write_json
 from secateur.tasks.answers.equality import GRADER_VERSION
@@ -27,7 +29,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, str, Path]) -> tuple[Path, dict[str, Any]]:
+def finished(tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, str, Path]) -> tuple[Path, Table]:
     folder = tmp_path_factory.mktemp("finished")
     return folder, run(config(*inputs, folder, cut_k=2))
 
@@ -39,15 +41,15 @@ def test_results_of_another_grader_are_refused_and_can_be_graded_anew(finished, 
     with pytest.raises(InputError, match=r"key 'grader' is 'secateur-0 math-verify-0\.1' there.*delete that file"):
         run(config(*inputs, tmp_path / "run", cut_k=2))
     path.unlink()
-    assert run(config(*inputs, tmp_path / "run", cut_k=2))["rows"] == finished[1]["rows"]
+    assert run(config(*inputs, tmp_path / "run", cut_k=2)).rows == finished[1].rows
     assert read_json(path)["grader"] == GRADER_VERSION
 
 
 def test_the_csv_has_every_row(finished) -> None:
     with open(finished[0] / "combined.csv", newline="", encoding="utf-8") as handle:
         lines = list(csv.DictReader(handle))
-    assert [line["id"] for line in lines] == [entry["id"] for entry in finished[1]["rows"]]
-    assert float(lines[2]["saving_net"]) == finished[1]["rows"][2]["saving_net"]
+    assert [line["id"] for line in lines] == [entry.id for entry in finished[1].rows]
+    assert float(lines[2]["saving_net"]) == finished[1].rows[2].saving_net
 
 
 def test_a_stack_has_parts_costs_and_advice(inputs, tmp_path: Path) -> None:
@@ -56,24 +58,24 @@ def test_a_stack_has_parts_costs_and_advice(inputs, tmp_path: Path) -> None:
     both = {"models": {"base": str(model), "twin": str(model)}, "judges": {"base": "values", "twin": "values"}}
     prices = {name: {"prompt": 1.0, "cached": 0.0, "generated": 10.0} for name in ("base", "twin")}
     combined = run(config(model, judge, problems, tmp_path, **both, cut_k=2, live=0, prices=prices))
-    for entry in combined["rows"]:
-        parts = entry["saving_parts"]
-        assert (parts is None) == (entry["model"] == "base")
-        assert parts is None or parts["intra"] + parts["inter"] == pytest.approx(entry["saving_net"])
-        assert parts is None or parts["intra"] == 0
-        generated = 10 * (entry["tokens"]["generated"] + entry["tokens"]["overrun"]) / 1e6 / entry["problems"]
-        assert generated < entry["cost"]["per_problem"] < generated + 0.01
-        assert entry["trained_on"] is entry["chosen_on"] is None
-    advice = combined["recommendation"]
-    assert advice["reference"] == "base/consensus" and set(advice["per_model"]) == {"base", "twin"}
-    ids = {entry["id"] for entry in combined["rows"]}
-    assert {*advice["frontier_tokens"], *advice["frontier_wall"]} <= ids
-    assert "cannot tell with 4 problems" in " ".join(advice["words"])
+    for entry in combined.rows:
+        parts = entry.saving_parts
+        assert (parts is None) == (entry.model == "base")
+        assert parts is None or parts.intra + parts.inter == pytest.approx(entry.saving_net)
+        assert parts is None or parts.intra == 0
+        generated = 10 * (entry.tokens.generated + entry.tokens.overrun) / 1e6 / entry.problems
+        assert generated < entry.cost.per_problem < generated + 0.01
+        assert entry.trained_on is entry.chosen_on is None
+    advice = combined.recommendations[0]
+    assert advice.reference == "base/consensus" and set(advice.per_model) == {"base", "twin"}
+    ids = {entry.id for entry in combined.rows}
+    assert {*advice.frontier_tokens, *advice.frontier_wall} <= ids
+    assert "cannot tell with 4 problems" in " ".join(advice.words)
     shown = io.StringIO()
     print_results(combined, Console(file=shown, width=100))
     assert "cost of" in shown.getvalue() and "cannot tell with 4" in " ".join(shown.getvalue().split())
-    marked = [row | {"trained_on": True} for row in combined["rows"][:1]] + combined["rows"][1:]
-    print_results(combined | {"rows": marked}, Console(file=shown, width=100))
+    marked = replace(combined, rows=(replace(combined.rows[0], trained_on=True), *combined.rows[1:]))
+    print_results(marked, Console(file=shown, width=100))
     assert "one trace†" in shown.getvalue() and "\n† the model or the judge was trained" in shown.getvalue()
 
 
@@ -81,11 +83,11 @@ def test_a_judge_that_reads_is_paid(inputs, tmp_path: Path) -> None:
     judge = str(make_reading_judge("pairwise", inputs[0], tmp_path / "judge"))
     prices = {name: {"prompt": 2.0, "cached": 1.0, "generated": 0.0} for name in ("base", "pairwise")}
     options = {"judges": {"base": judge}, "methods": ["consensus", "deepprune"], "n": 3, "live": 0}
-    voted, pruned = run(config(*inputs, tmp_path / "out", **options, prices=prices))["rows"]
-    read = 2 * pruned["tokens"]["judge_prefill"] + pruned["tokens"]["judge_cached"]
+    voted, pruned = run(config(*inputs, tmp_path / "out", **options, prices=prices)).rows
+    read = 2 * pruned.tokens.judge_prefill + pruned.tokens.judge_cached
     assert read > 0
-    extra = pruned["cost"]["per_problem"] - voted["cost"]["per_problem"]
-    assert extra == pytest.approx(read / 1e6 / pruned["problems"])
+    extra = pruned.cost.per_problem - voted.cost.per_problem
+    assert extra == pytest.approx(read / 1e6 / pruned.problems)
     with pytest.raises(InputError, match="'prices' has none for 'pairwise'"):
         config(*inputs, tmp_path / "out", **options, prices={"base": prices["base"]})
 
@@ -96,21 +98,17 @@ def test_runs_join_if_their_settings_agree(finished, inputs, tmp_path: Path) -> 
     combined = run(config(*inputs, other, judges={"base": "tfidf"}, cut_k=2, live=0))
     paths = [finished[0] / "combined.json", other / "combined.json"]
     joined = join(paths)
-    ids = [row["id"] for row in finished[1]["rows"]]
-    assert [row["id"] for row in joined["rows"]] == ids + [
-        row["id"] for row in combined["rows"] if row["id"] not in ids
-    ]
+    ids = [row.id for row in finished[1].rows]
+    assert [row.id for row in joined.rows] == ids + [row.id for row in combined.rows if row.id not in ids]
     print_results(joined, Console(file=io.StringIO(), width=100))
     for key, value in (("grader", "secateur-0"), ("n", 9), ("max_tokens", 5)):
-        changed = combined | {"settings": combined["settings"] | {key: value}}
-        write_json(paths[1], changed)
+        write_table(other, replace(combined, settings={**combined.settings, key: value}))
         with pytest.raises(InputError, match=rf"other.combined\.json: key '{key}' is {value!r} there and .* here"):
             join(paths)
-    write_json(paths[1], combined | {"config": combined["config"] | {"models": {"pruned": "elsewhere"}}})
+    write_table(other, replace(combined, config={**combined.config, "models": {"pruned": "elsewhere"}}))
     with pytest.raises(InputError, match=r"against the model 'pruned', those of .* against 'base'"):
         join(paths)
-    rows = [row | {"accuracy": 0.123} for row in combined["rows"]]
-    write_json(paths[1], combined | {"rows": rows})
+    write_table(other, replace(combined, rows=tuple(replace(row, accuracy=0.123) for row in combined.rows)))
     with pytest.raises(InputError, match=r"the row 'base/single' has accuracy 0\.123"):
         join(paths)
 
@@ -136,8 +134,8 @@ def test_the_wall_time_of_a_vote_is_that_of_its_own_traces(finished, inputs, tmp
     """Not that of more traces, nor of the part that a killed launch left over."""
 
     def wall(folder: Path, **changes: Any) -> float | None:
-        rows = run(config(*inputs, folder, **{"cut_k": 2, "live": 0} | changes))["rows"]
-        return next(row["wall_s"] for row in rows if row["method"] == "consensus")
+        rows = run(config(*inputs, folder, **{"cut_k": 2, "live": 0} | changes)).rows
+        return next(row.wall_s for row in rows if row.method == "consensus")
 
     shutil.copytree(finished[0], tmp_path / "run")
     noted = [line["seconds"] for _, line in read_jsonl(wall_path(config(*inputs, tmp_path / "run"), "base", 0))]
@@ -151,14 +149,14 @@ def test_the_wall_time_of_a_vote_is_that_of_its_own_traces(finished, inputs, tmp
 
 def test_a_mark_stands_at_the_benchmark_that_it_is_about(finished) -> None:
     rows = [
-        row | {"benchmark": name, "trained_on": name == "one"}
+        replace(row, benchmark=name, trained_on=name == "one")
         for name in ("one", "other")
-        for row in finished[1]["rows"]
+        for row in finished[1].rows
     ]
     shown = io.StringIO()
-    print_results(finished[1] | {"rows": rows}, Console(file=shown, width=100))
+    print_results(replace(finished[1], rows=tuple(rows)), Console(file=shown, width=100))
     line = next(
-        line for line in shown.getvalue().partition("each benchmark")[2].splitlines() if "vote of all" in line
+        line for line in shown.getvalue().partition("each benchmark")[2].splitlines() if line.startswith("consensus")
     )
     first, second = line.split(" %")[:2]
     assert "†" in first and "†" not in second

@@ -5,7 +5,8 @@ import csv
 import io
 import subprocess
 import sys
-from operator import itemgetter
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from eval.rule_sweep import RuleSweepConfig, load_run
 from eval.table.config import CombinedConfig
 from eval.table.run import run
 from eval.table.terminal import print_results
+from secateur.results import Row, Table, read_table
 from secateur.runtime.config import check_types, read_yaml
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
@@ -48,9 +50,7 @@ def grid(inputs: tuple[Path, Path, Path], output: Path, **changes: Any) -> Combi
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, Path, Path]
-) -> tuple[Path, dict[str, Any]]:
+def finished(tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, Path, Path]) -> tuple[Path, Table]:
     folder = tmp_path_factory.mktemp("grid")
     return folder, run(grid(inputs, folder))
 
@@ -62,9 +62,9 @@ def timeless(value: Any) -> Any:
     return [timeless(entry) for entry in value] if isinstance(value, list) else value
 
 
-def named(combined: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    rows = {row["id"]: row for row in combined["rows"]}
-    assert len(rows) == len(combined["rows"])
+def named(combined: Table) -> dict[str, Row]:
+    rows = {row.id: row for row in combined.rows}
+    assert len(rows) == len(combined.rows)
     return rows
 
 
@@ -72,43 +72,42 @@ def test_every_combination_has_a_row(finished) -> None:
     folder, combined = finished
     rows = named(combined)
     assert set(rows) >= {f"{name}:base/consensus/n={n}" for name in ("all", "alpha", "beta") for n in (4, 8)}
-    assert {(row["benchmark"], row["n"]) for row in rows.values()} == {
+    assert {(row.benchmark, row.n) for row in rows.values()} == {
         (name, n) for name in ("all", "alpha", "beta") for n in (4, 8)
     }
-    assert (combined["rows"][0]["benchmark"], combined["rows"][0]["n"]) == ("all", 8)
-    assert combined["folders"] == {"alpha": "alpha", "beta": "beta"} and combined["n"] == [4, 8]
+    assert (combined.rows[0].benchmark, combined.rows[0].n) == ("all", 8)
+    assert combined.folders == {"alpha": "alpha", "beta": "beta"} and combined.n == (4, 8)
     with open(folder / "combined.csv", newline="", encoding="utf-8") as handle:
         assert [line["id"] for line in csv.DictReader(handle)] == list(rows)
     ids = [
-        entry["id"]
-        for choice in combined["recommendations"]
-        for model in choice["per_model"].values()
-        for entry in model["considered"]
+        entry.id
+        for choice in combined.recommendations
+        for model in choice.per_model.values()
+        for entry in model.considered
     ]
     assert set(ids) <= set(rows) and "beta:base/deepprune/linear_own_states/n=4" in ids
-    assert [choice["benchmark"] for choice in combined["recommendations"]] == ["all", "alpha", "beta"]
-    assert combined["recommendation"] == combined["recommendations"][0]
-    assert combined["recommendation"]["reference"] == "all:base/consensus/n=8"
+    assert [choice.benchmark for choice in combined.recommendations] == ["all", "alpha", "beta"]
+    assert combined.recommendations[0].reference == "all:base/consensus/n=8"
 
 
 def test_in_all_every_problem_counts_once(finished) -> None:
     rows = named(finished[1])
     for name, row in rows.items():
-        if row["benchmark"] != "all":
+        if row.benchmark != "all":
             continue
         alpha, beta = (rows[name.replace("all:", f"{one}:")] for one in ("alpha", "beta"))
-        assert row["problems"] == alpha["problems"] + beta["problems"] == 8
-        for value in (itemgetter("accuracy"), itemgetter("net_tokens"), lambda one: one["cost"]["per_problem"]):
+        assert row.problems == alpha.problems + beta.problems == 8
+        for value in (attrgetter("accuracy"), attrgetter("net_tokens"), lambda one: one.cost.per_problem):
             assert value(row) == pytest.approx((3 * value(alpha) + 5 * value(beta)) / 8)
-        assert row["tokens"]["generated"] == pytest.approx(alpha["tokens"]["generated"] + beta["tokens"]["generated"])
+        assert row.tokens.generated == pytest.approx(alpha.tokens.generated + beta.tokens.generated)
 
 
-def test_savings_are_held_against_the_vote_of_the_same_n(finished) -> None:
+def test_savings_are_against_the_consensus_of_the_same_n(finished) -> None:
     rows = named(finished[1])
     for row in rows.values():
-        voted = rows[f"{row['benchmark']}:base/consensus/n={row['n']}"]
-        assert voted["saving_net"] == 0 and voted["finished"] == row["n"]
-        assert row["saving_net"] == pytest.approx(1 - row["net_tokens"] / voted["net_tokens"])
+        voted = rows[f"{row.benchmark}:base/consensus/n={row.n}"]
+        assert voted.saving_net == 0 and voted.finished == row.n
+        assert row.saving_net == pytest.approx(1 - row.net_tokens / voted.net_tokens)
 
 
 def test_a_benchmark_has_the_folder_of_a_run_on_it_alone(finished, inputs, tmp_path: Path) -> None:
@@ -124,11 +123,11 @@ def test_a_benchmark_has_the_folder_of_a_run_on_it_alone(finished, inputs, tmp_p
 
 def test_the_largest_n_is_a_run_with_that_n(finished, inputs, tmp_path: Path) -> None:
     alone = run(grid(inputs, tmp_path, problems=str(inputs[2]), n=8))
-    rows = named(read_json(finished[0] / "alpha" / "combined.json"))
-    assert timeless(alone["rows"]) == timeless(
-        [row | {"id": name.removesuffix("/n=8")} for name, row in rows.items() if row["n"] == 8]
-    )
-    assert alone["recommendation"]["reference"] == "base/consensus"
+    rows = named(read_table(finished[0] / "alpha"))
+    assert [replace(row, wall_s=None) for row in alone.rows] == [
+        replace(row, id=name.removesuffix("/n=8"), wall_s=None) for name, row in rows.items() if row.n == 8
+    ]
+    assert alone.recommendations[0].reference == "base/consensus"
 
 
 def test_a_smaller_n_is_the_mean_over_blocks_the_first_a_run_with_that_n(inputs, tmp_path: Path) -> None:
@@ -139,9 +138,9 @@ def test_a_smaller_n_is_the_mean_over_blocks_the_first_a_run_with_that_n(inputs,
     for name, row in alone.items():
         first = one_block[f"{name}/n=4"]
         for key in ("accuracy", "net_tokens", "finished", "saving_net"):
-            assert first[key] == pytest.approx(row[key]), (name, key)
+            assert getattr(first, key) == pytest.approx(getattr(row, key)), (name, key)
     two_blocks = named(run(grid(inputs, tmp_path / "grown", n=[4, 8], **alpha)))
-    voted = {n: two_blocks[f"base/consensus/n={n}"]["tokens"]["generated"] for n in (4, 8)}
+    voted = {n: two_blocks[f"base/consensus/n={n}"].tokens.generated for n in (4, 8)}
     assert voted[4] == pytest.approx(voted[8] / 2)
 
 
@@ -149,22 +148,22 @@ def test_what_is_added_is_all_that_is_sampled(finished, inputs, tmp_path: Path) 
     alpha, beta = grid_settings(inputs, tmp_path)["problems"].values()
     first = {"problems": {"alpha": alpha}, "n": 4, "live": 0, "prices": {}}
     small = run(grid(inputs, tmp_path, **first))
-    assert {row["id"] for row in small["rows"]} >= {"base/single", "base/consensus"}
+    assert {row.id for row in small.rows} >= {"base/single", "base/consensus"}
     traces = tmp_path / "alpha" / "base" / "traces" / "traces-rank0.jsonl"
     before = traces.read_bytes()
     grown = {"models": {"base": str(inputs[0]), "twin": str(inputs[0])}, "live": 0, "prices": {}}
     grown |= {"judges": {"base": [str(inputs[1]), "random"], "twin": "random"}}
     more = run(grid(inputs, tmp_path, **grown))
     assert traces.read_bytes().startswith(before) and len(traces.read_text().splitlines()) == 3 * 8
-    assert {row["model"] for row in more["rows"]} == {"base", "twin"}
+    assert {row.model for row in more.rows} == {"base", "twin"}
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("traces-rank0.jsonl")}
     assert len(stamps) == 4
     fewer = run(grid(inputs, tmp_path, live=0, prices={}, problems={"beta": beta}, n=[4, 8]))
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("traces-rank0.jsonl")}
-    assert {row["benchmark"] for row in fewer["rows"]} == {"beta"} and fewer["folders"] == {"beta": "beta"}
-    whole = {row["id"]: row for row in finished[1]["rows"]}
-    for row in fewer["rows"]:
-        assert row["accuracy"] == whole[f"beta:{row['id']}"]["accuracy"]
+    assert {row.benchmark for row in fewer.rows} == {"beta"} and fewer.folders == {"beta": "beta"}
+    whole = {row.id: row for row in finished[1].rows}
+    for row in fewer.rows:
+        assert row.accuracy == whole[f"beta:{row.id}"].accuracy
 
 
 def test_a_folder_of_one_source_and_one_of_named_benchmarks_stay_apart(finished, inputs, tmp_path: Path) -> None:
@@ -224,9 +223,9 @@ def test_grids_join_with_grids_and_sizes_with_sizes(finished, inputs, tmp_path: 
     whole = finished[0] / "combined.json"
     other = run(grid(inputs, tmp_path, n=8, live=0, methods=["single", "consensus", "oracle"]))
     joined = join([whole, tmp_path / "combined.json"])
-    oracles = [row["id"] for row in other["rows"] if row["method"] == "oracle"]
-    assert [row["id"] for row in joined["rows"] if row["method"] == "oracle"] == oracles
-    assert len(joined["rows"]) == len(finished[1]["rows"]) + len(oracles)
+    oracles = [row.id for row in other.rows if row.method == "oracle"]
+    assert [row.id for row in joined.rows if row.method == "oracle"] == oracles
+    assert len(joined.rows) == len(finished[1].rows) + len(oracles)
     with pytest.raises(InputError, match="key 'problems' is"):
         join([whole, finished[0] / "alpha" / "combined.json"])
 
