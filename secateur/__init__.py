@@ -1,23 +1,100 @@
-"""Secateur cuts the tokens that long-thinking language models waste, inside a trace and across parallel traces."""
+"""Secateur cuts the tokens that long-thinking language models waste, inside a trace and across parallel traces.
 
-from typing import TYPE_CHECKING, Any
+    from secateur import TransformersEngine, load_judge, prune
+
+    judge = load_judge("outputs/judge", "path/of/model")
+    engine = TransformersEngine("path/of/model", capture_layers=judge.capture_layers)
+    result = prune("What is 17 · 23?", engine, judge, n=64)
+
+What is here is the public API. Each name is loaded when it is asked for, so that `import secateur` costs nothing and
+the pure parts come without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from secateur.deepprune.controller import LiveResult, ProblemJob, TraceResult, run_live
+    from secateur.deepprune.cut import CutRule
+    from secateur.deepprune.decision import Decision
+    from secateur.deepprune.judges.base import Judge, JudgeError
     from secateur.deepprune.judges.folder import load_judge
     from secateur.deepprune.prune import PruneResult, prune
+    from secateur.deepprune.rule import (
+        ADAPTIVE_RULE,
+        PUBLISHED_RULE,
+        ClusterRule,
+        FinishRule,
+        PruneRule,
+        StartRule,
+    )
+    from secateur.engines.accounting import Usage
+    from secateur.engines.base import Engine, EngineError, SamplingSpec
+    from secateur.engines.local.engine import TransformersEngine
+    from secateur.engines.openai.engine import OpenAIEngine
+    from secateur.engines.vllm.engine import VLLMEngine
+    from secateur.results import Row, Table, read_table
+    from secateur.runtime.errors import InputError
 
 _HOMES = {
-    "prune": "secateur.deepprune.prune",
-    "PruneResult": "secateur.deepprune.prune",
-    "load_judge": "secateur.deepprune.judges.folder",
+    "deepprune.prune": ("prune", "PruneResult"),
+    "deepprune.controller": ("run_live", "ProblemJob", "LiveResult", "TraceResult"),
+    "deepprune.decision": ("Decision",),
+    "deepprune.judges.folder": ("load_judge",),
+    "deepprune.judges.base": ("Judge", "JudgeError"),
+    "deepprune.rule": ("PruneRule", "ClusterRule", "StartRule", "FinishRule", "ADAPTIVE_RULE", "PUBLISHED_RULE"),
+    "deepprune.cut": ("CutRule",),
+    "engines.base": ("Engine", "SamplingSpec", "EngineError"),
+    "engines.local.engine": ("TransformersEngine",),
+    "engines.vllm.engine": ("VLLMEngine",),
+    "engines.openai.engine": ("OpenAIEngine",),
+    "engines.accounting": ("Usage",),
+    "results": ("Table", "Row", "read_table"),
+    "runtime.errors": ("InputError",),
 }
-__all__ = ["PruneResult", "load_judge", "prune"]
+_HOME_OF = {name: f"secateur.{module}" for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ADAPTIVE_RULE",
+    "PUBLISHED_RULE",
+    "ClusterRule",
+    "CutRule",
+    "Decision",
+    "Engine",
+    "EngineError",
+    "FinishRule",
+    "InputError",
+    "Judge",
+    "JudgeError",
+    "LiveResult",
+    "OpenAIEngine",
+    "ProblemJob",
+    "PruneResult",
+    "PruneRule",
+    "Row",
+    "SamplingSpec",
+    "StartRule",
+    "Table",
+    "TraceResult",
+    "TransformersEngine",
+    "Usage",
+    "VLLMEngine",
+    "load_judge",
+    "prune",
+    "read_table",
+    "run_live",
+]
 
 
-def __getattr__(name: str) -> Any:
-    """Loaded when asked for, so that the pure parts of the package come without torch."""
-    if name not in _HOMES:
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("secateur")
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'secateur' has no attribute '{name}'")
-    from importlib import import_module
+    return getattr(import_module(_HOME_OF[name]), name)
 
-    return getattr(import_module(_HOMES[name]), name)
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
