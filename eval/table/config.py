@@ -7,7 +7,7 @@ from typing import Any, Literal
 from eval.table.baselines import SIMILARITIES
 from eval.table.costs import TokenPrices, read_prices
 from eval.table.deepconf import SHARES_KEPT, DeepConfRule
-from eval.table.judge_names import READS_NOTHING, check_judge, judge_kind
+from eval.table.judge_names import check_judge, judge_kind
 from eval.table.labels import ALL
 from eval.table.methods import COMPANIONS, METHODS
 from eval.table.rules import PUBLISHED, changed_rule, method_name, rule_fields, rule_keys
@@ -15,6 +15,7 @@ from eval.table.tracking import check_tracking
 from eval.traces.benchmarks import Problems, check_counts, check_names, count_of, load_benchmarks, sources_of
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import CutRule
+from secateur.deepprune.judges.registry import JUDGE_KINDS
 from secateur.deepprune.rule import PruneRule
 from secateur.runtime.dry_run import SamplingPlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
@@ -275,7 +276,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
     def token_prices(self) -> dict[str, TokenPrices]:
         """Prices of the models and, by kind, of the judges that read tokens; {} if none are given."""
         kinds = {judge_kind(judge): judge for model in self.models for judge in self.scored_by(model)}
-        judges = {kind: f"the judge {judge}" for kind, judge in kinds.items() if kind not in READS_NOTHING}
+        judges = {kind: f"the judge {judge}" for kind, judge in kinds.items() if JUDGE_KINDS[kind].reads_tokens}
         return read_prices(self.prices, {name: f"the model {path}" for name, path in self.models.items()}, judges)
 
     def live_count(self, problems: int) -> int:

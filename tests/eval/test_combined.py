@@ -15,7 +15,7 @@ import yaml
 from eval.combined import run
 from eval.dry_run.runs import plan_combined
 from eval.table.config import CombinedConfig
-from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json
 from tests.combined_runs import config, make_judge, make_reading_judge, settings, write_problems
