@@ -37,7 +37,9 @@ from secateur.deepprune.cut import CutDetector, CutRule, cut_pieces
 from secateur.deepprune.decision import decision_seed
 from secateur.deepprune.judges.base import CutTrace, Judge
 from secateur.deepprune.judges.folder import load_judge
+from secateur.deepprune.judges.kinds import linear, own_states, pairwise
 from secateur.deepprune.judges.pairwise import PairwiseJudge
+from secateur.deepprune.judges.record import JUDGE_FILE
 from secateur.deepprune.replay import replay
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import Usage, net_cost
@@ -157,7 +159,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 EMBEDDED = "trainers/embedded_model"
-KINDS = ("linear_own_states", "linear", "pairwise")
+KINDS = (own_states.KIND, linear.KIND, pairwise.KIND)
 SEED = 0
 
 
@@ -254,7 +256,7 @@ class Way:
 
 def ways(problem: Sampled, judges: dict[str, Judge], rule: PruneRule, live: int) -> list[Way]:
     """All ways of asking, on the traces of one problem."""
-    n, own, linear = len(problem.cuts), judges["linear_own_states"], judges["linear"]
+    n, own, encoder = len(problem.cuts), judges[own_states.KIND.name], judges[linear.KIND.name]
     scores, usage = score_all(own, problem.cuts)
     lazily = own.open(problem.cuts)
     cluster_asking(n, lambda pairs: lazily.scores([(int(a), int(b)) for a, b in pairs]), rule.cluster, problem.seed)
@@ -262,9 +264,9 @@ def ways(problem: Sampled, judges: dict[str, Judge], rule: PruneRule, live: int)
         Way("own states, all pairs", usage, 0, scores),
         Way("own states, asked lazily", lazily.usage, 0, scores),
     ]
-    matrix, usage = score_all(linear, problem.cuts)
-    found.append(Way("linear encoder", usage, linear.parameters, matrix))
-    return found + pairwise_ways(problem, judges["pairwise"], rule, scores, live)
+    matrix, usage = score_all(encoder, problem.cuts)
+    found.append(Way("linear encoder", usage, encoder.parameters, matrix))
+    return found + pairwise_ways(problem, judges[pairwise.KIND.name], rule, scores, live)
 
 
 def pairwise_ways(
@@ -338,13 +340,13 @@ def measure(problems: Sequence[Sampled], judges: dict[str, Judge], sizes: Sequen
 
 def load_judges(folder: Path, model: str) -> dict[str, Judge]:
     """The judges of the three kinds; `InputError` says how to make one that is missing."""
-    for kind in KINDS:
-        if not (folder / kind / "base" / "judge.json").is_file():
+    for kind in (one.name for one in KINDS):
+        if not (folder / kind / "base" / JUDGE_FILE).is_file():
             raise InputError(
                 f"--judges: no judge in {folder / kind / 'base'}; make it with: make demo JUDGE={kind}, or "
                 f"python trainers/judge.py --config configs/demo/judge_{kind.removeprefix('linear_')}.yaml"
             )
-    judges = {kind: load_judge(folder / kind / "base", model) for kind in KINDS}
+    judges = {kind.name: load_judge(folder / kind.name / "base", model) for kind in KINDS}
     rules = {judge.cut_rule for judge in judges.values()}
     if len(rules) > 1:
         raise InputError(f"--judges: those in {folder} cut at {', '.join(map(str, rules))}; train them at one cut")
@@ -365,7 +367,7 @@ def main() -> None:
         raise InputError("--problems must be at least 1, and every number in --sizes at least 3")
     use_one_torch_thread()
     judges = load_judges(options.judges, options.model)
-    own = judges["linear_own_states"]
+    own = judges[own_states.KIND.name]
     engine = TransformersEngine(options.model, capture_layers=own.capture_layers)
     problems = load_problems("arithmetic:combined", options.problems, SEED)
     traces = sample(engine, problems, max(options.sizes), own.cut_rule)

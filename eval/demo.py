@@ -16,12 +16,13 @@ from rich.markup import escape
 from eval.report.page import ReportInputs, write_report
 from eval.stages import REPOSITORY, Stage, StageRunner, end_children_on_signals, launched, python
 from eval.table.terminal import print_results
+from secateur.deepprune.judges.figures import JudgeMetrics, read_metrics
 from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import JSON, read_json, write_json
 from secateur.runtime.process import entry_point
 
 CONFIGS = "configs/demo"
@@ -165,7 +166,7 @@ class Demo:
         """The fields of summary.json."""
         measured = read_json(self.out / "single" / "summary.json")["models"]
         models = {name: benchmarks[_BENCHMARK] for name, benchmarks in measured.items()}
-        metrics = {name: read_json(folder / "metrics.json") for name, folder in self.judges.items()}
+        metrics = {name: read_metrics(folder) for name, folder in self.judges.items()}
         combined = read_json(self.combined / "combined.json")
         wall = runner.wall_seconds(self.stages())
         summary = {
@@ -212,14 +213,15 @@ def flow_mapping(values: dict[str, str]) -> str:
     return "{" + ", ".join(f'"{key}": "{value}"' for key, value in values.items()) + "}"
 
 
-def judge_figures(metrics: dict[str, Any]) -> dict[str, Any]:
+def judge_figures(metrics: JudgeMetrics) -> dict[str, JSON]:
     """What the summary says of a judge: its own figures and the AUROC of each baseline."""
     keys = ("kind", "auroc", "auroc_ci95", "auroc_unseen_groups", "auroc_unseen_groups_ci95", "tnr_at_fnr20")
-    keys += ("pairs", "problems", "same_answer_share", "unfinished", "whole_cut_share", "median_cut_share")
-    baselines = {name: baseline["auroc"] for name, baseline in metrics["baselines"].items()}
-    figures = {key: metrics[key] for key in keys if key in metrics} | {"baselines": baselines}
-    figures["unfinished"] = {key: metrics["unfinished"].get(key) for key in ("auroc", "auroc_ci95", "pairs")}
-    return figures
+    keys += ("pairs", "problems", "same_answer_share", "whole_cut_share", "median_cut_share")
+    part = metrics.unfinished
+    return {key: getattr(metrics, key) for key in keys} | {
+        "unfinished": {"auroc": part.auroc, "auroc_ci95": part.auroc_ci95, "pairs": part.pairs},
+        "baselines": {name: baseline.auroc for name, baseline in metrics.baselines.items()},
+    }
 
 
 def limit_share(models: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -249,7 +251,7 @@ def show_summary(summary: dict[str, Any]) -> None:
         )
     rivals = ", ".join(f"{name} {value:.3f}" for name, value in judge["baselines"].items() if value is not None)
     console.print(f"judge: AUROC {judge['auroc']:.3f} (95 % CI {low:.3f}–{high:.3f}); {rivals}")
-    if judge.get("auroc_unseen_groups") is not None:
+    if judge["auroc_unseen_groups"] is not None:
         low, high = judge["auroc_unseen_groups_ci95"]
         console.print(
             f"judge on rules its training never saw: AUROC {judge['auroc_unseen_groups']:.3f} "

@@ -9,10 +9,11 @@ from transformers import AutoModel
 from eval.table.config import CombinedConfig
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import Judge
-from secateur.deepprune.judges.folder import describe_generator, load_pairwise, save_judge
+from secateur.deepprune.judges.folder import describe_generator, save_judge
 from secateur.deepprune.judges.linear import LinearJudge, LinearModel, LinearShape
 from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
-from secateur.deepprune.judges.pairwise import PairwiseFormat
+from secateur.deepprune.judges.pairwise import PairwiseFormat, load_pairwise
+from secateur.deepprune.judges.record import JudgeOrigin
 from secateur.runtime.files import append_jsonl
 
 CUT = CutRule("tokens", 6)
@@ -23,7 +24,7 @@ def make_judge(model: Path, folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     shape = OwnStatesShape(layers=(0, 1, 2), hidden=32, heads=2, width=8, pair_hidden=16)
     judge = OwnStatesJudge(OwnStatesModel(shape), shape, CUT)
-    save_judge(judge, folder, {"generator": describe_generator(model)})
+    save_judge(judge, folder, JudgeOrigin(generator=describe_generator(model)))
     return folder
 
 
@@ -35,7 +36,7 @@ def make_reading_judge(kind: str, model: Path, folder: Path) -> Path:
         judge: Judge = LinearJudge(LinearModel(AutoModel.from_pretrained(model), shape), CUT)
     else:
         judge = load_pairwise(model, CUT, PairwiseFormat("A: {a} B: {b} same?", ("yes", "no"), False, 200))
-    save_judge(judge, folder, {})
+    save_judge(judge, folder, JudgeOrigin())
     return folder
 
 

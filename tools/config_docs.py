@@ -21,6 +21,7 @@ from trl import GRPOConfig
 from eval.table.rules import rule_keys
 from rewards.registry import REWARDS
 from schedules.config import ScheduleConfig
+from secateur.deepprune.judges.registry import JUDGE_KINDS
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.registry import KINDS, SET_HERE, engine_class
 from secateur.runtime.console import say
@@ -133,6 +134,8 @@ _SHARED = {
     "EngineKeys": "The engine",
     "PlanKeys": "The dry run",
     "SamplingPlanKeys": "The dry run of scripts that sample",
+    "JudgeKeys": "What a judge is made from",
+    **{kind.keys.__name__: f"Judges of kind `{kind.name}`" for kind in JUDGE_KINDS.values() if kind.keys},
 }
 
 

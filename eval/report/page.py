@@ -24,7 +24,7 @@ from eval.report.explorer import Traced, explorer_data, read_traced
 from eval.report.frontier import frontier
 from eval.report.live import live_rows
 from eval.report.table import columns, signed, table_rows
-from eval.report.training import JudgeFolder, judge_figures, judge_folders, read_choices, read_rounds
+from eval.report.training import JudgeFolder, judge_folders, judge_section, read_choices, read_rounds
 from eval.report.views import Grid, View, benchmark_label, benchmark_of, grid_of, recommendations, run_folders
 from eval.table.labels import mark_notes, planted_errors_note
 from secateur.runtime.errors import InputError
@@ -92,7 +92,7 @@ def render_report(inputs: ReportInputs) -> str:
         models=[(printable(model, 80), *report_scaling.model_mark(model, models)) for model in models],
         rounds=_rounds(inputs.thinkprune),
         lengths=_lengths(inputs, traced),
-        judges=[judge_figures(judge) for judge in judges],
+        judges=[judge_section(judge) for judge in judges],
         static=problem_views(records[:: max(1, len(records) // _STATIC_PROBLEMS)][:_STATIC_PROBLEMS]),
         explorer=explorer_data(traced, config) if traced else None,
         live=live_rows(combined.get("live") or []),

@@ -16,7 +16,7 @@ from eval.report.frontier import NOT_METHODS
 from eval.report.views import Grid, View
 from eval.table.labels import judge_label, method_label
 from eval.table.rules import PUBLISHED
-from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.deepprune.judges.registry import UNTRAINED
 
 Row = Mapping[str, Any]
 Place = Callable[[float], float]

@@ -27,7 +27,7 @@ from eval.report.views import View, grid_of
 from eval.studies.common import model_colours, save_png
 from eval.table.csv import flat_row, flat_table
 from eval.table.rules import PUBLISHED
-from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.plot_style import PLOT_STYLE

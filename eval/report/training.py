@@ -12,9 +12,8 @@ from markupsafe import Markup
 from eval.report import charts as figures
 from eval.report.bars import printable
 from eval.report.charts import Candidate, RocCurve, RoundRecord
+from secateur.deepprune.judges.figures import METRICS_FILE, read_metrics
 from secateur.runtime.files import read_json, read_jsonl
-
-_METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -32,32 +31,46 @@ def judge_folders(given: Mapping[str, Path], config: Mapping[str, Any]) -> list[
         return [JudgeFolder(model, Path(folder)) for model, folder in given.items()]
     named = config.get("judges") or {}
     pairs = [(model, Path(name)) for model, names in named.items() for name in _listed(names)]
-    return [JudgeFolder(*pair) for pair in pairs if (pair[1] / _METRICS).is_file()]
+    return [JudgeFolder(*pair) for pair in pairs if (pair[1] / METRICS_FILE).is_file()]
 
 
 def _listed(names: str | list[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def judge_figures(judge: JudgeFolder) -> dict[str, Any]:
-    """What the page shows of one judge."""
-    metrics = read_json(judge.folder / _METRICS)
-    kind = printable(metrics.get("kind", "judge"), 80).replace("_", " ")
-    curves = [RocCurve(kind, metrics["roc"], metrics["auroc"], main=True)]
-    for label, baseline in metrics.get("baselines", {}).items():
-        if isinstance(baseline, dict) and baseline.get("roc"):
-            curves.append(RocCurve(printable(label).replace("_", " "), baseline["roc"], baseline["auroc"]))
-    calibration = metrics.get("calibration") or {}
-    bins = calibration.get("reliability") or []
-    model = printable(judge.model, 80)
-    name = f"{kind} judge of the {model} model"
-    return {
-        "title": f"Judge for the {model} model: {kind}",
-        "roc": Markup(figures.roc(curves, name)),
-        "caption": f"{metrics['pairs']:,} pairs, {metrics['same_answer_share']:.0%} with the same answer.",
-        "reliability": Markup(figures.reliability(bins, name)) if bins else None,
-        "error": calibration.get("ece") if bins else None,
-    }
+@dataclass(frozen=True)
+class JudgeSection:
+    """What the page shows of one judge: its ROC curve beside the baselines', and its reliability curve with the
+    calibration error (0-1), both None without bins."""
+
+    title: str
+    roc: Markup
+    caption: str
+    reliability: Markup | None
+    error: float | None
+
+
+def judge_section(judge: JudgeFolder) -> JudgeSection:
+    """Read off its metrics.json; raises `InputError` where that is damaged or of another format."""
+    metrics, model = read_metrics(judge.folder), printable(judge.model, 80)
+    kind = _spaced(metrics.kind)
+    baselines = [
+        RocCurve(_spaced(label), baseline.roc, baseline.auroc)
+        for label, baseline in metrics.baselines.items()
+        if baseline.roc
+    ]
+    name, bins = f"{kind} judge of the {model} model", metrics.calibration.reliability
+    return JudgeSection(
+        title=f"Judge for the {model} model: {kind}",
+        roc=Markup(figures.roc([RocCurve(kind, metrics.roc, metrics.auroc, main=True), *baselines], name)),
+        caption=f"{metrics.pairs:,} pairs, {metrics.same_answer_share:.0%} with the same answer.",
+        reliability=Markup(figures.reliability([vars(one) for one in bins], name)) if bins else None,
+        error=metrics.calibration.ece if bins else None,
+    )
+
+
+def _spaced(name: str) -> str:
+    return printable(name, 80).replace("_", " ")
 
 
 _REWARD_KEYS = ("reward",)

@@ -228,7 +228,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
     def token_prices(self) -> dict[str, TokenPrices]:
         """Prices of the models and, by kind, of the judges that read tokens; {} if none are given."""
         kinds = {judge_kind(judge): judge for model in self.models for judge in self.scored_by(model)}
-        judges = {kind: f"the judge {judge}" for kind, judge in kinds.items() if _reads_tokens(kind)}
+        judges = {kind: f"the judge {judge}" for kind, judge in kinds.items() if JUDGE_KINDS[kind].reads_tokens}
         return read_prices(self.prices, {name: f"the model {path}" for name, path in self.models.items()}, judges)
 
     def live_count(self, problems: int) -> int:
@@ -239,8 +239,3 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
 
     def resolved(self) -> dict[str, JSON]:
         return without_plan_keys(asdict(self))
-
-
-def _reads_tokens(kind: str) -> bool:
-    """Of a kind that this version does not know, a judge that is still to come, as well."""
-    return kind not in JUDGE_KINDS or JUDGE_KINDS[kind].reads_tokens

@@ -4,12 +4,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from secateur.deepprune.judges.folder import find_judge
-from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.deepprune.judges.kind import JudgeKind
+from secateur.deepprune.judges.record import JUDGE_FILE, read_judge
+from secateur.deepprune.judges.registry import JUDGE_KINDS, UNTRAINED, stored_kind
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json
 from secateur.runtime.hub import is_hub_id
-
-READS_NOTHING = (*UNTRAINED, "linear_own_states")  # judges that spend no token of their own
 
 
 def judge_folder(folder_or_id: str) -> Path:
@@ -26,16 +25,22 @@ def _fetched(name: str) -> Path:
 
 def judge_kind(name: str) -> str:
     """What a judge is called: an untrained one by its name, a trained one by its kind."""
+    return kind_of(name).name
+
+
+def kind_of(name: str) -> JudgeKind:
+    """The kind of a judge. Raises `InputError` for a folder whose judge.json is missing or names no kind."""
     if name in UNTRAINED:
-        return name
-    return str(read_json(judge_folder(name) / "judge.json").get("kind", "judge"))
+        return JUDGE_KINDS[name]
+    folder = judge_folder(name)
+    return stored_kind(read_judge(folder).kind, folder)
 
 
 def check_judge(key: str, name: str, states: bool) -> None:
     """Raise `InputError` unless `name`, the value of `key`, is a judge; `states`: whether the engine hands out hidden
     states."""
     try:
-        found = name in UNTRAINED or (judge_folder(name) / "judge.json").is_file()
+        found = name in UNTRAINED or (judge_folder(name) / JUDGE_FILE).is_file()
     except InputError as error:
         raise InputError(f"key '{key}' has the value '{name}': {error}") from None
     if not found:
@@ -43,7 +48,7 @@ def check_judge(key: str, name: str, states: bool) -> None:
             f"key '{key}' has the value '{name}': no judge.json there; train one with trainers/judge.py, name one on "
             f"the Hub (user/judge), or choose from {', '.join(UNTRAINED)}"
         )
-    if not states and judge_kind(name) == "linear_own_states":
+    if not states and kind_of(name).reads_states:
         raise InputError(
             f"key '{key}' names a judge of the model's own states, which engine 'openai' cannot hand out; give a "
             "judge of kind linear or pairwise, or another engine"

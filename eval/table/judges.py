@@ -16,7 +16,7 @@ from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.deepprune.decision import JudgeFailure
 from secateur.deepprune.judges.base import CutTrace, Judge, VectorJudge
 from secateur.deepprune.judges.folder import load_judge
-from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.models import load_tokenizer

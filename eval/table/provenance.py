@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.table.judge_names import judge_folder
-from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.deepprune.judges.figures import METRICS_FILE, read_metrics
+from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.runtime.config import read_yaml
-from secateur.runtime.files import read_json
+from secateur.runtime.files import JSON, read_json
 from secateur.tasks.decontaminate import find_overlaps
 from secateur.tasks.records import Problem
 from secateur.tasks.sources import EMBEDDED, read_source, split_source
@@ -108,15 +109,15 @@ def seen_by_judge(folder_or_name: str, benchmark: str, problems: Sequence[Proble
     """What training and choosing a judge used; untrained ones have seen nothing."""
     if folder_or_name in UNTRAINED:
         return UNTOUCHED
-    path = judge_folder(folder_or_name) / "metrics.json"
-    config = read_json(path).get("config") if path.is_file() else None
-    if not isinstance(config, dict):
+    folder = judge_folder(folder_or_name)
+    if not (folder / METRICS_FILE).is_file():  # written by hand
         return UNKNOWN
+    config = read_metrics(folder).config
     train, dev = (_traced(config.get(key)) for key in ("train", "dev"))
     return Seen(shares_problems(train, benchmark, problems), shares_problems(dev, benchmark, problems))
 
 
-def _traced(folder: Any) -> Source | None:
+def _traced(folder: JSON) -> Source | None:
     """Where the problems of a folder of traces came from."""
     path = Path(str(folder)) / "settings.json"
     name = read_json(path).get("problems") if folder and path.is_file() else None

@@ -18,7 +18,7 @@ import numpy as np
 from eval.table.config import CombinedConfig
 from eval.table.judge_names import judge_folder, judge_kind
 from eval.table.live_record import FORMAT, LiveProblem
-from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace

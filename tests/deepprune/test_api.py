@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from secateur import PruneResult, load_judge, prune
-from secateur.deepprune.judges.untrained import UntrainedJudge
+from secateur.deepprune.judges.untrained import RandomJudge
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.base import SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
@@ -46,7 +46,7 @@ def test_a_problem_is_answered_by_the_vote_of_survivors(
 
 
 def test_messages_are_rendered_as_they_are(engine: TransformersEngine) -> None:
-    judge = UntrainedJudge("random", CUT, None)
+    judge = RandomJudge(CUT)
     text = prune(PROBLEM, engine, judge, n=2, spec=SPEC, prompt_family="plain")
     messages = prune([{"role": "user", "content": PROBLEM}], engine, judge, n=2, spec=SPEC)
     instructed = prune(PROBLEM, engine, judge, n=2, spec=SPEC)
@@ -54,7 +54,7 @@ def test_messages_are_rendered_as_they_are(engine: TransformersEngine) -> None:
 
 
 def test_a_problem_is_prompted_as_the_judges_traces_were(engine: TransformersEngine) -> None:
-    judge = UntrainedJudge("random", CUT, None)
+    judge = RandomJudge(CUT)
     first = {
         family: prune(PROBLEM, engine, judge, n=2, spec=SPEC, prompt_family=family)
         for family in ("deepseek", "plain")
@@ -65,16 +65,14 @@ def test_a_problem_is_prompted_as_the_judges_traces_were(engine: TransformersEng
 
 
 def test_overlap_is_a_rule_away(engine: TransformersEngine) -> None:
-    result = prune(
-        PROBLEM, engine, UntrainedJudge("random", CUT, None), n=4, spec=SPEC, rule=PruneRule(mode="overlap")
-    )
+    result = prune(PROBLEM, engine, RandomJudge(CUT), n=4, spec=SPEC, rule=PruneRule(mode="overlap"))
     assert sorted(result.decision.order) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("problem", ["", "  ", [], [{"role": "user"}]])
 def test_no_problem_is_refused(engine: TransformersEngine, problem: object) -> None:
     with pytest.raises(InputError, match="the problem is"):
-        prune(problem, engine, UntrainedJudge("random", CUT, None), n=2, spec=SPEC)
+        prune(problem, engine, RandomJudge(CUT), n=2, spec=SPEC)
 
 
 def test_what_is_missing_is_named(tiny_model: Path, judge_folder: Path) -> None:
@@ -85,12 +83,12 @@ def test_what_is_missing_is_named(tiny_model: Path, judge_folder: Path) -> None:
     with pytest.raises(InputError, match=r"captures those of layers \(1,\)"):
         prune(PROBLEM, TransformersEngine(tiny_model, capture_layers=(1,)), judge, n=2, spec=SPEC)
     with pytest.raises(InputError, match="n = 1"):
-        prune(PROBLEM, without_states, UntrainedJudge("random", CUT, None), n=1, spec=SPEC)
+        prune(PROBLEM, without_states, RandomJudge(CUT), n=1, spec=SPEC)
     with pytest.raises(InputError, match="max_tokens"):  # the default is for models with a long context
-        prune(PROBLEM, without_states, UntrainedJudge("random", CUT, None), n=2)
+        prune(PROBLEM, without_states, RandomJudge(CUT), n=2)
     without_states.tokenizer = None
     with pytest.raises(InputError, match="no tokenizer"):
-        prune(PROBLEM, without_states, UntrainedJudge("random", CUT, None), n=2, spec=SPEC)
+        prune(PROBLEM, without_states, RandomJudge(CUT), n=2, spec=SPEC)
 
 
 def run_python(repository: Path, *arguments: str) -> subprocess.CompletedProcess:

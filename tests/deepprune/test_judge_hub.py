@@ -25,6 +25,7 @@ from secateur.deepprune.judges.folder import (
     load_judge,
     save_judge,
 )
+from secateur.deepprune.judges.record import FORMAT, JudgeOrigin
 from secateur.runtime.files import read_json, write_json
 from tests.judge_traces import arguments, train, write_splits
 from tests.judges import linear, make_cuts, own_states, pairwise
@@ -73,7 +74,7 @@ def test_judges_come_back_by_name_with_the_same_scores_and_hostile_ones_do_not(h
     shared, cuts = tmp_path / "shared", make_cuts(tiny_model)
     judges = {"own": own_states(), "linear": linear(tiny_model), "pairwise": pairwise(tiny_model)}
     for name, judge in judges.items():
-        save_judge(judge, shared / name, {"generator": describe_generator(tiny_model)})
+        save_judge(judge, shared / name, JudgeOrigin(generator=describe_generator(tiny_model)))
     (shared / "own" / "modeling.py").write_text("raise SystemExit")
     (shared / "own" / "weights.bin").write_bytes(b"pickle")
     write_hostile(shared, shared / "linear")
@@ -106,7 +107,7 @@ def write_hostile(shared: Path, judge: Path) -> None:
     write_json(config, read_json(config) | {"auto_map": {"AutoModel": "evil/repo--modeling.Model"}})
     shutil.copytree(judge, shared / "adapter")
     write_json(shared / "adapter" / "model" / "adapter_config.json", {"base_model_name_or_path": "/etc"})
-    about = {"kind": "embedding", "model": "/etc", "cut": {"kind": "words", "k": 2}}
+    about = {"format": FORMAT, "kind": "embedding", "model": "/etc", "cut": {"kind": "words", "k": 2}}
     (shared / "local").mkdir()
     write_json(shared / "local" / "judge.json", about)
 

@@ -10,10 +10,11 @@ from transformers import AutoModel, AutoTokenizer
 
 from secateur.deepprune.judges.base import CutTrace, JudgeError
 from secateur.deepprune.judges.calibration import Calibration
-from secateur.deepprune.judges.folder import describe_generator, load_judge, save_judge, store_calibration
+from secateur.deepprune.judges.folder import describe_generator, load_judge, save_judge
 from secateur.deepprune.judges.linear import LinearModel, LinearShape
 from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel
 from secateur.deepprune.judges.pairwise import PairReader
+from secateur.deepprune.judges.record import JudgeOrigin, store_calibration
 from tests.judges import FORMAT, RULE, SHAPE, check_session, linear, make_cuts, own_states, pairwise
 from tests.tiny import build_tiny_model
 
@@ -62,7 +63,7 @@ def test_asking_for_everything_costs_what_the_matrix_costs(judge, cuts):
 
 def test_a_calibration_keeps_the_order_and_changes_the_values(judge, cuts, tmp_path, tiny_model):
     plain = judge.score(cuts)
-    save_judge(judge, tmp_path / "judge", {"generator": describe_generator(tiny_model)})
+    save_judge(judge, tmp_path / "judge", JudgeOrigin(generator=describe_generator(tiny_model)))
     calibration = Calibration(temperature=0.3, shift=-0.7)
     store_calibration(tmp_path / "judge", calibration)
     found = load_judge(tmp_path / "judge", tiny_model)
@@ -73,7 +74,7 @@ def test_a_calibration_keeps_the_order_and_changes_the_values(judge, cuts, tmp_p
 
 
 def test_saved_and_loaded_judge_gives_identical_scores(judge, cuts, tmp_path, tiny_model):
-    about = {"generator": describe_generator(tiny_model)}
+    about = JudgeOrigin(generator=describe_generator(tiny_model))
     save_judge(judge, tmp_path / "judge", about)
     loaded = load_judge(tmp_path / "judge", tiny_model)
     assert (loaded.name, loaded.cut_rule, loaded.capture_layers) == (judge.name, RULE, judge.capture_layers)
@@ -156,7 +157,7 @@ def test_long_cuts_lose_their_beginnings(tiny_model):
 
 
 def test_a_judge_of_another_model_is_refused(tmp_path, tiny_model):
-    save_judge(own_states(), tmp_path / "judge", {"generator": describe_generator(tiny_model)})
+    save_judge(own_states(), tmp_path / "judge", JudgeOrigin(generator=describe_generator(tiny_model)))
     other = build_tiny_model(tmp_path / "other", seed=1)
     with pytest.raises(JudgeError) as refusal:
         load_judge(tmp_path / "judge", other)
@@ -176,7 +177,7 @@ def test_states_of_other_sizes_are_refused(cuts):
 @pytest.mark.parametrize("damage", ["missing", "no json", "kind", "key", "weights"])
 def test_a_damaged_judge_folder_is_named(tmp_path, tiny_model, damage):
     folder = tmp_path / "judge"
-    save_judge(own_states(), folder, {"generator": describe_generator(tiny_model)})
+    save_judge(own_states(), folder, JudgeOrigin(generator=describe_generator(tiny_model)))
     description = folder / "judge.json"
     if damage == "missing":
         description.unlink()

@@ -13,7 +13,9 @@ from secateur.deepprune.judges.base import CutTrace, JudgeError
 from secateur.deepprune.judges.calibration import Calibration
 from secateur.deepprune.judges.folder import load_judge, save_judge
 from secateur.deepprune.judges.lora import LoraShape, add_lora
-from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.deepprune.judges.record import FORMAT as RECORD_FORMAT
+from secateur.deepprune.judges.record import JudgeOrigin
+from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json
 from tests.judges import FORMAT, RULE, check_session, linear, make_cuts, pairwise
@@ -67,32 +69,34 @@ def sentence_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path)
 
 
 def test_embedding_judge_reads_each_cut_once_and_counts_it(sentence_encoder, cuts, tmp_path):
-    rule = {"kind": "words", "k": 2}
-    write_json(tmp_path / "judge.json", {"kind": "embedding", "model": str(sentence_encoder), "cut": rule})
+    about = {"format": RECORD_FORMAT, "kind": "embedding", "cut": {"kind": "words", "k": 2}}
+    write_json(tmp_path / "judge.json", about | {"model": str(sentence_encoder)})
     judge = load_judge(tmp_path)
     scores = judge.score(cuts)
     assert (scores == scores.T).all() and ((scores >= 0) & (scores <= 1)).all()
     assert scores[0, 3] == pytest.approx(1.0) and scores[0, 4] < 0.999
     assert 0 < judge.usage.judge_prefill <= 5 * 40 and judge.usage.judge_head == 10 * 32 and judge.parameters > 0
     check_session(judge, cuts)
-    save_judge(judge, tmp_path / "again", {})
+    save_judge(judge, tmp_path / "again", JudgeOrigin())
     assert (load_judge(tmp_path / "again").score(cuts) == scores).all()
 
 
 def test_a_missing_sentence_encoder_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    write_json(tmp_path / "judge.json", {"kind": "embedding", "model": "x", "cut": {"kind": "words", "k": 2}})
+    about = {"format": RECORD_FORMAT, "kind": "embedding", "model": "x", "cut": {"kind": "words", "k": 2}}
+    write_json(tmp_path / "judge.json", about)
     with pytest.raises(JudgeError, match="pip install"):
         load_judge(tmp_path)
 
 
 def test_any_causal_model_is_a_pairwise_judge_by_its_description(tiny_model, cuts, tmp_path):
-    about = {"kind": "pairwise", "model": str(tiny_model), "cut": {"kind": "words", "k": 2}, "dtype": "bfloat16"}
+    about = {"format": RECORD_FORMAT, "kind": "pairwise", "model": str(tiny_model), "dtype": "bfloat16"}
+    about |= {"cut": {"kind": "words", "k": 2}}
     write_json(tmp_path / "judge.json", about | {"shape": dataclasses.asdict(FORMAT)})
     judge = load_judge(tmp_path)
     assert judge.model.language_model.dtype == torch.bfloat16 and judge.calibration == Calibration()
     assert np.allclose(judge.score(cuts), pairwise(tiny_model).score(cuts), atol=0.05)
-    save_judge(judge, tmp_path / "again", {"dtype": "bfloat16"})
+    save_judge(judge, tmp_path / "again", JudgeOrigin(dtype="bfloat16"))
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["judge.json"]
     assert (load_judge(tmp_path / "again").score(cuts) == judge.score(cuts)).all()
 
@@ -108,7 +112,7 @@ def test_adapters_are_saved_merged_and_leave_the_training_alone(kind, tiny_model
         if "lora_B" in key:
             torch.nn.init.normal_(parameter, std=0.5)
     adapted = judge.score(cuts)
-    save_judge(judge, tmp_path / "judge", {})
+    save_judge(judge, tmp_path / "judge", JudgeOrigin())
     assert (judge.score(cuts) == adapted).all(), "saving must not merge the model in training"
     loaded = load_judge(tmp_path / "judge")
     assert np.abs(adapted - before).max() > 1e-3 and np.allclose(loaded.score(cuts), adapted, atol=1e-5)

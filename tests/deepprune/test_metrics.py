@@ -76,9 +76,9 @@ def test_perfect_and_reversed_judges():
 def test_one_label_alone_gives_none_instead_of_a_number():
     labels, scores = np.ones(4, dtype=int), np.arange(4.0)
     found = metrics.summary(labels, scores, np.zeros(4, dtype=int))
-    assert (found["auroc"], found["auroc_ci95"], found["tnr_at_fnr20"]) == (None, None, None)
-    assert metrics.roc_points(labels, scores) == []
-    assert found["pairs"] == 4 and found["same_answer_share"] == 1.0
+    assert (found.auroc, found.auroc_ci95, found.tnr_at_fnr20) == (None, None, None)
+    assert metrics.roc_points(labels, scores) == ()
+    assert found.pairs == 4 and found.same_answer_share == 1.0
 
 
 def test_roc_points_rise_from_corner_to_corner():

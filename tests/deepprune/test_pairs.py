@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.deepprune.judges.base import CutTrace
-from secateur.deepprune.judges.pairs import JudgedProblem, answer_keys, check_disjoint, make_pairs
+from secateur.deepprune.judges.pairs import LabelledProblem, answer_keys, check_disjoint, make_pairs
 from secateur.runtime.errors import InputError
 from secateur.tasks.records import Trace
 
@@ -15,9 +15,9 @@ def trace(text: str, sample: int = 0) -> Trace:
     return Trace("p", "1+1?", "2", sample, text)
 
 
-def problem(identity: str) -> JudgedProblem:
+def problem(identity: str) -> LabelledProblem:
     pairs = make_pairs([0, 1], [True, True], [False, False])
-    return JudgedProblem(identity, None, (CutTrace((), (), ""),) * 2, (False,) * 2, (0.5,) * 2, pairs)
+    return LabelledProblem(identity, None, (CutTrace((), (), ""),) * 2, (False,) * 2, (0.5,) * 2, pairs)
 
 
 def test_labels_are_the_project_wide_equality_of_answers():

@@ -17,7 +17,7 @@ from eval.dry_run.runs import plan_combined
 from eval.table.config import CombinedConfig
 from eval.table.explorer import read_examples, read_explorer
 from eval.table.run import run
-from secateur.deepprune.judges.untrained import UNTRAINED
+from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.results import LiveEquality, Row, Table, read_table
 from secateur.runtime.errors import InputError
 from secateur.runtime.records import as_json

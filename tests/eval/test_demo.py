@@ -1,5 +1,6 @@
 """The demo's driver: its stages, its folder, and that its commands are what the scripts accept."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval.collect_traces import CollectConfig
-from eval.demo import Demo, DemoConfig, limit_share
+from eval.demo import Demo, DemoConfig, judge_figures, limit_share
 from eval.single import SingleConfig
 from eval.stages import Stage, StageRunner
 from eval.table.config import CombinedConfig
@@ -16,6 +17,7 @@ from schedules.config import read_run_config
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
+from tests.judge_records import describe_judge, measure_judge
 from trainers.judges.config import JudgeConfig
 
 
@@ -84,7 +86,7 @@ def demo(tmp_path: Path) -> Demo:
     for name in ("thinkprune", "control"):
         write_json(demo.out / name / "final" / "config.json", {})
     for folder in demo.judges.values():
-        write_json(folder / "judge.json", {})
+        describe_judge(folder)
     return demo
 
 
@@ -100,7 +102,7 @@ def test_the_scripts_accept_the_commands(
     monkeypatch.chdir(repository)
     demo = Demo(DemoConfig(output_dir=str(demo.out), seed=3, judge=judge, control=True))
     for folder in demo.judges.values():
-        write_json(folder / "judge.json", {})
+        describe_judge(folder)
     stages = {stage.name: stage.commands for stage in demo.stages()}
     single = parse_config(SingleConfig, arguments_of(stages["single"]["single"], "eval/single.py"))
     assert set(single.models) == {"base", "pruned", "control"} and single.seed == 3
@@ -175,6 +177,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="choose another folder"):
         Demo(DemoConfig(output_dir=str(tmp_path))).run()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_summary_has_the_figures_of_a_judge(tmp_path: Path) -> None:
+    found = judge_figures(measure_judge(tmp_path))
+    assert (found["kind"], found["auroc"], found["auroc_unseen_groups"]) == ("linear", 0.9, None)
+    assert found["baselines"] == {"ngram": 0.8, "zero_shot": None}
+    assert found["unfinished"] == {"auroc": 0.9, "auroc_ci95": (0.88, 0.92), "pairs": 100}
+    assert json.loads(json.dumps(found))["auroc_ci95"] == [0.88, 0.92]
 
 
 def test_the_limits_own_share() -> None:

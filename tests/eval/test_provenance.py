@@ -18,6 +18,7 @@ from eval.table.provenance import (
 from secateur.runtime.files import append_jsonl, write_json, write_text
 from secateur.tasks.records import Problem
 from secateur.tasks.sources import load_problems
+from tests.judge_records import measure_judge
 
 PROBLEM = "A farmer has 17 sheep and sells 9 of them on Monday. How many sheep has the farmer left?"
 
@@ -68,10 +69,10 @@ def test_a_judge_says_what_it_was_trained_and_chosen_on(tmp_path: Path, benchmar
     write_json(tmp_path / "train" / "settings.json", {"problems": "arithmetic:judge_train"})
     write_json(tmp_path / "dev" / "settings.json", {"problems": benchmark[0]})
     config = {"train": str(tmp_path / "train"), "dev": str(tmp_path / "dev")}
-    write_json(tmp_path / "judge" / "metrics.json", {"config": config})
+    measure_judge(tmp_path / "judge", config=config)
     assert seen_by_judge(str(tmp_path / "judge"), *benchmark) == Seen(False, True)
     assert seen_by_judge(str(tmp_path / "judge"), "arithmetic:judge_train", []) == Seen(True, False)
-    write_json(tmp_path / "judge" / "metrics.json", {"config": config | {"train": str(tmp_path / "gone")}})
+    measure_judge(tmp_path / "judge", config=config | {"train": str(tmp_path / "gone")})
     assert seen_by_judge(str(tmp_path / "judge"), *benchmark).trained_on is None
     assert seen_by_judge("tfidf", *benchmark) == UNTOUCHED
     assert seen_by_judge(str(tmp_path / "nothing"), *benchmark) == UNKNOWN

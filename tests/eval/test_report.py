@@ -22,6 +22,7 @@ from eval.report.table import columns, table_rows
 from eval.report.training import read_rounds
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json
+from tests.judge_records import measure_judge
 from tests.report_runs import HOSTILE, make_combined, make_rounds, make_row
 
 TEMPLATES = Path(trace_view.__file__).parent / "templates"
@@ -146,14 +147,8 @@ def test_rounds_are_counted_through_in_their_order(tmp_path: Path) -> None:
 
 
 def test_a_full_report_has_every_section_and_ids_occur_once(tmp_path: Path) -> None:
-    curve = [[0, 0], [0.1, 0.8], [1, 1]]
-    metrics = {
-        "kind": "linear", "auroc": 0.9, "auroc_ci95": [0.88, 0.92], "pairs": 100, "same_answer_share": 0.4,
-        "roc": curve,
-        "baselines": {"ngram": {"auroc": 0.8, "roc": curve}, "zero_shot": {"auroc": None, "roc": []}},
-    }  # fmt: skip
     for name in ("base", "pruned"):
-        write_json(tmp_path / name / "metrics.json", metrics)
+        measure_judge(tmp_path / name)
     models = {name: {"pass_at_1": 0.5, "mean_tokens": tokens} for name, tokens in (("base", 100.0), ("pruned", 50.0))}
     html = render_report(
         ReportInputs(

@@ -14,6 +14,7 @@ from eval.report.training import judge_folders
 from eval.report.views import grid_of, recommendations, run_folders
 from secateur.runtime.files import read_json, write_json
 from tests.eval.test_report import check_harmless
+from tests.judge_records import measure_judge
 from tests.report_runs import make_combined, make_grid
 
 
@@ -127,11 +128,9 @@ def test_the_control_is_a_third_model_everywhere(tmp_path: Path) -> None:
     for row in [row for row in combined["rows"] if row["model"] == "base"]:
         combined["rows"].append(row | {"model": "control"})
     write_json(folder / "combined.json", combined)
-    metrics = {"kind": "linear", "auroc": 0.9, "auroc_ci95": [0.8, 1.0], "pairs": 9, "same_answer_share": 0.4,
-               "roc": [[0, 0], [1, 1]]}  # fmt: skip
     names = ("base", "pruned", "control")
     for name in names:
-        write_json(tmp_path / name / "metrics.json", metrics)
+        measure_judge(tmp_path / name)
     entry = {"pass_at_1": 0.5, "mean_tokens": 80.0}
     lengths, summary = {name: [50, 60] for name in names}, dict.fromkeys(names, entry)
     judges = {name: tmp_path / name for name in names}

@@ -1,7 +1,6 @@
 """Rule sweeps: the rules that are tried, figures that agree with the run replayed, resuming; the paper's configs."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from secateur.deepprune.rule import PruneRule
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError
 from tests.combined_runs import config, make_judge, write_problems
+from tests.judge_records import describe_judge
 from trainers.judges.config import JudgeConfig
 from trainers.sweep.config import JudgeSweepConfig
 
@@ -136,9 +136,7 @@ def test_configs_of_the_papers_studies_are_options_of_their_commands(path, tmp_p
     monkeypatch.chdir(tmp_path)
     for judges in read_yaml(path).get("judges", {}).values():  # combined.yaml names a judge that was trained before
         for judge in judges:
-            folder = tmp_path / judge
-            folder.mkdir(parents=True)
-            (folder / "judge.json").write_text(json.dumps({"kind": "pairwise"}))
+            describe_judge(tmp_path / judge, "pairwise")
     options = next(cls for name, cls in OPTIONS.items() if path.stem.startswith(name))
     assert parse_config(options, ["--config", str(path)])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from secateur.deepprune.judges.figures import JudgeFigures, read_metrics
 from secateur.deepprune.judges.folder import load_judge
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
@@ -61,6 +62,8 @@ def test_language_model_judges_train_from_the_same_folders(kind, traces, tiny_mo
     metrics = train(traces, tiny_model, tmp_path / kind, kind=kind, epochs=1, evaluations=1, prompt="Same? {a} {b}")
     assert metrics.keys() >= METRICS
     assert ("zero_shot" in metrics["baselines"]) == (kind == "pairwise")
+    before = read_metrics(tmp_path / kind).baselines.get("zero_shot")
+    assert before is None or (isinstance(before, JudgeFigures) and before.cost.parameters > 0)
     assert not (tmp_path / kind / "checkpoint").exists()
     assert load_judge(tmp_path / kind, tiny_model).name == kind
 

@@ -52,7 +52,7 @@ def test_a_training_does_what_was_planned(kind: str, traces: Path, tiny_model: P
 
 def test_pairs_are_counted_as_the_judge_reads_them(traces: Path, tiny_model: Path, tmp_path: Path) -> None:
     from trainers.judges.data import load_judge_data
-    from trainers.judges.kinds import build_trainee
+    from trainers.judges.trainee import build_trainee
 
     config = planned(traces, tiny_model, tmp_path, kind="pairwise", prompt="Same? {a} or {b}?")
     rows = [len(item.row) for item in build_trainee(config, load_judge_data(config)).items]

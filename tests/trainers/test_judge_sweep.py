@@ -26,7 +26,8 @@ from trainers.judges.config import JudgeConfig
 from trainers.judges.data import load_judge_data
 from trainers.sweep.config import JudgeSweepConfig
 from trainers.sweep.cuts import CutAgain
-from trainers.sweep.report import auroc_estimate, draw_problems, tnr_estimate
+from trainers.sweep.estimates import auroc_estimate, draw_problems, tnr_estimate
+from trainers.sweep.record import SweepFigure
 
 WORDS = ("red", "green", "blue")
 LARGEST = CutRule("words", 3)
@@ -93,15 +94,15 @@ def test_cells_are_trained_once_and_the_sweep_can_grow(traces, tiny_model, tmp_p
     out = tmp_path / "out"
     small = options(traces, tiny_model, out, words=[3], focal=[True, False], oversampling=[True])
     first = run(JudgeSweepConfig(**small, cells_per_launch=1))
-    assert len(first["rows"]) == 1 and first["missing_cells"] == 1
+    assert len(first.rows) == 1 and first.missing_cells == 1
     whole = run(JudgeSweepConfig(**small))
-    assert whole["missing_cells"] == 0 and whole["rows"][0] == first["rows"][0]
+    assert whole.missing_cells == 0 and whole.rows[0] == first.rows[0]
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.*")}
     grown = run(JudgeSweepConfig(**small | {"tokens": [5], "seeds": [0, 1]}))
     assert before.items() <= {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.*")}.items()
-    assert len(grown["rows"]) == 4 and {row["seeds"] for row in grown["rows"]} == {2}
-    assert grown["rows"][0]["whole_cut_share"] == pytest.approx(0.5)
-    assert {(effect["cut"], effect["figure"]) for effect in grown["effects"]} == set()  # no plain cross-entropy
+    assert len(grown.rows) == 4 and {row.seeds for row in grown.rows} == {2}
+    assert grown.rows[0].whole_cut_share == pytest.approx(0.5)
+    assert {(effect.cut, effect.figure) for effect in grown.effects} == set()  # no plain cross-entropy
     assert not list(out.rglob("*.safetensors")), "judges are kept only if asked for"
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(csv.DictReader((out / "sweep.csv").open()))) == 4
@@ -112,10 +113,10 @@ def test_cells_are_trained_once_and_the_sweep_can_grow(traces, tiny_model, tmp_p
 def test_a_cell_at_the_stored_cut_is_what_the_judge_command_gives(traces, tiny_model, tmp_path):
     run_judge(JudgeConfig(**options(traces, tiny_model, tmp_path / "judge", seed=1)))
     values = options(traces, tiny_model, tmp_path / "sweep", words=[3], focal=[True], oversampling=[True], seeds=[1])
-    [row] = run(JudgeSweepConfig(**values, keep_judges=True))["rows"]
+    [row] = run(JudgeSweepConfig(**values, keep_judges=True)).rows
     judge = json.loads((tmp_path / "judge" / "metrics.json").read_text())
-    assert row["auroc"]["value"] == pytest.approx(judge["auroc"])
-    assert row["auroc_unfinished"]["value"] == pytest.approx(judge["unfinished"]["auroc"])
+    assert row.auroc.value == pytest.approx(judge["auroc"])
+    assert row.auroc_unfinished.value == pytest.approx(judge["unfinished"]["auroc"])
     [kept] = tmp_path.glob("sweep/cells/*/head.safetensors")
     assert kept.read_bytes() == (tmp_path / "judge" / "head.safetensors").read_bytes()
 
@@ -126,9 +127,9 @@ def test_several_tests_are_averaged_and_kept_apart(traces, tiny_model, tmp_path)
     values = options(traces, tiny_model, tmp_path / "out", test=tests, words=[2], kind="pairwise", epochs=1)
     values |= {"prompt": "{a} {b}?", "pairs_per_step": 16}
     sweep = run(JudgeSweepConfig(**values, focal=[True], oversampling=[False, True]))
-    for row in sweep["rows"]:
-        parts = [row["tests"][name]["auroc"]["value"] for name in ("one", "two")]
-        assert row["auroc"]["value"] == pytest.approx(sum(parts) / 2)
+    for row in sweep.rows:
+        parts = [row.tests[name].auroc.value for name in ("one", "two")]
+        assert row.auroc.value == pytest.approx(sum(parts) / 2)
 
 
 @pytest.mark.slow
@@ -177,5 +178,5 @@ def test_a_resample_is_the_figure_of_the_problems_drawn():
         found = estimate(labels, scores, problem, draws)
         assert found.value == pytest.approx(figure(labels, scores))
         assert found.resampled[7] == pytest.approx(figure(labels[drawn], scores[drawn]))
-        assert (found - found).to_json() == {"value": 0.0, "ci95": [0.0, 0.0]}
+        assert (found - found).figure() == SweepFigure(0.0, (0.0, 0.0))
         assert estimate(np.ones(300, dtype=int), scores, problem, draws) is None

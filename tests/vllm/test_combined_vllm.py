@@ -14,6 +14,7 @@ import yaml
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.folder import describe_generator, save_judge
 from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
+from secateur.deepprune.judges.record import JudgeOrigin
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.files import read_json
 from tests.engines.contract import LAYERS
@@ -27,9 +28,9 @@ SIDE_KEYS = {
 
 def settings(model: Path, folder: Path) -> dict[str, Any]:
     torch.manual_seed(3)
-    shape = OwnStatesShape(LAYERS, hidden=96)
+    shape = OwnStatesShape(LAYERS, hidden=96, heads=4, width=24, pair_hidden=32)
     judge = OwnStatesJudge(OwnStatesModel(shape), shape, CutRule("tokens", CUT))
-    save_judge(judge, folder / "judge", {"generator": describe_generator(model)})
+    save_judge(judge, folder / "judge", JudgeOrigin(generator=describe_generator(model)))
     return {
         "models": {"base": str(model)},
         "judges": {"base": str(folder / "judge")},

@@ -20,7 +20,7 @@ N = 12
 def judge() -> OwnStatesJudge:
     """Untrained: its opinions are arbitrary but differ, so that traces are pruned."""
     torch.manual_seed(3)
-    shape = OwnStatesShape(LAYERS, hidden=96)
+    shape = OwnStatesShape(LAYERS, hidden=96, heads=4, width=24, pair_hidden=32)
     return OwnStatesJudge(OwnStatesModel(shape), shape, CutRule("tokens", CUT))
 
 

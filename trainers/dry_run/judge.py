@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from rich.markup import escape
 
-from secateur.deepprune.judges.own_states import OwnStatesModel, OwnStatesShape
-from secateur.deepprune.judges.pairs import JudgedProblem
-from secateur.deepprune.judges.pairwise import PairReader, PairwiseFormat
-from secateur.engines.memory import read_shape, total_bytes
-from secateur.engines.models import load_tokenizer
+from secateur.deepprune.judges.figures import METRICS_FILE
+from secateur.deepprune.judges.kind import PassCounter
+from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
+from secateur.deepprune.judges.pairwise import READ_TOKENS
+from secateur.engines.memory import Item, read_shape, total_bytes
 from secateur.runtime.console import say
 from secateur.runtime.dry_run import (
     facts_table,
@@ -28,12 +27,12 @@ from secateur.runtime.dry_run import (
     size_words,
 )
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json
 from secateur.runtime.launch_file import LaunchFile
 from trainers.dry_run.judge_memory import JudgeMemory, judge_memory, own_states_items
 from trainers.judges.config import JudgeConfig
-from trainers.judges.data import JudgeData, load_judge_data
-from trainers.judges.kinds import thin_pairs
+from trainers.judges.data import load_judge_data
+from trainers.judges.fit import steps_done
+from trainers.judges.scoring import scored_part
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,22 @@ class SplitPlan:
 
 
 @dataclass(frozen=True)
+class StatesPlan:
+    """What a judge of own states is made of: `layers` of `hidden` numbers each, and `head` parameters."""
+
+    layers: int
+    hidden: int
+    head: int
+
+
+@dataclass(frozen=True)
 class DataPlan:
-    """`train` is None where nothing is trained. `notes`: what was assumed."""
+    """`train` is None where nothing is trained, `states` where none are read. `note`: what was assumed."""
 
     train: SplitPlan | None
     others: list[SplitPlan]
-    layers: int
-    notes: list[str]
+    states: StatesPlan | None
+    note: str | None
 
     @property
     def splits(self) -> list[SplitPlan]:
@@ -73,68 +81,35 @@ def missing_folders(config: JudgeConfig) -> list[str]:
 def plan_data(config: JudgeConfig) -> DataPlan:
     """Counts of all splits. Raises `InputError` for whatever the training itself would refuse about its traces."""
     data = load_judge_data(config, with_states=False)
-    counter, notes = _Counter.of(config, data)
-    dev, tests = data.dev, data.tests
-    if config.kind == "pairwise":  # scored on a part of their pairs
-        dev = thin_pairs(dev, config.dev_pairs, config.seed)
-        tests = {name: thin_pairs(problems, config.test_pairs, config.seed) for name, problems in tests.items()}
-    others = [counter.split("dev", dev), *(counter.split(name, problems) for name, problems in tests.items())]
-    train = counter.split("train", data.train) if config.epochs else None
-    return DataPlan(train, others, len(data.layers or ()), notes)
+    counter = config.judge_kind.pass_counter(config, data)
+    scored = {"dev": scored_part(config, data.dev, config.dev_pairs)}
+    scored |= {name: scored_part(config, problems, config.test_pairs) for name, problems in data.tests.items()}
+    return DataPlan(
+        train=_split(counter, "train", data.train) if config.epochs else None,
+        others=[_split(counter, name, problems) for name, problems in scored.items()],
+        states=_states(config, data) if config.judge_kind.reads_states else None,
+        note=counter.note,
+    )
 
 
-@dataclass(frozen=True)
-class _Counter:
-    config: JudgeConfig
-    reader: PairReader | None
-    query: int
+def _split(counter: PassCounter, name: str, problems: Sequence[LabelledProblem]) -> SplitPlan:
+    counted = [counter.count(problem) for problem in problems]
+    return SplitPlan(
+        name,
+        len(problems),
+        sum(len(problem.cuts) for problem in problems),
+        sum(len(problem.pairs) for problem in problems),
+        sum(tokens for tokens, _ in counted),
+        max(longest for _, longest in counted),
+        max(len(problem.cuts) for problem in problems),
+    )
 
-    @classmethod
-    def of(cls, config: JudgeConfig, data: JudgeData) -> "tuple[_Counter, list[str]]":
-        query = len(data.tokenizer(config.query, add_special_tokens=False)["input_ids"])
-        if config.kind != "pairwise":
-            return cls(config, None, query), []
-        try:
-            shape = PairwiseFormat(config.prompt, config.labels, config.chat_template, config.max_tokens)
-            return cls(config, PairReader(load_tokenizer(config.model), shape), query), []
-        except InputError:
-            note = f"no tokenizer of {config.model} is in reach: cuts count in the generator's tokens, without prompt"
-            return cls(config, None, query), [note]
 
-    def split(self, name: str, problems: Sequence[JudgedProblem]) -> SplitPlan:
-        counted = [self._problem(problem) for problem in problems]
-        return SplitPlan(
-            name,
-            len(problems),
-            sum(len(problem.cuts) for problem in problems),
-            sum(len(problem.pairs) for problem in problems),
-            sum(tokens for tokens, _ in counted),
-            max(longest for _, longest in counted),
-            max(len(problem.cuts) for problem in problems),
-        )
-
-    def _problem(self, problem: JudgedProblem) -> tuple[int, int]:
-        """Tokens that one pass reads, and the longest sequence."""
-        if self.config.kind == "pairwise":
-            return self._pairs(problem)
-        lengths = np.array([len(cut.token_ids) for cut in problem.cuts])
-        if self.config.kind == "linear":
-            prompt = len(problem.cuts[0].prompt_ids)
-            room = max(0, self.config.max_tokens - prompt - self.query)
-            lengths = prompt + np.minimum(lengths, room) + self.query
-        return int(lengths.sum()), int(lengths.max())
-
-    def _pairs(self, problem: JudgedProblem) -> tuple[int, int]:
-        """Every pair whole, one cut after the other."""
-        first, second = problem.pairs.first, problem.pairs.second
-        if self.reader is None:
-            cuts = np.array([len(cut.token_ids) for cut in problem.cuts])
-            rows = np.minimum(cuts[first] + cuts[second], self.config.max_tokens)
-        else:
-            begins = np.array([len(self.reader.begin(cut.text)) for cut in problem.cuts])
-            ends = np.array([len(self.reader.end(cut.text)) for cut in problem.cuts])
-            rows = begins[first] + ends[second]
-        return int(rows.sum()), int(rows.max())
+def _states(config: JudgeConfig, data: JudgeData) -> StatesPlan:
+    hidden = read_shape(config.model).hidden
+    judge = config.judge_kind.build(config, replace(data, hidden=hidden))
+    head = sum(parameter.numel() for parameter in judge.model.parameters())
+    return StatesPlan(len(data.layers or ()), hidden, head)
 
 
 _RATE = 1000.0  # [tokens/s], where nothing is known; said so
@@ -151,21 +126,21 @@ def plan_judge(config: JudgeConfig) -> None:
         say(f"  not there yet: {escape(', '.join(missing))}")
         say("    pairs, steps and time cannot be told before these traces are; memory is for max_tokens")
     if data is not None:
-        for note in data.notes:
-            say(f"  {escape(note)}")
+        if data.note is not None:
+            say(f"  {escape(data.note)}")
         _show_data(config, data)
         _show_time(config, data, launch)
     _show_done(config)
-    if config.kind == "linear_own_states":
-        _show_own_states(config, data)
-    elif config.kind in ("linear", "pairwise"):
+    if data is not None and data.states is not None and data.train is not None:
+        _show_own_states(config, data, data.states, data.train)
+    if config.judge_kind.language_model is not None:
         _show_language_model(config, data, launch)
 
 
 def _check_share(config: JudgeConfig, launch: LaunchFile) -> None:
-    items = config.pairs_per_step if config.kind == "pairwise" else config.problems_per_step
-    if config.epochs and config.kind != "linear_own_states" and items % launch.processes:
-        key = "pairs_per_step" if config.kind == "pairwise" else "problems_per_step"
+    items, dealt_out = config.items_per_step, config.judge_kind.language_model is not None
+    if config.epochs and dealt_out and items % launch.processes:
+        key = config.step_key
         raise InputError(f"key '{key}' has the value {items}, no multiple of the {launch.processes} processes")
 
 
@@ -173,14 +148,14 @@ def _facts(config: JudgeConfig, launch: LaunchFile) -> list[tuple[str, str]]:
     rows = [("kind", config.kind), ("model", escape(config.model)), ("launch", f"{launch.words} ({launch.path})")]
     if not config.epochs:
         return [*rows, ("training", "none: the model is used as it is")]
-    unit = "pairs" if config.kind == "pairwise" else "problems with all their pairs"
-    size = config.pairs_per_step if config.kind == "pairwise" else config.problems_per_step
+    unit = "pairs" if config.judge_kind.compares == "pairs" else "problems with all their pairs"
+    size = config.items_per_step
     adapters = f", LoRA of rank {config.lora_rank}" if config.lora_rank else ""
     return [*rows, ("an optimiser step", f"{size} {unit}, lr {config.learning_rate:g}, {config.dtype}{adapters}")]
 
 
 def _show_data(config: JudgeConfig, data: DataPlan) -> None:
-    read = "states" if config.kind == "linear_own_states" else "tokens read"
+    read = "states" if config.judge_kind.reads_states else "tokens read"
     table = plan_table("split", "problems", "cuts", "pairs", read, "longest")
     for split in data.splits:
         counts = (split.problems, split.cuts, split.pairs)
@@ -193,10 +168,8 @@ def planned_steps(config: JudgeConfig, data: DataPlan) -> int:
     """As trainers/judges/fit.py counts them."""
     if data.train is None:
         return 0
-    items, size = data.train.problems, config.problems_per_step
-    if config.kind == "pairwise":
-        items, size = data.train.pairs, config.pairs_per_step
-    return max(1, round(config.epochs * items / size))
+    items = data.train.pairs if config.judge_kind.compares == "pairs" else data.train.problems
+    return max(1, round(config.epochs * items / config.items_per_step))
 
 
 def _show_time(config: JudgeConfig, data: DataPlan, launch: LaunchFile) -> None:
@@ -206,7 +179,7 @@ def _show_time(config: JudgeConfig, data: DataPlan, launch: LaunchFile) -> None:
         return
     trained = config.epochs * data.train.tokens
     say(f"  {planned_steps(config, data):,} steps, {config.epochs:g} epochs, {config.evaluations} evaluations")
-    if config.kind == "linear_own_states":
+    if not config.judge_kind.reads_tokens:
         say("  no model reads a token: the states are on disk, and only a head is trained on them")
         return
     say(f"  {millions(trained)} tokens trained on, {millions(scored)} scored at most")
@@ -221,26 +194,21 @@ def _show_time(config: JudgeConfig, data: DataPlan, launch: LaunchFile) -> None:
 
 def _show_done(config: JudgeConfig) -> None:
     folder = Path(config.output_dir)
-    if (folder / "metrics.json").is_file():
+    if (folder / METRICS_FILE).is_file():
         say(f"  {escape(str(folder))}: finished, nothing is left to do")
-    elif (folder / "checkpoint" / "result.json").is_file():
-        steps = read_json(folder / "checkpoint" / "result.json")["steps"]
+    elif steps := steps_done(folder / "checkpoint"):
         say(f"  {escape(str(folder))}: {steps:,} steps are done, the training goes on from there")
 
 
-def _show_own_states(config: JudgeConfig, data: DataPlan | None) -> None:
-    if data is None or data.train is None:
-        return
-    hidden = read_shape(config.model).hidden
-    shape = OwnStatesShape(tuple(range(data.layers)), hidden, config.heads, config.width, config.pair_hidden)
-    head = sum(parameter.numel() for parameter in OwnStatesModel(shape).parameters())
-    cuts = config.problems_per_step * data.train.most_cuts
-    items = own_states_items(data.layers, hidden, head, cuts, data.train.longest)
-    needed = show_sizes("memory of a GPU, or of the host where there is none", _pairs(items), "together, at most")
+def _show_own_states(config: JudgeConfig, data: DataPlan, plan: StatesPlan, train: SplitPlan) -> None:
+    cuts = config.problems_per_step * train.most_cuts
+    items = own_states_items(plan.layers, plan.hidden, plan.head, cuts, train.longest)
+    title = "memory of a GPU, or of the host where there is none"
+    needed = show_sizes(title, _named_sizes(items), "together, at most")
     _verdict(needed, config.gpu_memory_gib, "a smaller problems_per_step, fewer layers")
-    states = sum(split.tokens for split in data.splits) * data.layers * hidden * 2
+    states = sum(split.tokens for split in data.splits) * plan.layers * plan.hidden * 2
     say(f"  host memory of each process for the states of all splits: {size_words(states)}")
-    say(f"  the judge on disk: {size_words(4 * head)}, {head:,} parameters")
+    say(f"  the judge on disk: {size_words(4 * plan.head)}, {plan.head:,} parameters")
 
 
 def _show_language_model(config: JudgeConfig, data: DataPlan | None, launch: LaunchFile) -> None:
@@ -249,7 +217,7 @@ def _show_language_model(config: JudgeConfig, data: DataPlan | None, launch: Lau
     adapters = f", {memory.adapters:,} of them in adapters are trained" if memory.adapters else ""
     say(f"  {shape.parameters + memory.adapters:,} parameters{adapters}")
     title = f"memory of a GPU at the worst moment ({setting.precision})"
-    needed = show_sizes(title, _pairs(memory.items()), "together")
+    needed = show_sizes(title, _named_sizes(memory.items()), "together")
     say(
         f"  at once: {setting.rows} × {setting.tokens:,} tokens, the longest that is read"
         + ("" if data else ": max_tokens")
@@ -262,13 +230,12 @@ def _at_once(config: JudgeConfig, data: DataPlan | None, launch: LaunchFile) -> 
     """Sequences of one forward pass of one process, and the longest [tokens]."""
     longest = config.max_tokens if data is None else max(split.longest for split in data.splits)
     if not config.epochs:
-        return 1, max(longest, 16_384)  # padded tokens of one pass of scoring (secateur/deepprune/judges/pairwise.py)
-    if config.kind == "pairwise":
-        share = -(-config.pairs_per_step // launch.processes)
-        return min(config.items_per_forward or share, share), longest
-    share = -(-config.problems_per_step // launch.processes)
-    cuts = 16 if data is None or data.train is None else data.train.most_cuts
-    return min(config.items_per_forward or share, share) * cuts, longest
+        return 1, max(longest, READ_TOKENS)
+    share = -(-config.items_per_step // launch.processes)
+    items = min(config.items_per_forward or share, share)
+    if config.judge_kind.compares == "pairs":
+        return items, longest
+    return items * (16 if data is None or data.train is None else data.train.most_cuts), longest
 
 
 def _remedies(config: JudgeConfig, memory: JudgeMemory, launch: LaunchFile) -> str:
@@ -296,7 +263,7 @@ def _show_disk(config: JudgeConfig, memory: JudgeMemory) -> None:
     show_disk_room(config.output_dir, most, "another output_dir")
 
 
-def _pairs(items) -> list[tuple[str, float]]:
+def _named_sizes(items: Sequence[Item]) -> list[tuple[str, float]]:
     return [(item.name, item.bytes) for item in items]
 
 

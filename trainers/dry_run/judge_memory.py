@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from secateur.deepprune.judges.lora import add_lora
+from secateur.deepprune.judges.lora import add_lora, lora_shape
 from secateur.engines.memory import GIB, RUNTIME_BYTES, Item, empty_model, read_shape
 from secateur.runtime.errors import InputError
 from secateur.runtime.launch_file import LaunchFile
@@ -57,7 +57,7 @@ def judge_memory(config: JudgeConfig, launch: LaunchFile, rows: int, tokens: int
     if launch.stage == 3:
         raise InputError(f"{launch.path}: a judge trains with DeepSpeed up to ZeRO-2; choose zero2.yaml")
     setting = Setting(
-        shape=read_shape(config.model, with_head=config.kind == "pairwise"),
+        shape=read_shape(config.model, with_head=_with_head(config)),
         processes=launch.processes,
         stage=launch.stage,
         precision=judge_precision(config, launch),
@@ -88,10 +88,15 @@ def judge_precision(config: JudgeConfig, launch: LaunchFile) -> Precision:
 
 def _adapters(config: JudgeConfig) -> int:
     """Parameters of LoRA's adapters, counted on the model without weights."""
-    if config.lora is None:
+    shape = lora_shape(config)
+    if shape is None:
         return 0
-    model = add_lora(empty_model(config.model, with_head=config.kind == "pairwise"), config.lora)
+    model = add_lora(empty_model(config.model, with_head=_with_head(config)), shape)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _with_head(config: JudgeConfig) -> bool:
+    return config.judge_kind.language_model == "causal"
 
 
 def own_states_items(layers: int, hidden: int, head: int, cuts: int, longest: int) -> list[Item]:

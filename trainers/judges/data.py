@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -10,7 +9,14 @@ from transformers import PreTrainedTokenizerBase
 from secateur.deepprune.cut import CutRule, cut_pieces, ended_before_cut
 from secateur.deepprune.judges.base import CutTrace
 from secateur.deepprune.judges.folder import generator_identity
-from secateur.deepprune.judges.pairs import JudgedProblem, all_labels, answer_keys, check_disjoint, make_pairs
+from secateur.deepprune.judges.pairs import (
+    JudgeData,
+    LabelledProblem,
+    all_labels,
+    answer_keys,
+    check_disjoint,
+    make_pairs,
+)
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
@@ -31,27 +37,11 @@ class TraceSettings:
     problems: str | None  # where they come from, as a config names it
 
 
-@dataclass(frozen=True)
-class JudgeData:
-    """The splits, `tests` by name, `train` empty where nothing is trained; `layers` are those of the states in the
-    cuts (None without states), indices into `hidden_states`; `tokenizer` is the generator's, `prompt_family` how the
-    problems were put to it; `sources` says where the problems of train, dev and every test come from, where known."""
-
-    train: list[JudgedProblem]
-    dev: list[JudgedProblem]
-    tests: dict[str, list[JudgedProblem]]
-    cut_rule: CutRule
-    layers: tuple[int, ...] | None
-    tokenizer: PreTrainedTokenizerBase
-    prompt_family: str
-    sources: dict[str, str]
-
-
 def read_settings(folder: str) -> TraceSettings:
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder of traces; make it with eval/collect_traces.py")
     path = Path(folder) / "settings.json"
-    values: dict[str, Any] = read_json(path) if path.is_file() else {}
+    values = read_json(path) if path.is_file() else {}
     cut, layers = values.get("cut"), values.get("layers")
     return TraceSettings(
         cut_rule=CutRule(cut["kind"], cut["k"]) if cut else None,
@@ -69,23 +59,44 @@ def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
     folders = {"train": config.train, "dev": config.dev} if config.train is not None else {"dev": config.dev}
     folders |= {_test_key(config, name): folder for name, folder in config.tests.items()}
     settings = {key: read_settings(folder) for key, folder in folders.items()}
-    first = next(iter(settings))
     rule = _cut_rule(config, folders, settings)
-    layers = _layers(config, folders, settings) if config.kind == "linear_own_states" else None
+    layers = _layers(config, folders, settings) if config.judge_kind.reads_states else None
     tokenizer = load_tokenizer(config.generator or config.model)
+    family = _prompt_family(config, folders, settings)
+    stored_layers = next(iter(settings.values())).layers
+    reader = _Reader(family, rule, tokenizer, Detokenizer(tokenizer), layers if with_states else None, stored_layers)
+    splits = {key: reader.split(folder) for key, folder in folders.items()}
+    tests = _checked_tests(config, splits)
+    states = splits["dev"][0].cuts[0].states
+    return JudgeData(
+        train=splits.get("train", []),
+        dev=splits["dev"],
+        tests=tests,
+        cut_rule=rule,
+        layers=layers,
+        hidden=None if states is None else states.shape[2],
+        tokenizer=tokenizer,
+        prompt_family=family,
+        sources={key: found.problems for key, found in settings.items() if found.problems is not None},
+    )
+
+
+def _prompt_family(config: JudgeConfig, folders: dict[str, str], settings: dict[str, TraceSettings]) -> str:
+    first = next(iter(settings))
     family = config.prompt_family or settings[first].prompt_family
     if family is None:
         raise InputError(f"{folders[first]}: the folder does not say how its problems were put; give 'prompt_family'")
-    read_layers = layers if with_states else None
-    reader = _Reader(family, rule, tokenizer, Detokenizer(tokenizer), read_layers, settings[first].layers)
-    splits = {key: reader.split(folder) for key, folder in folders.items()}
-    train, dev = splits.get("train", []), splits["dev"]
+    return family
+
+
+def _checked_tests(config: JudgeConfig, splits: dict[str, list[LabelledProblem]]) -> dict[str, list[LabelledProblem]]:
+    """The test splits by name. Raises `InputError` where one shares problems with training, or its states do not
+    fit."""
     tests = {name: splits[_test_key(config, name)] for name in config.tests}
     for name, problems in tests.items():  # two models may well be tested on the same problems
-        check_disjoint({"train": train, "dev": dev, _test_key(config, name): problems})
-    _check_states(tests, dev)
-    sources = {key: found.problems for key, found in settings.items() if found.problems is not None}
-    return JudgeData(train, dev, tests, rule, layers, tokenizer, family, sources)
+        check_disjoint({"train": splits.get("train", []), "dev": splits["dev"], _test_key(config, name): problems})
+    _check_states(tests, splits["dev"])
+    return tests
 
 
 def _test_key(config: JudgeConfig, name: str) -> str:
@@ -101,7 +112,7 @@ def _cut_rule(config: JudgeConfig, folders: dict[str, str], settings: dict[str, 
     for key, found in settings.items():
         # States end where the trace was cut when it was sampled; text can be cut again.
         stored = found.cut_rule
-        if config.kind == "linear_own_states" and stored is not None and stored != rule:
+        if config.judge_kind.reads_states and stored is not None and stored != rule:
             raise InputError(
                 f"key '{key}': the states in {folders[key]} were stored for a cut at {stored.k} "
                 f"{stored.kind}, not {rule.k} {rule.kind}; collect the traces again or change 'cut_k'"
@@ -133,7 +144,7 @@ def _layers(config: JudgeConfig, folders: dict[str, str], settings: dict[str, Tr
     return layers
 
 
-def _check_states(tests: dict[str, list[JudgedProblem]], dev: list[JudgedProblem]) -> None:
+def _check_states(tests: dict[str, list[LabelledProblem]], dev: list[LabelledProblem]) -> None:
     """Another model's states fit only if they are as wide."""
     wanted = dev[0].cuts[0].states
     for name, problems in tests.items():
@@ -154,7 +165,7 @@ class _Reader:
     layers: tuple[int, ...] | None
     stored_layers: tuple[int, ...] | None
 
-    def split(self, folder: str) -> list[JudgedProblem]:
+    def split(self, folder: str) -> list[LabelledProblem]:
         thinking = starts_inside_thinking(self.tokenizer)
         problems = [self._problem(entry, thinking) for entry in read_trace_folder(folder)]
         problems = [problem for problem in problems if len(problem.pairs)]
@@ -167,14 +178,14 @@ class _Reader:
             )
         return problems
 
-    def _problem(self, entry: ProblemTraces, thinking: bool) -> JudgedProblem:
+    def _problem(self, entry: ProblemTraces, thinking: bool) -> LabelledProblem:
         prompt_ids = tuple(encode_prompt(self.tokenizer, evaluation_messages(entry.problem.problem, self.family)))
         read = [self._cut(stored, prompt_ids) for stored in entry.traces]
         cuts, whole, shares = (tuple(column) for column in zip(*read, strict=True))
         traces = [stored.trace for stored in entry.traces]
         ended = [trace.finish_reason == "stop" for trace in traces]
         pairs = make_pairs(answer_keys(traces, thinking), ended, whole)
-        return JudgedProblem(entry.problem.id, entry.problem.group, cuts, whole, shares, pairs)
+        return LabelledProblem(entry.problem.id, entry.problem.group, cuts, whole, shares, pairs)
 
     def _cut(self, stored: StoredTrace, prompt_ids: tuple[int, ...]) -> tuple[CutTrace, bool, float]:
         """The cut, whether it is the whole trace, and its share (0-1) of the trace."""

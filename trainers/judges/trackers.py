@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from rich.markup import escape
 
 from secateur.runtime.console import say
+from secateur.runtime.files import JSON
 from secateur.runtime.tensorboard import FOLDER, forget_after
 from secateur.runtime.tracking import first_line, home_of, run_options, usable_report_to
 
@@ -19,7 +19,7 @@ def start_trackers(
     folder: Path,
     kind: str,
     models: Sequence[str],
-    config: Mapping[str, Any],
+    config: Mapping[str, JSON],
     resumed_at: int = 0,
 ) -> None:
     """Let `accelerator.log` of the main process reach the services that can be used: the W&B run `kind` of `folder`
@@ -41,7 +41,7 @@ def start_trackers(
 
 
 def _tracker(
-    service: str, folder: Path, kind: str, models: Sequence[str], config: Mapping[str, Any], resumed_at: int
+    service: str, folder: Path, kind: str, models: Sequence[str], config: Mapping[str, JSON], resumed_at: int
 ) -> GeneralTracker:
     if service == "tensorboard":
         forget_after(folder / FOLDER, resumed_at)

@@ -4,16 +4,17 @@ import dataclasses
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from secateur.deepprune.cut import CutRule
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 from trainers.judges.config import FREE_KEYS, JudgeConfig
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One training."""
+class SweepCell:
+    """One training of a sweep: where traces are cut, with focal loss or plain cross-entropy, the rarer label counted
+    more often or once, from which seed."""
 
     rule: CutRule
     focal: bool
@@ -27,7 +28,7 @@ class Cell:
         return f"{self.rule.kind}-{self.rule.k}-{loss}-{sampling}-seed-{self.seed}"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class JudgeSweepConfig(JudgeConfig):
     """All keys of trainers/judge.py but the cut, and what is varied.
 
@@ -52,6 +53,11 @@ class JudgeSweepConfig(JudgeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_judge_keys()
+        self._check_cells()
+
+    def _check_judge_keys(self) -> None:
+        """Raise `InputError` for keys of a judge that a sweep has no use for."""
         if self.cut_kind is not None:
             raise InputError(
                 "keys 'cut_kind' and 'cut_k' give one cut; a sweep takes its cuts from 'words' and 'tokens'"
@@ -64,6 +70,8 @@ class JudgeSweepConfig(JudgeConfig):
             raise InputError("key 'dry_run' has the value true: a sweep has no plan; ask trainers/judge.py for one")
         if self.push_to_hub:
             raise InputError("key 'push_to_hub' has the value true: a sweep makes no judge to share; leave it out")
+
+    def _check_cells(self) -> None:
         if not self.words and not self.tokens:
             raise InputError(
                 "keys 'words' and 'tokens' are both empty; name the k to try, for example words: [10, 25]"
@@ -80,13 +88,13 @@ class JudgeSweepConfig(JudgeConfig):
             raise InputError(f"key 'cells_per_launch' has the value {self.cells_per_launch}; it must be at least 1")
         self.cells()  # every k is one that a cut can have
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[SweepCell]:
         """All cells, those of one cut together; a value given twice counts once."""
         rules = [CutRule("words", k) for k in self.words] + [CutRule("tokens", k) for k in self.tokens]
         settings = itertools.product(rules, self.focal, self.oversampling, self.seeds)
-        return list(dict.fromkeys(Cell(*values) for values in settings))
+        return list(dict.fromkeys(SweepCell(*values) for values in settings))
 
-    def of_cell(self, cell: Cell) -> JudgeConfig:
+    def of_cell(self, cell: SweepCell) -> JudgeConfig:
         """What trainers/judge.py would be given for this cell, but for the cut, which is made here."""
         values = {key.name: getattr(self, key.name) for key in dataclasses.fields(JudgeConfig)}
         values |= {"output_dir": str(Path(self.output_dir) / "cells" / cell.name), "seed": cell.seed}
@@ -96,8 +104,8 @@ class JudgeSweepConfig(JudgeConfig):
             values["minority_factor"] = 1.0
         return JudgeConfig(**values)
 
-    def common(self) -> dict[str, Any]:
+    def common(self) -> dict[str, JSON]:
         """What all cells share; stored cells must have been trained with the same."""
         left_out = {"output_dir", "cut_kind", "cut_k", *FREE_KEYS}
-        keys = [key.name for key in dataclasses.fields(JudgeConfig) if key.name not in left_out]
-        return {key: list(v) if isinstance(v := getattr(self, key), tuple) else v for key in keys}
+        keys = {key.name for key in dataclasses.fields(JudgeConfig)} - left_out
+        return {key: value for key, value in self.to_json().items() if key in keys}

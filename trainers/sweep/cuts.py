@@ -12,18 +12,18 @@ import numpy as np
 
 from secateur.deepprune.cut import CutRule, cut_pieces, ended_before_cut
 from secateur.deepprune.judges.base import CutTrace
-from secateur.deepprune.judges.pairs import JudgedProblem
+from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
 from secateur.engines.detokenize import Detokenizer
 from secateur.runtime.errors import InputError
 from trainers.judges.config import JudgeConfig
-from trainers.judges.data import JudgeData, load_judge_data
+from trainers.judges.data import load_judge_data
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredProblem:
     """A problem at the cut its states were stored for, and the text of every token of each cut."""
 
-    problem: JudgedProblem
+    problem: LabelledProblem
     pieces: list[list[str]]
 
 
@@ -33,11 +33,11 @@ class CutAgain:
     def __init__(self, config: JudgeConfig) -> None:
         """`config` without a cut of its own: own-state data is read at the cut of the folders."""
         self.config = config
-        self._stored = load_judge_data(config) if config.kind == "linear_own_states" else None
+        self._stored = load_judge_data(config) if config.judge_kind.reads_states else None
         if self._stored is not None:
             detokenizer = Detokenizer(self._stored.tokenizer)
             self._train, self._dev, *tests = (
-                [Stored(problem, [_pieces(cut, detokenizer) for cut in problem.cuts]) for problem in split]
+                [StoredProblem(problem, [_pieces(cut, detokenizer) for cut in problem.cuts]) for problem in split]
                 for split in (self._stored.train, self._stored.dev, *self._stored.tests.values())
             )
             self._tests = dict(zip(self._stored.tests, tests, strict=True))
@@ -67,7 +67,7 @@ def _pieces(cut: CutTrace, detokenizer: Detokenizer) -> list[str]:
     return [stream.push(token) for token in cut.token_ids]
 
 
-def shorter(stored: Stored, rule: CutRule) -> JudgedProblem:
+def shorter(stored: StoredProblem, rule: CutRule) -> LabelledProblem:
     """The problem at an earlier cut; its pairs and labels stay, which of them are unfinished may change.
 
     Raises `TooShort` where an unfinished cut has not reached the earlier one.

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.decision import JudgeFailure
 from secateur.deepprune.judges.calibration import Calibration
+from secateur.deepprune.judges.figures import JudgeCost
+from secateur.deepprune.judges.record import JudgeParts
 from secateur.engines.accounting import Usage
 from secateur.engines.trace_folder import CutVector
 from secateur.runtime.errors import InputError
@@ -65,12 +68,12 @@ class JudgeSession(Protocol):
 class Judge(Protocol):
     """Says how probably two cut traces of one problem will end in the same answer.
 
-    `capture_layers` are the layers an engine has to record for it (indices into transformers' `hidden_states`:
-    0 the embeddings, the last one after the final norm), None where `needs_states` is False. `parameters` counts
-    those of the model that reads tokens (0 if no token is read again). `usage` holds the cost of the last `score`
-    or of all `encode` and `score_vectors` calls since `reset_usage`. `calibration` turns what the judge computes
-    into the probabilities that all methods return. `prompt_family` is how the problems of its traces were prompted,
-    None where that is not known.
+    `name` is that of its kind (registry.py). `capture_layers` are the layers an engine has to record for it (indices
+    into transformers' `hidden_states`: 0 the embeddings, the last one after the final norm), None where
+    `needs_states` is False. `parameters` counts those of the model that reads tokens (0 if no token is read again).
+    `usage` holds the cost of the last `score` or of all `encode` and `score_vectors` calls since `reset_usage`.
+    `calibration` turns what the judge computes into the probabilities that all methods return. `prompt_family` is how
+    the problems of its traces were prompted, None where that is not known.
     """
 
     name: str
@@ -90,6 +93,12 @@ class Judge(Protocol):
 
     def reset_usage(self) -> None: ...
 
+    def cost(self) -> JudgeCost:
+        """What it computes, whatever it is asked."""
+
+    def save_parts(self, folder: Path) -> JudgeParts:
+        """Write its weights into `folder`, and say what judge.json has to know of them."""
+
 
 def symmetric(n: int, first: np.ndarray, second: np.ndarray, values: np.ndarray) -> np.ndarray:
     """[n, n] float64 with `values` [pairs] at both places of each pair, and ones on the diagonal."""
@@ -99,15 +108,26 @@ def symmetric(n: int, first: np.ndarray, second: np.ndarray, values: np.ndarray)
     return matrix
 
 
-class SessionJudge(ABC):
-    """Base of the judges that answer `score` through a session; they define `open`."""
+class BaseJudge:
+    """What all judges share: nothing is calibrated, known of prompts, or spent yet."""
 
     calibration = Calibration()
     prompt_family: str | None = None
+    parameters: int
     usage: Usage
 
     def reset_usage(self) -> None:
         self.usage = Usage()
+
+    def cost(self) -> JudgeCost:
+        return JudgeCost(self.parameters)
+
+    def save_parts(self, folder: Path) -> JudgeParts:
+        raise TypeError(f"a {type(self).__name__} has nothing to save")
+
+
+class SessionJudge(BaseJudge, ABC):
+    """Base of the judges that answer `score` through a session; they define `open`."""
 
     def score(self, cuts: Sequence[CutTrace]) -> np.ndarray:
         self.reset_usage()
@@ -124,15 +144,12 @@ class SessionJudge(ABC):
         """A session that holds `cuts` as numbers 0, 1, …"""
 
 
-class VectorJudge(ABC):
+class VectorJudge(BaseJudge, ABC):
     """Base of the judges of linear cost: every cut becomes one vector, which evaluators may keep instead of states.
 
     Judges define `read` and `compare`. Cuts are read one by one, so a vector does not depend on its company.
     """
 
-    calibration = Calibration()
-    prompt_family: str | None = None
-    usage: Usage
     macs_per_pair: int
     """Multiply-accumulates of comparing two vectors."""
 
@@ -143,9 +160,6 @@ class VectorJudge(ABC):
     @abstractmethod
     def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """[pairs] float64, uncalibrated scores 0-1 of the vectors [n, width] numbered `first` and `second`."""
-
-    def reset_usage(self) -> None:
-        self.usage = Usage()
 
     def encode(self, cut: CutTrace) -> np.ndarray:
         """The vector of one cut, [width] float32. The same whichever cuts are encoded beside it."""

@@ -6,9 +6,8 @@ development problems. It cannot move .5; the shift of Platt's scaling beside it 
 rarer label twice does to the odds. Both keep the order of the scores, hence AUROC and TNR.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -34,12 +33,31 @@ class Calibration:
             return np.asarray(scores, dtype=np.float64)
         return _sigmoid(log_odds(scores) / self.temperature + self.shift)
 
-    def to_json(self) -> dict[str, float]:
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, float]) -> "Calibration":
-        return cls(float(values["temperature"]), float(values["shift"]))
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """An interval of the score, from `low` to `high`: its `pairs`, their mean score, and the share of them that have
+    the same answer. All but `pairs` are fractions (0-1)."""
+
+    low: float
+    high: float
+    pairs: int
+    mean_score: float
+    same_answer_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationFigures:
+    """What a calibration does for pairs it was not fitted on: expected calibration error `ece` and Brier score with
+    and without it (0-1), and the reliability curve with it, empty bins left out."""
+
+    temperature: float
+    shift: float
+    ece: float
+    brier: float
+    ece_uncalibrated: float
+    brier_uncalibrated: float
+    reliability: tuple[ReliabilityBin, ...]
 
 
 def log_odds(scores: np.ndarray) -> np.ndarray:
@@ -74,29 +92,28 @@ def fit_calibration(labels: np.ndarray, scores: np.ndarray, kind: CalibrationKin
     return Calibration(float(np.exp(-found.x[0])), float(found.x[1]) if affine else 0.0)
 
 
-def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = RELIABILITY_BINS) -> list[dict[str, float]]:
-    """The reliability curve: `bins` equal intervals of the score, each with its number of pairs, their mean score and
-    the share (0-1) of them that have the same answer. Empty bins are left out."""
+def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = RELIABILITY_BINS) -> tuple[ReliabilityBin, ...]:
+    """The reliability curve: `bins` equal intervals of the score. Empty bins are left out."""
     edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.clip(np.digitize(scores, edges[1:-1]), 0, bins - 1)
-    return [
-        {
-            "low": round(float(edges[index]), 6),
-            "high": round(float(edges[index + 1]), 6),
-            "pairs": int((place == index).sum()),
-            "mean_score": float(scores[place == index].mean()),
-            "same_answer_share": float(labels[place == index].mean()),
-        }
+    return tuple(
+        ReliabilityBin(
+            low=round(float(edges[index]), 6),
+            high=round(float(edges[index + 1]), 6),
+            pairs=int((place == index).sum()),
+            mean_score=float(scores[place == index].mean()),
+            same_answer_share=float(labels[place == index].mean()),
+        )
         for index in range(bins)
         if (place == index).any()
-    ]
+    )
 
 
 def calibration_error(labels: np.ndarray, scores: np.ndarray, bins: int = RELIABILITY_BINS) -> float:
     """Expected calibration error (0-1): distance between mean score and share of same answers, averaged over bins by
     their number of pairs."""
     curve = reliability(labels, scores, bins)
-    return sum(b["pairs"] * abs(b["mean_score"] - b["same_answer_share"]) for b in curve) / len(labels)
+    return sum(b.pairs * abs(b.mean_score - b.same_answer_share) for b in curve) / len(labels)
 
 
 def brier(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -104,17 +121,18 @@ def brier(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean((np.asarray(scores) - labels) ** 2))
 
 
-def calibration_figures(labels: np.ndarray, raw: np.ndarray, calibration: Calibration) -> dict[str, Any]:
-    """For metrics.json: the calibration, its error and Brier score on pairs it was not fitted on, the same without
-    it, and the reliability curve with it. `raw` [pairs] are uncalibrated scores."""
+def calibration_figures(labels: np.ndarray, raw: np.ndarray, calibration: Calibration) -> CalibrationFigures:
+    """What a calibration does for pairs; `raw` [pairs] are uncalibrated scores."""
     scores = calibration(raw)
-    return calibration.to_json() | {
-        "ece": calibration_error(labels, scores),
-        "brier": brier(labels, scores),
-        "ece_uncalibrated": calibration_error(labels, raw),
-        "brier_uncalibrated": brier(labels, raw),
-        "reliability": reliability(labels, scores),
-    }
+    return CalibrationFigures(
+        temperature=calibration.temperature,
+        shift=calibration.shift,
+        ece=calibration_error(labels, scores),
+        brier=brier(labels, scores),
+        ece_uncalibrated=calibration_error(labels, raw),
+        brier_uncalibrated=brier(labels, raw),
+        reliability=reliability(labels, scores),
+    )
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:

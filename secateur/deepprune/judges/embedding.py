@@ -11,6 +11,7 @@ import torch
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, JudgeError, VectorJudge
+from secateur.deepprune.judges.record import JudgeParts
 from secateur.engines.accounting import Usage
 
 
@@ -48,3 +49,6 @@ class EmbeddingJudge(VectorJudge):
 
     def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.clip((vectors[first].astype(np.float64) * vectors[second]).sum(axis=1), 0.0, 1.0)
+
+    def save_parts(self, folder: Path) -> JudgeParts:
+        return JudgeParts(model=self.model_path)

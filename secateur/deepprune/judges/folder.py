@@ -1,15 +1,16 @@
-"""Judge folders: what is saved beside the weights, and loading a judge for the generator it fits.
+"""Judge folders: saving a judge, finding one on this machine or on the Hub, loading it for the generator it fits.
 
-`judge.json` names `kind`, `cut` ({kind, k}), `shape` (sizes and what the judge reads), `calibration` ({temperature,
-shift}) and `dtype` of the language model; `head.safetensors` holds the small trained parts; `model/` is the language
-model of the kinds that have one, a plain Hugging Face folder with its tokenizer. A model that is used as it is need
-not be copied: with the key `model` (folder or Hub id) judge.json is the whole judge, for the kinds `pairwise` (a
-public judge, or any instruct model) and `embedding` (a sentence encoder):
+judge.json (record.py) names the judge's `kind`, its `cut`, `shape` (sizes and what it reads), `calibration` and the
+`dtype` of its language model; `head.safetensors` holds the small trained parts; `model/` is the language model of the
+kinds that have one, a plain Hugging Face folder with its tokenizer. A model that is used as it is need not be copied:
+with the key `model` (folder or Hub id) judge.json is all of the judge, for the kinds `pairwise` (a public judge, or
+any instruct model) and `embedding` (a sentence encoder). By hand:
 
-    {"kind": "pairwise", "model": "THU-KEG/DeepPrune-Judge-4B", "dtype": "bfloat16",
+    {"format": 1, "kind": "pairwise", "model": "THU-KEG/DeepPrune-Judge-4B", "dtype": "bfloat16",
      "cut": {"kind": "words", "k": 25},
      "shape": {"prompt": "… {a} … {b} …", "labels": ["yes", "no"], "chat_template": true, "max_tokens": 8192}}
-    {"kind": "embedding", "model": "sentence-transformers/all-MiniLM-L6-v2", "cut": {"kind": "words", "k": 25}}
+    {"format": 1, "kind": "embedding", "model": "sentence-transformers/all-MiniLM-L6-v2",
+     "cut": {"kind": "words", "k": 25}}
 
 A judge on the Hub is such a folder; `load_judge("user/judge")` and `load_judge("user/judge@revision")` fetch it. Only
 JSON, text and safetensors are fetched; a model that asks for code of its own, or names another one, is refused.
@@ -18,83 +19,41 @@ JSON, text and safetensors are fetched; a model that asks for code of its own, o
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import AutoModel
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import Judge, JudgeError
-from secateur.deepprune.judges.calibration import Calibration
-from secateur.deepprune.judges.embedding import EmbeddingJudge
-from secateur.deepprune.judges.linear import LinearJudge, LinearModel, LinearShape
-from secateur.deepprune.judges.lora import plain_model
-from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
-from secateur.deepprune.judges.pairwise import PairReader, PairwiseFormat, PairwiseJudge, PairwiseModel
-from secateur.deepprune.judges.untrained import UNTRAINED, UntrainedJudge
-from secateur.engines.models import load_model, load_tokenizer, model_fingerprint
+from secateur.deepprune.judges.record import JUDGE_FILE, Generator, JudgeOrigin, JudgeRecord, read_judge, write_judge
+from secateur.deepprune.judges.registry import JUDGE_KINDS, UNTRAINED, stored_kind
+from secateur.engines.models import model_fingerprint
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import JSON, read_json
 from secateur.runtime.hub import is_hub_id, snapshot, split_revision
+
+if TYPE_CHECKING:
+    import torch
 
 # A class of the library, not a module that it happens to import, such as torch with its `load`.
 _ENCODER_MODULE = re.compile(r"sentence_transformers(\.[a-z_]\w*)*\.[A-Z]\w*")
-KINDS = ("linear_own_states", "linear", "pairwise", "embedding")
 
 
-def save_judge(judge: Judge, folder: str | Path, about: dict[str, Any]) -> None:
-    """Write the judge's folder. `about` are JSON values kept in judge.json, such as the generator's fingerprint
-    (`describe_generator`) or the `dtype` to load a language model in. `judge.json` comes last, so a folder that has
-    it is complete."""
+def save_judge(judge: Judge, folder: str | Path, origin: JudgeOrigin) -> None:
+    """Write the judge's folder; judge.json comes last, so a folder that has it is complete."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rule = {"kind": judge.cut_rule.kind, "k": judge.cut_rule.k}
-    values = {"kind": judge.name, "cut": rule, "calibration": judge.calibration.to_json()}
-    write_json(folder / "judge.json", values | _save_parts(judge, folder) | about)
+    parts = judge.save_parts(folder)
+    record = JudgeRecord(
+        kind=judge.name, cut=judge.cut_rule, calibration=judge.calibration, **vars(parts), **vars(origin)
+    )
+    write_judge(folder, record)
 
 
-def _save_parts(judge: Judge, folder: Path) -> dict[str, Any]:
-    """Write the weights; returns what judge.json says about them."""
-    if isinstance(judge, OwnStatesJudge):
-        save_file(judge.model.state_dict(), folder / "head.safetensors")
-        return {"shape": dataclasses.asdict(judge.shape)}
-    if isinstance(judge, LinearJudge):
-        parts = nn.ModuleDict({"norm": judge.model.norm, "head": judge.model.head})
-        save_file(parts.state_dict(), folder / "head.safetensors")
-        _save_model(judge.model.encoder, folder / "model")
-        return {"shape": dataclasses.asdict(judge.model.shape)}
-    if isinstance(judge, EmbeddingJudge):
-        return {"model": judge.model_path}
-    if isinstance(judge, PairwiseJudge):
-        shape = {"shape": dataclasses.asdict(judge.model.reader.shape)}
-        if judge.source is not None:
-            return shape | {"model": judge.source}
-        _save_model(judge.model.language_model, folder / "model")
-        judge.model.reader.tokenizer.save_pretrained(folder / "model")
-        return shape
-    raise TypeError(f"a {type(judge).__name__} has nothing to save")
-
-
-def _save_model(model: nn.Module, folder: Path) -> None:
-    plain, weights = plain_model(model)
-    plain.save_pretrained(folder, state_dict=weights)
-
-
-def store_calibration(folder: str | Path, calibration: Calibration) -> None:
-    """Put a calibration into the folder of a judge that is saved already."""
-    path = Path(folder) / "judge.json"
-    write_json(path, read_json(path) | {"calibration": calibration.to_json()})
-
-
-def describe_generator(path: str | Path) -> dict[str, str]:
-    """What `load_judge` compares: the path is for the reader, the fingerprint decides. A model on the Hub is named by
-    its id; `weights` is the fingerprint of its files, where they can be had."""
-    about = {"path": str(path), "fingerprint": generator_identity(path)}
+def describe_generator(path: str | Path) -> Generator:
+    """What `load_judge` compares."""
     weights = None if Path(path).is_dir() else _weights_on_the_hub(path)
-    return about | ({"weights": weights} if weights else {})
+    return Generator(str(path), generator_identity(path), weights)
 
 
 def generator_identity(path: str | Path) -> str:
@@ -117,7 +76,7 @@ def find_judge(folder_or_id: str | Path) -> Path:
     own.
     """
     folder = Path(folder_or_id)
-    if (folder / "judge.json").is_file():
+    if (folder / JUDGE_FILE).is_file():
         return folder
     if not is_hub_id(folder_or_id):
         raise JudgeError(
@@ -125,7 +84,7 @@ def find_judge(folder_or_id: str | Path) -> Path:
             f"Hub (user/judge), or an untrained one: {', '.join(UNTRAINED)}"
         )
     folder = snapshot(str(folder_or_id))
-    if not (folder / "judge.json").is_file():
+    if not (folder / JUDGE_FILE).is_file():
         raise JudgeError(f"{folder_or_id}: no judge there (judge.json is missing); look at its name on the Hub")
     _refuse_foreign_code(str(folder_or_id), folder)
     return folder
@@ -148,7 +107,7 @@ def _refuse_foreign_code(name: str, folder: Path) -> None:
                 )
 
 
-def _modules(values: Any) -> list[Any]:
+def _modules(values: JSON) -> list[JSON]:
     """What a modules.json, or a router's configuration, has sentence-transformers import and call."""
     if isinstance(values, list):
         return [entry["type"] for entry in values if isinstance(entry, dict) and "type" in entry]
@@ -161,32 +120,30 @@ def load_judge(
     generator_path: str | Path | None = None,
     *,
     cut_rule: CutRule | None = None,
-    device: str | torch.device = "cpu",
+    device: "str | torch.device" = "cpu",
     allow_other_model: bool = False,
 ) -> Judge:
     """A judge from its folder or from the Hub (`find_judge`), or one that needs no training by name (`UNTRAINED`;
     they take `cut_rule`).
 
-    `generator_path` is the model whose traces will be judged. Raises `JudgeError` (an `InputError`) for a folder that
-    is no judge or is damaged, and for a judge of own states that was trained on another model, unless
+    `generator_path` is the model whose traces will be judged. Raises `InputError` for a folder that is no judge or
+    is damaged, and for a judge of own states that was trained on another model, unless
     `allow_other_model`: its states must then have the same sizes, as those of the model before and after RL do.
     """
     if str(folder_or_name) in UNTRAINED:
-        return UntrainedJudge(str(folder_or_name), cut_rule or CutRule(), generator_path)
+        return JUDGE_KINDS[str(folder_or_name)].make(cut_rule or CutRule(), generator_path)
     folder = find_judge(folder_or_name)
-    about = read_json(folder / "judge.json")
+    record = read_judge(folder)
+    kind = stored_kind(record.kind, folder)
+    if folder != Path(folder_or_name) and record.model is not None:
+        record = dataclasses.replace(record, model=_model_on_the_hub(str(folder_or_name), record.model))
+    if kind.reads_states and not allow_other_model:
+        check_generator(folder_or_name, record, generator_path)
     try:
-        if folder != Path(folder_or_name) and "model" in about:
-            about = about | {"model": _model_on_the_hub(str(folder_or_name), about["model"])}
-        if about["kind"] == "linear_own_states" and not allow_other_model:
-            check_generator(folder_or_name, about["generator"], generator_path)
-        judge = _load_kind(folder, about, device)
-        judge.calibration = Calibration.from_json(about.get("calibration", Calibration().to_json()))
-        judge.prompt_family = about.get("prompt_family")
-    except (KeyError, TypeError) as error:
-        raise JudgeError(f"{folder / 'judge.json'}: not as trainers/judge.py writes it ({error})") from None
+        judge = kind.load(folder, record, device)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise JudgeError(f"{folder}: the judge's weights cannot be read ({error}); train it again") from None
+    judge.calibration, judge.prompt_family = record.calibration, record.prompt_family
     return judge
 
 
@@ -199,70 +156,22 @@ def _model_on_the_hub(judge: str, model: str) -> str:
     return str(folder)
 
 
-def _load_kind(folder: Path, about: dict[str, Any], device: str | torch.device) -> Judge:
-    kind, rule, shape = about["kind"], CutRule(**about["cut"]), _tuples(about.get("shape", {}))
-    dtype = about.get("dtype", "float32")
-    if kind == "linear_own_states":
-        return _load_own_states(folder, rule, OwnStatesShape(**shape), device)
-    if kind == "linear":
-        return _load_linear(folder, rule, LinearShape(**shape), device, dtype)
-    if kind == "pairwise":
-        judge = load_pairwise(about.get("model", folder / "model"), rule, PairwiseFormat(**shape), device, dtype)
-        judge.source = about.get("model")
-        return judge
-    if kind == "embedding":
-        return EmbeddingJudge(about["model"], rule, device)
-    raise JudgeError(f"{folder}: a judge of the unknown kind '{kind}'; known kinds: {', '.join(KINDS)}")
-
-
-def load_pairwise(
-    model_path: str | Path,
-    rule: CutRule,
-    shape: PairwiseFormat,
-    device: str | torch.device = "cpu",
-    dtype: str = "float32",
-) -> PairwiseJudge:
-    """A pairwise judge from any causal language model; without training it is the zero-shot judge."""
-    language_model = load_model(model_path, dtype, torch.device(device))
-    reader = PairReader(load_tokenizer(model_path), shape)
-    return PairwiseJudge(PairwiseModel(language_model, reader), rule)
-
-
-def check_generator(judge: str | Path, trained_for: dict[str, str], generator_path: str | Path | None) -> None:
-    """Raise `JudgeError` unless an own-state judge was `trained_for` this generator: the same folder, the same id, or
-    the same files under another name, as of a folder that was pushed."""
+def check_generator(judge: str | Path, record: JudgeRecord, generator_path: str | Path | None) -> None:
+    """Raise `JudgeError` unless an own-state judge was trained for this generator: the same folder, the same id, or
+    the same files under another name, as of a folder that was pushed. Without a generator nothing is compared."""
+    trained_for = record.generator
+    if trained_for is None:
+        raise JudgeError(f"{judge}: judge.json names no 'generator', the model whose states it reads; train it again")
     if generator_path is None:
         return
     found = generator_identity(generator_path)
-    known = {trained_for["fingerprint"], trained_for.get("weights", trained_for["fingerprint"])}
+    known = {trained_for.fingerprint, trained_for.weights or trained_for.fingerprint}
     if found in known or split_revision(found)[0] in known:
         return
     if is_hub_id(generator_path) and _weights_on_the_hub(generator_path) in known:
         return
     raise JudgeError(
-        f"the judge in {judge} reads the hidden states of {trained_for['path']} (fingerprint "
-        f"{trained_for['fingerprint']}), but the generator is {generator_path} ({found}); train a judge for that "
+        f"the judge in {judge} reads the hidden states of {trained_for.path} (fingerprint "
+        f"{trained_for.fingerprint}), but the generator is {generator_path} ({found}); train a judge for that "
         "model, take one that reads text, or allow it where both models have one shape (allow_other_model)"
     )
-
-
-def _load_own_states(
-    folder: Path, rule: CutRule, shape: OwnStatesShape, device: str | torch.device
-) -> OwnStatesJudge:
-    model = OwnStatesModel(shape)
-    model.load_state_dict(load_file(folder / "head.safetensors"))
-    return OwnStatesJudge(model.to(device), shape, rule)
-
-
-def _load_linear(
-    folder: Path, rule: CutRule, shape: LinearShape, device: str | torch.device, dtype: str
-) -> LinearJudge:
-    model = LinearModel(AutoModel.from_pretrained(folder / "model", dtype=getattr(torch, dtype)), shape)
-    parts = nn.ModuleDict({"norm": model.norm, "head": model.head})
-    parts.load_state_dict(load_file(folder / "head.safetensors"))
-    return LinearJudge(model.to(device), rule)
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only; the records hold tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -8,16 +8,21 @@ reads the generator's token ids, so it must share the generator's tokenizer.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import AutoModel, DynamicCache, PreTrainedModel
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, VectorJudge, VectorSession
 from secateur.deepprune.judges.heads import PairHead, pair_probabilities
+from secateur.deepprune.judges.lora import save_language_model
+from secateur.deepprune.judges.record import HEAD_FILE, JudgeParts
 from secateur.engines.accounting import Usage
+from secateur.runtime.records import as_json
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,10 @@ class LinearModel(nn.Module):
         width = encoder.config.get_text_config(decoder=True).hidden_size
         self.norm = nn.LayerNorm(width)
         self.head = PairHead(width, shape.pair_hidden)
+
+    def small_parts(self) -> nn.ModuleDict:
+        """What is trained beside the encoder."""
+        return nn.ModuleDict({"norm": self.norm, "head": self.head})
 
     def read_ids(self, cut: CutTrace) -> list[int]:
         """What the encoder reads for one cut; too long a cut loses its beginning, never prompt or query."""
@@ -102,6 +111,20 @@ class LinearJudge(VectorJudge):
     def compare(self, vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         device, dtype = self.model.norm.weight.device, self.model.norm.weight.dtype
         return pair_probabilities(self.model.head, torch.from_numpy(vectors).to(device, dtype), first, second)
+
+    def save_parts(self, folder: Path) -> JudgeParts:
+        save_file(self.model.small_parts().state_dict(), folder / HEAD_FILE)
+        save_language_model(self.model.encoder, folder / "model")
+        return JudgeParts(shape=as_json(self.model.shape))
+
+
+def load_linear(
+    folder: Path, rule: CutRule, shape: LinearShape, device: str | torch.device, dtype: str
+) -> LinearJudge:
+    """What `save_parts` wrote."""
+    model = LinearModel(AutoModel.from_pretrained(folder / "model", dtype=getattr(torch, dtype)), shape)
+    model.small_parts().load_state_dict(load_file(folder / HEAD_FILE))
+    return LinearJudge(model.to(device), rule)
 
 
 class LinearSession(VectorSession):

@@ -4,10 +4,11 @@ Pairs of one problem hang together, so intervals resample problems, never pairs.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score, roc_curve
+
+from secateur.deepprune.judges.figures import PairFigures
 
 BOOTSTRAP_RESAMPLES = 2000
 THRESHOLD_RESAMPLES = 500  # each sorts out a threshold of its own, which takes longer
@@ -101,36 +102,30 @@ def tnr_at_fnr_ci95(
     return float(low), float(high)
 
 
-def roc_points(labels: np.ndarray, scores: np.ndarray, points: int = ROC_POINTS) -> list[list[float]]:
-    """The ROC curve read off at `points` evenly spaced false positive rates: [[fpr, tpr], ...], [] without both
+def roc_points(labels: np.ndarray, scores: np.ndarray, points: int = ROC_POINTS) -> tuple[tuple[float, float], ...]:
+    """The ROC curve read off at `points` evenly spaced false positive rates: ((fpr, tpr), ...), () without both
     labels."""
     if not has_both_labels(labels):
-        return []
+        return ()
     false_positive, true_positive, _ = roc_curve(labels, scores)
     grid = np.linspace(0.0, 1.0, points)
-    return [
-        [round(float(x), 4), round(float(y), 4)]
+    return tuple(
+        (round(float(x), 4), round(float(y), 4))
         for x, y in zip(grid, np.interp(grid, false_positive, true_positive), strict=True)
-    ]
+    )
 
 
 def summary(
     labels: np.ndarray, scores: np.ndarray, problems: Sequence[int] | np.ndarray, seed: int = 0
-) -> dict[str, Any]:
-    """The numbers every judge is reported with: auroc, auroc_ci95, tnr_at_fnr20 and its _ci95, pairs,
-    same_answer_share, problems.
-
-    Shares are 0-1; a figure that needs both labels is None when one is missing.
-    """
+) -> PairFigures:
+    """The figures that every judge is reported with, from its pairs [pairs]; `problems` numbers their problems."""
     problems = np.asarray(problems)
-    interval = auroc_ci95(labels, scores, problems, seed=seed)
-    tnr_interval = tnr_at_fnr_ci95(labels, scores, problems, seed=seed)
-    return {
-        "auroc": auroc(labels, scores),
-        "auroc_ci95": list(interval) if interval else None,
-        "tnr_at_fnr20": tnr_at_fnr(labels, scores, 0.2),
-        "tnr_at_fnr20_ci95": list(tnr_interval) if tnr_interval else None,
-        "pairs": len(labels),
-        "same_answer_share": float(np.mean(labels)) if len(labels) else None,
-        "problems": len(np.unique(problems)),
-    }
+    return PairFigures(
+        auroc=auroc(labels, scores),
+        auroc_ci95=auroc_ci95(labels, scores, problems, seed=seed),
+        tnr_at_fnr20=tnr_at_fnr(labels, scores, 0.2),
+        tnr_at_fnr20_ci95=tnr_at_fnr_ci95(labels, scores, problems, seed=seed),
+        pairs=len(labels),
+        same_answer_share=float(np.mean(labels)) if len(labels) else None,
+        problems=len(np.unique(problems)),
+    )

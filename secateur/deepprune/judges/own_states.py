@@ -6,16 +6,21 @@ paper, whose judge reads every pair of cuts anew (see pairwise.py).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, JudgeError, VectorJudge
+from secateur.deepprune.judges.figures import JudgeCost
 from secateur.deepprune.judges.heads import AttentionPool, PairHead, pair_probabilities
+from secateur.deepprune.judges.record import HEAD_FILE, JudgeParts
 from secateur.engines.accounting import Usage
+from secateur.runtime.records import as_json
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,9 @@ class OwnStatesShape:
 
     layers: tuple[int, ...]
     hidden: int
-    heads: int = 4
-    width: int = 24
-    pair_hidden: int = 32
+    heads: int
+    width: int
+    pair_hidden: int
 
 
 class OwnStatesModel(nn.Module):
@@ -86,3 +91,18 @@ class OwnStatesJudge(VectorJudge):
     def macs_of_cut(self, tokens: int) -> int:
         """What encoding one cut of that many states costs [MACs]."""
         return tokens * self.model.pool.macs_per_token() + self.model.pool.macs_per_cut()
+
+    def cost(self) -> JudgeCost:
+        pool, pair = self.model.pool, self.model.head.macs_per_pair()
+        return JudgeCost(self.parameters, pool.macs_per_token(), pool.macs_per_cut(), pair)
+
+    def save_parts(self, folder: Path) -> JudgeParts:
+        save_file(self.model.state_dict(), folder / HEAD_FILE)
+        return JudgeParts(shape=as_json(self.shape))
+
+
+def load_own_states(folder: Path, rule: CutRule, shape: OwnStatesShape, device: str | torch.device) -> OwnStatesJudge:
+    """What `save_parts` wrote."""
+    model = OwnStatesModel(shape)
+    model.load_state_dict(load_file(folder / HEAD_FILE))
+    return OwnStatesJudge(model.to(device), shape, rule)

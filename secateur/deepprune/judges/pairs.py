@@ -6,15 +6,20 @@ its pairs are labelled different. One that ran into the token cap, or of which n
 its pairs are left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.equality import extract_answer, group_answers
 from secateur.tasks.records import Trace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +40,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, eq=False)
-class JudgedProblem:
+class LabelledProblem:
     """One problem of judge data: what a judge reads, and what it should say.
 
     `whole[i]` says that trace i ended before its cut was reached, so its cut is the whole trace; `cut_shares` are
@@ -48,6 +53,27 @@ class JudgedProblem:
     whole: tuple[bool, ...]
     cut_shares: tuple[float, ...]
     pairs: Pairs
+
+
+@dataclass(frozen=True)
+class JudgeData:
+    """All that a judge is made from and measured on.
+
+    The splits: `tests` by name, `train` empty where nothing is trained. `cut_rule`: where all traces are cut.
+    `layers`: those of the states in the cuts, indices into `hidden_states`; `hidden`: how many numbers each has; None
+    without states. `tokenizer`: the generator's; `prompt_family`: how the problems were put to it. `sources`: where
+    the problems of train, dev and every test come from, where known.
+    """
+
+    train: list[LabelledProblem]
+    dev: list[LabelledProblem]
+    tests: dict[str, list[LabelledProblem]]
+    cut_rule: CutRule
+    layers: tuple[int, ...] | None
+    hidden: int | None
+    tokenizer: "PreTrainedTokenizerBase"
+    prompt_family: str
+    sources: dict[str, str]
 
 
 def answer_keys(traces: Sequence[Trace], thinking: bool = False) -> list[int | None]:
@@ -75,7 +101,7 @@ def make_pairs(keys: Sequence[int | None], ended: Sequence[bool], whole: Sequenc
     )
 
 
-def check_disjoint(splits: dict[str, Sequence[JudgedProblem]]) -> None:
+def check_disjoint(splits: Mapping[str, Sequence[LabelledProblem]]) -> None:
     """Raises `InputError` naming a problem that occurs in two splits."""
     owner: dict[str, str] = {}
     for split, problems in splits.items():
@@ -88,5 +114,5 @@ def check_disjoint(splits: dict[str, Sequence[JudgedProblem]]) -> None:
                 )
 
 
-def all_labels(problems: Sequence[JudgedProblem]) -> np.ndarray:
+def all_labels(problems: Sequence[LabelledProblem]) -> np.ndarray:
     return np.concatenate([problem.pairs.labels for problem in problems])

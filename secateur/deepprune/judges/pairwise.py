@@ -13,6 +13,7 @@ pair in an order drawn at random, so that neither place means anything.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +22,11 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, JudgeError, SessionJudge, pair_columns
+from secateur.deepprune.judges.lora import save_language_model
+from secateur.deepprune.judges.record import JudgeParts
 from secateur.engines.accounting import Usage
+from secateur.engines.models import load_model, load_tokenizer
+from secateur.runtime.records import as_json
 
 READ_TOKENS = 16_384  # padded tokens of one forward pass of scoring, cached ones included
 
@@ -128,6 +133,26 @@ class PairwiseJudge(SessionJudge):
 
     def open(self, cuts: Sequence[CutTrace] = ()) -> "PairwiseSession":
         return PairwiseSession(self, cuts)
+
+    def save_parts(self, folder: Path) -> JudgeParts:
+        reader = self.model.reader
+        if self.source is None:
+            save_language_model(self.model.language_model, folder / "model")
+            reader.tokenizer.save_pretrained(folder / "model")
+        return JudgeParts(shape=as_json(reader.shape), model=self.source)
+
+
+def load_pairwise(
+    model_path: str | Path,
+    rule: CutRule,
+    shape: PairwiseFormat,
+    device: str | torch.device = "cpu",
+    dtype: str = "float32",
+) -> PairwiseJudge:
+    """A pairwise judge from any causal language model; without training it is the zero-shot judge."""
+    language_model = load_model(model_path, dtype, torch.device(device))
+    reader = PairReader(load_tokenizer(model_path), shape)
+    return PairwiseJudge(PairwiseModel(language_model, reader), rule)
 
 
 class PairwiseSession:

@@ -1,26 +1,37 @@
-"""Stub until the registry of judge kinds lands."""
+"""All kinds of judge by name, with everything that the rest of the program asks of a kind. Loads no torch.
 
-from dataclasses import dataclass
+JUDGE_KINDS["pairwise"].reads_tokens, JUDGE_KINDS["random"].is_chance, JUDGE_KINDS["linear_own_states"].label
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from secateur.deepprune.judges.base import JudgeError
+from secateur.deepprune.judges.kind import JudgeKind
+from secateur.deepprune.judges.kinds import embedding, linear, own_states, pairwise, untrained
+
+_ALL: tuple[JudgeKind, ...] = (
+    own_states.KIND,
+    linear.KIND,
+    pairwise.KIND,
+    embedding.KIND,
+    untrained.VALUES,
+    untrained.TFIDF,
+    untrained.TOKEN_EMBEDDING,
+    untrained.RANDOM,
+)
+JUDGE_KINDS: Mapping[str, JudgeKind] = {kind.name: kind for kind in _ALL}
+STORED = tuple(kind.name for kind in _ALL if kind.needs_folder)
+"""Kinds of judges that lie in a folder; trainers/judge.py makes them."""
+UNTRAINED = tuple(kind.name for kind in _ALL if not kind.needs_folder)
+"""Kinds that are asked for by their name alone."""
+DEFAULT = own_states.KIND
+"""The kind that is trained where none is named."""
 
 
-@dataclass(frozen=True)
-class JudgeKind:
-    name: str
-    label: str
-    is_chance: bool = False
-    is_similarity: bool = False
-    reads_states: bool = False
-    reads_tokens: bool = False
-    needs_folder: bool = True
-
-
-JUDGE_KINDS = {
-    "linear_own_states": JudgeKind("linear_own_states", "own states", reads_states=True),
-    "linear": JudgeKind("linear", "linear", reads_tokens=True),
-    "pairwise": JudgeKind("pairwise", "pairwise", reads_tokens=True),
-    "embedding": JudgeKind("embedding", "embedding", reads_tokens=True, is_similarity=True),
-    "values": JudgeKind("values", "values", is_similarity=True, needs_folder=False),
-    "tfidf": JudgeKind("tfidf", "tfidf", is_similarity=True, needs_folder=False),
-    "token_embedding": JudgeKind("token_embedding", "token embedding", is_similarity=True, needs_folder=False),
-    "random": JudgeKind("random", "random", is_chance=True, needs_folder=False),
-}
+def stored_kind(name: str, folder: str | Path) -> JudgeKind:
+    """The kind that the judge.json in `folder` names. Raises `JudgeError` for one that lies in no folder."""
+    kind = JUDGE_KINDS.get(name)
+    if kind is None or not kind.needs_folder:
+        raise JudgeError(f"{folder}: a judge of the unknown kind '{name}'; known kinds: {', '.join(STORED)}")
+    return kind

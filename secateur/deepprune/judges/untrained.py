@@ -1,11 +1,13 @@
-"""Similarities without any training, as judges: what a trained judge has to beat.
+"""Judges without any training: what a trained judge has to beat.
 
-Their values are no probabilities. Cosines are clipped to 0-1 so that they can stand in for one. None of them reads a
-token with a model; for sentence embeddings see embedding.py.
+Similarities of two cuts, and chance. Their values are no probabilities; cosines are clipped to 0-1 so that they can
+stand in for one. None of them reads a token with a model, so their usage stays empty; for sentence embeddings see
+embedding.py.
 """
 
 import hashlib
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,39 +56,41 @@ def _spelling(number: str) -> str:
     return (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")
 
 
-UNTRAINED = ("values", "tfidf", "token_embedding", "random")
-
-
-class UntrainedJudge(SessionJudge):
-    """Implements `Judge`; its usage stays empty. Equal cuts get equal scores, but for those of "random".
-
-    "values" compares numbers (values.py), "tfidf" TF-IDF word vectors, both weighted within the problem; "random" is
-    a judge at chance; "token_embedding" compares the mean input embeddings of the generator. `generator_path` is
-    needed for the last one; with it, "values" knows the numbers of the prompt.
-    """
+class _Untrained(SessionJudge):
+    """What they share. Scores of equal pairs of cuts are equal, but for those of chance."""
 
     needs_states = False
     capture_layers = None
     parameters = 0
 
-    def __init__(self, name: str, cut_rule: CutRule, generator_path: str | Path | None) -> None:
-        self.name, self.cut_rule = name, cut_rule
-        self._table = embedding_table(generator_path) if name == "token_embedding" else None
-        self._tokenizer = load_tokenizer(generator_path) if name == "values" and generator_path is not None else None
+    def __init__(self, cut_rule: CutRule) -> None:
+        self.cut_rule = cut_rule
         self.reset_usage()
 
-    def open(self, cuts: Sequence[CutTrace] = ()) -> "UntrainedSession":
-        return UntrainedSession(self, cuts)
 
+class SimilarityJudge(_Untrained):
+    """Base of the judges that make a vector of each cut, in the light of all cuts of the problem so far."""
+
+    @abstractmethod
     def vectors(self, cuts: Sequence[CutTrace]) -> csr_matrix | np.ndarray:
         """[n, width] unit rows whose dot products are the similarities."""
-        if self.name == "tfidf":
-            vectorizer = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]")
-            return vectorizer.fit_transform([cut.text.strip() or "." for cut in cuts])
-        if self.name == "values":
-            return value_vectors([cut.text for cut in cuts], self._given(cuts[0].prompt_ids))
-        means = torch.stack([self._table[list(cut.token_ids)].float().sum(0) for cut in cuts])
-        return torch.nn.functional.normalize(means.double(), dim=-1).cpu().numpy()
+
+    def open(self, cuts: Sequence[CutTrace] = ()) -> "SimilaritySession":
+        return SimilaritySession(self, cuts)
+
+
+class ValuesJudge(SimilarityJudge):
+    """Compares the numbers in two cuts, each weighted by its rarity within the problem. With `generator_path`, whose
+    tokenizer reads the prompt, it passes over the numbers that the problem gives."""
+
+    name = "values"
+
+    def __init__(self, cut_rule: CutRule, generator_path: str | Path | None = None) -> None:
+        super().__init__(cut_rule)
+        self._tokenizer = None if generator_path is None else load_tokenizer(generator_path)
+
+    def vectors(self, cuts: Sequence[CutTrace]) -> csr_matrix:
+        return value_vectors([cut.text for cut in cuts], self._given(cuts[0].prompt_ids))
 
     def _given(self, prompt_ids: Sequence[int]) -> frozenset[str]:
         if self._tokenizer is None:
@@ -94,10 +98,43 @@ class UntrainedJudge(SessionJudge):
         return numbers(self._tokenizer.decode(prompt_ids, skip_special_tokens=True))
 
 
-class UntrainedSession:
+class TfidfJudge(SimilarityJudge):
+    """Compares TF-IDF vectors of the words of two cuts, weighted within the problem."""
+
+    name = "tfidf"
+
+    def vectors(self, cuts: Sequence[CutTrace]) -> csr_matrix:
+        vectorizer = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]")
+        return vectorizer.fit_transform([cut.text.strip() or "." for cut in cuts])
+
+
+class TokenEmbeddingJudge(SimilarityJudge):
+    """Compares the mean input embeddings of two cuts' tokens, those of the generator in `generator_path`."""
+
+    name = "token_embedding"
+
+    def __init__(self, cut_rule: CutRule, generator_path: str | Path | None) -> None:
+        super().__init__(cut_rule)
+        self._table = embedding_table(generator_path)
+
+    def vectors(self, cuts: Sequence[CutTrace]) -> np.ndarray:
+        means = torch.stack([self._table[list(cut.token_ids)].float().sum(0) for cut in cuts])
+        return torch.nn.functional.normalize(means.double(), dim=-1).cpu().numpy()
+
+
+class RandomJudge(_Untrained):
+    """A judge at chance."""
+
+    name = "random"
+
+    def open(self, cuts: Sequence[CutTrace] = ()) -> "RandomSession":
+        return RandomSession(cuts)
+
+
+class SimilaritySession:
     """Implements `JudgeSession`. What is weighted within the problem is weighted over the cuts added so far."""
 
-    def __init__(self, judge: UntrainedJudge, cuts: Sequence[CutTrace]) -> None:
+    def __init__(self, judge: SimilarityJudge, cuts: Sequence[CutTrace]) -> None:
         self._judge, self._cuts, self.usage = judge, list(cuts), Usage()
         self._vectors: csr_matrix | np.ndarray | None = None
 
@@ -110,13 +147,25 @@ class UntrainedSession:
         first, second = pair_columns(pairs)
         if not len(first):
             return np.zeros(0)
-        if self._judge.name == "random":
-            return np.array([self._draw(i, j) for i, j in zip(first, second, strict=True)])
         if self._vectors is None:
             self._vectors = self._judge.vectors(self._cuts)
         a, b = self._vectors[first], self._vectors[second]
         products = a.multiply(b).sum(axis=1) if isinstance(a, csr_matrix) else (a * b).sum(axis=1)
         return np.clip(np.asarray(products, dtype=np.float64).reshape(-1), 0.0, 1.0)
+
+
+class RandomSession:
+    """Implements `JudgeSession`."""
+
+    def __init__(self, cuts: Sequence[CutTrace]) -> None:
+        self._cuts, self.usage = list(cuts), Usage()
+
+    def add(self, cut: CutTrace) -> int:
+        self._cuts.append(cut)
+        return len(self._cuts) - 1
+
+    def scores(self, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+        return np.array([self._draw(i, j) for i, j in zip(*pair_columns(pairs), strict=True)], dtype=np.float64)
 
     def _draw(self, i: int, j: int) -> float:
         """Uniform 0-1, from a seed that the two cuts and their numbers alone decide, so that processes, a live run

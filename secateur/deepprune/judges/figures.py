@@ -1,0 +1,136 @@
+"""metrics.json: how good a judge was on its test problems, as typed records.
+
+`trainers/judge.py` writes it; the card, the report, the demo and benchmarks read it.
+
+    from secateur.deepprune.judges.figures import read_metrics
+    read_metrics("outputs/judges/base").unfinished.auroc
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from secateur.deepprune.judges.calibration import CalibrationFigures
+from secateur.runtime.files import JSON
+from secateur.runtime.records import read_record, write_record
+from secateur.runtime.statistics import Bounds
+
+FORMAT = 1
+METRICS_FILE = "metrics.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairFigures:
+    """How well scores tell some pairs apart. All are fractions (0-1) and None where one of the labels is missing;
+    intervals are of 95 %, over problems.
+
+    auroc: share of (same answer, different answer) pairs of pairs that are ranked rightly. tnr_at_fnr20: share of
+    different-answer pairs that are kept apart where a fifth of the same-answer pairs is missed. same_answer_share:
+    of the `pairs`; they come from so many `problems`.
+    """
+
+    auroc: float | None
+    auroc_ci95: Bounds | None
+    tnr_at_fnr20: float | None
+    tnr_at_fnr20_ci95: Bounds | None
+    pairs: int
+    same_answer_share: float | None
+    problems: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFigures(PairFigures):
+    """The same over all pairs of a test folder, and over parts of them.
+
+    roc: (false, true positive rate) at evenly spaced false positive rates, () without both labels. unfinished: pairs
+    of which no cut is a whole trace, the headline. auroc_(un)seen_groups: of the rules or subjects that training did
+    (not) have; None where it had all, or the problems name none.
+    """
+
+    roc: tuple[tuple[float, float], ...]
+    unfinished: PairFigures
+    auroc_unseen_groups: float | None = None
+    auroc_unseen_groups_ci95: Bounds | None = None
+    auroc_seen_groups: float | None = None
+    auroc_seen_groups_ci95: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class JudgeCost:
+    """What a judge computes. `parameters`: of the model that reads tokens, 0 if none does; multiply-accumulates of
+    the trained parts of a judge that reads none, per token of a cut, per cut and per pair."""
+
+    parameters: int
+    macs_per_token: int | None = None
+    macs_per_cut: int | None = None
+    macs_per_pair: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutFigures:
+    """What the cuts of some problems look like: how many of them are whole traces (0-1), the median cut's share of
+    its trace (0-1), and their mean length [tokens]."""
+
+    whole_cut_share: float
+    median_cut_share: float
+    mean_cut_tokens: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeFigures(ScoreFigures, CutFigures):
+    """A judge on one test folder: its scores, its cuts and its cost. `unseen_groups`: those that training did not
+    have."""
+
+    unseen_groups: tuple[str, ...]
+    calibration: CalibrationFigures
+    cost: JudgeCost
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFigures:
+    """How a judge came about; `steps` is 0 and what follows None where a model is used as it is.
+
+    best_dev_auroc (0-1) and best_step: of the checkpoint that was kept. cpu_s: seconds of processor time. sources:
+    where the problems of train, dev and every test came from, as far as their folders say.
+    """
+
+    steps: int
+    dev_problems: int
+    best_dev_auroc: float | None = None
+    best_step: int | None = None
+    cpu_s: float | None = None
+    train_problems: int | None = None
+    train_pairs: int | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeMetrics(JudgeFigures):
+    """All of metrics.json; the figures at its top are those of the first test folder.
+
+    kind: as registry.py names it. baselines: name → figures on the first test folder of what the judge has to beat,
+    and of the same model before training (`zero_shot`). models: name → figures of every test folder, empty for one.
+    config: of the training. versions: of the libraries.
+    """
+
+    kind: str
+    baselines: Mapping[str, JudgeFigures | ScoreFigures]
+    models: Mapping[str, JudgeFigures]
+    training: TrainingFigures
+    config: Mapping[str, JSON]
+    versions: Mapping[str, str]
+
+    @property
+    def tests(self) -> Mapping[str, JudgeFigures]:
+        """Every test folder by name; a single one is called "test"."""
+        return self.models or {"test": self}
+
+
+def write_metrics(folder: str | Path, metrics: JudgeMetrics) -> None:
+    """Replace `<folder>/metrics.json`."""
+    write_record(Path(folder) / METRICS_FILE, metrics, FORMAT)
+
+
+def read_metrics(folder: str | Path) -> JudgeMetrics:
+    """Raises `InputError` for a folder without metrics.json, or with one that is damaged or of another format."""
+    return read_record(Path(folder) / METRICS_FILE, JudgeMetrics, FORMAT, "train the judge again: trainers/judge.py")

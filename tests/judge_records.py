@@ -1,0 +1,70 @@
+"""What judges' folders hold, for tests of those who read it: judge.json and metrics.json without a judge."""
+
+from pathlib import Path
+
+from secateur.deepprune.cut import CutRule
+from secateur.deepprune.judges.calibration import CalibrationFigures
+from secateur.deepprune.judges.figures import (
+    JudgeCost,
+    JudgeMetrics,
+    PairFigures,
+    ScoreFigures,
+    TrainingFigures,
+    write_metrics,
+)
+from secateur.deepprune.judges.record import JudgeRecord, write_judge
+from secateur.runtime.files import JSON
+
+CURVE = ((0.0, 0.0), (0.1, 0.8), (1.0, 1.0))
+
+
+def describe_judge(folder: Path, kind: str = "linear") -> None:
+    """Write a judge.json that is enough for whoever only asks what a judge is."""
+    write_judge(folder, JudgeRecord(kind=kind, cut=CutRule("words", 2)))
+
+
+def pair_figures(auroc: float | None = 0.9) -> PairFigures:
+    interval = None if auroc is None else (auroc - 0.02, auroc + 0.02)
+    return PairFigures(
+        auroc=auroc,
+        auroc_ci95=interval,
+        tnr_at_fnr20=auroc,
+        tnr_at_fnr20_ci95=interval,
+        pairs=100,
+        same_answer_share=0.4,
+        problems=9,
+    )
+
+
+def score_figures(auroc: float | None) -> ScoreFigures:
+    found = pair_figures(auroc)
+    return ScoreFigures(**vars(found), roc=() if auroc is None else CURVE, unfinished=found)
+
+
+def measure_judge(folder: Path, kind: str = "linear", config: dict[str, JSON] | None = None) -> JudgeMetrics:
+    """Write and return the metrics.json of a judge with an AUROC of .9, beside two baselines."""
+    metrics = JudgeMetrics(
+        **vars(score_figures(0.9)),
+        whole_cut_share=0.1,
+        median_cut_share=0.2,
+        mean_cut_tokens=26.0,
+        unseen_groups=(),
+        calibration=CalibrationFigures(
+            temperature=1.0,
+            shift=0.0,
+            ece=0.1,
+            brier=0.2,
+            ece_uncalibrated=0.1,
+            brier_uncalibrated=0.2,
+            reliability=(),
+        ),
+        cost=JudgeCost(0),
+        kind=kind,
+        baselines={"ngram": score_figures(0.8), "zero_shot": score_figures(None)},
+        models={},
+        training=TrainingFigures(steps=3, dev_problems=2),
+        config=config or {},
+        versions={},
+    )
+    write_metrics(folder, metrics)
+    return metrics

@@ -1,0 +1,147 @@
+"""How a judge comes about: trained from scratch or from a language model, or a model taken as it is; and the trained
+baseline beside it."""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from secateur.deepprune.judges.base import Judge
+from secateur.deepprune.judges.figures import TrainingFigures
+from secateur.deepprune.judges.folder import describe_generator, load_judge, save_judge
+from secateur.deepprune.judges.losses import minority_label
+from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem, all_labels
+from secateur.deepprune.judges.record import JudgeOrigin
+from secateur.runtime.console import MetricLog
+from secateur.runtime.errors import InputError
+from secateur.runtime.ranks import current_ranks
+from trainers.judges.config import JudgeConfig
+from trainers.judges.fit import Fit, FitSettings
+from trainers.judges.trainee import Trainee, build_ngram, build_trainee
+
+LOG_FILE = "train.jsonl"
+NGRAM_TRAINING = {"epochs": 20.0, "items_per_step": 4, "learning_rate": 1e-2}  # enough for it to peak on the dev set
+
+
+def make_judge(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tuple[Judge, TrainingFigures]:
+    """The judge that the config asks for, saved in `best/` of its folder, and how it came about."""
+    return (_train if config.epochs else _take_as_it_is)(config, data, accelerator)
+
+
+def check_precision(config: JudgeConfig, accelerator: Accelerator) -> None:
+    """Weights in bfloat16 lose the small steps of a fine-tune, unless a copy in float32 takes them."""
+    keeps_copy = accelerator.distributed_type == DistributedType.DEEPSPEED
+    if config.epochs and config.dtype == "bfloat16" and not config.lora_rank and not keeps_copy:
+        raise InputError(
+            "key 'dtype' has the value bfloat16: full fine-tuning needs weights in float32; launch with DeepSpeed "
+            "(configs/accelerate/zero2.yaml), which keeps them, set 'lora_rank', or leave 'dtype' out"
+        )
+
+
+def fit_settings(config: JudgeConfig, data: JudgeData) -> FitSettings:
+    return FitSettings(
+        epochs=config.epochs,
+        items_per_step=config.items_per_step,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_share=config.warmup_share,
+        evaluations=config.evaluations,
+        gamma=config.focal_gamma,
+        alpha=config.focal_alpha,
+        minority=minority_label(torch.from_numpy(all_labels(data.train))),
+        minority_factor=config.minority_factor,
+        seed=config.seed,
+        items_per_forward=config.items_per_forward,
+    )
+
+
+def _train(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tuple[Judge, TrainingFigures]:
+    """The judge with the best development score."""
+    folder, trainee, start = Path(config.output_dir), build_trainee(config, data), time.process_time()
+    trainee.module.to(accelerator.device)
+    origin = _origin(config, data)
+    fit = Fit(
+        module=trainee.module,
+        items=trainee.items,
+        labels_of=trainee.labels_of,
+        dev_score=trainee.dev_score,
+        keep_best=lambda: _replace_judge(trainee.judge, folder / "best", origin),
+        settings=fit_settings(config, data),
+        log=MetricLog(folder / LOG_FILE),
+        title=f"judge {config.kind}",
+        track=lambda values, step: accelerator.log(values, step=step),
+        # A judge without a language model is tiny: dealing it out costs more than it saves.
+        accelerator=None if config.judge_kind.language_model is None else accelerator,
+        checkpoint=folder / "checkpoint",
+    )
+    result = fit.run()
+    accelerator.wait_for_everyone()
+    training = TrainingFigures(
+        best_dev_auroc=result.best,
+        best_step=result.best_step,
+        steps=result.steps,
+        cpu_s=round(time.process_time() - start, 1),
+        train_problems=len(data.train),
+        train_pairs=sum(len(problem.pairs) for problem in data.train),
+        dev_problems=len(data.dev),
+        sources=data.sources,
+    )
+    return load_judge(folder / "best", device=accelerator.device), training
+
+
+def _origin(config: JudgeConfig, data: JudgeData) -> JudgeOrigin:
+    if config.judge_kind.reads_states:
+        return JudgeOrigin(generator=describe_generator(config.model), prompt_family=data.prompt_family)
+    return JudgeOrigin(trained_from=config.model, dtype=config.dtype, prompt_family=data.prompt_family)
+
+
+def _take_as_it_is(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tuple[Judge, TrainingFigures]:
+    """A judge without training: a public one, a zero-shot model, a sentence encoder. Its folder names the model."""
+    judge = config.judge_kind.as_it_is(config, data, accelerator.device)
+    origin = JudgeOrigin(dtype=config.dtype, prompt_family=data.prompt_family)
+    _replace_judge(judge, Path(config.output_dir) / "best", origin)
+    accelerator.wait_for_everyone()
+    return judge, TrainingFigures(steps=0, dev_problems=len(data.dev), sources=data.sources)
+
+
+def train_ngram(config: JudgeConfig, data: JudgeData) -> Trainee[LabelledProblem]:
+    """The n-gram baseline, trained as the judge is and at its own best development score."""
+    trainee = build_ngram(config, data)
+    best: dict[str, torch.Tensor] = {}
+    fit = Fit(
+        module=trainee.module,
+        items=trainee.items,
+        labels_of=trainee.labels_of,
+        dev_score=trainee.dev_score,
+        keep_best=lambda: best.update({key: value.clone() for key, value in trainee.module.state_dict().items()}),
+        settings=dataclasses.replace(fit_settings(config, data), **NGRAM_TRAINING, items_per_forward=None),
+        log=MetricLog(Path(config.output_dir) / LOG_FILE),
+        title="n-gram baseline",
+    )
+    fit.run()
+    trainee.module.load_state_dict(best)
+    return trainee
+
+
+def _replace_judge(judge: Judge, folder: Path, origin: JudgeOrigin) -> None:
+    if not current_ranks().is_main:
+        return
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    save_judge(judge, fresh, origin)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def publish(folder: Path) -> None:
+    """Turn `best/` into the judge folder itself. metrics.json, which says that all is done, has to come after it."""
+    for entry in (folder / "best").iterdir():
+        if entry.is_dir():
+            shutil.rmtree(folder / entry.name, ignore_errors=True)
+        entry.replace(folder / entry.name)
+    (folder / "best").rmdir()
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
