@@ -56,7 +56,8 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json, write_text
 from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
-from secateur.tasks.answers.equality import GRADER_VERSION, extract_answer, grade_answers, group_answers
+from secateur.tasks.answers.equality import GRADER_VERSION, grade_answers, group_answers
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.prompts import starts_inside_thinking
 from secateur.tasks.records import Problem
 

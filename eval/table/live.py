@@ -23,7 +23,8 @@ from secateur.engines.trace_folder import StoredTrace
 from secateur.runtime.console import progress
 from secateur.runtime.files import write_json
 from secateur.runtime.ranks import current_ranks
-from secateur.tasks.answers.equality import GRADER_VERSION, extract_answer, grade_answers, group_answers
+from secateur.tasks.answers.equality import GRADER_VERSION, grade_answers, group_answers
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.prompts import starts_inside_thinking
 from secateur.tasks.records import Problem
 

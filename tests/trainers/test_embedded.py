@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from secateur.tasks.arithmetic import make_problems
-from secateur.tasks.arithmetic_traces import DECISION_WORDS, make_trace
+from secateur.tasks.arithmetic import DECISION_WORDS, make_problems, make_trace
 from trainers.pretraining.batches import bucket_batches, encode_example, render_prompt
 from trainers.pretraining.evaluation import boxed_answer, sample_completions, summarise
 
