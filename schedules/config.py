@@ -37,7 +37,8 @@ class ScheduleConfig:
     decontaminate: evaluation sets, named like `problems`, whose problems are taken out of the training problems.
     max_prompt_tokens: longer prompts are dropped before training [tokens].
     prompt_family: deepseek, qwen or plain (see secateur/tasks/prompts.py).
-    reward, reward_options: `hard_limit`, or one of its published alternatives and its options (see rewards/).
+    reward, reward_options: `hard_limit`, or one of its published alternatives and its options (see rewards/); a
+      `RewardSpec` of your own is named `package.module:NAME`.
     seed: orders the prompts and seeds rollouts and validation.
     validation_*: problems and sampling settings of the choice; `validation_max_tokens` is the long cap [tokens].
     validation_dtype, validation_rows: precision of the validated models, traces decoded at once on each process.

@@ -15,12 +15,16 @@ DOCUMENTS = [
 ]
 ROOMS = {
     "secateur": set(),
+    "secateur.results": {"secateur.runtime", "secateur.engines.accounting"},
     "secateur.runtime": set(),
     "secateur.tasks": {"secateur.runtime"},
     "secateur.engines": {"secateur.tasks", "secateur.runtime"},
     "secateur.deepprune": {"secateur.engines", "secateur.tasks", "secateur.runtime"},
     "rewards": {"secateur.tasks", "secateur.runtime"},
-    "schedules": {"secateur.runtime"},
+    "schedules": {
+        *("secateur.runtime", "secateur.results", "secateur.engines.registry", "secateur.tasks.prompts"),
+        "rewards.registry",
+    },
     "trainers": {"secateur", "rewards", "schedules"},
     "eval": {"secateur", "rewards", "schedules"},
     "bench": {"secateur", "rewards", "schedules", "trainers", "eval"},

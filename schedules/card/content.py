@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from rewards.registry import find_reward
 from schedules.choice import START, name_of
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.rounds import Round
@@ -18,17 +19,11 @@ from secateur.runtime.base_model import BaseModel
 from secateur.runtime.cards import Markdown, clean, code_span, escape_markdown
 from secateur.runtime.config import without_secrets
 from secateur.runtime.files import read_json
+from secateur.tasks.prompts import evaluation_messages
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-# What follows the problem in the prompts of validation and evaluation (secateur/tasks/prompts.py, which this package
-# does not import; a test compares them).
-SUFFIXES = {
-    "deepseek": " Please reason step by step, and put your final answer within \\boxed{}.",
-    "qwen": " Let's think step by step and output the final answer within \\boxed{}.",
-    "plain": "",
-}
 _SHOWN = (
     *("learning_rate", "num_generations", "temperature", "loss_type", "beta", "per_device_train_batch_size"),
     *("gradient_accumulation_steps",),
@@ -116,7 +111,7 @@ def _usage(schedule: ScheduleConfig, model_name: str, revision: str | None) -> d
     final = Path(schedule.output_dir) / "final" / "config.json"
     allowed = read_json(final).get("max_position_embeddings") or float("inf")
     length = int(min(allowed, schedule.max_prompt_tokens + schedule.validation_max_tokens))
-    suffix, arithmetic = SUFFIXES[schedule.prompt_family], _is_arithmetic(schedule)
+    suffix, arithmetic = _suffix(schedule.prompt_family), _is_arithmetic(schedule)
     branch = ["--revision", revision] if revision else []
     return {
         "family": schedule.prompt_family,
@@ -134,6 +129,11 @@ def _usage(schedule: ScheduleConfig, model_name: str, revision: str | None) -> d
     }
 
 
+def _suffix(family: str) -> str:
+    """What follows the problem in the prompts of validation and evaluation."""
+    return evaluation_messages("", family)[-1]["content"]
+
+
 def _is_arithmetic(schedule: ScheduleConfig) -> bool:
     return schedule.problems.startswith(f"{_EMBEDDED}:")
 
@@ -146,7 +146,7 @@ def _training(config: RunConfig, folder: Path) -> dict[str, Any]:
     options = ", ".join(f"{key} = {value}" for key, value in schedule.reward_options.items())
     return {
         "reward": f"{schedule.reward}{f' ({options})' if options else ''}",
-        "hard_limit": schedule.reward == "hard_limit",
+        "reward_words": find_reward(schedule.reward).words,
         "limits": ", ".join(f"{limit:,}" for limit in schedule.limits),
         "steps": schedule.steps_per_round,
         "training": f"{schedule.problems}{kept}{cleaned}",

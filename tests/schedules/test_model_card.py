@@ -12,7 +12,6 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from schedules.card.content import SUFFIXES
 from schedules.card.measured import Models, read_combined, read_single
 from schedules.config import RunConfig, read_run_config
 from schedules.export import export_model
@@ -47,11 +46,11 @@ HOSTILE = (
 )
 
 
-def finished_run(folder: Path, model: Path, problems: str = "arithmetic:train") -> RunConfig:
+def finished_run(folder: Path, model: Path, problems: str = "arithmetic:train", family: str = "plain") -> RunConfig:
     """A run folder as a schedule of two rounds leaves it, with made-up figures."""
     output = folder / "run"
     write_text(folder / "run.yaml", CONFIG.format(model=model, output=output, problems=json.dumps(problems)))
-    argv = ["--config", str(folder / "run.yaml")]
+    argv = ["--config", str(folder / "run.yaml"), "--prompt_family", family]
     config = read_run_config(argv)
     driver = Driver(config, argv, Launcher(CPU))
     driver.folder.open()
@@ -97,8 +96,12 @@ def test_the_card_says_what_was_done_chosen_and_measured(tmp_path, embedded_mode
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_snippets_put_a_problem_as_the_evaluation_does(family: str) -> None:
-    assert evaluation_messages("What?", family) == [{"role": "user", "content": f"What?{SUFFIXES[family]}"}]
+def test_the_snippets_put_a_problem_as_the_evaluation_does(family: str, tmp_path, embedded_model) -> None:
+    write_model_card(finished_run(tmp_path, embedded_model, family=family))
+    for snippet in snippets(tmp_path / "run" / "final"):
+        names = {"problem": "What?"}
+        exec(next(line.strip() for line in snippet.splitlines() if line.strip().startswith("messages = ")), names)
+        assert names["messages"] == evaluation_messages("What?", family)
 
 
 def test_the_transformers_snippet_runs(tmp_path, embedded_model, repository, monkeypatch, capsys) -> None:

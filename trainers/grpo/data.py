@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rewards.registry import make_options, needs_target
+from rewards.completion import TargetOptions
+from rewards.registry import find_reward, make_options
 from schedules.config import ScheduleConfig
 from schedules.rounds import Round
 from secateur.runtime.errors import InputError
@@ -115,7 +116,7 @@ def _prompt_lengths(
 ) -> list[TooLong]:
     """The length of each prompt [tokens] in the round with the longest numbers in its sentences, the first."""
     limit = schedule.limits[0]
-    target = limit if needs_target(schedule.reward) else None
+    target = None if find_reward(schedule.reward).target is None else limit
     prompts = (_messages(problem, schedule, limit, target) for problem in problems)
     return [
         TooLong(problem.id, len(encode_prompt(tokenizer, prompt)))
@@ -176,14 +177,16 @@ def round_rows(
 
 
 def _messages(problem: Problem, schedule: ScheduleConfig, limit: int, target: int | None) -> Messages:
-    at_most = schedule.reward == "l1_max"
+    at_most = find_reward(schedule.reward).target == "at_most"
     return training_messages(problem.problem, schedule.prompt_family, limit, target, at_most)
 
 
 def _target_tokens(schedule: ScheduleConfig, round_: Round, rows: int) -> list[int | None]:
     """L1's targets (arXiv 2503.04697): uniform from `target_min` to the limit [tokens], one per row from its seed."""
-    if not needs_target(schedule.reward):
+    if find_reward(schedule.reward).target is None:
         return [None] * rows
-    lowest = make_options(schedule.reward, schedule.reward_options).target_min
+    options = make_options(schedule.reward, schedule.reward_options)
+    assert isinstance(options, TargetOptions), "the options of a reward with a target say how it is drawn"
+    lowest = options.target_min
     seeds = (f"{schedule.seed}|{round_.index}|{row}|target" for row in range(rows))
     return [random.Random(seed).randint(lowest, round_.limit) for seed in seeds]
