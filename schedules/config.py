@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import Round, make_rounds
+from secateur.engines.registry import engine_kind
 from secateur.runtime.config import check_types, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
 from secateur.runtime.hub import check_key
@@ -42,7 +43,8 @@ class ScheduleConfig:
     seed: orders the prompts and seeds rollouts and validation.
     validation_*: problems and sampling settings of the choice; `validation_max_tokens` is the long cap [tokens].
     validation_dtype, validation_rows: precision of the validated models, traces decoded at once on each process.
-    validation_engine, validation_engine_options: what samples them (see secateur/engines/registry.py).
+    validation_engine, validation_engine_options: what samples them: `transformers`, `vllm` or a class of your own
+      that opens model folders (see secateur/engines/registry.py).
     keep_checkpoints: `all`, or `chosen`: once a round has chosen, the weights of its other checkpoints are deleted.
     push_to_hub: upload `final/` with its model card when the schedule is done; a start after that uploads what was
       not. The rounds push nothing: their checkpoints are candidates.
@@ -75,7 +77,7 @@ class ScheduleConfig:
     validation_max_tokens: int = 32000
     validation_dtype: str = "bfloat16"
     validation_rows: int = 64
-    validation_engine: Literal["transformers", "vllm"] = "transformers"
+    validation_engine: str = "transformers"
     validation_engine_options: dict[str, Any] = field(default_factory=dict)
     tolerance: float = 0.10
     tolerance_reference: str = "best_so_far"
@@ -97,6 +99,11 @@ class ScheduleConfig:
             raise InputError(
                 f"key 'tolerance_reference' has the value '{self.tolerance_reference}'; "
                 f"choose one of {', '.join(TOLERANCE_REFERENCES)}"
+            )
+        if not engine_kind(self.validation_engine, "validation_engine").in_process:
+            raise InputError(
+                f"key 'validation_engine' has the value '{self.validation_engine}', but a server does not have the "
+                "checkpoints; choose transformers or vllm"
             )
         for key in _AT_LEAST_ONE:
             if getattr(self, key) < 1:

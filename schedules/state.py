@@ -22,7 +22,6 @@ Every file is replaced atomically and each step looks only at the files of the s
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import shutil
@@ -35,10 +34,11 @@ import yaml
 from rich.markup import escape
 
 from schedules.choice import START
-from schedules.config import RunConfig, ScheduleConfig
+from schedules.config import RunConfig
 from schedules.export import drop_training_state, finish_removals, remove_folder
 from schedules.integrity import damage, read_marker, saved_checkpoints, step_of
 from schedules.rounds import Round
+from secateur.engines.registry import engine_kind
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
@@ -56,13 +56,6 @@ FREE_KEYS = frozenset(
         *("torch_empty_cache_steps", "ds3_gather_for_generation"),
         *("vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "vllm_server_base_url", "vllm_server_host"),
         *("vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
-    }
-)
-# The same among `validation_engine_options`.
-FREE_ENGINE_OPTIONS = frozenset(
-    {
-        *("gpu_memory_utilization", "kv_cache_gib", "tensor_parallel_size", "max_num_seqs", "enforce_eager"),
-        *("max_batch_rows", "device", "base_url", "api_key_env", "read_timeout_s", "max_retries"),
     }
 )
 
@@ -155,20 +148,12 @@ def check_same_config(folder: Path, resolved: dict[str, Any]) -> bool:
 
 
 def _binding_value(key: str, values: dict[str, Any]) -> Any:
-    """What a restart has to repeat. A run folder older than a key has the key's default."""
-    value = values[key] if key in values else _DEFAULTS.get(key)
+    """What a restart has to repeat."""
+    value = values.get(key)
     if key == "validation_engine_options" and isinstance(value, dict):
-        return {name: option for name, option in value.items() if name not in FREE_ENGINE_OPTIONS}
+        free = engine_kind(values["validation_engine"], "validation_engine").free_options
+        return {name: option for name, option in value.items() if name not in free}
     return value
-
-
-def _key_defaults() -> dict[str, Any]:
-    fields = [field for field in dataclasses.fields(ScheduleConfig) if field.default is not dataclasses.MISSING]
-    made = [field for field in dataclasses.fields(ScheduleConfig) if callable(field.default_factory)]
-    return {field.name: field.default for field in fields} | {field.name: field.default_factory() for field in made}
-
-
-_DEFAULTS = _key_defaults()
 
 
 LOCK = ".lock"

@@ -22,7 +22,7 @@ from eval.table.rules import rule_keys
 from rewards.registry import REWARDS
 from schedules.config import ScheduleConfig
 from secateur.deepprune.rule import PruneRule
-from secateur.engines.registry import KINDS, SET_HERE, engine_class
+from secateur.engines.registry import ENGINES, SET_HERE, engine_class, engine_kind
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
@@ -262,16 +262,16 @@ def _rule_keys() -> list[Key]:
 
 
 def _engine_text() -> str:
-    return "\n\n".join(f"`engine: {kind}`\n\n{table(list(_engine_keys(kind)))}" for kind in KINDS)
+    return "\n\n".join(f"`engine: {kind}`\n\n{table(list(_engine_keys(kind)))}" for kind in ENGINES)
 
 
 def _engine_keys(kind: str) -> Iterator[Key]:
-    chosen = engine_class(kind)
+    chosen, address = engine_class(kind), engine_kind(kind).address_option
     hints = typing.get_type_hints(chosen.__init__)
     options = {
         name: parameter.default
         for name, parameter in inspect.signature(chosen.__init__).parameters.items()
-        if name == "base_url" or (parameter.kind is parameter.KEYWORD_ONLY and name not in SET_HERE)
+        if name == address or (parameter.kind is parameter.KEYWORD_ONLY and name not in SET_HERE)
     }
     said = dict(entries(chosen.__doc__ or "", list(options)))
     texts = _complete(chosen, options, {key: text for keys, text in said.items() for key in keys})

@@ -16,6 +16,7 @@ from eval.traces.benchmarks import Problems, check_counts, check_names, count_of
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.rule import PruneRule
+from secateur.engines.registry import engine_kind
 from secateur.runtime.dry_run import SamplingPlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
 
@@ -161,7 +162,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
                 raise InputError(f"key 'judges' has none for the model '{model}'; name its judge folder, or random")
             for judge in self.scored_by(model):
                 key = f"judges.{model}" if judge in self.judges_of(model) else "similarity"
-                check_judge(key, judge, states=self.engine != "openai")
+                check_judge(key, judge, states=engine_kind(self.engine).hands_out_states)
         if "embedding" in self.methods and judge_kind(self.similarity) not in SIMILARITIES:
             raise InputError(
                 f"key 'similarity' has the value '{self.similarity}', which is no similarity; choose from "
@@ -170,9 +171,9 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, _RuleKeys):
 
     def _check_live(self) -> None:
         """vLLM refuses more traces than it was opened for, and a live problem may start all of its traces at once."""
-        if self.engine != "vllm" or not self.live or not self.prunes:
+        places = engine_kind(self.engine).places(self.engine_options, self.rows)
+        if places is None or not self.live or not self.prunes:
             return
-        places = self.engine_options.get("max_num_seqs", self.rows)
         if places < self.largest_n:
             raise InputError(
                 f"key 'rows' has the value {self.rows}: a problem that runs live has all its {self.largest_n} traces "

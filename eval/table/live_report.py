@@ -15,6 +15,7 @@ from eval.table.config import CombinedConfig
 from eval.table.live import TOKEN_CAUSES, asks_all_pairs
 from eval.table.store import judge_labels, read_engine, read_live
 from secateur.engines.accounting import JUDGE_COSTS, Usage
+from secateur.engines.registry import engine_kind
 from secateur.runtime.files import read_jsonl
 from secateur.runtime.statistics import paired_difference
 from secateur.tasks.records import Problem
@@ -240,7 +241,7 @@ def find_causes(found: Sequence[dict[str, Any]], all_pairs: bool, facts: EngineF
 def _overrun(found: Sequence[dict[str, Any]], facts: EngineFacts) -> list[dict[str, Any]]:
     tokens = sum(record["live"]["usage"]["overrun"] for record in found)
     causes: list[dict[str, Any]] = [{"cause": "overrun", "tokens": tokens}] if tokens else []
-    return causes + ([{"cause": "hidden"}] if facts.name == "openai" else [])
+    return causes + ([{"cause": "hidden"}] if engine_kind(facts.name).hides_overrun else [])
 
 
 def _gap(found: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:

@@ -20,6 +20,7 @@ import yaml
 from schedules.choice import START, Candidate
 from schedules.config import ScheduleConfig
 from schedules.launch import Launcher
+from secateur.engines.registry import engine_kind
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, read_jsonl, write_json, write_text
 
@@ -32,12 +33,13 @@ def validation_processes(schedule: ScheduleConfig, launcher: Launcher) -> int | 
 
     Raises `InputError` if none would be left for a machine.
     """
-    each = int(schedule.validation_engine_options.get("tensor_parallel_size", 1))
-    if schedule.validation_engine != "vllm" or each == 1:
+    kind = engine_kind(schedule.validation_engine)
+    each = kind.gpus(schedule.validation_engine_options)
+    if each == 1:
         return None
     if each < 1 or launcher.processes // each < launcher.machines:
         raise InputError(
-            f"key 'validation_engine_options' has tensor_parallel_size {each}: of {launcher.processes} processes "
+            f"key 'validation_engine_options' has {kind.gpus_option} {each}: of {launcher.processes} processes "
             f"that leaves none for each of {launcher.machines} machines; lower it"
         )
     return launcher.processes // each
@@ -69,9 +71,11 @@ class RoundValidation:
         return {entry["step"]: entry for entry in read_json(path)} if path.is_file() else {}
 
     def _launches(self, steps: list[int]) -> list[list[int]]:
-        """Which candidates share a launch: all of them, but vLLM gets one each. Its memory does not come back within
-        a process (three engines in turn: the second is opened while the first still holds all of its memory)."""
-        return [[step] for step in steps] if self.schedule.validation_engine == "vllm" else [steps] if steps else []
+        """Which candidates share a launch: all of them, or one each where an engine's memory does not come back
+        within a process (of three vLLM engines in turn the second finds the first one's memory taken)."""
+        if engine_kind(self.schedule.validation_engine).one_process_per_model:
+            return [[step] for step in steps]
+        return [steps] if steps else []
 
     def _command(self, launcher: Launcher, steps: list[int]) -> list[str]:
         models = {candidate_name(step): self.models[step] for step in steps}

@@ -117,6 +117,14 @@ def test_engines_over_several_gpus_leave_fewer_processes(tmp_path, launch_config
         validation_processes(schedule(tmp_path, **options), launcher)
 
 
+@pytest.mark.parametrize(
+    ("engine", "message"), [("openai", "does not have the checkpoints"), ("tgi", "expected one")]
+)
+def test_only_an_engine_that_opens_folders_can_validate_checkpoints(tmp_path, engine: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"key 'validation_engine' has the value '{engine}'.*{message}"):
+        schedule(tmp_path, validation_engine=engine)
+
+
 def test_candidates_share_a_launch_but_not_with_vllm(tmp_path) -> None:
     models = {0: "owner/model", 4: "checkpoint-4"}
     assert RoundValidation(schedule(tmp_path), tmp_path, models)._launches([0, 4]) == [[0, 4]]

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import export_model, remove_folder
@@ -103,7 +102,7 @@ def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path, chang
     [
         {"validation_rows": 8},
         {"keep_checkpoints": "chosen"},
-        {"validation_engine_options": {"device": "cuda", "max_batch_rows": 9}},
+        {"validation_engine_options": {"max_batch_rows": 9}},
     ],
 )
 def test_what_does_not_change_the_result_may_differ_between_restarts(tmp_path, changes) -> None:
@@ -117,17 +116,6 @@ def test_options_that_change_the_samples_may_not_differ(tmp_path) -> None:
         InputError, match=r"'validation_engine_options' is \{'max_model_len': 900\} there and \{\} now"
     ):
         RunFolder(make_config(tmp_path)).check()
-
-
-def test_a_run_older_than_a_key_had_its_default(tmp_path) -> None:
-    RunFolder(make_config(tmp_path)).open()
-    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    for key in ("decontaminate", "reward_options", "validation_engine", "tolerance"):
-        del stored[key]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
-    assert RunFolder(make_config(tmp_path)).check()
-    with pytest.raises(InputError, match=r"'tolerance' is 0\.1 there and 0\.2 now"):
-        RunFolder(make_config(tmp_path, tolerance=0.2)).check()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
