@@ -12,6 +12,7 @@ from schedules.rounds import Round, make_rounds
 from secateur.engines.registry import engine_kind
 from secateur.runtime.config import check_types, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 from secateur.runtime.hub import check_key
 
 _AT_LEAST_ONE = (
@@ -131,11 +132,11 @@ class RunConfig:
     """
 
     schedule: ScheduleConfig
-    trainer: dict[str, Any]
+    trainer: dict[str, JSON]
     where: str
     hub_token: str | None = field(default=None, repr=False)
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, JSON]:
         """All keys of the run, ours with their defaults: what `config.yaml` of the run folder holds."""
         return dataclasses.asdict(self.schedule) | self.trainer
 
@@ -168,7 +169,7 @@ def read_run_config(argv: Sequence[str]) -> RunConfig:
         raise InputError(f"{path}: {error}") from None
 
 
-def _checked_token(token: Any) -> str | None:
+def _checked_token(token: JSON) -> str | None:
     if token is not None and not (isinstance(token, str) and token.strip()):
         raise InputError(f"key '{TOKEN}' is no text; leave it out and log in with `hf auth login`")
     return token

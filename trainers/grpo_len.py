@@ -11,7 +11,6 @@ coefficients are keys of the config; configs/thinkprune/ follows the paper and s
 """
 
 import contextlib
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -22,18 +21,18 @@ from trl import GRPOConfig
 
 from schedules.config import read_run_config
 from schedules.integrity import step_of
+from schedules.records import write_data
 from schedules.rounds import Round
 from schedules.state import Action, RunFolder, hold_folder
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json
 from secateur.runtime.launch_file import check_saves_weights
 from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
-from trainers.grpo.callbacks import CompletionMarker, EngineRecord, RoundLog
+from trainers.grpo.callbacks import CompletionMarker, EngineNote, RoundLog
 from trainers.grpo.checkpoints import prepare_resume, record_training
 from trainers.grpo.data import round_rows
 from trainers.grpo.interrupt import CleanStop
@@ -71,7 +70,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
         processing_class=job.tokenizer,
         callbacks=[RoundLog(round_, folder / "train.jsonl"), CompletionMarker(round_), stop],
     )
-    trainer.add_callback(EngineRecord(trainer, folder))
+    trainer.add_callback(EngineNote(trainer, folder))
     # Only the loaded model knows all its end tokens; TRL's own list keeps its truncated share and ours the same.
     reward.end_ids = frozenset((*trainer.eos_token_ids, job.tokenizer.pad_token_id))
     trainer.remove_callback(transformers.PrinterCallback)
@@ -116,7 +115,7 @@ def train_next_round(job: RoundJob) -> None:
     if current_ranks().is_main:
         check_rollout_server(job.values, job.config.schedule.model)
         job.folder.open()
-        write_json(job.folder.path / "data.json", dataclasses.asdict(job.data.report))
+        write_data(job.folder.path, job.data.report)
         say(f"  data: {escape(job.data.report.summary())}")
         if "wandb" in job.values["report_to"]:
             name_wandb_run(job.folder.path, round_.name, job.values.get("project"))

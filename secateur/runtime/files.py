@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from secateur.runtime.errors import InputError
 
-JSON = dict[str, "JSON"] | list["JSON"] | str | int | float | bool | None
+JSON = JsonValue
 """What a JSON file holds."""
 _SAMPLE_BYTES = 1 << 20
 

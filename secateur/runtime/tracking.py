@@ -33,6 +33,10 @@ _NO_KEY = (
 )
 
 
+Cell = str | float | bool | None
+"""What stands in a cell of a table."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """Files that W&B keeps together and by version; `name` may hold letters, digits and "._-"."""
@@ -52,7 +56,7 @@ class Publication:
     """
 
     numbers: Mapping[str, float]
-    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = field(default_factory=dict)
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Cell]]]] = field(default_factory=dict)
     pictures: Mapping[str, Path] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     curve: Sequence[Mapping[str, float]] = ()

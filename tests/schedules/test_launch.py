@@ -11,9 +11,11 @@ import pytest
 
 from schedules.config import ScheduleConfig
 from schedules.launch import Launcher
+from schedules.records import ValidationRecord, write_validation
 from schedules.validation.sampling import RoundValidation, validation_processes
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json, write_text
+from secateur.runtime.files import write_text
+from tests.schedules.candidates import candidate
 
 
 @pytest.fixture
@@ -136,6 +138,6 @@ def test_candidates_share_a_launch_but_not_with_vllm(tmp_path) -> None:
 def test_a_measured_candidate_is_not_opened_again(tmp_path, launch_config) -> None:
     """Nothing can be launched here: owner/model does not exist."""
     validation = RoundValidation(schedule(tmp_path), tmp_path, {0: "owner/model"})
-    entry = {"step": 0, "pass_at_1": 0.5}
-    write_json(validation.folder / "figures.json", [entry])
-    assert validation.run(Launcher(launch_config)) == [entry]
+    measured = candidate(0, 0.5, 100.0)
+    write_validation(validation.folder / "figures.json", ValidationRecord({}, (measured,)))
+    assert validation.run(Launcher(launch_config)) == [measured]
