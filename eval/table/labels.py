@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WIDTH = 100
-"""Columns of a terminal."""
 ALL = "all"
 """What rows over several benchmarks together have as their benchmark."""
 METHOD_LABELS = {

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.table.labels import ALL, WIDTH, judge_label, mark_notes, marks, method_label, planted_errors_note
+from eval.table.labels import ALL, judge_label, mark_notes, marks, method_label, planted_errors_note
 from eval.table.methods import BASELINES, COMPANIONS
+from secateur.runtime.tables import WIDTH
 
 Row = Mapping[str, Any]
 _ACROSS = 4  # benchmarks, or n, beside each other

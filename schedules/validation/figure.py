@@ -1,7 +1,5 @@
 """The picture of a schedule: accuracy and length of every candidate over the training steps of all rounds."""
 
-import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from schedules.records import SelectionRecord
 from schedules.rounds import Round
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 Measure = Literal["pass_at_1", "mean_tokens"]
 _LINE, _CHOSEN, _BELOW, _BAR = "#0072b2", "#d55e00", "#9aa5ad", "#555555"  # told apart without colours by shape
 _SIZE = (7.2, 5.2)  # inches
-_DPI = 150
 _POINTS = {"markersize": 5, "elinewidth": 1, "capsize": 2.5, "zorder": 3}
 _RING = {
     **{
@@ -63,11 +60,7 @@ def draw_rounds(path: Path, title: str, selections: Sequence[tuple[Round, Select
         length.yaxis.set_major_formatter("{x:,.0f}")
         handles, labels = accuracy.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=_DPI)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(image.getvalue())
-    os.replace(temporary, path)
+        save_png(figure, path)
 
 
 def _spans(selections: Sequence[tuple[Round, SelectionRecord]]) -> list[_Span]:

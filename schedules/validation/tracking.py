@@ -8,7 +8,8 @@ from schedules.records import SelectionRecord
 from schedules.rounds import Round
 from schedules.validation.sampling import BENCHMARK, candidate_name
 from secateur.runtime.files import JSON, read_jsonl
-from secateur.runtime.tracking import Cell, Publication
+from secateur.runtime.tables import Cell
+from secateur.runtime.tracking import Publication
 
 COLUMNS = ("candidate", "verdict", "problem_id", "sample", "tokens", "gold", "completion")
 PER_VERDICT = 3

@@ -21,6 +21,7 @@ from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
 from secateur.runtime.ranks import current_ranks
+from secateur.runtime.tables import Cell
 
 SCHEDULE_RUN = "schedule"
 OURS = ("wandb", "tensorboard")  # what reports besides the Trainer's own
@@ -31,10 +32,6 @@ _NO_KEY = (
     "W&B: no API key found, so metrics are logged locally only; run `wandb login`, or set WANDB_API_KEY, or "
     "WANDB_MODE=offline to keep them for `wandb sync`"
 )
-
-
-Cell = str | float | bool | None
-"""What stands in a cell of a table."""
 
 
 @dataclass(frozen=True)
