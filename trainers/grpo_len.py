@@ -58,7 +58,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
     from trl import GRPOTrainer
 
     reward, folder = job.make_reward(round_), job.folder.round_folder(round_)
-    rows = round_rows(job.data.problems, job.config.schedule, round_, job.plan.rows(round_.max_steps))
+    rows = round_rows(job.data.problems, job.config.schedule, round_, job.batches.rows(round_.max_steps))
     if current_ranks().is_main and "tensorboard" in arguments.report_to:
         name_tensorboard_run(job.folder.path, round_.name, step_of(resume) if resume else 0)
     stop = CleanStop(job.folder.path)
