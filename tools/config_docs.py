@@ -25,7 +25,7 @@ from secateur.deepprune.rule import PruneRule
 from secateur.engines.registry import ENGINES, SET_HERE, engine_class, engine_kind
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_text
+from secateur.runtime.files import JSON, write_text
 from secateur.runtime.process import entry_point
 from tools.config_keys import REPOSITORY, Command, Meaning, entries, find_commands, meanings_of
 from trainers.grpo import options as grpo_options
@@ -56,6 +56,8 @@ def type_text(hint: Any) -> str:
         return " or ".join(type_text(one) for one in inner)
     if hint is type(None):
         return "null"
+    if hint is JSON:
+        return "JSON"
     if origin is not None and inner:
         named = ", ".join(type_text(one) for one in inner if one is not ...)
         return f"{origin.__name__.lower()}[{named}]"
