@@ -64,6 +64,8 @@ WITHOUT_HEAVY = (
     "eval/table/costs.py",
     "eval/table/csv.py",
     "secateur/engines/accounting.py",
+    "secateur/engines/registry.py",
+    "secateur/results.py",
     "trainers/dry_run/memory.py",
     "trainers/dry_run/rounds.py",
 )

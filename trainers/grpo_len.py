@@ -1,13 +1,19 @@
-"""Trains one round of ThinkPrune (arXiv 2504.01296): GRPO in which an unfinished completion earns nothing.
+r"""Trains one round of ThinkPrune (arXiv 2504.01296): GRPO in which an unfinished completion earns nothing.
 
-    accelerate launch --config_file configs/accelerate/zero2.yaml trainers/grpo_len.py --config configs/…/X.yaml
+    accelerate launch --config_file configs/accelerate/cpu.yaml \
+        trainers/grpo_len.py --config configs/demo/thinkprune.yaml
+    accelerate launch --config_file configs/accelerate/zero2.yaml \
+        trainers/grpo_len.py --config configs/thinkprune/r1_distill_qwen_1.5b.yaml
 
 Each launch trains the next unfinished round of the schedule, or goes on with it from its newest complete checkpoint.
 `schedules/run.py` makes all launches and the choices between them.
 
-Where we differ from the released code: truncated completions earn 0 even if a right box stands in the unfinished
-thought, and the KL term, if there is one, has the sign that keeps the model near its reference. Batches, loss and
-coefficients are keys of the config; configs/thinkprune/ follows the paper and says at each key where it cannot.
+Where we differ from the paper: problems of the evaluation sets are taken out of the training problems; a round is one
+epoch over prompts that are ordered beforehand, since TRL forgets its order on resume; a schedule ends early if the
+limit of a round cannot be met. Where we differ from its released code: truncated completions earn 0 even if a right
+box stands in the unfinished thought, as the paper means it, and the KL term, if there is one, has the sign that keeps
+the model near its reference. Batches, loss and coefficients are keys of the config; configs/thinkprune/ follows the
+paper and says at each key where it cannot.
 """
 
 import contextlib
