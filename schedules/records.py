@@ -4,7 +4,7 @@ model card's memory in card/memory.py.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from schedules.choice import START, Candidate, Figures, Selection
@@ -67,7 +67,7 @@ class SelectionRecord:
 
 def selection_record(limit: int, start_model: str, selection: Selection, reason: str) -> SelectionRecord:
     reference = selection.reference
-    names = Figures.__dataclass_fields__
+    names = [field.name for field in fields(Figures)]
     weighed = [
         WeighedCandidate(**{name: getattr(candidate, name) for name in names}, feasible=feasible)
         for candidate, feasible in zip(selection.candidates, selection.feasible, strict=True)
