@@ -29,9 +29,9 @@ from secateur.runtime.console import progress, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl
 from secateur.runtime.process import entry_point
-from secateur.tasks.answers.equality import GRADER_VERSION, extract_answer, grade_batch
-from secateur.tasks.arithmetic import make_problems
-from secateur.tasks.arithmetic_traces import make_trace
+from secateur.tasks.answers.equality import GRADER_VERSION, grade_batch
+from secateur.tasks.answers.extraction import extract_answer
+from secateur.tasks.arithmetic import make_problems, make_trace
 from secateur.tasks.records import read_problems, read_traces
 
 Item = tuple[str, str]  # the text of a completion, the gold answer of its problem

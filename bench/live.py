@@ -34,7 +34,8 @@ from secateur.engines.registry import open_engine
 from secateur.runtime.console import console, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point
-from secateur.tasks.answers.equality import extract_answer, group_answers
+from secateur.tasks.answers.equality import group_answers
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.prompts import encode_prompt, evaluation_messages
 from secateur.tasks.sources import load_problems
 

@@ -179,7 +179,7 @@ def train_bare(argv: list[str], graded: bool) -> None:
 
     job = RoundJob(read_run_config(argv), current_ranks().world_size)
     schedule, (round_, *_) = job.config.schedule, job.folder.rounds
-    rows = round_rows(job.data.problems, schedule, round_, job.plan.rows(round_.max_steps))
+    rows = round_rows(job.data.problems, schedule, round_, job.batches.rows(round_.max_steps))
     trainer = GRPOTrainer(
         model=schedule.model,
         reward_funcs=accuracy_reward if graded else grade_nothing,

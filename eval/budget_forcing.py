@@ -26,7 +26,6 @@ from eval.one_model.figures import figures_of, grade_folder
 from eval.one_model.sampling import OpenedModel, for_each_model, grade_model, prompt_lengths, sample_model
 from eval.studies.budget import FORCING, Budget, Forcer, Forcing, force_missing
 from eval.studies.budget_report import PointFigures, csv_rows, draw, show
-from eval.studies.common import write_csv
 from eval.traces.benchmarks import Problems
 from eval.traces.sampling import wait_for_all_processes
 from secateur.engines.base import SamplingSpec
@@ -39,6 +38,7 @@ from secateur.runtime.files import write_json
 from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
 from secateur.runtime.statistics import mean_with_interval
+from secateur.runtime.tables import write_csv
 from secateur.tasks.answers.equality import GRADER_VERSION
 from secateur.tasks.prompts import starts_inside_thinking
 

@@ -26,27 +26,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.markup import escape
 
-from eval.studies.common import (
-    TracedProblem,
-    check_traces_key,
-    common_problems,
-    interval_text,
-    model_colours,
-    plain_table,
-    print_table,
-    read_model_traces,
-    save_png,
-    tokens_of,
-    write_csv,
-)
+from eval.studies.common import TracedProblem, check_traces_key, common_problems, read_model_traces, tokens_of
 from secateur.engines.models import load_tokenizer
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
 from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import ratio_interval, ratio_with_interval
+from secateur.runtime.tables import interval_text, plain_table, print_table, write_csv
 
 KEYWORDS = (
     "wait",

@@ -18,15 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.markup import escape
 
-from eval.studies.common import (
-    TracedProblem,
-    check_traces_key,
-    claim_folder,
-    interval_text,
-    plain_table,
-    print_table,
-    read_model_traces,
-)
+from eval.studies.common import TracedProblem, check_traces_key, claim_folder, read_model_traces
 from eval.studies.perplexity import Key, ScoredTrace, batches, check_head, score_batch, to_score
 from eval.traces.sampling import local_device, quiet_library_bars, require_model_folder
 from secateur.engines.models import load_model, load_tokenizer, model_fingerprint
@@ -36,6 +28,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_jsonl, repair_torn_tail, write_json
 from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import Interval, mean_with_interval, ratio_with_interval
+from secateur.runtime.tables import interval_text, plain_table, print_table
 from secateur.tasks.answers.equality import GRADER_VERSION, grade_batch
 from secateur.tasks.prompts import check_family, starts_inside_thinking
 

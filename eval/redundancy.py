@@ -28,7 +28,8 @@ from secateur.runtime.console import console, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
 from secateur.runtime.process import entry_point
-from secateur.tasks.answers.equality import extract_answer, grade_answers, group_answers
+from secateur.tasks.answers.equality import grade_answers, group_answers
+from secateur.tasks.answers.extraction import extract_answer
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Redundancy:
 def measure(
     model: str, set_name: str, problems: Sequence[ProblemTraces], rule: CutRule, thinking: bool = False
 ) -> Redundancy:
-    """The figures of one set; `thinking` as in `secateur.tasks.answers.equality.extract_answer`."""
+    """The figures of one set; `thinking` as in `secateur.tasks.answers.extraction.extract_answer`."""
     counted = [_count(entry, rule, thinking) for entry in problems]
     answers, labels, rights, cuts = zip(*counted, strict=True)
     pair_labels = [label for part in labels for label in part]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewards.completion import Completion, ShapedOptions, require
+from rewards.spec import RewardSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,14 @@ def kimi_rewards(group: Sequence[Completion], limit: int, options: KimiOptions) 
         1.0 + options.weight * score if one.right else options.weight * min(0.0, score)
         for one, score in zip(group, scores, strict=True)
     ]
+
+
+KIMI_K15 = RewardSpec(
+    formula=kimi_rewards,
+    options=KimiOptions,
+    source="Kimi k1.5, arXiv 2501.12599, section 2.3.3; open-r1's len_reward",
+    needs_group=True,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +87,14 @@ def _sigmoid(x: float) -> float:
     return 0.5 * (1.0 + math.tanh(0.5 * x))  # does not overflow
 
 
+EFFICIENT = RewardSpec(
+    formula=efficient_rewards,
+    options=EfficientOptions,
+    source="Arora & Zanette, arXiv 2502.04463",
+    needs_group=True,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShorterBetterOptions(ShapedOptions):
     """ShorterBetter (arXiv 2504.21370), with the values of its released code.
@@ -106,6 +123,14 @@ def shorter_better_rewards(group: Sequence[Completion], limit: int, options: Sho
     return [options.alpha * one.right - options.beta * abs(one.length - optimum) for one in group]
 
 
+SHORTER_BETTER = RewardSpec(
+    formula=shorter_better_rewards,
+    options=ShorterBetterOptions,
+    source="ShorterBetter, arXiv 2504.21370; JingyangYi/ShorterBetter, naive_configurable.py",
+    needs_group=True,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlpOptions(ShapedOptions):
     """ALP, Just Enough Thinking (arXiv 2506.05256).
@@ -130,3 +155,11 @@ def alp_rewards(group: Sequence[Completion], limit: int, options: AlpOptions) ->
     """1[correct] - beta × max(solve rate, 1 / group size) × length, wrong answers included."""
     price = options.beta * solve_rate(group)
     return [float(one.right) - price * one.length for one in group]
+
+
+ALP = RewardSpec(
+    formula=alp_rewards,
+    options=AlpOptions,
+    source="ALP, arXiv 2506.05256",
+    needs_group=True,
+)

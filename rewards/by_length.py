@@ -1,14 +1,16 @@
 """Rewards that look at one completion alone: its correctness, its length, the limit or a target.
 
 Lengths are completion token ids with the end token [tokens]. A truncated completion is wrong unless
-`grade_truncated` is set. Options stand beside the formula that reads them.
+`grade_truncated` is set. Options stand beside the formula that reads them, and what there is to know of each reward
+behind it.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards.completion import Completion, RewardOptions, ShapedOptions, require
+from rewards.completion import Completion, RewardOptions, ShapedOptions, TargetOptions, require
+from rewards.spec import RewardSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,30 +60,30 @@ def dapo_rewards(group: Sequence[Completion], limit: int, options: SoftOverlongO
     ]
 
 
+DAPO_SOFT_OVERLONG = RewardSpec(
+    formula=dapo_rewards,
+    options=SoftOverlongOptions,
+    source="DAPO, arXiv 2503.14476, eq. 13; TRL's get_soft_overlong_punishment",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
-class L1ExactOptions(ShapedOptions):
+class L1ExactOptions(TargetOptions):
     """L1 (arXiv 2503.04697).
 
     alpha: reward per token of distance from the target; 0.0003 in the paper, 1/3000 in the released code.
-    target_min: the targets are drawn uniformly from here to the round's limit [tokens]; 100 in the paper.
     """
 
     alpha: float = 0.0003
-    target_min: int = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.alpha > 0, "alpha", self.alpha, "give a reward per token above 0")
-        require(self.target_min >= 1, "target_min", self.target_min, "give tokens, 1 or more")
-
-    def check_limit(self, limit: int) -> None:
-        fits = self.target_min <= limit
-        require(fits, "target_min", self.target_min, f"it must lie within the limit of {limit} tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
 class L1MaxOptions(L1ExactOptions):
-    """L1 (arXiv 2503.04697); alpha and target_min as for `l1_exact`.
+    """L1 (arXiv 2503.04697).
 
     alpha: 0.0003 in the paper; the released code falls from 1 to 0 within ±500 tokens of the target: 0.001.
     delta: reward of a right answer of exactly the target's length.
@@ -129,6 +131,20 @@ def _target(completion: Completion) -> int:
     return completion.target
 
 
+L1_EXACT = RewardSpec(
+    formula=l1_exact_rewards,
+    options=L1ExactOptions,
+    source="L1, arXiv 2503.04697, LCPO-Exact",
+    target="exact",
+)
+L1_MAX = RewardSpec(
+    formula=l1_max_rewards,
+    options=L1MaxOptions,
+    source="L1, arXiv 2503.04697, LCPO-Max",
+    target="at_most",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CosineOptions(RewardOptions):
     """Demystifying Long CoT (arXiv 2502.03373), with the values of TRL and open-r1; the paper's own in brackets.
@@ -170,6 +186,13 @@ def cosine_rewards(group: Sequence[Completion], limit: int, options: CosineOptio
         options.exceeded if one.truncated else cosine(one.length, limit, *(right if one.right else wrong))
         for one in group
     ]
+
+
+COSINE = RewardSpec(
+    formula=cosine_rewards,
+    options=CosineOptions,
+    source="Demystifying Long CoT, arXiv 2502.03373; TRL's get_cosine_scaled_reward",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,3 +240,10 @@ def laser_rewards(group: Sequence[Completion], limit: int, options: LaserOptions
         laser(one.right, one.length, target, options.bonus, options.unfinished if one.truncated else options.wrong)
         for one in group
     ]
+
+
+LASER = RewardSpec(
+    formula=laser_rewards,
+    options=LaserOptions,
+    source="LASER, arXiv 2505.15612; hkust-nlp/Laser, length_penalty.py",
+)

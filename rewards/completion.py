@@ -1,9 +1,8 @@
 """What a reward sees of a completion, and the options that all rewards share."""
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from secateur.runtime.errors import InputError
 
@@ -44,6 +43,11 @@ class RewardOptions:
         if self.keep is not None and self.keep < 2:
             refuse("keep", self.keep, "a baseline needs at least 2 completions; give 2 or more, or leave it out")
 
+    @property
+    def counts_truncated(self) -> bool:
+        """Whether a truncated completion with the right answer counts as right."""
+        return False
+
     def check_limit(self, limit: int) -> None:
         """Raise `InputError` where an option does not fit a round's limit [tokens]."""
 
@@ -58,15 +62,34 @@ class ShapedOptions(RewardOptions):
 
     grade_truncated: bool = False
 
+    @property
+    def counts_truncated(self) -> bool:
+        return self.grade_truncated
 
-Formula = Callable[[Sequence[Completion], int, Any], list[float]]  # (group, limit [tokens], options) → rewards
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions(ShapedOptions):
+    """Options of the rewards for which each prompt names a length (`RewardSpec.target`).
+
+    target_min: the targets are drawn uniformly from here to the round's limit [tokens]; 100 in the paper of L1.
+    """
+
+    target_min: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.target_min >= 1, "target_min", self.target_min, "give tokens, 1 or more")
+
+    def check_limit(self, limit: int) -> None:
+        fits = self.target_min <= limit
+        require(fits, "target_min", self.target_min, f"it must lie within the limit of {limit} tokens")
 
 
-def refuse(key: str, value: Any, remedy: str) -> NoReturn:
+def refuse(key: str, value: object, remedy: str) -> NoReturn:
     raise InputError(f"key 'reward_options.{key}' has the value {value!r}; {remedy}")
 
 
-def require(fits: bool, key: str, value: Any, remedy: str) -> None:
+def require(fits: bool, key: str, value: object, remedy: str) -> None:
     """`refuse` unless the value fits."""
     if not fits:
         refuse(key, value, remedy)

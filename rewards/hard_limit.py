@@ -8,6 +8,7 @@ behaviour is the reward `reference`.
 from collections.abc import Collection, Sequence
 
 from rewards.completion import Completion, RewardOptions
+from rewards.spec import RewardSpec
 
 
 def hard_limit(correct: bool, truncated: bool) -> float:
@@ -35,3 +36,17 @@ def hard_limit_rewards(group: Sequence[Completion], limit: int, options: RewardO
 def reference_rewards(group: Sequence[Completion], limit: int, options: RewardOptions) -> list[float]:
     """1.0 for a right answer anywhere in the text, unfinished thoughts included (verl/trainer/main_ppo.py there)."""
     return [float(one.right) for one in group]
+
+
+HARD_LIMIT = RewardSpec(
+    formula=hard_limit_rewards,
+    options=RewardOptions,
+    source="ThinkPrune, arXiv 2504.01296, as the paper means it",
+    words="a reward that a completion earns only if it ends, and is right, within a token limit",
+)
+REFERENCE = RewardSpec(
+    formula=reference_rewards,
+    options=RewardOptions,
+    source="ThinkPrune, released code: verl/trainer/main_ppo.py",
+    grades_whole_text=True,
+)

@@ -8,12 +8,13 @@ completions, therefore see the batch of all processes.
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rewards.completion import Completion
 from rewards.hard_limit import is_truncated
 from rewards.registry import find_reward, make_options, reward_groups
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 from secateur.tasks.answers.equality import grade_batch
 
 if TYPE_CHECKING:
@@ -71,11 +72,11 @@ class LimitReward:
         end_ids: Collection[int],
         thinking: bool,
         name: str,
-        options: Mapping[str, Any],
+        options: Mapping[str, JSON],
         limit: int,
         world: int,
     ) -> None:
-        self.options = make_options(name, options)
+        self.spec, self.options = find_reward(name), make_options(name, options)
         self.options.check_limit(limit)
         self.tokenizer, self.end_ids, self.thinking = tokenizer, frozenset(end_ids), thinking
         self.limit, self.world = limit, world
@@ -89,7 +90,7 @@ class LimitReward:
         row: Sequence[int] | None = None,
         target_tokens: Sequence[int] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
-        **_: Any,
+        **_: object,
     ) -> list[float | None]:
         self._check_columns(row, target_tokens)
         completions = self._read(completion_ids, gold, target_tokens)
@@ -105,13 +106,13 @@ class LimitReward:
         return own
 
     def _check_columns(self, row: Sequence[int] | None, target_tokens: Sequence[int] | None) -> None:
-        spec, options = find_reward(self.__name__), self.options
-        if row is None and (spec.needs_group or options.keep is not None or options.drop_equal_groups):
+        options = self.options
+        if row is None and (self.spec.needs_group or options.keep is not None or options.drop_equal_groups):
             raise InputError(
                 f"reward '{self.__name__}' compares the completions of a prompt, but the dataset has no column 'row' "
                 "that tells the prompts apart; add it: one number per row"
             )
-        if target_tokens is None and spec.needs_target:
+        if target_tokens is None and self.spec.target is not None:
             raise InputError(
                 f"reward '{self.__name__}' needs the length that each prompt asks for, but the dataset has no column "
                 "'target_tokens'; add it [tokens]"
@@ -130,16 +131,16 @@ class LimitReward:
         self, completion_ids: Sequence[Sequence[int]], gold: Sequence[str], truncated: Sequence[bool]
     ) -> list[bool]:
         """Which completions are right. Those whose answer cannot count are wrong without being graded."""
-        reference = self.__name__ == "reference"
-        counts_truncated = reference or getattr(self.options, "grade_truncated", False)
+        whole_text = self.spec.grades_whole_text
+        counts_truncated = whole_text or self.options.counts_truncated
         chosen = [index for index, cut in enumerate(truncated) if counts_truncated or not cut]
         right = [False] * len(truncated)
         if not chosen:
             return right
         texts = self.tokenizer.batch_decode([completion_ids[index] for index in chosen], skip_special_tokens=True)
-        if reference:  # the released code knows no thinking part
+        if whole_text:  # without its tags the thinking part is text like any other
             texts = [text.replace("<think>", "").replace("</think>", "") for text in texts]
-        verdicts = grade_batch(texts, [gold[index] for index in chosen], self.thinking and not reference)
+        verdicts = grade_batch(texts, [gold[index] for index in chosen], self.thinking and not whole_text)
         for index, verdict in zip(chosen, verdicts, strict=True):
             right[index] = verdict
         return right

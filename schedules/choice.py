@@ -1,7 +1,8 @@
-"""Which checkpoint a round passes on: the shortest one whose accuracy is good enough (ThinkPrune, arXiv 2504.01296).
+"""Which checkpoint a round passes on, and why: the shortest one whose accuracy is good enough (ThinkPrune, arXiv
+2504.01296).
 
 The paper states no tolerance; its authors took the shortest among checkpoints of nearly equal accuracy. Here that is
-`pass_at_1 >= (1 - tolerance) * reference`. The words for a choice are in `schedules/choice.py`.
+`pass_at_1 >= (1 - tolerance) * reference`. `choose` chooses, `explain` says in a few sentences why. Pure functions.
 """
 
 import math
@@ -9,29 +10,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from secateur.runtime.errors import InputError
-from secateur.runtime.statistics import Interval, paired_difference
+from secateur.runtime.statistics import Bounds, Interval, paired_difference
 
 TOLERANCE_REFERENCES = ("best_so_far", "original", "round_start")
 START = 0  # the step number of the round's start model
+_TOKENS = ",.1f"
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One validated model: `step` of its checkpoint (0 = the round's start model), `pass_at_1` and
-    `truncated_share` as fractions 0-1, `mean_tokens` per completion, with 95 % intervals over problems where they
-    are known. `pass_rates`: problem id → share of right samples (fraction 0-1)."""
+class Figures:
+    """What validation found of one model: `step` of its checkpoint (0 = the round's start model), `pass_at_1` and
+    `truncated_share` (fractions 0-1), `mean_tokens` per completion, with 95 % intervals over problems."""
 
     step: int
     pass_at_1: float
     mean_tokens: float
     truncated_share: float
-    pass_at_1_ci95: tuple[float, float] | None = None
-    mean_tokens_ci95: tuple[float, float] | None = None
-    pass_rates: Mapping[str, float] = field(default_factory=dict, repr=False)
+    pass_at_1_ci95: Bounds
+    mean_tokens_ci95: Bounds
 
     @property
     def is_finite(self) -> bool:
         return math.isfinite(self.pass_at_1) and math.isfinite(self.mean_tokens)
+
+
+@dataclass(frozen=True)
+class ProblemFigures:
+    """The share of right samples (fraction 0-1) and the mean length [tokens] on one problem."""
+
+    pass_at_1: float
+    mean_tokens: float
+
+
+@dataclass(frozen=True)
+class Candidate(Figures):
+    """A validated model that a round may pass on: `problems` of which each had `samples`; `per_problem` by id."""
+
+    samples: int
+    problems: int
+    per_problem: Mapping[str, ProblemFigures] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -98,14 +115,12 @@ def choose(candidates: Sequence[Candidate], reference: Reference, tolerance: flo
 
 def accuracy_difference(one: Candidate, other: Candidate) -> Interval | None:
     """pass@1 of `one` less that of `other`: (mean, low, high) of a bootstrap over their common problems; None if the
-    problems of both are not the same or not known."""
-    if not one.pass_rates or one.pass_rates.keys() != other.pass_rates.keys():
+    problems of both are not the same."""
+    if not one.per_problem or one.per_problem.keys() != other.per_problem.keys():
         return None
-    names = sorted(one.pass_rates)
-    return paired_difference([one.pass_rates[name] for name in names], [other.pass_rates[name] for name in names])
-
-
-_TOKENS = ",.1f"
+    names = sorted(one.per_problem)
+    rates = [[candidate.per_problem[name].pass_at_1 for name in names] for candidate in (one, other)]
+    return paired_difference(*rates)
 
 
 def explain(selection: Selection) -> str:
@@ -141,8 +156,8 @@ def _figures(candidate: Candidate) -> str:
     return f"{length} tokens at pass@1 {accuracy}"
 
 
-def _with_interval(value: float, interval: tuple[float, float] | None, form: str) -> str:
-    return f"{value:{form}}" + (f" ({interval[0]:{form}}–{interval[1]:{form}})" if interval else "")
+def _with_interval(value: float, interval: Bounds, form: str) -> str:
+    return f"{value:{form}} ({interval[0]:{form}}–{interval[1]:{form}})"
 
 
 def _bar(selection: Selection) -> str:

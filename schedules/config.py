@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import Round, make_rounds
+from secateur.engines.registry import engine_kind
 from secateur.runtime.config import check_types, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 from secateur.runtime.hub import check_key
 
 _AT_LEAST_ONE = (
@@ -37,11 +39,13 @@ class ScheduleConfig:
     decontaminate: evaluation sets, named like `problems`, whose problems are taken out of the training problems.
     max_prompt_tokens: longer prompts are dropped before training [tokens].
     prompt_family: deepseek, qwen or plain (see secateur/tasks/prompts.py).
-    reward, reward_options: `hard_limit`, or one of its published alternatives and its options (see rewards/).
+    reward, reward_options: `hard_limit`, or one of its published alternatives and its options (see rewards/); a
+      `RewardSpec` of your own is named `package.module:NAME`.
     seed: orders the prompts and seeds rollouts and validation.
     validation_*: problems and sampling settings of the choice; `validation_max_tokens` is the long cap [tokens].
     validation_dtype, validation_rows: precision of the validated models, traces decoded at once on each process.
-    validation_engine, validation_engine_options: what samples them (see secateur/engines/registry.py).
+    validation_engine, validation_engine_options: what samples them: `transformers`, `vllm` or a class of your own
+      that opens model folders (see secateur/engines/registry.py).
     keep_checkpoints: `all`, or `chosen`: once a round has chosen, the weights of its other checkpoints are deleted.
     push_to_hub: upload `final/` with its model card when the schedule is done; a start after that uploads what was
       not. The rounds push nothing: their checkpoints are candidates.
@@ -74,7 +78,7 @@ class ScheduleConfig:
     validation_max_tokens: int = 32000
     validation_dtype: str = "bfloat16"
     validation_rows: int = 64
-    validation_engine: Literal["transformers", "vllm"] = "transformers"
+    validation_engine: str = "transformers"
     validation_engine_options: dict[str, Any] = field(default_factory=dict)
     tolerance: float = 0.10
     tolerance_reference: str = "best_so_far"
@@ -96,6 +100,11 @@ class ScheduleConfig:
             raise InputError(
                 f"key 'tolerance_reference' has the value '{self.tolerance_reference}'; "
                 f"choose one of {', '.join(TOLERANCE_REFERENCES)}"
+            )
+        if not engine_kind(self.validation_engine, "validation_engine").in_process:
+            raise InputError(
+                f"key 'validation_engine' has the value '{self.validation_engine}', but a server does not have the "
+                "checkpoints; choose transformers or vllm"
             )
         for key in _AT_LEAST_ONE:
             if getattr(self, key) < 1:
@@ -123,11 +132,11 @@ class RunConfig:
     """
 
     schedule: ScheduleConfig
-    trainer: dict[str, Any]
+    trainer: dict[str, JSON]
     where: str
     hub_token: str | None = field(default=None, repr=False)
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, JSON]:
         """All keys of the run, ours with their defaults: what `config.yaml` of the run folder holds."""
         return dataclasses.asdict(self.schedule) | self.trainer
 
@@ -160,7 +169,7 @@ def read_run_config(argv: Sequence[str]) -> RunConfig:
         raise InputError(f"{path}: {error}") from None
 
 
-def _checked_token(token: Any) -> str | None:
+def _checked_token(token: JSON) -> str | None:
     if token is not None and not (isinstance(token, str) and token.strip()):
         raise InputError(f"key '{TOKEN}' is no text; leave it out and log in with `hf auth login`")
     return token

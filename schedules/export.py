@@ -2,11 +2,11 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from schedules.integrity import MARKER, damage, read_marker
+from schedules.integrity import MARKER, damage, read_marker, write_marker
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json
 
 _TRAINING_FILES = (
     "optimizer.pt",
@@ -54,10 +54,10 @@ def drop_training_state(checkpoint: Path) -> None:
     """Turn a whole checkpoint into a mere model. The marker forgets the files first: a kill in between leaves a whole
     model with files too many, and the next call removes them."""
     marker = read_marker(checkpoint)
-    kept = {name: size for name, size in marker["files"].items() if not is_training_state(name.split("/")[0])}
-    if marker["resumable"]:
-        prints = {name: value for name, value in marker["fingerprints"].items() if name in kept}
-        write_json(checkpoint / MARKER, marker | {"resumable": False, "files": kept, "fingerprints": prints})
+    if marker.resumable:
+        kept = {name: size for name, size in marker.files.items() if not is_training_state(name.split("/")[0])}
+        prints = {name: marker.fingerprints[name] for name in kept}
+        write_marker(checkpoint, replace(marker, resumable=False, files=kept, fingerprints=prints))
     for path in checkpoint.iterdir():
         if path.name != MARKER and is_training_state(path.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -8,16 +8,17 @@ fingerprint of sixteen blocks, which is the whole content of a file of up to one
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json
+from secateur.runtime.records import read_record, write_record
 
 MARKER = "complete.json"
 BLOCK = 1 << 16  # bytes
 BLOCKS = 16
-_MARKER_KEYS = {"step": int, "world_size": int, "limit": int, "resumable": bool, "files": dict}
+MARKER_FORMAT = 1
 _TORCH_ARCHIVES = (".pt", ".pth", ".bin")
 
 
@@ -31,16 +32,30 @@ def saved_checkpoints(round_folder: Path) -> list[Path]:
     return sorted(folders, key=step_of)
 
 
-def read_marker(folder: Path) -> dict[str, Any]:
-    """What the marker of a checkpoint says; `regular` is False for one that was saved out of turn, on a stop.
+@dataclass(frozen=True)
+class Marker:
+    """What a checkpoint's marker says: `step`, `world_size` [processes] that saved it, `limit` [tokens] of the round.
 
-    Raises `InputError` if it is missing, no JSON, or lacks a key.
+    `resumable`: it still has its training state; `regular` is False for one that was saved out of turn, on a stop;
+    `files`: name → size [bytes], `fingerprints`: name → `fingerprint`.
     """
-    marker = read_json(folder / MARKER)
-    for key, kind in _MARKER_KEYS.items():
-        if not isinstance(marker, dict) or not isinstance(marker.get(key), kind):
-            raise InputError(f"{folder / MARKER}: key '{key}' is missing or no {kind.__name__}")
-    return {"regular": True, "fingerprints": {}} | marker
+
+    step: int
+    world_size: int
+    limit: int
+    resumable: bool
+    regular: bool
+    files: Mapping[str, int]
+    fingerprints: Mapping[str, str]
+
+
+def write_marker(folder: Path, marker: Marker) -> None:
+    write_record(folder / MARKER, marker, MARKER_FORMAT)
+
+
+def read_marker(folder: Path) -> Marker:
+    """Raises `InputError` if it is missing, no JSON, or no such record."""
+    return read_record(folder / MARKER, Marker, MARKER_FORMAT, "save the checkpoint anew")
 
 
 def damage(folder: Path) -> str | None:
@@ -51,8 +66,8 @@ def damage(folder: Path) -> str | None:
         marker = read_marker(folder)
     except InputError as error:
         return f"its marker is damaged: {error}"
-    for name, size in marker["files"].items():
-        fault = _fault(folder / name, size, marker["fingerprints"].get(name))
+    for name, size in marker.files.items():
+        fault = _fault(folder / name, size, marker.fingerprints.get(name))
         if fault:
             return f"{name} {fault}"
     return None
@@ -65,7 +80,7 @@ def _fault(path: Path, size: int, expected: str | None) -> str | None:
         return f"has {path.stat().st_size} bytes where {size} were saved"
     if fault := broken_structure(path):
         return fault
-    if expected is not None and fingerprint(path) != expected:
+    if fingerprint(path) != expected:
         return "has another content than was saved"
     return None
 

@@ -9,27 +9,24 @@ sends the new card.
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
-from schedules.card.content import card_context, front_matter
-from schedules.card.measured import Models, find_measurements, read_combined, read_single
+from schedules.card.content import card_context, card_name, front_matter
+from schedules.card.measured import Measured, Models, find_measurements, read_combined, read_single
+from schedules.card.memory import remember
 from schedules.config import RunConfig, read_run_config
 from schedules.state import RunFolder
-from schedules.validation.report import read_selections
 from secateur.runtime.base_model import describe_base
 from secateur.runtime.cards import render_card, write_card
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import copy_file, read_json, write_json
-from secateur.runtime.hub import RECORD, Target
+from secateur.runtime.files import copy_file
+from secateur.runtime.hub import RECORD, Target, read_pushed
 from secateur.runtime.process import entry_point
-from secateur.runtime.versions import library_versions
 
 TEMPLATE = Path(__file__).parent / "card" / "templates" / "model_card.md"
 PICTURE = "rounds.png"
-MEMORY = "card.json"
 _LIBRARIES = ("secateur", "trl", "transformers", "torch", "accelerate", "deepspeed", "vllm")
 
 
@@ -40,34 +37,24 @@ def write_model_card(config: RunConfig, target: Target | None = None) -> bool:
     target: where `final/` is pushed to; by default where it was, else the snippets name the folder.
     """
     run = RunFolder(config)
-    final, selections = run.path / "final", read_selections(run)
+    final, selections = run.path / "final", run.selections()
     target = target or _pushed_to(run.path)
     repo_id, revision = (target.repo_id, target.revision) if target else (None, None)
-    memory = _remember(run.path, {})
-    models = Models(final, config.schedule.model, repo_id)
-    measured = find_measurements(run.path, models) | {
-        key: memory[key] for key in ("single", "combined") if key in memory
-    }
+    memory = remember(run.path, Measured(), _LIBRARIES)
+    found = find_measurements(run.path, Models(final, config.schedule.model, repo_id))
+    measured = Measured(memory.single or found.single, memory.combined or found.combined)
     base = describe_base(config.schedule.model)
     for path in (*base.files, run.path / PICTURE):
         if path.is_file():
             copy_file(path, final / path.name)
-    context = card_context(config, base, selections, measured, memory["versions"], repo_id, revision)
-    return write_card(final, render_card(TEMPLATE, front_matter(config, base, context), context))
+    context = card_context(config, base, selections, measured, memory.versions, repo_id, revision)
+    data = front_matter(config, base, card_name(config, repo_id), selections[-1][1].chosen, measured)
+    return write_card(final, render_card(TEMPLATE, data, context))
 
 
 def _pushed_to(run: Path) -> Target | None:
-    record = read_json(run / RECORD) if (run / RECORD).is_file() else None
-    return Target(record["repo_id"], revision=record["revision"]) if record else None
-
-
-def _remember(run: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """The run's card.json with `values` added. The versions are those of the first call, at the end of training."""
-    path = run / MEMORY
-    known = read_json(path) if path.is_file() else {"versions": library_versions(_LIBRARIES)}
-    if values or not path.is_file():
-        write_json(path, known | values)
-    return known | values
+    pushed = read_pushed(run / RECORD)
+    return Target(pushed.repo_id, revision=pushed.revision) if pushed else None
 
 
 @entry_point
@@ -82,9 +69,11 @@ def main() -> None:
     target = _pushed_to(options.run)
     repo_id = target.repo_id if target else None
     models = Models(options.run / "final", config.schedule.model, repo_id, options.model)
-    readers = {"single": read_single, "combined": read_combined}
-    told = {key: read(getattr(options, key), models) for key, read in readers.items() if getattr(options, key)}
-    _remember(options.run, told)
+    told = Measured(
+        read_single(options.single, models) if options.single else None,
+        read_combined(options.combined, models) if options.combined else None,
+    )
+    remember(options.run, told, _LIBRARIES)
     changed = write_model_card(config)
     card = escape(str(options.run / "final" / "README.md"))
     say(f"model card: {card}" + ("" if changed else " (as it was)"))

@@ -10,16 +10,27 @@ it on each of them. `--num_processes N` overrides the accelerate config. `--dry_
 """
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
-from schedules.choice import START, choose, explain, pick_reference
+from schedules.choice import START, Candidate, choose, explain, pick_reference
 from schedules.config import TOKEN, RunConfig, ScheduleConfig, read_run_config
 from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
 from schedules.model_card import PICTURE, write_model_card
+from schedules.records import (
+    VALIDATION,
+    SelectionRecord,
+    ValidationRecord,
+    read_selection,
+    read_validation,
+    selection_record,
+    write_selection,
+    write_validation,
+)
 from schedules.rounds import Round
 from schedules.state import (
     Action,
@@ -32,13 +43,12 @@ from schedules.state import (
     stop_requested,
 )
 from schedules.validation.figure import draw_rounds
-from schedules.validation.report import read_selections, selection_record, show_rounds, show_selection
-from schedules.validation.sampling import RoundValidation, read_candidates, validation_processes, validation_settings
+from schedules.validation.report import show_rounds, show_selection
+from schedules.validation.sampling import RoundValidation, validation_processes, validation_settings
 from schedules.validation.tracking import round_publication
 from secateur.runtime.config import usage
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
 from secateur.runtime.hub import RECORD, SAFE_FILES, Target, check_push, push_once
 from secateur.runtime.process import entry_point
 from secateur.runtime.tensorboard import write_tensorboard
@@ -102,7 +112,7 @@ class Driver:
         while (action := self.folder.next_action()).kind != "done":
             self.launcher.end_if_stopped()
             self._carry_out(action)
-        show_rounds(read_selections(self.folder))
+        show_rounds(self.folder.selections())
         say(f"  picture: {escape(str(self.folder.path / PICTURE))}")
         write_model_card(self.config, self._target)
         say(f"final model: [bold]{escape(str(final))}[/bold], with its model card")
@@ -153,37 +163,37 @@ class Driver:
         known = [] if round_.index == 1 else [self._known_start(round_)]
         if not known:
             models = {START: self.folder.locate(start_model)} | models
-        entries = known + RoundValidation(self.config.schedule, folder, models).run(self.launcher)
+        candidates = known + RoundValidation(self.config.schedule, folder, models).run(self.launcher)
         settings = validation_settings(self.config.schedule)
-        write_json(folder / "validation.json", {"settings": settings, "candidates": entries})
+        write_validation(folder / VALIDATION, ValidationRecord(settings, tuple(candidates)))
 
-    def _known_start(self, round_: Round) -> dict[str, Any]:
+    def _known_start(self, round_: Round) -> Candidate:
         """The figures of the model that the round before chose: same problems, same settings, no need to repeat."""
         before = self.folder.round_folder(self.folder.rounds[round_.index - 2])
-        chosen = read_json(before / "selection.json")["chosen_step"]
-        entry = next(c for c in read_json(before / "validation.json")["candidates"] if c["step"] == chosen)
-        return entry | {"step": START}
+        chosen = read_selection(before).chosen_step
+        measured = next(one for one in read_validation(before / VALIDATION).candidates if one.step == chosen)
+        return replace(measured, step=START)
 
     def _choose(self, round_: Round, start_model: str) -> None:
         schedule, folder = self.config.schedule, self.folder.round_folder(round_)
-        candidates = read_candidates(folder)
-        original = read_candidates(self.folder.round_folder(self.folder.rounds[0]))[0]
+        candidates = read_validation(folder / VALIDATION).candidates
+        original = read_validation(self.folder.round_folder(self.folder.rounds[0]) / VALIDATION).candidates[0]
         reference = pick_reference(original, candidates[0], schedule.tolerance_reference)
         selection = choose(candidates, reference, schedule.tolerance)
         reason = explain(selection)
         show_selection(round_, selection, reason)
-        write_json(folder / "selection.json", selection_record(round_, start_model, selection, reason))
+        write_selection(folder, selection_record(round_.limit, start_model, selection, reason))
 
     def _follow_up(self) -> None:
         """What comes after choices; a kill may have fallen between, so it is looked through at every start."""
         prune_decided(self.folder, self.config.schedule.keep_checkpoints)
-        selections, picture = read_selections(self.folder), self.folder.path / PICTURE
+        selections, picture = self.folder.selections(), self.folder.path / PICTURE
         if not selections:
             return
         draw_rounds(picture, self.config.schedule.model, selections)
         self._report(selections, picture)
 
-    def _report(self, selections: list[tuple[Round, dict[str, Any]]], picture: Path) -> None:
+    def _report(self, selections: Sequence[tuple[Round, SelectionRecord]], picture: Path) -> None:
         """The choices for the services in `report_to`; W&B is sent what it has not got yet."""
         contents = {
             round_.name: round_publication(selections[:index], self.folder.round_folder(round_), picture)

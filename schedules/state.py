@@ -22,28 +22,30 @@ Every file is replaced atomically and each step looks only at the files of the s
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from rich.markup import escape
 
 from schedules.choice import START
-from schedules.config import RunConfig, ScheduleConfig
+from schedules.config import RunConfig
 from schedules.export import drop_training_state, finish_removals, remove_folder
 from schedules.integrity import damage, read_marker, saved_checkpoints, step_of
+from schedules.records import VALIDATION, SelectionRecord, has_chosen, read_selection
 from schedules.rounds import Round
+from secateur.engines.registry import engine_kind
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_text
+from secateur.runtime.files import JSON, write_text
 
+TRAINING = "training.json"  # written by the trainer when a round's training has ended
 # Keys that change how a run is shown or packed, or what memory and connections it uses, not what it computes; they
 # may differ between restarts.
 FREE_KEYS = frozenset(
@@ -58,13 +60,6 @@ FREE_KEYS = frozenset(
         *("vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
     }
 )
-# The same among `validation_engine_options`.
-FREE_ENGINE_OPTIONS = frozenset(
-    {
-        *("gpu_memory_utilization", "kv_cache_gib", "tensor_parallel_size", "max_num_seqs", "enforce_eager"),
-        *("max_batch_rows", "device", "base_url", "api_key_env", "read_timeout_s", "max_retries"),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -77,6 +72,8 @@ class Action:
 
 
 class RunFolder:
+    """The folder of one run: what lies where in it, and what comes next."""
+
     def __init__(self, config: RunConfig) -> None:
         self.path = Path(config.schedule.output_dir)
         self.rounds = config.schedule.rounds
@@ -111,13 +108,18 @@ class RunFolder:
             )
         return str(folder)
 
+    def selections(self) -> list[tuple[Round, SelectionRecord]]:
+        """The choice of every round that has chosen, in the order of the rounds."""
+        folders = ((round_, self.round_folder(round_)) for round_ in self.rounds)
+        return [(round_, read_selection(folder)) for round_, folder in folders if has_chosen(folder)]
+
     def next_action(self) -> Action:
         start = self.original_model
         for round_ in self.rounds:
             folder = self.round_folder(round_)
-            if not (folder / "selection.json").is_file():
+            if not has_chosen(folder):
                 return Action(_unfinished_step(folder), round_, start)
-            chosen = read_json(folder / "selection.json")["chosen_step"]
+            chosen = read_selection(folder).chosen_step
             if chosen == START:  # the limit could not be met; a tighter one cannot either
                 break
             start = f"rounds/{round_.name}/checkpoint-{chosen}"
@@ -125,12 +127,12 @@ class RunFolder:
 
 
 def _unfinished_step(folder: Path) -> Literal["train", "validate", "choose"]:
-    if not (folder / "training.json").is_file():
+    if not (folder / TRAINING).is_file():
         return "train"
-    return "choose" if (folder / "validation.json").is_file() else "validate"
+    return "choose" if (folder / VALIDATION).is_file() else "validate"
 
 
-def check_same_config(folder: Path, resolved: dict[str, Any]) -> bool:
+def check_same_config(folder: Path, resolved: Mapping[str, JSON]) -> bool:
     """False if `folder` has no `config.yaml` yet, True if it holds `resolved`.
 
     Raises `InputError` naming the first key that differs, or the folder if it is not empty and no run folder.
@@ -154,21 +156,13 @@ def check_same_config(folder: Path, resolved: dict[str, Any]) -> bool:
     return True
 
 
-def _binding_value(key: str, values: dict[str, Any]) -> Any:
-    """What a restart has to repeat. A run folder older than a key has the key's default."""
-    value = values[key] if key in values else _DEFAULTS.get(key)
+def _binding_value(key: str, values: Mapping[str, JSON]) -> JSON:
+    """What a restart has to repeat."""
+    value = values.get(key)
     if key == "validation_engine_options" and isinstance(value, dict):
-        return {name: option for name, option in value.items() if name not in FREE_ENGINE_OPTIONS}
+        free = engine_kind(values["validation_engine"], "validation_engine").free_options
+        return {name: option for name, option in value.items() if name not in free}
     return value
-
-
-def _key_defaults() -> dict[str, Any]:
-    fields = [field for field in dataclasses.fields(ScheduleConfig) if field.default is not dataclasses.MISSING]
-    made = [field for field in dataclasses.fields(ScheduleConfig) if callable(field.default_factory)]
-    return {field.name: field.default for field in fields} | {field.name: field.default_factory() for field in made}
-
-
-_DEFAULTS = _key_defaults()
 
 
 LOCK = ".lock"
@@ -222,10 +216,10 @@ def candidate_steps(round_folder: Path, round_: Round) -> list[int]:
             say(f"  passed over: {escape(str(folder))}: {escape(fault)}")
             continue
         marker = read_marker(folder)
-        if marker["limit"] != round_.limit:
-            raise InputError(f"{folder}: was trained at the limit {marker['limit']}, this round has {round_.limit}")
-        if marker["regular"]:
-            steps.append(marker["step"])
+        if marker.limit != round_.limit:
+            raise InputError(f"{folder}: was trained at the limit {marker.limit}, this round has {round_.limit}")
+        if marker.regular:
+            steps.append(marker.step)
     return steps
 
 
@@ -249,7 +243,7 @@ def prune_checkpoints(round_folder: Path, chosen_step: int, keep: str) -> None:
         if step_of(folder) == chosen_step:
             if whole:
                 drop_training_state(folder)
-        elif keep == "chosen" or not whole or not read_marker(folder)["regular"]:
+        elif keep == "chosen" or not whole or not read_marker(folder).regular:
             remove_folder(folder)
         else:
             drop_training_state(folder)
@@ -259,5 +253,5 @@ def prune_decided(run: RunFolder, keep: str) -> None:
     """Prune every round that has chosen; does nothing where that has been done."""
     for round_ in run.rounds:
         folder = run.round_folder(round_)
-        if (folder / "selection.json").is_file():
-            prune_checkpoints(folder, read_json(folder / "selection.json")["chosen_step"], keep)
+        if has_chosen(folder):
+            prune_checkpoints(folder, read_selection(folder).chosen_step, keep)

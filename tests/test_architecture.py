@@ -21,7 +21,10 @@ ROOMS = {
     "secateur.engines": {"secateur.tasks", "secateur.runtime"},
     "secateur.deepprune": {"secateur.engines", "secateur.tasks", "secateur.runtime"},
     "rewards": {"secateur.tasks", "secateur.runtime"},
-    "schedules": {"secateur.runtime", "secateur.results"},
+    "schedules": {
+        *("secateur.runtime", "secateur.results", "secateur.engines.registry", "secateur.tasks.prompts"),
+        "rewards.registry",
+    },
     "trainers": {"secateur", "rewards", "schedules"},
     "eval": {"secateur", "rewards", "schedules"},
     "bench": {"secateur", "rewards", "schedules", "trainers", "eval"},
@@ -66,6 +69,8 @@ WITHOUT_HEAVY = (
     "eval/table/costs.py",
     "eval/table/csv.py",
     "secateur/engines/accounting.py",
+    "secateur/engines/registry.py",
+    "secateur/results.py",
     "trainers/dry_run/memory.py",
     "trainers/dry_run/rounds.py",
 )

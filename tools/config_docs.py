@@ -23,10 +23,10 @@ from rewards.registry import REWARDS
 from schedules.config import ScheduleConfig
 from secateur.deepprune.judges.registry import JUDGE_KINDS
 from secateur.deepprune.rule import PruneRule
-from secateur.engines.registry import KINDS, SET_HERE, engine_class
+from secateur.engines.registry import ENGINES, SET_HERE, engine_class, engine_kind
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_text
+from secateur.runtime.files import JSON, write_text
 from secateur.runtime.process import entry_point
 from tools.config_keys import REPOSITORY, Command, Meaning, entries, find_commands, meanings_of
 from trainers.grpo import options as grpo_options
@@ -57,6 +57,8 @@ def type_text(hint: Any) -> str:
         return " or ".join(type_text(one) for one in inner)
     if hint is type(None):
         return "null"
+    if hint is JSON:
+        return "JSON"
     if origin is not None and inner:
         named = ", ".join(type_text(one) for one in inner if one is not ...)
         return f"{origin.__name__.lower()}[{named}]"
@@ -265,16 +267,16 @@ def _rule_keys() -> list[Key]:
 
 
 def _engine_text() -> str:
-    return "\n\n".join(f"`engine: {kind}`\n\n{table(list(_engine_keys(kind)))}" for kind in KINDS)
+    return "\n\n".join(f"`engine: {kind}`\n\n{table(list(_engine_keys(kind)))}" for kind in ENGINES)
 
 
 def _engine_keys(kind: str) -> Iterator[Key]:
-    chosen = engine_class(kind)
+    chosen, address = engine_class(kind), engine_kind(kind).address_option
     hints = typing.get_type_hints(chosen.__init__)
     options = {
         name: parameter.default
         for name, parameter in inspect.signature(chosen.__init__).parameters.items()
-        if name == "base_url" or (parameter.kind is parameter.KEYWORD_ONLY and name not in SET_HERE)
+        if name == address or (parameter.kind is parameter.KEYWORD_ONLY and name not in SET_HERE)
     }
     said = dict(entries(chosen.__doc__ or "", list(options)))
     texts = _complete(chosen, options, {key: text for keys, text in said.items() for key in keys})

@@ -125,7 +125,7 @@ def _comments(source: str) -> Mapping[int, str]:
 
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_FOLDERS = ("schedules", "trainers", "eval", "deepprune", "tasks")
+_FOLDERS = ("schedules", "trainers", "eval", "secateur")
 _READERS = ("parse_config", "HfArgumentParser")  # called with a config class
 
 

@@ -3,10 +3,10 @@
     python trainers/embedded.py --output_dir outputs/embedded --seed 0
 
 The model is a Qwen3 of about 0.4 million parameters that thinks aloud about the arithmetic of
-secateur/tasks/arithmetic.py. Phase 1 shows clean short traces whose decision is random, so that it learns to keep its
-place, to calculate, and to do what it has decided. Phase 2 shows the corpus with the planted errors and waste of
-secateur/tasks/arithmetic_traces.py, which is how it behaves afterwards. The result is a plain Hugging Face folder
-plus `training.json` with the measured figures; the copy in trainers/embedded_model was made by this script."""
+secateur/tasks/arithmetic.py, which also writes its training traces. Phase 1 shows clean short ones whose decision is
+random, so that it learns to keep its place, to calculate, and to do what it has decided. Phase 2 shows those with
+planted errors and waste, which is how it behaves afterwards. The result is a plain Hugging Face folder plus
+`training.json` with the measured figures; the copy in trainers/embedded_model was made by this script."""
 
 import json
 import random

@@ -1,17 +1,22 @@
-"""Trains one round of ThinkPrune (arXiv 2504.01296): GRPO in which an unfinished completion earns nothing.
+r"""Trains one round of ThinkPrune (arXiv 2504.01296): GRPO in which an unfinished completion earns nothing.
 
-    accelerate launch --config_file configs/accelerate/zero2.yaml trainers/grpo_len.py --config configs/…/X.yaml
+    accelerate launch --config_file configs/accelerate/cpu.yaml \
+        trainers/grpo_len.py --config configs/demo/thinkprune.yaml
+    accelerate launch --config_file configs/accelerate/zero2.yaml \
+        trainers/grpo_len.py --config configs/thinkprune/r1_distill_qwen_1.5b.yaml
 
 Each launch trains the next unfinished round of the schedule, or goes on with it from its newest complete checkpoint.
 `schedules/run.py` makes all launches and the choices between them.
 
-Where we differ from the released code: truncated completions earn 0 even if a right box stands in the unfinished
-thought, and the KL term, if there is one, has the sign that keeps the model near its reference. Batches, loss and
-coefficients are keys of the config; configs/thinkprune/ follows the paper and says at each key where it cannot.
+Where we differ from the paper: problems of the evaluation sets are taken out of the training problems; a round is one
+epoch over prompts that are ordered beforehand, since TRL forgets its order on resume; a schedule ends early if the
+limit of a round cannot be met. Where we differ from its released code: truncated completions earn 0 even if a right
+box stands in the unfinished thought, as the paper means it, and the KL term, if there is one, has the sign that keeps
+the model near its reference. Batches, loss and coefficients are keys of the config; configs/thinkprune/ follows the
+paper and says at each key where it cannot.
 """
 
 import contextlib
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -22,18 +27,18 @@ from trl import GRPOConfig
 
 from schedules.config import read_run_config
 from schedules.integrity import step_of
+from schedules.records import write_data
 from schedules.rounds import Round
 from schedules.state import Action, RunFolder, hold_folder
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json
 from secateur.runtime.launch_file import check_saves_weights
 from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
-from trainers.grpo.callbacks import CompletionMarker, EngineRecord, RoundLog
+from trainers.grpo.callbacks import CompletionMarker, EngineNote, RoundLog
 from trainers.grpo.checkpoints import prepare_resume, record_training
 from trainers.grpo.data import round_rows
 from trainers.grpo.interrupt import CleanStop
@@ -59,7 +64,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
     from trl import GRPOTrainer
 
     reward, folder = job.make_reward(round_), job.folder.round_folder(round_)
-    rows = round_rows(job.data.problems, job.config.schedule, round_, job.plan.rows(round_.max_steps))
+    rows = round_rows(job.data.problems, job.config.schedule, round_, job.batches.rows(round_.max_steps))
     if current_ranks().is_main and "tensorboard" in arguments.report_to:
         name_tensorboard_run(job.folder.path, round_.name, step_of(resume) if resume else 0)
     stop = CleanStop(job.folder.path)
@@ -71,7 +76,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
         processing_class=job.tokenizer,
         callbacks=[RoundLog(round_, folder / "train.jsonl"), CompletionMarker(round_), stop],
     )
-    trainer.add_callback(EngineRecord(trainer, folder))
+    trainer.add_callback(EngineNote(trainer, folder))
     # Only the loaded model knows all its end tokens; TRL's own list keeps its truncated share and ours the same.
     reward.end_ids = frozenset((*trainer.eos_token_ids, job.tokenizer.pad_token_id))
     trainer.remove_callback(transformers.PrinterCallback)
@@ -116,7 +121,7 @@ def train_next_round(job: RoundJob) -> None:
     if current_ranks().is_main:
         check_rollout_server(job.values, job.config.schedule.model)
         job.folder.open()
-        write_json(job.folder.path / "data.json", dataclasses.asdict(job.data.report))
+        write_data(job.folder.path, job.data.report)
         say(f"  data: {escape(job.data.report.summary())}")
         if "wandb" in job.values["report_to"]:
             name_wandb_run(job.folder.path, round_.name, job.values.get("project"))

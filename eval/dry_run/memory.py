@@ -16,6 +16,7 @@ from secateur.engines.memory import (
     vllm_sequences,
     vllm_work_bytes,
 )
+from secateur.engines.registry import engine_kind
 from secateur.runtime.console import say
 from secateur.runtime.dry_run import show_sizes, size_words
 
@@ -51,7 +52,7 @@ def show_memory(engine: Engine, name: str, cap: SamplingLoad, expected_tokens: i
 
     cap: the load if every trace reached the cap at once; expected_tokens: mean length of a trace.
     """
-    if engine.kind == "vllm":
+    if engine_kind(engine.kind).reserves_memory:
         return _show_vllm(engine, name, cap, expected_tokens, judges)
     return _show_transformers(engine, name, cap, expected_tokens, judges)
 

@@ -24,6 +24,7 @@ from eval.traces.sampling import SamplingKeys, prompt_ids, require_model_folder
 from secateur.deepprune.cut import CutRule
 from secateur.engines.memory import WIDTHS, ModelShape, SamplingLoad, read_shape
 from secateur.engines.models import load_tokenizer
+from secateur.engines.registry import engine_kind
 from secateur.engines.trace_folder import check_trace_settings
 from secateur.runtime.dry_run import SamplingPlanKeys
 from secateur.runtime.errors import InputError
@@ -164,7 +165,7 @@ def combined_models(config: CombinedConfig, benchmarks: Mapping[str, PlannedSet]
 
 def _shape(config: PlannedConfig, name: str) -> tuple[ModelShape | None, list[str]]:
     """The model's sizes; those of the first model where its folder is still to be trained."""
-    if config.engine == "openai":
+    if not engine_kind(config.engine).in_process:
         return None, []
     first, path = next(iter(config.models.values())), config.models[name]
     if _is_there(path):
@@ -207,7 +208,7 @@ def _plan(
 
 def _tokenizer(config: PlannedConfig, name: str) -> tuple[Any, list[str]]:
     source = config.tokenizer_of(name)
-    if config.engine != "openai" and not _is_there(source):
+    if engine_kind(config.engine).in_process and not _is_there(source):
         source = config.tokenizer_of(next(iter(config.models)))
     try:
         return load_tokenizer(source), []

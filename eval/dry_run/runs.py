@@ -25,6 +25,7 @@ from eval.table.store import wall_seconds
 from eval.traces.benchmarks import count_of
 from eval.traces.collect import CollectConfig
 from secateur.engines.memory import GIB, total_bytes
+from secateur.engines.registry import engine_kind
 from secateur.runtime.console import say
 from secateur.runtime.dry_run import (
     facts_table,
@@ -88,7 +89,8 @@ def _show_facts(config: PlannedConfig, plans: Sequence[ModelPlan], launch: Launc
         size = f", {plan.shape.parameters:,} parameters" if plan.shape else ""
         rows.append((f"model {escape(plan.name)}", escape(config.models[plan.name]) + size))
     processes = f"{launch.processes} process{'es' * (launch.processes > 1)}"
-    gpus = "" if engine.on_cpu or engine.kind == "openai" else f", {launch.processes * engine.parallel} GPUs"
+    served = not engine_kind(engine.kind).in_process
+    gpus = "" if engine.on_cpu or served else f", {launch.processes * engine.parallel} GPUs"
     rows.append(("launch", f"{processes}{gpus} ({escape(launch.path)}), each with its share of the problems"))
     at_once = f"{config.rows} traces at once in each process, up to {config.max_tokens:,} tokens"
     rows.append(("engine", f"{engine.kind}, {config.dtype}, {at_once}"))
@@ -145,7 +147,7 @@ def _measured_rates(config: CombinedConfig, plans: Sequence[ModelPlan]) -> dict[
 def _show_time(
     config: PlannedConfig, plans: Sequence[ModelPlan], processes: int, engine: Engine, rates: dict[str, float]
 ) -> None:
-    unit = "of processes" if engine.on_cpu or engine.kind == "openai" else "of GPUs"
+    unit = "of processes" if engine.on_cpu or not engine_kind(engine.kind).in_process else "of GPUs"
     gpus = processes * engine.parallel
     for plan in plans:
         tokens = plan.tokens_left + plan.live_tokens

@@ -18,7 +18,8 @@ from secateur.runtime.statistics import (
     percentiles_with_intervals,
     ratio_with_interval,
 )
-from secateur.tasks.answers.equality import extract_answer, grade_batch, group_answers
+from secateur.tasks.answers.equality import grade_batch, group_answers
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.records import Problem, Trace
 
 PERCENTILES = (20, 40, 50, 60, 80, 90, 99)  # those that ThinkPrune's evaluation prints

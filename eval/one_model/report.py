@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.one_model.figures import Graded, LengthFigures, ModelFigures
-from eval.studies.common import interval_text, model_colours, plain_table, print_table, save_png, write_csv
 from secateur.runtime.console import console
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
 from secateur.runtime.statistics import Interval
+from secateur.runtime.tables import interval_text, plain_table, print_table, write_csv
 
 Figures = Mapping[str, Mapping[str, ModelFigures]]
 Grades = Mapping[str, Mapping[str, Graded]]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.report.charts import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
+from secateur.runtime.pictures import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
 
 CLUSTER_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW)
 OTHER_COLOUR = "#999999"

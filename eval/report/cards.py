@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.report.charts import colour_of
 from eval.report.training import JudgeFolder
 from eval.table.labels import method_label
 from eval.table.rules import PUBLISHED
 from secateur.runtime.files import read_json
+from secateur.runtime.pictures import colour_of
 
 Row = Mapping[str, Any]
 _FULL_VOTE = "vote of all {n} traces"

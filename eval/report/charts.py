@@ -13,11 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-# Okabe & Ito: told apart by people with any common colour blindness, on light and on dark ground.
-BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
-SKY, RED, YELLOW = "#56b4e9", "#d55e00", "#f0e442"
-MODEL_COLOURS = {"base": BLUE, "pruned": GREEN, "control": ORANGE}
-SPARE_COLOURS = (PURPLE, SKY, RED, YELLOW)
+from secateur.runtime.pictures import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, colour_of
+
 # Written by matplotlib as plain colours, replaced by the page's own afterwards.
 _INK, _RULE, _GROUND = "#0a0b0c", "#0a0b0d", "#0a0b0e"
 _PAGE_COLOURS = {_INK: "currentColor", _RULE: "var(--rule)", _GROUND: "var(--card)"}
@@ -75,11 +72,6 @@ class RocCurve:
     points: Sequence[Sequence[float]]
     auroc: float
     main: bool = False
-
-
-def colour_of(model: str, models: Sequence[str]) -> str:
-    """A model's colour: fixed for the usual names, else by its place."""
-    return MODEL_COLOURS.get(model) or SPARE_COLOURS[list(models).index(model) % len(SPARE_COLOURS)]
 
 
 def _to_svg(figure: Figure, title: str) -> str:

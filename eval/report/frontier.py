@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.report.charts import colour_of
 from eval.table.labels import judge_label, method_label
 from eval.table.methods import COMPANIONS
+from secateur.runtime.pictures import colour_of
 
 Row = Mapping[str, Any]
 Cost = Callable[[Row], float]

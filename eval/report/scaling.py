@@ -11,12 +11,12 @@ from typing import Any
 
 from eval.report.bars import printable
 from eval.report.cards import find_row
-from eval.report.charts import colour_of
 from eval.report.frontier import NOT_METHODS
 from eval.report.views import Grid, View
 from eval.table.labels import judge_label, method_label
 from eval.table.rules import PUBLISHED
 from secateur.deepprune.judges.registry import UNTRAINED
+from secateur.runtime.pictures import colour_of
 
 Row = Mapping[str, Any]
 Place = Callable[[float], float]

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.report.bars import printable
-from eval.report.charts import colour_of
 from eval.report.views import benchmark_label, benchmark_of
 from eval.table.labels import MARKS, judge_label, marks, method_label
 from eval.table.rules import PUBLISHED
+from secateur.runtime.pictures import colour_of
 
 Row = Mapping[str, Any]
 NONE = "–"

@@ -24,13 +24,12 @@ from rich.markup import escape
 from eval.report.frontier import NOT_METHODS, on_frontier, row_label
 from eval.report.scaling import net_tokens
 from eval.report.views import View, grid_of
-from eval.studies.common import model_colours, save_png
 from eval.table.csv import flat_row, flat_table
 from eval.table.rules import PUBLISHED
 from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
 from secateur.runtime.tensorboard import FOLDER, write_tensorboard
 from secateur.runtime.tracking import (
     Artifact,

@@ -13,10 +13,10 @@ from rich.markup import escape
 
 from eval.one_model.figures import ModelFigures
 from eval.one_model.report import draw_point, flat_figures, use_token_axis
-from eval.studies.common import interval_text, model_colours, plain_table, print_table, save_png
 from secateur.runtime.console import console
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
 from secateur.runtime.statistics import Interval
+from secateur.runtime.tables import interval_text, plain_table, print_table
 
 
 @dataclass(frozen=True)

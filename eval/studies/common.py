@@ -1,26 +1,16 @@
-"""What the analyses of a model's traces share: reading traces, claiming a folder, tables, CSV and pictures."""
+"""What the analyses of a model's traces share: reading traces, pairing problems, claiming a folder."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from eval.report.charts import MODEL_COLOURS, SPARE_COLOURS
-from eval.table.terminal import WIDTH
 from eval.traces.foreign import read_foreign
 from secateur.deepprune.cut import CutRule
 from secateur.engines.trace_folder import read_trace_folder
-from secateur.runtime.console import console
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json, write_text
+from secateur.runtime.files import read_json, write_json
 from secateur.tasks.records import Problem, Trace
 
 if TYPE_CHECKING:
@@ -112,53 +102,3 @@ def claim_folder(folder: str | Path, settings: Mapping[str, Any]) -> None:
                 f"{path}: key '{key}' is {found.get(key)!r} there and {wanted.get(key)!r} now, so the results would "
                 "not belong together; give another output folder"
             )
-
-
-def plain_table(title: str, columns: Sequence[str], left: int = 1) -> Table:
-    """A table for a terminal of 100 columns; all but the first `left` columns hold numbers."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
-    table.pad_edge = False
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", no_wrap=True, vertical="bottom")
-    return table
-
-
-def print_table(table: Table) -> None:
-    """A log file reports 80 columns, yet has room for more."""
-    narrow = console.width < WIDTH and not console.is_terminal
-    (Console(width=WIDTH, highlight=False, soft_wrap=True) if narrow else console).print(table)
-
-
-def interval_text(low: float, high: float, digits: int = 3) -> str:
-    """
-    >>> interval_text(0.12345, 0.5)
-    '0.123–0.500'
-    """
-    return f"{low:,.{digits}f}–{high:,.{digits}f}"
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """One line per row; the columns are all keys in the order of their first appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, buffer.getvalue())
-
-
-def save_png(figure: Figure, path: Path) -> None:
-    """Replace a picture atomically."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(image.getvalue())
-    temporary.replace(path)
-
-
-def model_colours(names: Sequence[str]) -> dict[str, str]:
-    """The report's colours for the names it knows, further ones in turn for the others."""
-    spare = [name for name in names if name not in MODEL_COLOURS]
-    others = {name: SPARE_COLOURS[index % len(SPARE_COLOURS)] for index, name in enumerate(spare)}
-    return {name: MODEL_COLOURS.get(name) or others[name] for name in names}

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from rich.markup import escape
 
-from eval.studies.common import interval_text, plain_table, print_table, save_png
 from secateur.engines.detokenize import Detokenizer
 from secateur.runtime.console import say
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE, save_png
 from secateur.runtime.statistics import ratio_with_interval
+from secateur.runtime.tables import interval_text, plain_table, print_table
 
 PHASES = {
     "understanding": "reads the problem: says what is given and what is asked",

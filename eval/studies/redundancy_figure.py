@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from eval.report.charts import BLUE, GREEN, ORANGE, SKY
 from secateur.runtime.files import write_text
+from secateur.runtime.pictures import BLUE, GREEN, ORANGE, SKY
 
 if TYPE_CHECKING:
     from eval.redundancy import ProblemAnswers, Redundancy

@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.report.charts import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
 from eval.table.terminal import judge_label
 from secateur.runtime.files import write_text
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import BLUE, GREEN, ORANGE, PLOT_STYLE, PURPLE, RED, SKY
 
 WIDTH = 116
 _COLOURS = (BLUE, ORANGE, PURPLE, SKY, RED, "#8c564b", "#332288", "#999933")

@@ -27,7 +27,8 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace, read_trace_folder
 from secateur.results import LiveEquality, Table, write_table
 from secateur.runtime.files import write_text
-from secateur.tasks.answers.equality import GRADER_VERSION, extract_answer, grade_answers, group_answers
+from secateur.tasks.answers.equality import GRADER_VERSION, grade_answers, group_answers
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.prompts import starts_inside_thinking
 from secateur.tasks.records import Problem
 

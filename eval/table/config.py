@@ -11,6 +11,7 @@ from eval.traces.benchmarks import Problems, check_counts, check_names, count_of
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.registry import JUDGE_KINDS
+from secateur.engines.registry import engine_kind
 from secateur.runtime.dry_run import SamplingPlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
@@ -131,7 +132,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
                 raise InputError(f"key 'judges' has none for the model '{model}'; name its judge folder, or random")
             for judge in self.scored_by(model):
                 key = f"judges.{model}" if judge in self.judges_of(model) else "similarity"
-                check_judge(key, judge, states=self.engine != "openai")
+                check_judge(key, judge, states=engine_kind(self.engine).hands_out_states)
         if self.needs_similarity and not JUDGE_KINDS[judge_kind(self.similarity)].is_similarity:
             similarities = [name for name, kind in JUDGE_KINDS.items() if kind.is_similarity]
             raise InputError(
@@ -141,9 +142,9 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
 
     def _check_live(self) -> None:
         """vLLM refuses more traces than it was opened for, and a live problem may start all of its traces at once."""
-        if self.engine != "vllm" or not self.live or not self.prunes:
+        places = engine_kind(self.engine).places(self.engine_options, self.rows)
+        if places is None or not self.live or not self.prunes:
             return
-        places = self.engine_options.get("max_num_seqs", self.rows)
         if places < self.largest_n:
             raise InputError(
                 f"key 'rows' has the value {self.rows}: a problem that runs live has all its {self.largest_n} traces "

@@ -7,8 +7,6 @@ from secateur.deepprune.judges.registry import JUDGE_KINDS
 from secateur.results import Row
 from secateur.runtime.files import JSON
 
-WIDTH = 100
-"""Columns of a terminal."""
 ALL = "all"
 """What rows over several benchmarks together have as their benchmark."""
 MARKS = {

@@ -24,7 +24,8 @@ from secateur.engines.trace_folder import StoredTrace
 from secateur.runtime.console import progress
 from secateur.runtime.ranks import current_ranks
 from secateur.runtime.records import write_record
-from secateur.tasks.answers.equality import GRADER_VERSION, extract_answer, group_answers
+from secateur.tasks.answers.equality import GRADER_VERSION, group_answers
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.prompts import starts_inside_thinking
 from secateur.tasks.records import Problem
 

@@ -17,6 +17,7 @@ from eval.table.live_record import TOKEN_CAUSES, LiveProblem, ProblemSide, asks_
 from eval.table.rows import rounded
 from eval.table.store import EngineFacts, names_of_judges, read_engine, read_live
 from secateur.engines.accounting import JUDGE_COSTS
+from secateur.engines.registry import engine_kind
 from secateur.results import LiveCause, LiveDifference, LiveEntry, LiveEquality, LiveSide
 from secateur.runtime.files import read_jsonl
 from secateur.runtime.statistics import paired_difference
@@ -177,7 +178,7 @@ def _token_causes(found: Sequence[LiveProblem]) -> list[LiveCause]:
 def _overrun(found: Sequence[LiveProblem], engine: EngineFacts) -> list[LiveCause]:
     tokens = int(sum(record.live.tokens.overrun for record in found))
     causes = [LiveCause("overrun", tokens=tokens)] if tokens else []
-    return causes + ([LiveCause("hidden")] if engine.engine == "openai" else [])
+    return causes + ([LiveCause("hidden")] if engine_kind(engine.engine).hides_overrun else [])
 
 
 def _gap(found: Sequence[LiveProblem], field: str) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import CutRule
 from secateur.engines.models import check_capture_layers
+from secateur.engines.registry import engine_kind
 from secateur.runtime.dry_run import SamplingPlanKeys
 from secateur.runtime.errors import InputError
 from secateur.tasks.records import Problem
@@ -52,7 +53,7 @@ class CollectConfig(SamplingKeys, SamplingPlanKeys):
         for name, path in self.imports.items():
             if not Path(path).is_file():
                 raise InputError(f"key 'imports.{name}' has the value '{path}': no such file")
-        if self.engine == "openai" and self.problems and self.states:
+        if not engine_kind(self.engine).hands_out_states and self.problems and self.states:
             raise InputError("key 'states' is true, but a server hands out no hidden states; write 'states: false'")
         if self.tokenizer is not None and not self.imports:
             raise InputError("key 'tokenizer' counts the tokens of imported text; give 'imports', or leave it out")

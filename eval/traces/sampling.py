@@ -12,7 +12,7 @@ import torch
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.engines.base import Engine, SamplingSpec, trace_seed
 from secateur.engines.models import model_fingerprint
-from secateur.engines.registry import EngineKeys, open_engine, tokenizer_source
+from secateur.engines.registry import EngineKeys, engine_kind, open_engine, tokenizer_source
 from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
 from secateur.runtime.console import progress, use_one_torch_thread
@@ -68,8 +68,9 @@ class SamplingKeys(EngineKeys):
         self.check_engine()
         if not self.models and self.needs_models:
             raise InputError("key 'models' is empty; give at least one name and folder, for example {base: path}")
+        in_process = engine_kind(self.engine).in_process
         for name, path in self.models.items():
-            if self.engine != "openai" and not getattr(self, "dry_run", False):  # which plans with what is to come
+            if in_process and not getattr(self, "dry_run", False):  # which plans with what is to come
                 require_model_folder(f"models.{name}", path)
             self.tokenizer_of(name)
 
@@ -103,11 +104,10 @@ class SamplingKeys(EngineKeys):
         )
 
     def trace_settings(self, model: str, problems: str) -> dict[str, Any]:
-        """What a folder of traces of `model` must have been sampled with for this run to go on with it. No engine is
-        named where it is `transformers`, so that folders from before there was a choice can be gone on with."""
+        """What a folder of traces of `model` must have been sampled with for this run to go on with it."""
         path = self.models[model]
-        engine = {} if self.engine == "transformers" else {"engine": self.engine}
-        return engine | {
+        return {
+            "engine": self.engine,
             "model": model_fingerprint(path) if Path(path).is_dir() else path,
             "problems": problems,
             "sampling": asdict(self.spec),
@@ -138,13 +138,13 @@ def local_device(device: str) -> str:
 def model_by_model(work: Callable[..., None], config: SamplingKeys, *arguments: Any) -> None:
     """`work(config, name, *arguments)` for every model in turn.
 
-    With vLLM each of several models gets a process of its own: of two engines opened in turn in one process the
-    first one's memory did not come back. `work` is then a function of a module and leaves its results on disk; a
-    child that fails ends this process with its exit code. To be called after `claim_devices`, whose choice the
-    children take over, and before this process puts anything on a GPU.
+    Each of several models gets a process of its own where an engine's memory does not come back within one (of two
+    vLLM engines opened in turn the first one's did not). `work` is then a function of a module and leaves its results
+    on disk; a child that fails ends this process with its exit code. To be called after `claim_devices`, whose choice
+    the children take over, and before this process puts anything on a GPU.
     """
     calls = [(config, name, *arguments) for name in config.models]
-    if config.engine == "vllm" and len(calls) > 1:
+    if engine_kind(config.engine).one_process_per_model and len(calls) > 1:
         each_in_its_own_process(_work_quietly, [(work, call) for call in calls])
         return
     quiet_library_bars()

@@ -6,29 +6,27 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
-from schedules.choice import START, name_of
+from rewards.registry import find_reward
+from schedules.card.measured import Measured
+from schedules.choice import START, Figures, name_of
 from schedules.config import RunConfig, ScheduleConfig
+from schedules.records import VALIDATION, SelectionRecord, WeighedCandidate, read_data, read_validation
 from schedules.rounds import Round
 from secateur.runtime.base_model import BaseModel
 from secateur.runtime.cards import Markdown, clean, code_span, escape_markdown
 from secateur.runtime.config import without_secrets
-from secateur.runtime.files import read_json
+from secateur.runtime.files import JSON, read_json
+from secateur.tasks.prompts import evaluation_messages
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-# What follows the problem in the prompts of validation and evaluation (secateur/tasks/prompts.py, which this package
-# does not import; a test compares them).
-SUFFIXES = {
-    "deepseek": " Please reason step by step, and put your final answer within \\boxed{}.",
-    "qwen": " Let's think step by step and output the final answer within \\boxed{}.",
-    "plain": "",
-}
 _SHOWN = (
     *("learning_rate", "num_generations", "temperature", "loss_type", "beta", "per_device_train_batch_size"),
     *("gradient_accumulation_steps",),
@@ -36,33 +34,59 @@ _SHOWN = (
 _HUB_SET = re.compile(r"^(?P<repository>[\w.-]+/[\w.-]+) \(")
 _EMBEDDED = "arithmetic"  # problems of the game that the project ships (secateur/tasks/arithmetic.py)
 
-Selections = Sequence[tuple[Round, dict[str, Any]]]
+Selections = Sequence[tuple[Round, SelectionRecord]]
+
+
+@dataclass(frozen=True)
+class CandidateRow(WeighedCandidate):
+    """A candidate of a round under the name that the card gives it; `chosen`: it is the round's choice."""
+
+    name: str
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class RoundRows:
+    """A round: its `limit` [tokens], its candidates, the start model first, and which was chosen and why."""
+
+    index: int
+    limit: int
+    candidates: tuple[CandidateRow, ...]
+    reason: str
+
+    @property
+    def chosen(self) -> CandidateRow:
+        return next(row for row in self.candidates if row.chosen)
+
+    @property
+    def chosen_name(self) -> str:
+        return "the start model stays" if self.chosen.step == START else name_of(self.chosen.step)
 
 
 def card_context(
     config: RunConfig,
     base: BaseModel,
     selections: Selections,
-    measured: Mapping[str, Any],
+    measured: Measured,
     versions: Mapping[str, str],
     repo_id: str | None,
     revision: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """All values of the template."""
     schedule, folder = config.schedule, Path(config.schedule.output_dir)
     rounds = [_round(round_, record) for round_, record in selections]
-    first = next(entry for entry in rounds[0]["candidates"] if entry["step"] == START)
+    first, last = selections[0][1].start, rounds[-1].chosen
     return {
-        "name": (repo_id or folder.resolve().name).split("/")[-1],
+        "name": card_name(config, repo_id),
         "base": Markdown(code_span(base.name)) if not base.is_itself else _link(base.name),
         "rounds": rounds,
         "first": first,
-        "last": rounds[-1]["chosen"],
-        "change": _change(first, rounds[-1]["chosen"]),
+        "last": last,
+        "change": _change(first, last),
         "unmet": _unmet(rounds),
-        "single": measured.get("single"),
-        "combined": measured.get("combined"),
-        "called": _called((measured.get("combined") or {}).get("called", {})),
+        "single": measured.single,
+        "combined": measured.combined,
+        "called": _called(measured.combined.called if measured.combined else {}),
         "versions": versions,
         "licence": _licence(base),
         "picture": "rounds.png" if (folder / "rounds.png").is_file() else None,
@@ -72,8 +96,13 @@ def card_context(
     }
 
 
+def card_name(config: RunConfig, repo_id: str | None) -> str:
+    """The title of the card: the repository's name without its owner, else that of the run folder."""
+    return (repo_id or Path(config.schedule.output_dir).resolve().name).split("/")[-1]
+
+
 def _called(names: Mapping[str, bool]) -> Markdown:
-    """What the advice calls the models, as its table does; figures told to older cards do not say."""
+    """What the advice calls the models, as its table does."""
     words = [f"{code_span(name)} is {'this model' if ours else 'the original one'}" for name, ours in names.items()]
     return Markdown(f"In what follows {', '.join(words)}." if words else "")
 
@@ -82,41 +111,35 @@ def _link(hub_id: str) -> Markdown:
     return Markdown(f"[{escape_markdown(hub_id)}](https://huggingface.co/{hub_id})")
 
 
-def _round(round_: Round, record: Mapping[str, Any]) -> dict[str, Any]:
-    step = record["chosen_step"]
-    unknown = {"pass_at_1_ci95": None, "mean_tokens_ci95": None}  # in older runs
-    candidates = [unknown | entry | _named(entry["step"], step) for entry in record["candidates"]]
-    return {
-        "index": round_.index,
-        "limit": round_.limit,
-        "candidates": candidates,
-        "chosen": next(entry for entry in candidates if entry["chosen"]),
-        "chosen_name": "the start model stays" if step == START else name_of(step),
-        "reason": record["reason"],
-    }
+def _round(round_: Round, record: SelectionRecord) -> RoundRows:
+    rows = [
+        CandidateRow(
+            **vars(one),
+            name="start" if one.step == START else name_of(one.step),
+            chosen=one.step == record.chosen_step,
+        )
+        for one in record.candidates
+    ]
+    return RoundRows(round_.index, round_.limit, tuple(rows), record.reason)
 
 
-def _named(step: int, chosen: int) -> dict[str, Any]:
-    return {"name": "start" if step == START else name_of(step), "chosen": step == chosen}
+def _change(first: Figures, last: Figures) -> str:
+    return f"{last.mean_tokens / first.mean_tokens - 1:+.1%}" if first.mean_tokens else ""
 
 
-def _change(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    return f"{last['mean_tokens'] / first['mean_tokens'] - 1:+.1%}" if first["mean_tokens"] else ""
-
-
-def _unmet(rounds: Sequence[Mapping[str, Any]]) -> str:
-    unmet = [round_ for round_ in rounds if round_["chosen"]["step"] == START]
+def _unmet(rounds: Sequence[RoundRows]) -> str:
+    unmet = [round_ for round_ in rounds if round_.chosen.step == START]
     if not unmet:
         return ""
-    return f"The limit of {unmet[-1]['limit']} tokens could not be met: no checkpoint of that round was taken."
+    return f"The limit of {unmet[-1].limit} tokens could not be met: no checkpoint of that round was taken."
 
 
-def _usage(schedule: ScheduleConfig, model_name: str, revision: str | None) -> dict[str, Any]:
+def _usage(schedule: ScheduleConfig, model_name: str, revision: str | None) -> dict[str, object]:
     """The snippets' values; the length of vLLM's context is what the model allows and the evaluation needs."""
     final = Path(schedule.output_dir) / "final" / "config.json"
     allowed = read_json(final).get("max_position_embeddings") or float("inf")
     length = int(min(allowed, schedule.max_prompt_tokens + schedule.validation_max_tokens))
-    suffix, arithmetic = SUFFIXES[schedule.prompt_family], _is_arithmetic(schedule)
+    suffix, arithmetic = _suffix(schedule.prompt_family), _is_arithmetic(schedule)
     branch = ["--revision", revision] if revision else []
     return {
         "family": schedule.prompt_family,
@@ -134,19 +157,23 @@ def _usage(schedule: ScheduleConfig, model_name: str, revision: str | None) -> d
     }
 
 
+def _suffix(family: str) -> str:
+    """What follows the problem in the prompts of validation and evaluation."""
+    return evaluation_messages("", family)[-1]["content"]
+
+
 def _is_arithmetic(schedule: ScheduleConfig) -> bool:
     return schedule.problems.startswith(f"{_EMBEDDED}:")
 
 
-def _training(config: RunConfig, folder: Path) -> dict[str, Any]:
-    schedule = config.schedule
-    data = read_json(folder / "data.json") if (folder / "data.json").is_file() else {}
-    kept = f", {data['kept']:,} of {data['loaded']:,} kept" if "kept" in data else ""
+def _training(config: RunConfig, folder: Path) -> dict[str, object]:
+    schedule, data = config.schedule, read_data(folder)
+    kept = f", {data.kept:,} of {data.loaded:,} kept"
     cleaned = f"; free of {', '.join(schedule.decontaminate)}" if schedule.decontaminate else ""
     options = ", ".join(f"{key} = {value}" for key, value in schedule.reward_options.items())
     return {
         "reward": f"{schedule.reward}{f' ({options})' if options else ''}",
-        "hard_limit": schedule.reward == "hard_limit",
+        "reward_words": find_reward(schedule.reward).words,
         "limits": ", ".join(f"{limit:,}" for limit in schedule.limits),
         "steps": schedule.steps_per_round,
         "training": f"{schedule.problems}{kept}{cleaned}",
@@ -157,7 +184,7 @@ def _training(config: RunConfig, folder: Path) -> dict[str, Any]:
     }
 
 
-def _shown_keys(config: RunConfig) -> dict[str, Any]:
+def _shown_keys(config: RunConfig) -> dict[str, JSON]:
     """All keys but those that say where things lie or are sent."""
     left_out = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "dry_run")
     return {key: value for key, value in config.resolved().items() if key not in left_out}
@@ -173,20 +200,19 @@ def _parameters(final: Path) -> str:
     return f"{count:,} parameters"
 
 
-def _validation(schedule: ScheduleConfig, selections: Selections, folder: Path) -> dict[str, Any]:
-    record = selections[-1][1]
-    counted = read_json(folder / "rounds" / selections[0][0].name / "validation.json")["candidates"][0]
-    problems = counted.get("problems") or len(counted["per_problem"])
+def _validation(schedule: ScheduleConfig, selections: Selections, folder: Path) -> dict[str, object]:
+    tolerance = selections[-1][1].tolerance
+    problems = read_validation(folder / "rounds" / selections[0][0].name / VALIDATION).candidates[0].problems
     sampling = f"temperature {schedule.validation_temperature}, top-p {schedule.validation_top_p}"
-    share, reference = 1 - record["tolerance"], schedule.tolerance_reference.replace("_", " ")
+    share, reference = 1 - tolerance, schedule.tolerance_reference.replace("_", " ")
     return {
         "validation": f"{schedule.validation_problems}, {problems} problems × {schedule.validation_samples} samples, "
         f"{sampling}, at most {schedule.validation_max_tokens:,} tokens",
         "validation_source": schedule.validation_problems,
         "problems": problems,
         "competition": bool(re.search(r"aime|amc|olympiad|math", schedule.validation_problems, re.IGNORECASE)),
-        "tolerance_share": record["tolerance"],
-        "tolerance": f"{record['tolerance']:g}: a checkpoint passes with at least {share:g} of the reference's "
+        "tolerance_share": tolerance,
+        "tolerance": f"{tolerance:g}: a checkpoint passes with at least {share:g} of the reference's "
         f"pass@1 (reference: {reference})",
     }
 
@@ -204,44 +230,40 @@ def _licence(base: BaseModel) -> Markdown:
     return Markdown(f"{known}, carried over from {name} as {escape_markdown(base.source)} says.{texts}")
 
 
-def front_matter(config: RunConfig, base: BaseModel, context: Mapping[str, Any]) -> "ModelCardData":
+def front_matter(config: RunConfig, base: BaseModel, name: str, last: Figures, measured: Measured) -> "ModelCardData":
     """The YAML part, as huggingface_hub writes it; what is not known is left out."""
     from huggingface_hub import ModelCardData
 
     return ModelCardData(
-        model_name=clean(context["name"]),
+        model_name=clean(name),
         base_model=base.hub_id,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["secateur", "thinkprune", "trl", "grpo", "reasoning", "length-pruning"],
         datasets=_datasets(config) or None,
         metrics=["accuracy"],
-        eval_results=_results(config, context),
+        eval_results=_results(config.schedule, last, measured),
         **base.licence,
     )
 
 
 def _datasets(config: RunConfig) -> list[str]:
     """Repositories of the published sets among the training problems, as data.json says where they came from."""
-    path = Path(config.schedule.output_dir) / "data.json"
-    origins = read_json(path).get("origins", {}) if path.is_file() else {}
+    origins = read_data(Path(config.schedule.output_dir)).origins
     used = (origins.get(name, "") for name in config.schedule.problems.split("+"))
     return list(dict.fromkeys(found["repository"] for origin in used if (found := _HUB_SET.match(origin))))
 
 
-def _results(config: RunConfig, context: Mapping[str, Any]) -> list["EvalResult"]:
-    schedule, last = config.schedule, context["last"]
+def _results(schedule: ScheduleConfig, last: Figures, measured: Measured) -> list["EvalResult"]:
     chosen_on = f"{schedule.validation_problems} (chosen on)"
-    found = [_result(chosen_on, "pass@1", last["pass_at_1"]), _result(chosen_on, "mean tokens", last["mean_tokens"])]
-    for row in (context["single"] or {"rows": ()})["rows"]:
-        if row["ours"]:
-            found.append(_result(row["benchmark"], "pass@1", row["pass_at_1"]))
-            found.append(_result(row["benchmark"], "mean tokens", row["mean_tokens"]))
-    for row in (context["combined"] or {"rows": ()})["rows"]:
-        if row["ours"]:
-            found.append(
-                _result(f"{row['benchmark']}, {row['n']} traces", f"accuracy, {row['method']}", row["accuracy"])
-            )
+    found = [_result(chosen_on, "pass@1", last.pass_at_1), _result(chosen_on, "mean tokens", last.mean_tokens)]
+    for row in measured.single.rows if measured.single else ():
+        if row.ours:
+            found.append(_result(row.benchmark, "pass@1", row.pass_at_1))
+            found.append(_result(row.benchmark, "mean tokens", row.mean_tokens))
+    for row in measured.combined.rows if measured.combined else ():
+        if row.ours:
+            found.append(_result(f"{row.benchmark}, {row.n} traces", f"accuracy, {row.method}", row.accuracy))
     return found
 
 

@@ -4,14 +4,85 @@ Their files are told (`--single`, `--combined`), or found beside the run folder 
 told is kept in the run's card.json, so that cards written later have it as well.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from secateur.results import Row, read_table
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json
+from secateur.runtime.files import JSON, read_json
+from secateur.runtime.records import record_of
+from secateur.runtime.statistics import Bounds
 
+M = TypeVar("M")
 _ALWAYS = ("single", "consensus")  # methods of a combined table that are always shown
+
+
+@dataclass(frozen=True)
+class SingleFigures:
+    """One model on one benchmark, as eval/single.py sums it up: shares are fractions 0-1, lengths [tokens]."""
+
+    problems: int
+    samples: int
+    pass_at_1: float
+    pass_at_1_ci95: Bounds
+    mean_tokens: float
+    mean_tokens_ci95: Bounds
+    truncated_share: float
+
+
+@dataclass(frozen=True)
+class SingleRow(SingleFigures):
+    """`ours`: of the final model, else of the one it started from; `source`: where the benchmark's problems come
+    from, as the config names it."""
+
+    ours: bool
+    benchmark: str
+    source: str | None
+
+
+@dataclass(frozen=True)
+class SingleMeasured:
+    """Rows, and the settings they were sampled with in `words`."""
+
+    rows: tuple[SingleRow, ...]
+    words: str
+
+
+@dataclass(frozen=True)
+class CombinedRow:
+    """A row of the table: `method` with its judge, `tokens` per problem of everything that was spent, shares 0-1."""
+
+    ours: bool
+    method: str
+    benchmark: str
+    source: str | None
+    n: int
+    problems: int
+    accuracy: float
+    accuracy_ci95: Bounds
+    tokens: float
+    saving_net: float
+
+
+@dataclass(frozen=True)
+class CombinedMeasured:
+    """Rows, the settings in `words`, what is recommended, and how the models are `called` there: name → whether it is
+    the final one."""
+
+    rows: tuple[CombinedRow, ...]
+    words: str
+    advice: tuple[str, ...]
+    called: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a run's final model beyond its validation."""
+
+    single: SingleMeasured | None = None
+    combined: CombinedMeasured | None = None
 
 
 class Models:
@@ -24,10 +95,16 @@ class Models:
     def __init__(self, final: Path, original: str, repo_id: str | None = None, told: str | None = None) -> None:
         self.final, self.original, self.repo_id, self.told = final, original, repo_id, told
 
-    def ours(self, models: Mapping[str, str]) -> dict[str, bool]:
-        """Name → whether it is the final model, of the names that are it or the original one."""
+    def ours(self, models: Mapping[str, str], file: Path) -> dict[str, bool]:
+        """Name → whether it is the final model, of the names that are it or the original one. Raises `InputError` if
+        the final one is not among them."""
         found = {name: True for name, path in models.items() if self._is_final(name, path)}
-        return {name: False for name, path in models.items() if self._is_original(path)} | found if found else {}
+        if not found:
+            listed = ", ".join(f"{name} ({folder})" for name, folder in models.items())
+            raise InputError(
+                f"{file}: measures none of this run's models, but {listed}; name the final one of them with --model"
+            )
+        return {name: False for name, path in models.items() if self._is_original(path)} | found
 
     def _is_final(self, name: str, path: str) -> bool:
         if self.told is not None:
@@ -42,96 +119,93 @@ def _same(path: str, folder: Path) -> bool:
     return folder.is_dir() and Path(path).resolve() == folder.resolve()
 
 
-def read_single(path: Path, models: Models) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Settings:
+    """What both scripts' configs say of their sampling; `problems` is one source, or benchmark → source."""
+
+    problems: str | Mapping[str, str]
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+    @property
+    def words(self) -> str:
+        return f"temperature {self.temperature}, top-p {self.top_p}, at most {self.max_tokens} tokens"
+
+    def source(self, benchmark: str) -> str | None:
+        """Where a benchmark's problems come from, as the config names it."""
+        return self.problems if isinstance(self.problems, str) else self.problems.get(benchmark)
+
+
+@dataclass(frozen=True)
+class _SingleConfig(_Settings):
+    models: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Summary:
+    config: _SingleConfig
+    models: Mapping[str, Mapping[str, SingleFigures]]
+
+
+def read_single(path: Path, models: Models) -> SingleMeasured:
     """Rows of eval/single.py's summary.json. Raises `InputError` if it does not measure the final model."""
-    summary = read_json(path)
-    with _readable(path, "summary.json of eval/single.py"):
-        config, ours = summary["config"], models.ours(summary["config"]["models"])
-        _refuse_strangers(path, ours, config["models"])
-        rows = [
-            {"ours": final, "benchmark": benchmark, "source": _source(config["problems"], benchmark)}
-            | {key: figures[key] for key in _SINGLE_KEYS}
-            for name, final in ours.items()
-            for benchmark, figures in summary["models"].get(name, {}).items()
-        ]
-        return {"rows": rows, "words": _settings(config)}
+    summary = _part(_Summary, read_json(path), path, "summary.json of eval/single.py")
+    ours = models.ours(summary.config.models, path)
+    rows = [
+        SingleRow(**vars(figures), ours=final, benchmark=benchmark, source=summary.config.source(benchmark))
+        for name, final in ours.items()
+        for benchmark, figures in summary.models.get(name, {}).items()
+    ]
+    return SingleMeasured(tuple(rows), summary.config.words)
 
 
-_SINGLE_KEYS = (
-    *("problems", "samples", "pass_at_1", "pass_at_1_ci95", "mean_tokens", "mean_tokens_ci95", "truncated_share"),
-)
-
-
-def read_combined(path: Path, models: Models) -> dict[str, Any]:
+def read_combined(path: Path, models: Models) -> CombinedMeasured:
     """Rows of eval/combined.py's combined.json. Raises `InputError` if it does not measure the final model."""
-    combined = read_json(path)
-    with _readable(path, "combined.json of eval/combined.py"):
-        settings, ours = combined["settings"], models.ours(combined["config"]["models"])
-        _refuse_strangers(path, ours, combined["config"]["models"])
-        advice = combined.get("recommendation") or {}
-        chosen = {*advice.get("frontier_tokens", ()), advice.get("overall")}
-        rows = [
-            _combined_row(row, ours[row["model"]], settings)
-            for row in combined["rows"]
-            if row["model"] in ours and (row["method"] in _ALWAYS or row["id"] in chosen)
-        ]
-        words = [text for text in advice.get("words", ()) if isinstance(text, str)]
-        return {"rows": rows, "words": _settings(settings), "advice": words, "called": ours}
+    table, what = read_table(path), "combined.json of eval/combined.py"
+    settings = _part(_Settings, dict(table.settings), path, what)
+    ours = models.ours(_part(dict[str, str], table.config.get("models"), path, what), path)
+    advice = table.recommendations[0] if table.recommendations else None
+    chosen = {*advice.frontier_tokens, advice.overall} if advice else set()
+    rows = [
+        _combined_row(row, ours[row.model], settings)
+        for row in table.rows
+        if row.model in ours and (row.method in _ALWAYS or row.id in chosen)
+    ]
+    return CombinedMeasured(tuple(rows), settings.words, advice.words if advice else (), ours)
 
 
-def _combined_row(row: Mapping[str, Any], final: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
-    spent, judge = row["tokens"], row.get("judge")
-    keys = ("n", "problems", "accuracy", "accuracy_ci95", "saving_net")
-    read = ("generated", "overrun", "judge_prefill", "judge_generated")
-    return {
-        "ours": final,
-        "method": f"{row['method']} ({judge})" if judge else row["method"],
-        "benchmark": row.get("benchmark") or str(settings["problems"]),
-        "source": _source(settings["problems"], row.get("benchmark")),
-        "tokens": sum(spent.get(key, 0) for key in read) / row["problems"],
-        **{key: row[key] for key in keys},
-    }
+def _part(kind: type[M], values: JSON, path: Path, what: str) -> M:
+    """Part of a result file. Raises `InputError` that names the file where it is something else."""
+    try:
+        return record_of(kind, values, "it")
+    except InputError as error:
+        raise InputError(f"{path}: is no {what} ({error}); name the right file") from None
 
 
-def _source(problems: str | Mapping[str, str], benchmark: str | None) -> str | None:
-    """Where a benchmark's problems come from, as a config names it."""
-    return problems if isinstance(problems, str) else problems.get(benchmark or "")
+def _combined_row(row: Row, final: bool, settings: _Settings) -> CombinedRow:
+    spent = row.tokens
+    return CombinedRow(
+        ours=final,
+        method=f"{row.method} ({row.judge})" if row.judge else row.method,
+        benchmark=row.benchmark,
+        source=settings.source(row.benchmark),
+        n=row.n,
+        problems=row.problems,
+        accuracy=row.accuracy,
+        accuracy_ci95=row.accuracy_ci95,
+        tokens=(spent.generated + spent.overrun + spent.judge_prefill + spent.judge_generated) / row.problems,
+        saving_net=row.saving_net,
+    )
 
 
-def _settings(config: Mapping[str, Any]) -> str:
-    return f"temperature {config['temperature']}, top-p {config['top_p']}, at most {config['max_tokens']} tokens"
-
-
-class _readable:
-    """Turns a missing or odd entry of a result file into an `InputError` that names the file."""
-
-    def __init__(self, path: Path, what: str) -> None:
-        self.path, self.what = path, what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (KeyError, TypeError, AttributeError, ZeroDivisionError)):
-            raise InputError(f"{self.path}: is no {self.what} ({error!r}); name the right file") from None
-
-
-def _refuse_strangers(path: Path, ours: Mapping[str, bool], models: Mapping[str, str]) -> None:
-    if not ours:
-        listed = ", ".join(f"{name} ({folder})" for name, folder in models.items())
-        raise InputError(
-            f"{path}: measures none of this run's models, but {listed}; name the final one of them with --model"
-        )
-
-
-def find_measurements(run: Path, models: Models) -> dict[str, dict[str, Any]]:
-    """The first files beside the run folder that measure its final model: `single` and `combined`, if any."""
+def find_measurements(run: Path, models: Models) -> Measured:
+    """The first files beside the run folder that measure its final model, if any."""
     beside = run.resolve().parent
-    found = {
-        "single": _first(sorted(beside.glob("single/summary.json")), read_single, models),
-        "combined": _first(sorted(beside.glob("combined/**/combined.json"), key=_outermost), read_combined, models),
-    }
-    return {key: value for key, value in found.items() if value is not None}
+    return Measured(
+        _first(sorted(beside.glob("single/summary.json")), read_single, models),
+        _first(sorted(beside.glob("combined/**/combined.json"), key=_outermost), read_combined, models),
+    )
 
 
 def _outermost(path: Path) -> tuple[int, str]:
@@ -139,10 +213,10 @@ def _outermost(path: Path) -> tuple[int, str]:
     return len(path.parts), str(path)
 
 
-def _first(paths: Iterable[Path], read: Any, models: Models) -> dict[str, Any] | None:
+def _first(paths: Iterable[Path], read: Callable[[Path, Models], M], models: Models) -> M | None:
     for path in paths:
         try:
             return read(path, models)
-        except InputError:  # of another model, or of an older form: nobody named it
+        except InputError:  # of another model, or not what its name says: nobody named it
             continue
     return None

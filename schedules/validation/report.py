@@ -1,44 +1,16 @@
 """What the schedule shows of its choices: a table per round, and one of all rounds at the end."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from schedules.choice import START, Selection, name_of
+from schedules.choice import START, Figures, Selection, name_of
+from schedules.records import SelectionRecord
 from schedules.rounds import Round
-from schedules.state import RunFolder
 from secateur.runtime.console import console, say
-from secateur.runtime.files import read_json
-
-
-def selection_record(round_: Round, start_model: str, selection: Selection, reason: str) -> dict[str, Any]:
-    """What `selection.json` holds; see the documentation of the files."""
-    reference, names = selection.reference, ("pass_at_1", "mean_tokens", "truncated_share")
-    names = ("step", *names, "pass_at_1_ci95", "mean_tokens_ci95")
-    entries = [
-        {name: getattr(candidate, name) for name in names} | {"feasible": feasible}
-        for candidate, feasible in zip(selection.candidates, selection.feasible, strict=True)
-    ]
-    figures = {"pass_at_1": reference.candidate.pass_at_1, "mean_tokens": reference.candidate.mean_tokens}
-    return {
-        "limit": round_.limit,
-        "start_model": start_model,
-        "reference": figures | {"name": reference.name},
-        "tolerance": selection.tolerance,
-        "candidates": entries,
-        "chosen_step": selection.chosen_step,
-        "difference_to_reference": list(selection.difference) if selection.difference else None,
-        "reason": reason,
-    }
-
-
-def read_selections(folder: RunFolder) -> list[tuple[Round, dict[str, Any]]]:
-    """The selection.json of every round that has chosen, in the order of the rounds."""
-    paths = [(round_, folder.round_folder(round_) / "selection.json") for round_ in folder.rounds]
-    return [(round_, read_json(path)) for round_, path in paths if path.is_file()]
+from secateur.runtime.statistics import Bounds
 
 
 def show_selection(round_: Round, selection: Selection, reason: str) -> None:
@@ -48,34 +20,25 @@ def show_selection(round_: Round, selection: Selection, reason: str) -> None:
         verdict = "yes" if feasible else "no"
         verdict = f"{verdict}, chosen" if candidate.step == selection.chosen_step else verdict
         name = "start" if candidate.step == START else name_of(candidate.step)
-        table.add_row(name, *_figures(vars(candidate)), verdict)
+        table.add_row(name, *_figures(candidate), verdict)
     console.print(table)
     say(f"  {escape(reason)}")
 
 
-def show_rounds(selections: Sequence[tuple[Round, dict[str, Any]]]) -> None:
+def show_rounds(selections: Sequence[tuple[Round, SelectionRecord]]) -> None:
     """One row for the model that the schedule began with, one for what each round chose, and the change in all."""
     table = _table("rounds, from start to end", "limit", "chosen", "pass@1", "95 %", "tokens", "95 %", "truncated")
-    first = _entry(selections[0][1], START)
+    first = selections[0][1].start
     table.add_row("", "start", *_figures(first))
     for round_, record in selections:
-        step = record["chosen_step"]
-        name = "start stays" if step == START else name_of(step)
-        table.add_row(str(round_.limit), name, *_figures(chosen_entry(record)))
+        chosen = record.chosen
+        name = "start stays" if chosen.step == START else name_of(chosen.step)
+        table.add_row(str(round_.limit), name, *_figures(chosen))
     console.print(table)
-    last = chosen_entry(selections[-1][1])
-    change = last["pass_at_1"] - first["pass_at_1"]
-    tokens = f", tokens {last['mean_tokens'] / first['mean_tokens'] - 1:+.1%}" if first["mean_tokens"] else ""
+    last = selections[-1][1].chosen
+    change = last.pass_at_1 - first.pass_at_1
+    tokens = f", tokens {last.mean_tokens / first.mean_tokens - 1:+.1%}" if first.mean_tokens else ""
     say(f"  from start to end: pass@1 {change:+.3f}{tokens}")
-
-
-def chosen_entry(record: dict[str, Any]) -> dict[str, Any]:
-    """The candidate that a selection.json names as chosen."""
-    return _entry(record, record["chosen_step"])
-
-
-def _entry(record: dict[str, Any], step: int) -> dict[str, Any]:
-    return next(candidate for candidate in record["candidates"] if candidate["step"] == step)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -85,17 +48,17 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _figures(entry: dict[str, Any]) -> tuple[str, ...]:
+def _figures(candidate: Figures) -> tuple[str, ...]:
     """pass@1, mean tokens, each with its interval, and the truncated share."""
-    tokens = ",.0f" if entry["mean_tokens"] >= 1000 else ".1f"
+    tokens = ",.0f" if candidate.mean_tokens >= 1000 else ".1f"
     return (
-        f"{entry['pass_at_1']:.3f}",
-        _interval(entry.get("pass_at_1_ci95"), ".3f"),
-        f"{entry['mean_tokens']:{tokens}}",
-        _interval(entry.get("mean_tokens_ci95"), tokens),
-        f"{entry['truncated_share']:.1%}",
+        f"{candidate.pass_at_1:.3f}",
+        _interval(candidate.pass_at_1_ci95, ".3f"),
+        f"{candidate.mean_tokens:{tokens}}",
+        _interval(candidate.mean_tokens_ci95, tokens),
+        f"{candidate.truncated_share:.1%}",
     )
 
 
-def _interval(interval: Sequence[float] | None, form: str) -> str:
-    return f"{interval[0]:{form}}–{interval[1]:{form}}" if interval else ""
+def _interval(bounds: Bounds, form: str) -> str:
+    return f"{bounds[0]:{form}}–{bounds[1]:{form}}"

@@ -1,14 +1,14 @@
 """What a round's choice looks like in W&B: numbers over rounds, the table of candidates, samples, the picture."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from schedules.choice import name_of
+from schedules.records import SelectionRecord
 from schedules.rounds import Round
-from schedules.validation.report import chosen_entry
 from schedules.validation.sampling import BENCHMARK, candidate_name
-from secateur.runtime.files import read_jsonl
+from secateur.runtime.files import JSON, read_jsonl
+from secateur.runtime.tables import Cell
 from secateur.runtime.tracking import Publication
 
 COLUMNS = ("candidate", "verdict", "problem_id", "sample", "tokens", "gold", "completion")
@@ -16,7 +16,7 @@ PER_VERDICT = 3
 _CHARACTERS = 20_000  # of a completion; a long one loses its middle
 
 
-def pick_samples(folder: Path, candidate: str) -> list[list[Any]]:
+def pick_samples(folder: Path, candidate: str) -> list[list[Cell]]:
     """Rows of `COLUMNS`: `PER_VERDICT` of each verdict, from different problems where there are any.
 
     `folder` holds `results.jsonl` and the traces of one candidate (see eval/single.py).
@@ -38,13 +38,13 @@ def _first_of(results: Path, verdict: str) -> list[tuple[str, int]]:
     return [(line["problem_id"], line["sample"]) for line in lines[:PER_VERDICT]]
 
 
-def _verdict(line: dict[str, Any]) -> str:
+def _verdict(line: Mapping[str, JSON]) -> str:
     if line["finish_reason"] == "length":
         return "truncated"
     return "right" if line["correct"] else "wrong"
 
 
-def _traces(folder: Path) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+def _traces(folder: Path) -> Iterator[tuple[tuple[str, int], Mapping[str, JSON]]]:
     for path in sorted(folder.glob("traces-rank*.jsonl")):
         for _, line in read_jsonl(path):
             yield (line["problem_id"], line["sample"]), line
@@ -69,44 +69,43 @@ CANDIDATE_COLUMNS = (
 
 
 def round_publication(
-    selections: list[tuple[Round, dict[str, Any]]], round_folder: Path, picture: Path
+    selections: Sequence[tuple[Round, SelectionRecord]], round_folder: Path, picture: Path
 ) -> Publication:
     """The last of `selections`, whose files lie in `round_folder`; the table holds all rounds so far."""
     round_, record = selections[-1]
-    chosen = chosen_entry(record)
+    chosen = record.chosen
     rows = [row for other, selection in selections for row in candidate_rows(other, selection)]
     return Publication(
         numbers={
             "round": round_.index,
             "limit": round_.limit,
-            "chosen/step": chosen["step"],
-            "chosen/pass_at_1": chosen["pass_at_1"],
-            "chosen/mean_tokens": chosen["mean_tokens"],
-            "chosen/truncated_share": chosen["truncated_share"],
+            "chosen/step": chosen.step,
+            "chosen/pass_at_1": chosen.pass_at_1,
+            "chosen/mean_tokens": chosen.mean_tokens,
+            "chosen/truncated_share": chosen.truncated_share,
         },
         tables={
             "validation/candidates": (CANDIDATE_COLUMNS, rows),
             "validation/samples": (COLUMNS, sample_rows(record, round_folder)),
         },
         pictures={"validation/rounds": picture} if picture.is_file() else {},
-        summary={f"choice/{round_.name}": record["reason"]},
+        summary={f"choice/{round_.name}": record.reason},
     )
 
 
-def candidate_rows(round_: Round, record: dict[str, Any]) -> list[list[Any]]:
+def candidate_rows(round_: Round, record: SelectionRecord) -> list[list[Cell]]:
     """Rows of `CANDIDATE_COLUMNS`; the reason stands beside the chosen one."""
-    rows = []
-    for entry in record["candidates"]:
-        chosen = entry["step"] == record["chosen_step"]
-        accuracy, length = entry["pass_at_1_ci95"] or (None, None), entry["mean_tokens_ci95"] or (None, None)
-        figures = [entry["pass_at_1"], *accuracy, entry["mean_tokens"], *length, entry["truncated_share"]]
-        reason = record["reason"] if chosen else ""
-        rows.append([round_.index, round_.limit, name_of(entry["step"]), *figures, entry["feasible"], chosen, reason])
+    rows: list[list[Cell]] = []
+    for one in record.candidates:
+        chosen = one.step == record.chosen_step
+        accuracy, length = (one.pass_at_1, *one.pass_at_1_ci95), (one.mean_tokens, *one.mean_tokens_ci95)
+        verdict = [one.truncated_share, one.feasible, chosen, record.reason if chosen else ""]
+        rows.append([round_.index, round_.limit, name_of(one.step), *accuracy, *length, *verdict])
     return rows
 
 
-def sample_rows(record: dict[str, Any], round_folder: Path) -> list[list[Any]]:
+def sample_rows(record: SelectionRecord, round_folder: Path) -> list[list[Cell]]:
     """Samples of the chosen candidate; none where it is a start model that an earlier round has sampled."""
-    name = candidate_name(record["chosen_step"])
+    name = candidate_name(record.chosen_step)
     folder = round_folder / "validation" / name / BENCHMARK
     return pick_samples(folder, name) if (folder / "results.jsonl").is_file() else []

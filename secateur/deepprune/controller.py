@@ -25,7 +25,8 @@ from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec, trace_seed
 from secateur.runtime.errors import InputError
-from secateur.tasks.answers.equality import AnswerGroups, extract_answer
+from secateur.tasks.answers.equality import AnswerGroups
+from secateur.tasks.answers.extraction import extract_answer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +99,7 @@ def run_live(
 
     A problem is started while the traces it starts at once and those held for others, running or parked, are at most
     `max_rows`; one that is larger than that runs alone. An engine serves one such run at a time. `thinking` as in
-    `secateur.tasks.answers.equality.extract_answer`.
+    `secateur.tasks.answers.extraction.extract_answer`.
     """
     waiting = deque(jobs)
     active: list[_ProblemRun] = []

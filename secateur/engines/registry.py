@@ -1,104 +1,211 @@
-"""Which engine runs a model: the keys of a config, and the one place that opens engines."""
+"""Which engine runs a model: all there is to know of each, a config's keys, and the one place that opens engines.
+
+Whoever treats one engine in another way than the others asks `engine_kind(name)` for what makes the difference.
+"""
 
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from secateur.engines.base import Engine
 from secateur.runtime.config import reject_unknown
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
+from secateur.runtime.imports import import_named, is_dotted
 from secateur.runtime.ranks import claim_gpus
 
-KINDS = ("transformers", "vllm", "openai")
 SET_HERE = ("dtype", "device", "capture_layers")
+"""Keyword arguments of a constructor that come from other keys of a config than `engine_options`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineKind:
+    """An engine before it is opened: what a config may ask of it, and what others have to take care of.
+
+    engine: its class, `package.module:Class`; it keeps `secateur.engines.base.Engine`.
+    in_process: models are folders or Hub ids, opened in this process on its own devices; else a server has them,
+        under names of its own.
+    hands_out_states: it can keep the hidden states of generated tokens (`capture_layers`).
+    address_option: the option that the constructor takes before the model, a server's address; it must be given.
+    places_option: the option that says how many traces it holds at once, all that it will ever take; a config's
+        `rows` where it is not given. None: there is no such bound.
+    gpus_option: the option that says how many GPUs one process takes. Such an engine takes the first ones that it
+        sees, so every process of a launch is left its own. None: it goes where `device` says.
+    one_process_per_model: its memory does not come back while the process lives, so that each of several models
+        needs a process of its own.
+    reserves_memory: it takes its room for keys and values when it is opened; else it grows with the traces.
+    hides_overrun: what is computed after a trace was stopped is not told.
+    free_options: options that change how fast, where or by which connection it samples, and nothing of what comes
+        out: they may differ where a run goes on.
+    """
+
+    engine: str
+    in_process: bool = True
+    hands_out_states: bool = False
+    address_option: str | None = None
+    places_option: str | None = None
+    gpus_option: str | None = None
+    one_process_per_model: bool = True
+    reserves_memory: bool = False
+    hides_overrun: bool = False
+    free_options: frozenset[str] = frozenset()
+
+    def gpus(self, options: Mapping[str, JSON]) -> int:
+        """GPUs that one process takes with these options."""
+        return 1 if self.gpus_option is None else int(options.get(self.gpus_option, 1))
+
+    def places(self, options: Mapping[str, JSON], rows: int) -> int | None:
+        """Traces that it holds at once with these options, opened for `rows`; None: as many as there are."""
+        return None if self.places_option is None else int(options.get(self.places_option, rows))
+
+
+ENGINES: dict[str, EngineKind] = {
+    "transformers": EngineKind(
+        engine="secateur.engines.local.engine:TransformersEngine",
+        hands_out_states=True,
+        one_process_per_model=False,
+        free_options=frozenset({"max_batch_rows"}),
+    ),
+    "vllm": EngineKind(
+        engine="secateur.engines.vllm.engine:VLLMEngine",
+        hands_out_states=True,
+        places_option="max_num_seqs",
+        gpus_option="tensor_parallel_size",
+        reserves_memory=True,
+        free_options=frozenset(
+            {"gpu_memory_utilization", "kv_cache_gib", "tensor_parallel_size", "max_num_seqs", "enforce_eager"}
+        ),
+    ),
+    "openai": EngineKind(
+        engine="secateur.engines.openai.engine:OpenAIEngine",
+        in_process=False,
+        address_option="base_url",
+        one_process_per_model=False,
+        hides_overrun=True,
+        free_options=frozenset({"base_url", "api_key_env", "read_timeout_s", "max_retries"}),
+    ),
+}
+
+
+def engine_kind(name: str, key: str = "engine") -> EngineKind:
+    """What there is to know of the engine that the config's `key` names.
+
+    A class of a user's own, `package.module:Class`, may say it in a class attribute `kind`; else it is taken for one
+    that opens model folders in this process, hands out no states and keeps its memory. Raises `InputError` for an
+    unknown name, and for a class that cannot be imported or lacks a method of `secateur.engines.base.Engine`.
+    """
+    if name in ENGINES:
+        return ENGINES[name]
+    if not is_dotted(name):
+        raise InputError(f"key '{key}' has the value {name!r}: expected one of {', '.join(ENGINES)}")
+    chosen = import_named(name, key)
+    if not isinstance(chosen, type):
+        raise InputError(f"key '{key}' has the value '{name}', which is no class; name an engine's class")
+    _check_protocol(chosen, name, key)
+    return getattr(chosen, "kind", EngineKind(engine=name))
+
+
+def _check_protocol(chosen: type, name: str, key: str) -> None:
+    wanted = [method for method, value in vars(Engine).items() if callable(value) and not method.startswith("_")]
+    missing = [method for method in wanted if not callable(getattr(chosen, method, None))]
+    if missing:
+        raise InputError(
+            f"key '{key}' has the value '{name}', which lacks {', '.join(missing)}; an engine keeps the interface "
+            "secateur.engines.base.Engine"
+        )
 
 
 @dataclass(kw_only=True)
 class EngineKeys:
     """The keys that choose an engine.
 
-    engine: "transformers" and "vllm" run a model in this process; "openai" asks a server with an OpenAI-compatible
-      completions endpoint.
-    engine_options: the engine's own options, by the names of its constructor; `base_url` is required for "openai".
+    engine: `transformers` and `vllm` run a model in this process; `openai` asks a server with an OpenAI-compatible
+      completions endpoint; a class of your own is named `package.module:Class`.
+    engine_options: the engine's own options, by the names of its constructor; `base_url` is required for `openai`.
     """
 
-    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    engine: str = "transformers"
     engine_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.check_engine()
 
     def check_engine(self) -> None:
         """Raises `InputError` for an unknown engine or option, before anything is loaded."""
         check_options(self.engine, self.engine_options)
 
     def claim_devices(self) -> None:
-        """To be called before anything touches a GPU: vLLM takes the first ones that it sees."""
-        if self.engine == "vllm":
-            claim_gpus(int(self.engine_options.get("tensor_parallel_size", 1)))
+        """To be called before anything touches a GPU: some engines take the first ones that they see."""
+        kind = engine_kind(self.engine)
+        if kind.gpus_option is not None:
+            claim_gpus(kind.gpus(self.engine_options))
 
 
-def engine_class(kind: str) -> type:
+def engine_class(name: str) -> type:
     """The class of an engine; imported here, because each brings its own heavy library."""
-    if kind == "transformers":
-        from secateur.engines.local.engine import TransformersEngine
-
-        return TransformersEngine
-    if kind == "vllm":
-        from secateur.engines.vllm.engine import VLLMEngine
-
-        return VLLMEngine
-    if kind == "openai":
-        from secateur.engines.openai.engine import OpenAIEngine
-
-        return OpenAIEngine
-    raise InputError(f"key 'engine' has the value {kind!r}: expected one of {', '.join(KINDS)}")
+    found = import_named(engine_kind(name).engine, "engine")
+    assert isinstance(found, type), found
+    return found
 
 
-def check_options(kind: str, options: Mapping[str, Any]) -> None:
+def check_options(name: str, options: Mapping[str, JSON]) -> None:
     """Raises `InputError` for a key that the engine's constructor does not have."""
-    known = [name for name in _keywords(engine_class(kind)) if name not in SET_HERE]
-    if kind == "openai":
-        known.append("base_url")
-        if "base_url" not in options:
+    address = engine_kind(name).address_option
+    known = [option for option in _keywords(engine_class(name)) if option not in SET_HERE]
+    if address is not None:
+        known.append(address)
+        if address not in options:
             raise InputError(
-                "key 'engine_options' lacks 'base_url', the server's address: {base_url: http://host:8000/v1}"
+                f"key 'engine_options' lacks '{address}', the server's address: {{{address}: http://host:8000/v1}}"
             )
-    reject_unknown(list(options), known, f"key 'engine_options' of the {kind} engine")
+    reject_unknown(list(options), known, f"key 'engine_options' of the {name} engine")
 
 
 def open_engine(
-    kind: str,
+    name: str,
     model: str,
     *,
     dtype: str,
     device: str,
     capture_layers: Sequence[int] | None,
     rows: int,
-    options: Mapping[str, Any],
+    options: Mapping[str, JSON],
 ) -> Engine:
-    """Open an engine for `model`, a folder, a hub id or, for "openai", the name under which the server has it.
+    """Open an engine for `model`, a folder, a Hub id or the name under which a server has it.
 
     `dtype` and `device` concern engines in this process, a server has its own; `rows` is the most traces that will
     run at once. An engine takes of these what its constructor names. Raises `InputError` for anything it refuses.
     """
-    check_options(kind, options)
-    chosen = engine_class(kind)
+    check_options(name, options)
+    kind, chosen = engine_kind(name), engine_class(name)
     common = {"dtype": dtype, "device": device, "capture_layers": capture_layers}
     values = {key: value for key, value in common.items() if key in _keywords(chosen)} | dict(options)
-    if kind == "openai":
-        values["tokenizer"] = tokenizer_source(kind, model, options)
-        return chosen(values.pop("base_url"), model, **values)
-    if kind == "vllm":
-        values.setdefault("max_num_seqs", rows)
-    return chosen(model, **values)
+    if kind.places_option is not None:
+        values.setdefault(kind.places_option, rows)
+    if not kind.in_process and "tokenizer" in _keywords(chosen):
+        values["tokenizer"] = tokenizer_source(name, model, options)
+    places = [values.pop(kind.address_option)] if kind.address_option is not None else []
+    return _with_all_attributes(chosen(*places, model, **values), name)
 
 
-def tokenizer_source(kind: str, model: str, options: Mapping[str, Any]) -> str:
-    """Where the tokenizer of a model comes from: its own folder or hub id, or a server's option `tokenizer`.
+def _with_all_attributes(engine: Engine, name: str) -> Engine:
+    missing = [attribute for attribute in Engine.__annotations__ if not hasattr(engine, attribute)]
+    if missing:
+        raise InputError(
+            f"the engine '{name}' has no {', '.join(missing)} once it is open; its constructor sets the attributes "
+            "of secateur.engines.base.Engine"
+        )
+    return engine
+
+
+def tokenizer_source(name: str, model: str, options: Mapping[str, JSON]) -> str:
+    """Where the tokenizer of a model comes from: its own folder or Hub id, or a server's option `tokenizer`.
 
     Raises `InputError` where a served name leads to none: prompts are rendered here, with the model's chat template.
     """
-    if kind != "openai":
+    if engine_kind(name).in_process:
         return model
     given = options.get("tokenizer")
     if given is None and not Path(model).is_dir() and model.count("/") != 1:

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from secateur.runtime.cards import clean
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json
+from secateur.runtime.files import JSON, read_json
 from secateur.runtime.hub import HubError, cached_id, is_hub_id, snapshot, split_revision
 
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
@@ -69,7 +68,7 @@ def _folder_of(model: str) -> tuple[Path | None, str]:
         return None, "its repository could not be read"
 
 
-def _front_matter(folder: Path) -> dict[str, Any]:
+def _front_matter(folder: Path) -> dict[str, JSON]:
     from huggingface_hub import ModelCard
 
     path = folder / "README.md"
@@ -81,7 +80,7 @@ def _front_matter(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _licence(folder: Path, card: dict[str, Any], files: tuple[Path, ...]) -> tuple[dict[str, str], str]:
+def _licence(folder: Path, card: dict[str, JSON], files: tuple[Path, ...]) -> tuple[dict[str, str], str]:
     """Card first, then config.json, then the text of a licence."""
     found = {key: clean(card[key]) for key in _KEYS if isinstance(card.get(key), str)}
     if "license" in found:

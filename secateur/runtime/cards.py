@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -28,7 +28,7 @@ class Markdown(str):
     """Text that is Markdown already and is not escaped again."""
 
 
-def clean(value: Any) -> str:
+def clean(value: object) -> str:
     """One line without control and direction marks, cut at 2,000 characters.
 
     >>> clean("a\\n\\u202eb")
@@ -39,7 +39,7 @@ def clean(value: Any) -> str:
     return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
 
 
-def escape_markdown(value: Any) -> Markdown:
+def escape_markdown(value: object) -> Markdown:
     """Text that shows as itself: no link, no emphasis, no HTML, no table cell, no address that is made a link.
 
     >>> escape_markdown("<b>[x](http://y)|_z_")
@@ -57,7 +57,7 @@ def _harmless(start: str) -> str:
     return f"&#{ord(start[0])};{start[1:]}" if start[0].isdigit() else f"\\{start}"
 
 
-def code_span(value: Any) -> Markdown:
+def code_span(value: object) -> Markdown:
     """Text in a code span that it cannot leave, also inside a table.
 
     >>> print(code_span("a`b|c"))
@@ -69,7 +69,7 @@ def code_span(value: Any) -> Markdown:
     return Markdown(f"{fence}{space}{text}{space}{fence}")
 
 
-def literal(value: Any) -> Markdown:
+def literal(value: object) -> Markdown:
     """A value as Python and JSON write it, for a fenced block of code: no line break, no backtick.
 
     >>> print(literal('a"```'))
@@ -104,14 +104,14 @@ def signed(value: float) -> Markdown:
     return Markdown(f"{'−' if value < 0 else '+'} {abs(value):.3f}")
 
 
-def fence(value: Any) -> Markdown:
+def fence(value: object) -> Markdown:
     """Lines of text in a fenced block that they cannot leave."""
     lines = [" " * (len(line) - len(line.lstrip(" "))) + clean(line) for line in str(value).splitlines()]
     marks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", str(value))), default=0))
     return Markdown("\n".join([f"{marks}text", *lines, marks]))
 
 
-def render_card(template: Path, data: "ModelCardData", context: Mapping[str, Any]) -> str:
+def render_card(template: Path, data: "ModelCardData", context: Mapping[str, object]) -> str:
     """The whole card: front matter of `data` and the body of `template`."""
     from huggingface_hub import ModelCard
 

@@ -16,13 +16,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 
 C = TypeVar("C")
 LEFT_OUT = "(left out)"
 _SECRET = ("token", "_key", "apikey", "password", "secret", "authorization")  # that names of keys end with
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> dict[str, JSON]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such config file")
@@ -45,7 +46,7 @@ def reject_unknown(keys: Sequence[str], known: Sequence[str], where: str) -> Non
             raise InputError(f"{where}: unknown key '{key}'; {remedy}")
 
 
-def check_types(cls: type, values: dict[str, Any], where: str) -> dict[str, Any]:
+def check_types(cls: type, values: Mapping[str, JSON], where: str) -> dict[str, Any]:
     """`values` with every entry converted to the declared type of its field, or `InputError` naming the key."""
     hints = typing.get_type_hints(cls)
     checked = {}
@@ -62,7 +63,7 @@ def check_types(cls: type, values: dict[str, Any], where: str) -> dict[str, Any]
     return checked
 
 
-def _example(hint: Any) -> str:
+def _example(hint: object) -> str:
     """How lists and mappings are written, for keys that take nothing else."""
     kinds = {typing.get_origin(part) or part for part in typing.get_args(hint) or (hint,)}
     kinds = {typing.get_origin(hint)} if typing.get_origin(hint) in (list, dict) else kinds
@@ -71,7 +72,7 @@ def _example(hint: Any) -> str:
     return "; a mapping is written {name: value}, on the command line in quotes" if dict in kinds else ""
 
 
-def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, JSON]]:
     """`--config FILE --key value …` → (FILE, {key: value}); values are read as YAML scalars, several as a list."""
     path, overrides, index = None, {}, 0
     while index < len(argv):
@@ -95,7 +96,7 @@ def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]
     return path, overrides
 
 
-def _read_value(key: str, text: str) -> Any:
+def _read_value(key: str, text: str) -> JSON:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -146,7 +147,7 @@ def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:
         raise InputError(f"{where}: {error}") from None
 
 
-def without_secrets(value: Any) -> Any:
+def without_secrets(value: JSON) -> JSON:
     """Nested keys whose names end like a secret's keep their name only.
 
     >>> without_secrets({"a": 1, "init": [{"hub_token": "x", "token": "y", "max_tokens": 9}]})

@@ -7,12 +7,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from secateur.runtime.files import append_jsonl
+from secateur.runtime.files import JSON, append_jsonl
 from secateur.runtime.ranks import current_ranks
 
 console = Console(stderr=False, highlight=False, soft_wrap=True)
@@ -69,7 +68,7 @@ class MetricLog:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def write(self, **values: Any) -> None:
+    def write(self, **values: JSON) -> None:
         if current_ranks().is_main:
             append_jsonl(self.path, [{"time": round(time.time(), 3), **values}])
 

@@ -1,12 +1,10 @@
-"""What every dry run shares: the keys that ask for one, and tables on the terminal."""
+"""What every dry run shares: the keys that ask for one, its tables on the terminal, and numbers in words."""
 
-import dataclasses
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.markup import escape
@@ -14,11 +12,14 @@ from rich.table import Table
 
 from secateur.runtime.console import console, say
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 from secateur.runtime.launch_file import LaunchFile, read_launch_file
 from secateur.runtime.ranks import current_ranks
 
+_GIB = 1 << 30
 
-@dataclasses.dataclass(kw_only=True)
+
+@dataclass(kw_only=True)
 class PlanKeys:
     """What is asked of a dry run; a real run never looks at these keys, nor are they kept with its results.
 
@@ -37,7 +38,7 @@ class PlanKeys:
 
     def check_plan(self) -> None:
         """Raises `InputError` for a value that nothing can be planned with, or that a real run would pass over."""
-        for field in dataclasses.fields(self):
+        for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in PLAN_KEYS or value == field.default:
                 continue
@@ -59,15 +60,25 @@ class PlanKeys:
         return LaunchFile("the launch of this dry run", processes, machines, stage, *offloaded, mixed)
 
 
-PLAN_KEYS = (*(field.name for field in dataclasses.fields(PlanKeys)), "mean_tokens", "mean_cut_tokens")
+@dataclass(kw_only=True)
+class SamplingPlanKeys(PlanKeys):
+    """Lengths that a dry run cannot know.
+
+    mean_tokens, mean_cut_tokens: expected mean length of a trace, and of its part up to the cut [tokens]; by default
+      what was measured on traces of the same models, else half the cap and, for cuts at words, the whole trace.
+    """
+
+    mean_tokens: float | None = None
+    mean_cut_tokens: float | None = None
 
 
-def without_plan_keys(values: dict[str, Any]) -> dict[str, Any]:
+PLAN_KEYS = tuple(field.name for field in fields(SamplingPlanKeys))
+"""Keys that a dry run alone reads."""
+
+
+def without_plan_keys(values: Mapping[str, JSON]) -> dict[str, JSON]:
     """A config's values as they are kept with its results."""
     return {key: value for key, value in values.items() if key not in PLAN_KEYS}
-
-
-_GIB = 1 << 30
 
 
 def plan_table(*columns: str) -> Table:
@@ -139,15 +150,3 @@ def size_words(count: float) -> str:
     if count >= _GIB / 10:
         return f"{count / _GIB:,.1f} GiB"
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 / 10 else f"{count / 1024:.1f} KiB"
-
-
-@dataclass(kw_only=True)
-class SamplingPlanKeys(PlanKeys):
-    """Lengths that a dry run cannot know.
-
-    mean_tokens, mean_cut_tokens: expected mean length of a trace, and of its part up to the cut [tokens]; by default
-      what was measured on traces of the same models, else half the cap and, for cuts at words, the whole trace.
-    """
-
-    mean_tokens: float | None = None
-    mean_cut_tokens: float | None = None

@@ -5,9 +5,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
@@ -33,7 +32,7 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: JSON) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -58,7 +57,7 @@ def sampled_digest(files: Iterable[tuple[str, Path]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path) -> JSON:
     """Raises `InputError` naming the file (and line) when it is missing or no JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -68,7 +67,7 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: not readable as JSON ({error}); restore the file or delete it") from None
 
 
-def append_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
+def append_jsonl(path: str | Path, records: Iterable[Mapping[str, JSON]]) -> None:
     """Append one line per record and flush, so that a kill costs at most the line being written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +76,7 @@ def append_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
             handle.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, JSON]]]:
     """Yield `(line number, object)` from `.jsonl` or `.jsonl.gz`; blank lines are passed over.
 
     Raises `InputError` naming file and line for a line that is no JSON object.
@@ -95,7 +94,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InputError(f"{path}: not readable as UTF-8 JSONL ({error})") from None
 
 
-def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
+def _parse_line(path: Path, number: int, line: str) -> dict[str, JSON]:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:

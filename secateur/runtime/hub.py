@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, sampled_digest, write_json
+from secateur.runtime.files import sampled_digest
 from secateur.runtime.process import is_no_space
+from secateur.runtime.records import read_record, write_record
 
 # What a model or a judge needs to be loaded: no code, no pickles.
 SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.md", "LICEN?E*", "NOTICE*", "USE_POLICY*")
 RECORD = "hub.json"
+_RECORD_FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._/-]*)?")
 _REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*")
 _LATER = ", or leave push_to_hub out and start again with it where the Hub can be reached; what is done stays"
@@ -28,6 +29,18 @@ _LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token with write acc
 
 class HubError(InputError):
     """The Hub refused, was not reached, or holds something else than was asked for."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What was pushed where, the file `RECORD` beside a folder: `content` tells one state of the folder from another
+    (`content_digest`), `commit` is what the Hub calls it."""
+
+    repo_id: str
+    revision: str | None
+    content: str
+    url: str
+    commit: str
 
 
 @dataclass(frozen=True)
@@ -113,8 +126,8 @@ def _check_name(repo_id: str) -> None:
 
 def push_folder(
     folder: Path, target: Target, *, patterns: Sequence[str] = SAFE_FILES, message: str
-) -> dict[str, Any]:
-    """Upload what `patterns` name of `folder`; {url, commit}. The repository and its branch are made if missing.
+) -> tuple[str, str]:
+    """Upload what `patterns` name of `folder`: (address, commit). The repository and its branch are made if missing.
 
     Weights that lie there and not here are removed: a loader would prefer an old `model.safetensors` to new shards.
     Raises `HubError` naming the remedy; the folder stays as it is.
@@ -134,7 +147,7 @@ def push_folder(
             allow_patterns=list(patterns),
             delete_patterns=["*.safetensors", "*.safetensors.index.json"],
         )
-    return {"url": f"{api.endpoint}/{target.repo_id}", "commit": done.oid}
+    return f"{api.endpoint}/{target.repo_id}", done.oid
 
 
 def push_once(
@@ -144,13 +157,20 @@ def push_once(
 
     The record is written after the push, so one that failed is tried again at the next start.
     """
-    wanted = {"repo_id": target.repo_id, "revision": target.revision, "content": content_digest(folder, patterns)}
-    known = read_json(record) if record.is_file() else {}
-    if wanted.items() <= known.items():
-        return known["url"], False
-    done = push_folder(folder, target, patterns=patterns, message=message)
-    write_json(record, wanted | done)
-    return done["url"], True
+    wanted = (target.repo_id, target.revision, content_digest(folder, patterns))
+    known = read_pushed(record)
+    if known is not None and wanted == (known.repo_id, known.revision, known.content):
+        return known.url, False
+    url, commit = push_folder(folder, target, patterns=patterns, message=message)
+    write_record(record, Pushed(*wanted, url, commit), _RECORD_FORMAT)
+    return url, True
+
+
+def read_pushed(record: Path) -> Pushed | None:
+    """What was pushed last; None if nothing was."""
+    if not record.is_file():
+        return None
+    return read_record(record, Pushed, _RECORD_FORMAT, "delete it and start again, which pushes anew")
 
 
 def content_digest(folder: Path, patterns: Sequence[str]) -> str:

@@ -1,11 +1,15 @@
 """What an accelerate config launches: processes, machines, ZeRO stage; and launches that would do harm in silence."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from secateur.runtime.config import read_yaml
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json
+from secateur.runtime.files import JSON, read_json
+
+if TYPE_CHECKING:
+    from accelerate.utils import DeepSpeedPlugin
 
 _DISTRIBUTED = ("NO", "MULTI_GPU", "DEEPSPEED")
 _WITHOUT_WEIGHTS = (
@@ -53,7 +57,7 @@ def read_launch_file(path: str, processes: int | None = None) -> LaunchFile:
     return LaunchFile(path, count, machines, *zero, str(values.get("mixed_precision") or "no"))
 
 
-def _zero_settings(path: str, values: dict[str, Any]) -> tuple[int, bool, bool]:
+def _zero_settings(path: str, values: Mapping[str, JSON]) -> tuple[int, bool, bool]:
     """Stage, optimiser offloaded, parameters offloaded: from accelerate's keys or the DeepSpeed file they name."""
     plugin = values.get("deepspeed_config") or {}
     if named := plugin.get("deepspeed_config_file"):
@@ -69,12 +73,12 @@ def _zero_settings(path: str, values: dict[str, Any]) -> tuple[int, bool, bool]:
     return stage, devices[0] != "none", devices[1] != "none"
 
 
-def gathers_weights(zero: dict[str, Any]) -> bool:
+def gathers_weights(zero: Mapping[str, JSON]) -> bool:
     """Whether a DeepSpeed `zero_optimization` block lets checkpoints hold whole model weights."""
     return zero.get("stage", 0) != 3 or bool(zero.get("stage3_gather_16bit_weights_on_model_save"))
 
 
-def check_saves_weights(plugin: Any) -> None:
+def check_saves_weights(plugin: "DeepSpeedPlugin | None") -> None:
     """The same check on a running launch: `plugin` is the DeepSpeed plugin that accelerate made, or None."""
     if plugin is None or gathers_weights(plugin.deepspeed_config.get("zero_optimization", {})):
         return

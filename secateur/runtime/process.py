@@ -13,11 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVarTuple
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.ranks import current_ranks
 
+Ts = TypeVarTuple("Ts")
 _ALONE_AFTER_S = 5.0
 _NO_SPACE_CODES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # safetensors and torch report a failed write as text; torch's archive writer only notices a wrong position
@@ -115,7 +116,7 @@ def _is_orphan() -> bool:
     return not any(name in first for name in _LAUNCHERS)
 
 
-def each_in_its_own_process(work: Callable[..., None], calls: Iterable[tuple[Any, ...]]) -> None:
+def each_in_its_own_process(work: Callable[[*Ts], None], calls: Iterable[tuple[*Ts]]) -> None:
     """`work(*call)` for one call after another, each in a fresh process with this one's environment: whatever a
     library keeps (GPU memory, a process group) goes with it.
 
@@ -135,7 +136,7 @@ def each_in_its_own_process(work: Callable[..., None], calls: Iterable[tuple[Any
             raise SystemExit(child.exitcode if child.exitcode > 0 else 128 - child.exitcode)
 
 
-def _work_alone(work: Callable[..., None], call: tuple[Any, ...]) -> None:
+def _work_alone(work: Callable[[*Ts], None], call: tuple[*Ts]) -> None:
     end_with_parent()
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:  # it ended while this process was being set up

@@ -10,22 +10,27 @@ import importlib.util
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from secateur.runtime.config import without_secrets
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import JSON
 from secateur.runtime.ranks import current_ranks
+from secateur.runtime.records import read_record, write_record
+from secateur.runtime.tables import Cell
+
+if TYPE_CHECKING:
+    import wandb
 
 SCHEDULE_RUN = "schedule"
 OURS = ("wandb", "tensorboard")  # what reports besides the Trainer's own
 _DEFAULT_PROJECT = "huggingface"  # where the Trainer's runs go
-_IDS = "wandb.json"
+_IDS, _FORMAT = "wandb.json", 1
 _SERVICE = "WANDB_SERVICE"  # how a process hands its wandb-core on to its children
 _NO_KEY = (
     "W&B: no API key found, so metrics are logged locally only; run `wandb login`, or set WANDB_API_KEY, or "
@@ -40,7 +45,7 @@ class Artifact:
     name: str
     type: str
     files: Sequence[Path]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,23 @@ class Publication:
     """
 
     numbers: Mapping[str, float]
-    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = field(default_factory=dict)
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Cell]]]] = field(default_factory=dict)
     pictures: Mapping[str, Path] = field(default_factory=dict)
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Cell] = field(default_factory=dict)
     curve: Sequence[Mapping[str, float]] = ()
     pages: Mapping[str, Path] = field(default_factory=dict)
     artifact: Artifact | None = None
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What wandb.json of a folder holds: the `id` that its runs' ids begin with, the names of what was `published`,
+    and once something was sent where it went."""
+
+    id: str
+    published: tuple[str, ...] = ()
+    group: str | None = None
+    project: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +154,7 @@ def wandb_is_usable() -> bool:
 
 def run_id(folder: Path, name: str) -> str:
     """The id of the W&B run `name` of a folder, the same at every call; the folder must exist."""
-    return f"{_memory(folder)['id']}-{name}"
+    return f"{_memory(folder).id}-{name}"
 
 
 def home_of(models: Iterable[str], folder: Path, run_folder: Path | None = None) -> Home:
@@ -161,23 +177,23 @@ def name_wandb_run(folder: Path, name: str, project: str | None = None) -> None:
     os.environ.pop(_SERVICE, None)  # a service of our parent's outlives a kill of ours and holds the run
     home = _own_home(folder, project)
     os.environ["WANDB_RUN_GROUP"], os.environ["WANDB_PROJECT"] = home.group, home.project
-    _remember(folder, asdict(home))
+    _remember(folder, group=home.group, project=home.project)
 
 
 def unpublished(folder: Path, names: Sequence[str]) -> list[str]:
     """Which of `names` were not yet sent to the run of `folder`."""
-    return [name for name in names if name not in _memory(folder)["published"]]
+    return [name for name in names if name not in _memory(folder).published]
 
 
 def last_published(folder: Path) -> str | None:
     """The name of what was last sent to the run of `folder`."""
-    return next(iter(_memory(folder)["published"][-1:]), None)
+    return next(iter(_memory(folder).published[-1:]), None)
 
 
 def publish(
     folder: Path,
     contents: Mapping[str, Publication],
-    config: Mapping[str, Any],
+    config: Mapping[str, JSON],
     project: str | None = None,
     *,
     kind: str = SCHEDULE_RUN,
@@ -207,10 +223,11 @@ def publish(
         return
     finally:
         wandb.teardown()  # or the processes that are launched next would share this one's service
-    _remember(folder, {"published": [*_memory(folder)["published"], *contents], **asdict(home)})
+    published = (*_memory(folder).published, *contents)
+    _remember(folder, published=published, group=home.group, project=home.project)
 
 
-def run_options(folder: Path, kind: str, home: Home, config: Mapping[str, Any]) -> dict[str, Any]:
+def run_options(folder: Path, kind: str, home: Home, config: Mapping[str, JSON]) -> dict[str, object]:
     """Arguments of `wandb.init`, besides the project, for the run `kind` of `folder`."""
     import wandb
 
@@ -225,7 +242,7 @@ def run_options(folder: Path, kind: str, home: Home, config: Mapping[str, Any]) 
     }
 
 
-def _loggable(content: Publication) -> dict[str, Any]:
+def _loggable(content: Publication) -> dict[str, object]:
     import wandb
 
     tables = {
@@ -237,7 +254,7 @@ def _loggable(content: Publication) -> dict[str, Any]:
     return {**content.numbers, **tables, **pictures, **pages}
 
 
-def _artifact(description: Artifact) -> Any:
+def _artifact(description: Artifact) -> "wandb.Artifact":
     import wandb
 
     artifact = wandb.Artifact(description.name, description.type, metadata=dict(description.metadata))
@@ -248,30 +265,35 @@ def _artifact(description: Artifact) -> Any:
 
 def _own_home(folder: Path, project: str | None = None) -> Home:
     """As the environment says, else where its runs went before, also if it was moved; else by the folder's name."""
-    known = read_json(folder / _IDS) if (folder / _IDS).is_file() else {}
-    group = os.environ.get("WANDB_RUN_GROUP") or known.get("group") or folder.resolve().name
-    return Home(group, project or os.environ.get("WANDB_PROJECT") or known.get("project") or _DEFAULT_PROJECT)
+    group, known = _went_to(folder)
+    group = os.environ.get("WANDB_RUN_GROUP") or group or folder.resolve().name
+    return Home(group, project or os.environ.get("WANDB_PROJECT") or known or _DEFAULT_PROJECT)
 
 
 def _known_home(folder: Path) -> Home:
     """The home that a folder's runs went to, else the one that they would have."""
-    own = _own_home(folder)
-    known = read_json(folder / _IDS) if (folder / _IDS).is_file() else {}
-    return Home(known.get("group", own.group), known.get("project", own.project))
+    own, (group, project) = _own_home(folder), _went_to(folder)
+    return Home(group or own.group, project or own.project)
 
 
-def _memory(folder: Path) -> dict[str, Any]:
-    """What `wandb.json` of a folder holds: `id`, `published`, and once something was sent `group` and `project`."""
+def _went_to(folder: Path) -> tuple[str | None, str | None]:
+    """Group and project that a folder's runs went to so far."""
+    known = _memory(folder) if (folder / _IDS).is_file() else None
+    return (known.group, known.project) if known else (None, None)
+
+
+def _memory(folder: Path) -> _Memory:
+    """wandb.json of a folder, made where it is missing."""
     path = folder / _IDS
     if not path.is_file():
-        write_json(path, {"id": secrets.token_hex(4), "published": []})
-    return read_json(path)
+        write_record(path, _Memory(secrets.token_hex(4)), _FORMAT)
+    return read_record(path, _Memory, _FORMAT, "delete it, and the folder's runs begin anew")
 
 
-def _remember(folder: Path, values: Mapping[str, Any]) -> None:
+def _remember(folder: Path, **changes: str | tuple[str, ...]) -> None:
     known = _memory(folder)
-    if known | values != known:
-        write_json(folder / _IDS, {**known, **values})
+    if (now := replace(known, **changes)) != known:
+        write_record(folder / _IDS, now, _FORMAT)
 
 
 def first_line(error: Exception) -> str:

@@ -191,7 +191,7 @@ def _gpqa_row(row: Row, number: int) -> Problem:
     return Problem(f"gpqa-{name}", text, CHOICE_LETTERS[order.index(0)], row["High-level domain"])
 
 
-def _integer(answer: Any) -> str:
+def _integer(answer: str | float) -> str:
     """Some repositories store whole numbers as floats or with leading zeros; anything else is left as it is.
 
     >>> _integer(27.0), _integer("073"), _integer("336^\\\\circ")

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_jsonl
+from secateur.runtime.files import JSON, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Trace:
     n_tokens: int | None = None
     finish_reason: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -91,15 +90,15 @@ def read_traces(path: str | Path) -> Iterator[Trace]:
             raise InputError(f"{path}, line {line}: a value has the wrong type ({error})") from None
 
 
-def _require(record: dict[str, Any], keys: tuple[str, ...], path: str | Path, line: int) -> None:
+def _require(record: dict[str, JSON], keys: tuple[str, ...], path: str | Path, line: int) -> None:
     for key in keys:
         if record.get(key) is None:
             raise InputError(f"{path}, line {line}: the key '{key}' is missing; expected {', '.join(keys)}")
 
 
-def _number_or_name(value: Any) -> int | str:
+def _number_or_name(value: JSON) -> int | str:
     return int(value) if str(value).isdecimal() else str(value)
 
 
-def _optional_text(value: Any) -> str | None:
+def _optional_text(value: JSON) -> str | None:
     return None if value is None else str(value)

@@ -17,7 +17,8 @@ from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.base import EngineError, SamplingSpec
 from secateur.runtime.errors import InputError
-from secateur.tasks.answers.equality import extract_answer, group_answers
+from secateur.tasks.answers.equality import group_answers
+from secateur.tasks.answers.extraction import extract_answer
 from tests.scripted_engine import ScriptedEngine
 
 SPEC = SamplingSpec(max_tokens=100)

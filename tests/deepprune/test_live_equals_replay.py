@@ -18,7 +18,8 @@ from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.base import SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.sampling import FinishedTrace, TraceJob, sample_traces
-from secateur.tasks.answers.equality import extract_answer, group_answers
+from secateur.tasks.answers.equality import group_answers
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.prompts import encode_prompt, evaluation_messages
 from secateur.tasks.records import Problem
 from secateur.tasks.sources import load_problems

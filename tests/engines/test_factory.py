@@ -1,5 +1,6 @@
 """One place opens engines: options are the constructor's own, everything unknown is refused by name."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,22 @@ import pytest
 from secateur.engines.base import SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.openai.engine import OpenAIEngine
-from secateur.engines.registry import EngineKeys, check_options, engine_class, open_engine, tokenizer_source
+from secateur.engines.registry import (
+    ENGINES,
+    SET_HERE,
+    EngineKeys,
+    EngineKind,
+    check_options,
+    engine_class,
+    engine_kind,
+    open_engine,
+    tokenizer_source,
+)
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from tests.engines.contract import drain
 from tests.engines.openai_server import CompletionsServer
+from tests.scripted_engine import ScriptedEngine
 
 ADDRESS = {"base_url": "http://localhost:8000/v1"}
 
@@ -87,8 +99,83 @@ def test_the_keys_of_a_config(tmp_path: Path) -> None:
 
 
 def test_every_kind_has_a_class() -> None:
-    assert {engine_class(kind).__name__ for kind in ("transformers", "vllm", "openai")} == {
-        "TransformersEngine",
-        "VLLMEngine",
-        "OpenAIEngine",
-    }
+    assert [engine_class(kind).__name__ for kind in ENGINES] == ["TransformersEngine", "VLLMEngine", "OpenAIEngine"]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_is_said_of_an_engine_fits_its_class(name: str) -> None:
+    """Options that are named exist, and there is no word on one that a config could not give."""
+    kind = engine_kind(name)
+    parameters = inspect.signature(engine_class(name).__init__).parameters
+    named = {kind.address_option, kind.places_option, kind.gpus_option, *kind.free_options} - {None}
+    assert named <= parameters.keys() - set(SET_HERE)
+    assert "capture_layers" in parameters or not kind.hands_out_states
+
+
+def test_places_and_gpus_come_from_the_options_that_the_engine_has_for_them() -> None:
+    vllm, local = engine_kind("vllm"), engine_kind("transformers")
+    assert (vllm.places({}, 8), vllm.places({"max_num_seqs": 3}, 8), local.places({}, 8)) == (8, 3, None)
+    assert (vllm.gpus({}), vllm.gpus({"tensor_parallel_size": 4}), local.gpus({})) == (1, 4, 1)
+
+
+class OwnEngine(ScriptedEngine):
+    """As a user may bring it: opened by a model's name, with an option of its own."""
+
+    def __init__(self, model: str, *, device: str, words: int = 2) -> None:
+        super().__init__({0: ["a "] * words})
+        self.model, self.device = model, device
+
+
+class DeclaredEngine(OwnEngine):
+    kind = EngineKind(engine=f"{__name__}:DeclaredEngine", in_process=False)
+
+
+class Unfinished:
+    def start(self) -> None: ...
+
+
+class WithoutParameters(OwnEngine):
+    def __init__(self, model: str) -> None:
+        self.tokenizer, self.capture_layers = None, ()
+
+    parameters = property()
+
+
+OWN, NO_CLASS = f"{__name__}:OwnEngine", OwnEngine("x", device="cpu")
+
+
+def test_an_engine_of_ones_own_is_opened_by_its_dotted_name() -> None:
+    engine = opened(OWN, "a/b", options={"words": 3})
+    assert (type(engine).__name__, engine.model, engine.device) == ("OwnEngine", "a/b", "cpu")
+    engine.start((1,), [0], SamplingSpec())
+    assert drain(engine)[-1].text == "a "
+    with pytest.raises(InputError, match="did you mean 'words'"):
+        check_options(OWN, {"word": 3})
+    assert tokenizer_source(OWN, "a/b", {}) == "a/b"
+
+
+def test_of_an_engine_of_ones_own_little_is_taken_for_granted_unless_it_says_so() -> None:
+    kind = engine_kind(OWN)
+    assert kind.in_process and kind.one_process_per_model and not kind.hands_out_states
+    assert kind.places_option is kind.gpus_option is kind.address_option is None
+    assert not engine_kind(f"{__name__}:DeclaredEngine").in_process
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no.such:Engine", "the module 'no.such' cannot be imported"),
+        (f"{__name__}:NoEngine", "has no 'NoEngine'"),
+        (f"{__name__}:NO_CLASS", "is no class"),
+        (f"{__name__}:Unfinished", "lacks step, park, resume, prune, usage, states, close"),
+    ],
+)
+def test_what_is_no_engine_is_refused_early(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        parse_config(Keys, ["--engine", name])
+    assert f"key 'engine' has the value '{name}'" in str(caught.value)
+
+
+def test_an_open_engine_has_all_attributes_of_the_interface() -> None:
+    with pytest.raises(InputError, match="has no parameters once it is open"):
+        opened(f"{__name__}:WithoutParameters", "a/b")

@@ -162,7 +162,9 @@ def test_the_users_command_logs_the_table_the_figures_and_the_files_to_the_group
 ) -> None:
     schedule, output = offline / "thinkprune", offline / "evaluation"
     shutil.copytree(tiny_model, schedule / "final")
-    write_json(schedule / "wandb.json", {"id": "ab", "published": [], "group": "pruning", "project": "secateur"})
+    write_json(
+        schedule / "wandb.json", {"format": 1, "id": "ab", "published": [], "group": "pruning", "project": "secateur"}
+    )
     problems = write_problems(offline / "problems.jsonl")
     values = settings(tiny_model, Path("random"), problems, output, report_to=["tensorboard", "wandb"])
     values |= {"models": {"base": str(tiny_model), "pruned": str(schedule / "final")}, "n": [4, 8], "live": 0}

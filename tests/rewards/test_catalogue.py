@@ -4,9 +4,12 @@ from dataclasses import fields
 
 import pytest
 
-from rewards.registry import REWARDS, check_reward, make_options, needs_target
+from rewards.completion import Completion, RewardOptions, TargetOptions
+from rewards.registry import REWARDS, check_reward, find_reward, make_options, reward_group
+from rewards.spec import RewardSpec
 from secateur.runtime.errors import InputError
 
+FIVE = RewardSpec(formula=lambda group, limit, options: [5.0] * len(group), options=RewardOptions, source="here")
 BAD = [
     ("hard_limit", {"kep": 4}, "did you mean 'keep'"),
     ("hard_limit", {"grade_truncated": True}, "unknown key 'grade_truncated'"),
@@ -70,6 +73,36 @@ def test_every_option_is_explained_where_it_is_declared() -> None:
 
 
 def test_the_rewards_of_l1_need_a_target() -> None:
-    assert {name for name in REWARDS if needs_target(name)} == {"l1_exact", "l1_max"}
+    assert {name: spec.target for name, spec in REWARDS.items() if spec.target} == {
+        "l1_exact": "exact",
+        "l1_max": "at_most",
+    }
     with pytest.raises(InputError, match="'reward' has the value 'l1'"):
-        needs_target("l1")
+        find_reward("l1")
+
+
+def test_a_reward_with_a_target_has_options_that_say_how_it_is_drawn() -> None:
+    assert all(issubclass(spec.options, TargetOptions) == (spec.target is not None) for spec in REWARDS.values())
+
+
+def test_a_reward_of_ones_own_is_named_by_its_module() -> None:
+    """As one from another package: its formula pays, its options are checked, and it is no entry of the registry."""
+    name = f"{__name__}:FIVE"
+    assert name not in REWARDS and find_reward(name) is FIVE
+    options = check_reward(name, {"keep": 2}, 4, [100])
+    assert reward_group(name, [Completion(True, length) for length in (3, 1, 2)], 100, options) == [None, 5.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no.such.module:X", "the module 'no.such.module' cannot be imported"),
+        (":X", "cannot be imported"),
+        (f"{__name__}:SIX", "has no 'SIX'"),
+        (f"{__name__}:BAD", "is no RewardSpec"),
+    ],
+)
+def test_what_names_no_reward_of_ones_own_is_refused(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        check_reward(name, {}, 4)
+    assert "key 'reward'" in str(caught.value)

@@ -16,7 +16,7 @@ from rewards.trl_reward import LimitReward
 from secateur.runtime.files import write_json
 
 GENERATIONS, LIMIT = 4, 24
-VARIANTS = [(name, {}) for name in REWARDS if not REWARDS[name].needs_target]
+VARIANTS = [(name, {}) for name in REWARDS if REWARDS[name].target is None]
 VARIANTS += [("l1_exact", {"target_min": 1}), ("l1_max", {"target_min": 1})]
 VARIANTS += [("hard_limit", {"keep": 2}), ("alp", {"keep": 3, "drop_equal_groups": True})]
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from schedules.choice import Candidate, Reference, accuracy_difference, choose, explain, pick_reference
 from secateur.runtime.errors import InputError
+from tests.schedules.candidates import candidate
 
 share = st.floats(0, 1).map(lambda value: round(value, 3))
 lengths = st.integers(50, 60).map(float)
@@ -14,18 +15,18 @@ lengths = st.integers(50, 60).map(float)
 @st.composite
 def candidate_lists(draw) -> list[Candidate]:
     count = draw(st.integers(1, 8))
-    return [Candidate(step, draw(share), draw(lengths), draw(share)) for step in range(0, 4 * count, 4)]
+    return [candidate(step, draw(share), draw(lengths), draw(share)) for step in range(0, 4 * count, 4)]
 
 
 def reference_at(accuracy: float) -> Reference:
-    return Reference(Candidate(0, accuracy, 0.0, 0.0), "the original model")
+    return Reference(candidate(0, accuracy, 0.0, 0.0), "the original model")
 
 
 @given(candidate_lists(), share, st.floats(0, 0.5))
 def test_nothing_feasible_is_shorter_than_the_chosen_one(candidates, bar, tolerance) -> None:
     selection = choose(candidates, reference_at(bar), tolerance)
     chosen = selection.chosen
-    able = [candidate for candidate, fits in zip(candidates, selection.feasible, strict=True) if fits]
+    able = [one for one, fits in zip(candidates, selection.feasible, strict=True) if fits]
     if not able:
         assert chosen.step == 0
         return
@@ -58,10 +59,10 @@ def test_a_larger_tolerance_never_gives_a_longer_model(candidates, bar) -> None:
 
 @given(candidate_lists(), share, st.integers(0, 7), st.sampled_from([math.nan, math.inf, -math.inf]))
 def test_figures_that_are_not_finite_are_never_chosen_and_change_nothing_else(candidates, bar, at, broken) -> None:
-    kept = [candidate for candidate in candidates if candidate.step != 4 * at or at == 0]
+    kept = [one for one in candidates if one.step != 4 * at or at == 0]
     step = 4 * at if at else 999
     for figures in ((broken, 1.0), (1.0, broken)):
-        selection = choose([*kept, Candidate(step, *figures, 0.0)], reference_at(bar), 0.1)
+        selection = choose([*kept, candidate(step, *figures, 0.0)], reference_at(bar), 0.1)
         assert selection.chosen == choose(kept, reference_at(bar), 0.1).chosen
         assert f"Left out, figures not finite: step {step}." in explain(selection)
 
@@ -70,19 +71,21 @@ def test_figures_that_are_not_finite_are_never_chosen_and_change_nothing_else(ca
 def test_the_words_say_what_the_numbers_say(candidates, bar, tolerance) -> None:
     selection = choose(candidates, reference_at(bar), tolerance)
     reason, chosen = explain(selection), selection.chosen
-    assert f"{chosen.mean_tokens:,.1f} tokens at pass@1 {chosen.pass_at_1:.3f}" in reason
+    accuracy, length = chosen.pass_at_1_ci95, chosen.mean_tokens_ci95
+    assert f"{chosen.mean_tokens:,.1f} ({length[0]:,.1f}–{length[1]:,.1f}) tokens at pass@1" in reason
+    assert f"at pass@1 {chosen.pass_at_1:.3f} ({accuracy[0]:.3f}–{accuracy[1]:.3f})" in reason
     assert (f"step {chosen.step}" if chosen.step else "start model") in reason.lower()
     assert ("solves no validation problem" in reason) == (bar == 0)
     if any(selection.feasible):
         assert f"{sum(selection.feasible)} feasible of {len(candidates)}" in reason or len(candidates) == 1
-        best = max(candidate.pass_at_1 for candidate in candidates)
+        best = max(one.pass_at_1 for one in candidates)
         assert ("Given up" in reason) == (best > chosen.pass_at_1)
     else:
         assert "None of" in reason
 
 
 def test_exactly_at_the_bar_is_feasible() -> None:
-    candidates = [Candidate(0, 0.7, 100.0, 0.0), Candidate(4, 0.63, 50.0, 0.0), Candidate(8, 0.629, 40.0, 0.0)]
+    candidates = [candidate(0, 0.7, 100.0, 0.0), candidate(4, 0.63, 50.0, 0.0), candidate(8, 0.629, 40.0, 0.0)]
     selection = choose(candidates, Reference(candidates[0], "the original model"), 0.10)
     assert selection.feasible == (True, True, False)
     assert selection.chosen_step == 4
@@ -94,26 +97,26 @@ def test_exactly_at_the_bar_is_feasible() -> None:
 
 
 def test_ties_go_to_accuracy_then_to_the_earlier_step() -> None:
-    start = Candidate(0, 0.5, 100.0, 0.0)
-    tied = [start, Candidate(4, 0.5, 50.0, 0.0), Candidate(8, 0.6, 50.0, 0.0), Candidate(12, 0.6, 50.0, 0.0)]
+    start = candidate(0, 0.5, 100.0, 0.0)
+    tied = [start, candidate(4, 0.5, 50.0, 0.0), candidate(8, 0.6, 50.0, 0.0), candidate(12, 0.6, 50.0, 0.0)]
     assert choose(tied, reference_at(0.5), 0.1).chosen_step == 8
 
 
 def test_the_start_model_stays_when_the_limit_cannot_be_met() -> None:
-    start = Candidate(0, 0.8, 100.0, 0.0)
-    selection = choose([start, Candidate(4, 0.1, 10.0, 0.0)], reference_at(0.8), 0.1)
+    start = candidate(0, 0.8, 100.0, 0.0)
+    selection = choose([start, candidate(4, 0.1, 10.0, 0.0)], reference_at(0.8), 0.1)
     assert selection.chosen_step == 0
     assert "could not be met" in explain(selection)
 
 
 def test_a_reference_without_a_finite_accuracy_is_refused() -> None:
     with pytest.raises(InputError, match=r"pass@1 of the original model is nan.*delete"):
-        choose([Candidate(0, 0.8, 100.0, 0.0)], reference_at(math.nan), 0.1)
+        choose([candidate(0, 0.8, 100.0, 0.0)], reference_at(math.nan), 0.1)
 
 
 def with_rates(step: int, rates: list[float], tokens: float) -> Candidate:
     named = {f"p{index}": rate for index, rate in enumerate(rates)}
-    return Candidate(step, sum(rates) / len(rates), tokens, 0.0, pass_rates=named)
+    return candidate(step, sum(rates) / len(rates), tokens, rates=named)
 
 
 def test_a_difference_that_problems_share_is_more_than_noise_and_one_that_they_do_not_is_noise() -> None:
@@ -136,7 +139,7 @@ def test_other_problems_give_no_interval() -> None:
 
 @given(share, share)
 def test_the_reference_is_never_below_what_its_name_promises(original, start) -> None:
-    first, second = Candidate(0, original, 1.0, 0.0), Candidate(0, start, 2.0, 0.0)
+    first, second = candidate(0, original, 1.0, 0.0), candidate(0, start, 2.0, 0.0)
     best = pick_reference(first, second, "best_so_far")
     assert best.candidate.pass_at_1 == max(original, start)
     assert best.name == ("the start model of this round" if start > original else "the original model")

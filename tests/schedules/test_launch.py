@@ -11,9 +11,11 @@ import pytest
 
 from schedules.config import ScheduleConfig
 from schedules.launch import Launcher
+from schedules.records import ValidationRecord, write_validation
 from schedules.validation.sampling import RoundValidation, validation_processes
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json, write_text
+from secateur.runtime.files import write_text
+from tests.schedules.candidates import candidate
 
 
 @pytest.fixture
@@ -117,6 +119,14 @@ def test_engines_over_several_gpus_leave_fewer_processes(tmp_path, launch_config
         validation_processes(schedule(tmp_path, **options), launcher)
 
 
+@pytest.mark.parametrize(
+    ("engine", "message"), [("openai", "does not have the checkpoints"), ("tgi", "expected one")]
+)
+def test_only_an_engine_that_opens_folders_can_validate_checkpoints(tmp_path, engine: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"key 'validation_engine' has the value '{engine}'.*{message}"):
+        schedule(tmp_path, validation_engine=engine)
+
+
 def test_candidates_share_a_launch_but_not_with_vllm(tmp_path) -> None:
     models = {0: "owner/model", 4: "checkpoint-4"}
     assert RoundValidation(schedule(tmp_path), tmp_path, models)._launches([0, 4]) == [[0, 4]]
@@ -128,6 +138,6 @@ def test_candidates_share_a_launch_but_not_with_vllm(tmp_path) -> None:
 def test_a_measured_candidate_is_not_opened_again(tmp_path, launch_config) -> None:
     """Nothing can be launched here: owner/model does not exist."""
     validation = RoundValidation(schedule(tmp_path), tmp_path, {0: "owner/model"})
-    entry = {"step": 0, "pass_at_1": 0.5}
-    write_json(validation.folder / "figures.json", [entry])
-    assert validation.run(Launcher(launch_config)) == [entry]
+    measured = candidate(0, 0.5, 100.0)
+    write_validation(validation.folder / "figures.json", ValidationRecord({}, (measured,)))
+    assert validation.run(Launcher(launch_config)) == [measured]

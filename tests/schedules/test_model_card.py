@@ -6,25 +6,31 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from schedules.card.content import SUFFIXES
 from schedules.card.measured import Models, read_combined, read_single
 from schedules.config import RunConfig, read_run_config
 from schedules.export import export_model
 from schedules.launch import Launcher
 from schedules.model_card import main, write_model_card
+from schedules.records import VALIDATION, DataRecord, ValidationRecord, write_data, write_validation
 from schedules.run import Driver
+from secateur.engines.accounting import Usage
+from secateur.results import Recommendation, Row, Table, write_table
 from secateur.runtime.base_model import describe_base
 from secateur.runtime.cards import code_span, escape_markdown, fence, literal
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json, write_text
+from secateur.runtime.hub import Pushed
+from secateur.runtime.records import write_record
 from secateur.tasks.prompts import FAMILIES, evaluation_messages
 from tests.model_hub import TOKEN, USER, ModelHub
+from tests.schedules.candidates import candidate
 
 CPU = "configs/accelerate/cpu.yaml"
 CONFIG = """
@@ -47,31 +53,23 @@ HOSTILE = (
 )
 
 
-def finished_run(folder: Path, model: Path, problems: str = "arithmetic:train") -> RunConfig:
+def finished_run(folder: Path, model: Path, problems: str = "arithmetic:train", family: str = "plain") -> RunConfig:
     """A run folder as a schedule of two rounds leaves it, with made-up figures."""
     output = folder / "run"
     write_text(folder / "run.yaml", CONFIG.format(model=model, output=output, problems=json.dumps(problems)))
-    argv = ["--config", str(folder / "run.yaml")]
+    argv = ["--config", str(folder / "run.yaml"), "--prompt_family", family]
     config = read_run_config(argv)
     driver = Driver(config, argv, Launcher(CPU))
     driver.folder.open()
-    write_json(
-        output / "data.json", {"loaded": 12, "kept": 10, "origins": {"amc": "owner/set (main, train) at 83022cef"}}
-    )
+    write_data(output, DataRecord(12, 10, {"amc": "owner/set (main, train) at 83022cef"}))
     figures = [{0: (0.6, 200.0), 4: (0.7, 150.0), 8: (0.5, 100.0)}, {0: (0.7, 150.0), 4: (0.65, 120.0)}]
     for round_, models in zip(driver.folder.rounds, figures, strict=True):
-        entries = [_candidate(step, *values) for step, values in models.items()]
-        write_json(driver.folder.round_folder(round_) / "validation.json", {"candidates": entries})
+        measured = tuple(candidate(step, *values, rates={"a": values[0]}) for step, values in models.items())
+        write_validation(driver.folder.round_folder(round_) / VALIDATION, ValidationRecord({}, measured))
         driver._choose(round_, str(model))
     export_model(str(model), output / "final")
     driver._follow_up()
     return config
-
-
-def _candidate(step: int, accuracy: float, length: float) -> dict[str, object]:
-    intervals = {"pass_at_1_ci95": [accuracy - 0.1, accuracy + 0.1], "mean_tokens_ci95": [length - 9, length + 9]}
-    figures = {"step": step, "pass_at_1": accuracy, "mean_tokens": length, "truncated_share": 0.0, "problems": 1}
-    return figures | intervals | {"per_problem": {"a": {"pass_at_1": accuracy, "mean_tokens": length}}}
 
 
 def test_the_card_says_what_was_done_chosen_and_measured(tmp_path, embedded_model, repository, monkeypatch) -> None:
@@ -86,7 +84,7 @@ def test_the_card_says_what_was_done_chosen_and_measured(tmp_path, embedded_mode
     assert found == {("pass@1", 0.65), ("mean tokens", 120.0)}
     for record in (read_json(path) for path in (tmp_path / "run").glob("rounds/*/selection.json")):
         assert escape_markdown(record["reason"]) in card.text
-    assert "| step 8 | 0.500 | 0.400 – 0.600 | 100.0 | 91.0 – 109.0 | 0.0% | no |" in card.text
+    assert "| step 8 | 0.500 | 0.400 – 0.600 | 100.0 | 90.0 – 110.0 | 0.0% | no |" in card.text
     assert "**this model**: round 2, limit 160: step 4 | 0.650" in card.text
     assert "0.1: a checkpoint passes with at least 0.9 of the reference's pass@1" in card.text
     assert (
@@ -97,8 +95,12 @@ def test_the_card_says_what_was_done_chosen_and_measured(tmp_path, embedded_mode
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_snippets_put_a_problem_as_the_evaluation_does(family: str) -> None:
-    assert evaluation_messages("What?", family) == [{"role": "user", "content": f"What?{SUFFIXES[family]}"}]
+def test_the_snippets_put_a_problem_as_the_evaluation_does(family: str, tmp_path, embedded_model) -> None:
+    write_model_card(finished_run(tmp_path, embedded_model, family=family))
+    for snippet in snippets(tmp_path / "run" / "final"):
+        names = {"problem": "What?"}
+        exec(next(line.strip() for line in snippet.splitlines() if line.strip().startswith("messages = ")), names)
+        assert names["messages"] == evaluation_messages("What?", family)
 
 
 def test_the_transformers_snippet_runs(tmp_path, embedded_model, repository, monkeypatch, capsys) -> None:
@@ -179,7 +181,7 @@ def test_a_folder_of_licences_is_no_licence_and_a_card_that_was_not_fetched_says
 
 def test_the_snippets_name_the_branch_that_the_model_was_pushed_to(tmp_path, embedded_model) -> None:
     config = finished_run(tmp_path, embedded_model)
-    write_json(tmp_path / "run" / "hub.json", {"repo_id": "user/x", "revision": "v1", "url": ""})
+    write_record(tmp_path / "run" / "hub.json", Pushed("user/x", "v1", content="", url="", commit=""), 1)
     write_model_card(config)
     transformers, vllm = snippets(tmp_path / "run" / "final")
     assert transformers.count('from_pretrained(name, revision="v1"') == 2
@@ -224,32 +226,57 @@ def single_summary(final: str, original: str) -> dict[str, object]:
 def test_a_combined_table_is_read_and_found_beside_the_run(tmp_path, embedded_model) -> None:
     config = finished_run(tmp_path, embedded_model)
     final = tmp_path / "run" / "final"
-    rows = [
-        {"id": f"{model}/{method}", "model": model, "method": method, "judge": None, "n": 8, "problems": 10,
-         "accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "tokens": {"generated": 1000, "judge_prefill": 500},
-         "saving_net": None}
-        for model in ("base", "ours", "other") for method in ("single", "random_traces")
-    ]  # fmt: skip
-    combined = {"rows": rows, "recommendation": {"words": ["take it"], "overall": None, "frontier_tokens": []}}
-    combined["settings"] = {"problems": "amc", "temperature": 1.0, "top_p": 1.0, "max_tokens": 500}
-    combined["config"] = {"models": {"base": str(embedded_model), "ours": str(final), "other": "a/b"}}
-    write_json(tmp_path / "combined" / "x" / "combined.json", combined)
+    write_table(tmp_path / "combined" / "x", table({"base": str(embedded_model), "ours": str(final), "other": "a/b"}))
     read = read_combined(tmp_path / "combined" / "x" / "combined.json", Models(final, str(embedded_model)))
-    assert [(row["ours"], row["method"], row["tokens"]) for row in read["rows"]] == [
+    assert [(row.ours, row.method, row.tokens) for row in read.rows] == [
         (False, "single", 150.0), (True, "single", 150.0)
     ]  # fmt: skip
     write_model_card(config)
     text = (final / "README.md").read_text(encoding="utf-8")
     assert (
-        "| **this model** | single | amc | 8 | 10 | 0.500 | 0.400 – 0.600 | 150.0 | – |" in text
+        "| **this model** | single | amc | 8 | 10 | 0.500 | 0.400 – 0.600 | 150.0 | 25.0% |" in text
         and "- take it" in text
     )
     assert "In what follows `base` is the original one, `ours` is this model." in text
     write_json(tmp_path / "odd.json", {"rows": []})
-    with pytest.raises(InputError, match=r"odd\.json: is no combined\.json"):
+    with pytest.raises(InputError, match=r"odd\.json: has format None, this version reads 1; start eval/combined"):
         read_combined(tmp_path / "odd.json", Models(final, ""))
     with pytest.raises(InputError, match=r"odd\.json: is no summary\.json"):
         read_single(tmp_path / "odd.json", Models(final, ""))
+
+
+def table(models: dict[str, str]) -> Table:
+    """Two methods of each model, of which one is always shown and the other is recommended nowhere."""
+    rows = [
+        Row(
+            id=f"{model}/{method}", model=model, method=method, judge=None, benchmark="amc", n=8, problems=10,
+            accuracy=0.5, accuracy_ci95=(0.4, 0.6), oracle_accuracy=0.5, finished=8.0,
+            tokens=Usage(generated=1000, judge_prefill=500), saving_gross=0.5, saving_net=0.25, net_tokens=150.0,
+        )
+        for model in models for method in ("single", "random_traces")
+    ]  # fmt: skip
+    advice = Recommendation("amc", 3.0, rows[0].id, {}, None, (), (), ("take it",))
+    return Table(
+        rows=tuple(rows), differences=(), recommendations=(advice,), live_equals_replay=None, live=(), wall_s={},
+        parameters={}, n=(8,), folders={"amc": "."}, versions={},
+        settings={"problems": "amc", "temperature": 1.0, "top_p": 1.0, "max_tokens": 500}, config={"models": models},
+    )  # fmt: skip
+
+
+def test_what_is_recommended_is_shown_with_its_judge_and_a_benchmark_that_was_chosen_on_says_so(
+    tmp_path, embedded_model
+) -> None:
+    config = finished_run(tmp_path, embedded_model)
+    known = table({"base": str(embedded_model), "ours": str(tmp_path / "run" / "final")})
+    judged = replace(known.rows[-1], method="deepprune", judge="linear", id="best")
+    advice = replace(known.recommendations[0], overall="best")
+    settings = known.settings | {"problems": {"amc": "arithmetic:validation"}}
+    written = replace(known, rows=(*known.rows, judged), recommendations=(advice,), settings=settings)
+    write_table(tmp_path / "combined", written)
+    write_model_card(config)
+    text = (tmp_path / "run" / "final" / "README.md").read_text(encoding="utf-8")
+    assert "| **this model** | deepprune (linear) | amc (chosen on) | 8 |" in text
+    assert "random\\_traces" not in text
 
 
 @pytest.fixture

@@ -14,10 +14,20 @@ import yaml
 
 from schedules.config import read_run_config
 from schedules.launch import Launcher
+from schedules.records import (
+    VALIDATION,
+    ReferenceRecord,
+    ValidationRecord,
+    read_selection,
+    write_selection,
+    write_validation,
+)
 from schedules.run import Driver, main
 from schedules.state import hold_folder
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json, write_text
 from tests.offline_wandb import read_events, read_offline_run
+from tests.schedules.candidates import candidate
 
 CONFIG = """
 model: {model}
@@ -44,28 +54,17 @@ def make_driver(config_file: Path, repository: Path) -> Driver:
     return Driver(read_run_config(argv), argv, Launcher(str(repository / CPU)))
 
 
-def write_validation(folder: Path, figures: dict[int, tuple[float, float]]) -> None:
-    candidates = [
-        {
-            "step": step,
-            "pass_at_1": accuracy,
-            "pass_at_1_ci95": [accuracy - 0.1, accuracy + 0.1],
-            "mean_tokens": length,
-            "mean_tokens_ci95": [length - 10, length + 10],
-            "truncated_share": 0.0,
-            "per_problem": {"a": {"pass_at_1": accuracy, "mean_tokens": length}},
-        }
-        for step, (accuracy, length) in figures.items()
-    ]
-    write_json(folder / "validation.json", {"candidates": candidates})
+def write_figures(folder: Path, figures: dict[int, tuple[float, float]]) -> None:
+    candidates = [candidate(step, *values, rates={"a": values[0]}) for step, values in figures.items()]
+    write_validation(folder / VALIDATION, ValidationRecord({}, tuple(candidates)))
 
 
 def choose_two_rounds(driver: Driver) -> list[Path]:
     first, second = driver.folder.rounds
     folders = [driver.folder.round_folder(round_) for round_ in (first, second)]
-    write_validation(folders[0], {0: (0.6, 200.0), 4: (0.7, 150.0), 8: (0.5, 100.0)})
+    write_figures(folders[0], {0: (0.6, 200.0), 4: (0.7, 150.0), 8: (0.5, 100.0)})
     driver._choose(first, "owner/model")
-    write_validation(folders[1], {0: (0.7, 150.0), 4: (0.65, 120.0), 8: (0.62, 90.0)})
+    write_figures(folders[1], {0: (0.7, 150.0), 4: (0.65, 120.0), 8: (0.62, 90.0)})
     driver._choose(second, "rounds/1-limit-220/checkpoint-4")
     return folders
 
@@ -84,6 +83,20 @@ def test_the_selection_file_holds_what_others_rely_on(config_file, repository) -
     assert later["chosen_step"] == 4
 
 
+def test_a_selection_is_read_as_it_was_written_and_no_other_file_is_taken_for_one(config_file, repository) -> None:
+    folder = choose_two_rounds(make_driver(config_file, repository))[0]
+    record = read_selection(folder)
+    assert (record.chosen.step, record.start.step, record.chosen.feasible) == (4, 0, True)
+    assert record.reference == ReferenceRecord(0.6, 200.0, "the original model")
+    stored = read_json(folder / "selection.json")
+    write_selection(folder, record)
+    assert read_json(folder / "selection.json") == stored
+    for changes, message in (({"format": 0}, "has format 0"), ({"chosen_step": "x"}, "chosen_step: ")):
+        write_json(folder / "selection.json", stored | changes)
+        with pytest.raises(InputError, match=rf"selection\.json: {message}"):
+            read_selection(folder)
+
+
 def test_choices_are_drawn_and_told(config_file, repository, capsys) -> None:
     driver = make_driver(config_file, repository)
     choose_two_rounds(driver)
@@ -97,10 +110,10 @@ def test_choices_are_drawn_and_told(config_file, repository, capsys) -> None:
 def test_the_start_model_of_a_later_round_is_not_sampled_again(config_file, repository) -> None:
     driver = make_driver(config_file, repository)
     first, second = driver.folder.rounds
-    write_validation(driver.folder.round_folder(first), {0: (0.6, 200.0), 4: (0.7, 150.0)})
+    write_figures(driver.folder.round_folder(first), {0: (0.6, 200.0), 4: (0.7, 150.0)})
     driver._choose(first, "owner/model")
     known = driver._known_start(second)
-    assert (known["step"], known["pass_at_1"], known["mean_tokens"]) == (0, 0.7, 150.0)
+    assert (known.step, known.pass_at_1, known.mean_tokens) == (0, 0.7, 150.0)
 
 
 @pytest.mark.parametrize(

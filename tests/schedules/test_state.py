@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
+from schedules.choice import Reference, choose
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import export_model, remove_folder
-from schedules.integrity import damage, fingerprint
+from schedules.integrity import Marker, damage, fingerprint, read_marker, write_marker
+from schedules.records import selection_record, write_selection
 from schedules.rounds import Round
 from schedules.state import (
     RunFolder,
@@ -22,7 +24,8 @@ from schedules.state import (
     stop_requested,
 )
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import write_json
+from tests.schedules.candidates import candidate
 
 
 def make_config(folder: Path, **changes) -> RunConfig:
@@ -39,10 +42,14 @@ def make_config(folder: Path, **changes) -> RunConfig:
 
 def finish_round(run: RunFolder, index: int, chosen_step: int, upto: str = "selection") -> None:
     folder = run.round_folder(run.rounds[index])
-    for name in ("training", "validation", "selection"):
-        write_json(folder / f"{name}.json", {"chosen_step": chosen_step})
+    for name in ("training", "validation"):
+        write_json(folder / f"{name}.json", {})
         if name == upto:
             return
+    candidates = [candidate(step, 0.5, 100.0) for step in dict.fromkeys((0, chosen_step))]
+    selection = choose(candidates, Reference(candidates[0], "the original model"), 0.1)
+    record = selection_record(run.rounds[index].limit, "owner/model", selection, "")
+    write_selection(folder, replace(record, chosen_step=chosen_step))
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -103,7 +110,7 @@ def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path, chang
     [
         {"validation_rows": 8},
         {"keep_checkpoints": "chosen"},
-        {"validation_engine_options": {"device": "cuda", "max_batch_rows": 9}},
+        {"validation_engine_options": {"max_batch_rows": 9}},
     ],
 )
 def test_what_does_not_change_the_result_may_differ_between_restarts(tmp_path, changes) -> None:
@@ -117,17 +124,6 @@ def test_options_that_change_the_samples_may_not_differ(tmp_path) -> None:
         InputError, match=r"'validation_engine_options' is \{'max_model_len': 900\} there and \{\} now"
     ):
         RunFolder(make_config(tmp_path)).check()
-
-
-def test_a_run_older_than_a_key_had_its_default(tmp_path) -> None:
-    RunFolder(make_config(tmp_path)).open()
-    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    for key in ("decontaminate", "reward_options", "validation_engine", "tolerance"):
-        del stored[key]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
-    assert RunFolder(make_config(tmp_path)).check()
-    with pytest.raises(InputError, match=r"'tolerance' is 0\.1 there and 0\.2 now"):
-        RunFolder(make_config(tmp_path, tolerance=0.2)).check()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
@@ -150,7 +146,7 @@ def test_an_export_holds_the_model_only_and_appears_whole(tmp_path) -> None:
     kept = ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"]
     for name in [*kept, "optimizer.pt", "rng_state_0.pth", "trainer_state.json", "latest"]:
         (source / name).write_text(name)
-    write_json(source / "complete.json", {"step": 4, "world_size": 1, "limit": 9, "resumable": True, "files": {}})
+    write_marker(source, Marker(4, 1, 9, resumable=True, regular=True, files={}, fingerprints={}))
     (tmp_path / ".final.unfinished").mkdir()
     (tmp_path / ".final.unfinished" / "torn").write_text("left by a kill")
     export_model(str(source), target)
@@ -175,10 +171,9 @@ def write_checkpoint(round_folder: Path, step: int, regular: bool = True) -> Pat
     write_json(folder / "config.json", {"model": 4})
     write_json(folder / "global_step" / "shard.json", {"state": step})
     files = {name: folder / name for name in ("config.json", "global_step/shard.json")}
-    marker = {"step": step, "world_size": 2, "limit": 220, "resumable": True, "regular": regular}
     sizes = {name: path.stat().st_size for name, path in files.items()}
     prints = {name: fingerprint(path) for name, path in files.items()}
-    write_json(folder / "complete.json", marker | {"files": sizes, "fingerprints": prints})
+    write_marker(folder, Marker(step, 2, 220, resumable=True, regular=regular, files=sizes, fingerprints=prints))
     return folder
 
 
@@ -208,9 +203,9 @@ def test_a_round_that_has_chosen_keeps_what_the_rule_says(tmp_path, keep, left, 
         (tmp_path / ".removed-checkpoint-2").mkdir()
         (tmp_path / ".removed-checkpoint-2" / "config.json").write_text("half gone")
     if killed_at == "forgetting":  # the marker says that the state is gone, the files are still there
-        marker = read_json(tmp_path / "checkpoint-8/complete.json")
-        marker["files"].pop("global_step/shard.json")
-        write_json(tmp_path / "checkpoint-8/complete.json", marker | {"resumable": False})
+        marker = read_marker(tmp_path / "checkpoint-8")
+        kept = {name: size for name, size in marker.files.items() if name != "global_step/shard.json"}
+        write_marker(tmp_path / "checkpoint-8", replace(marker, resumable=False, files=kept))
     for _ in range(2):
         prune_checkpoints(tmp_path, 8, keep)
         assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in left}

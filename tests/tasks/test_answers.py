@@ -14,7 +14,6 @@ from secateur.tasks.answers.equality import (
     AnswerGroups,
     answers_equal,
     compare_answers,
-    extract_answer,
     grade,
     grade_answers,
     grade_batch,
@@ -22,6 +21,7 @@ from secateur.tasks.answers.equality import (
     unreadable_reason,
     unreadable_reasons,
 )
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.records import read_problems
 
 

@@ -11,18 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.tasks.arithmetic import (
+    DECISION_WORDS,
     READINGS,
     RULE_NAMES,
     RULES,
     SEEN_RULES,
     SPLIT_BUCKETS,
+    SYNONYMS,
     UNSEEN_RULES,
     make_problems,
+    make_trace,
     parse_problem,
     problem_text,
     split_of,
 )
-from secateur.tasks.arithmetic_traces import DECISION_WORDS, SYNONYMS, make_trace
 
 REASONING_WORDS = re.compile(
     r"\b(first|okay|next|then|now|wait|hmm|alternatively|but|so|therefore|thus|since|because|however|maybe|actually|let)\b",

@@ -18,6 +18,7 @@ from schedules.state import FREE_KEYS
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
 from trainers.grpo.checkpoints import (
+    TrainedBy,
     checkpoint_to_resume,
     drop_what_is_superseded,
     mark_complete,
@@ -25,6 +26,7 @@ from trainers.grpo.checkpoints import (
     record_training,
     remove_later_than,
     set_damaged_aside,
+    write_trained_by,
 )
 from trainers.grpo.interrupt import between_generations
 from trainers.grpo.options import batch_sizes
@@ -104,13 +106,11 @@ def test_a_marker_that_says_nothing_is_no_marker(tmp_path, content) -> None:
     assert checkpoint_to_resume(tmp_path, 2) is None
 
 
-def test_markers_of_an_older_version_are_read(tmp_path) -> None:
+def test_a_marker_of_another_format_is_no_marker(tmp_path) -> None:
     folder = write_checkpoint(tmp_path, 4)
-    marker = read_json(folder / "complete.json")
-    write_json(
-        folder / "complete.json", {key: marker[key] for key in list(marker) if key not in ("fingerprints", "regular")}
-    )
-    assert damage(folder) is None and read_marker(folder)["regular"] is True
+    write_json(folder / "complete.json", read_json(folder / "complete.json") | {"format": 0})
+    assert "has format 0" in damage(folder)
+    assert checkpoint_to_resume(tmp_path, 2) is None
 
 
 @given(size=st.integers(1, BLOCK * BLOCKS * 2), where=st.floats(0, 1))
@@ -170,7 +170,7 @@ def test_old_checkpoints_stay_models_and_stop_being_resumable(tmp_path) -> None:
     drop_what_is_superseded(tmp_path)
     assert sorted(path.name for path in folders[0].iterdir()) == ["complete.json", "config.json", "model.safetensors"]
     assert not any(damage(folder) for folder in folders)
-    assert [read_json(folder / "complete.json")["resumable"] for folder in folders] == [False, True, True]
+    assert [read_marker(folder).resumable for folder in folders] == [False, True, True]
     for folder in folders[1:]:
         shutil.rmtree(folder)
     assert checkpoint_to_resume(tmp_path, 2) is None
@@ -183,7 +183,7 @@ def test_a_checkpoint_out_of_turn_is_resumed_until_a_regular_one_follows(tmp_pat
     write_checkpoint(tmp_path, 8)
     drop_what_is_superseded(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-8"]
-    assert [read_marker(tmp_path / f"checkpoint-{step}")["resumable"] for step in (4, 8)] == [True, True]
+    assert [read_marker(tmp_path / f"checkpoint-{step}").resumable for step in (4, 8)] == [True, True]
 
 
 def test_steps_that_are_trained_again_do_not_write_over_marked_checkpoints(tmp_path, capsys) -> None:
@@ -213,10 +213,10 @@ def test_going_on_cuts_the_log_back_and_keeps_what_came_before(tmp_path) -> None
 def test_the_record_of_a_round_names_its_candidates_and_its_engine(tmp_path) -> None:
     for step in (4, 8):
         write_checkpoint(tmp_path, step, regular=step == 8)
-    write_json(tmp_path / "engine.json", {"engine": "DeepSpeedEngine", "world_size": 2, "zero_stage": 2})
+    write_trained_by(tmp_path, TrainedBy("DeepSpeedEngine", 2, 2))
     record_training(tmp_path, Round(1, 220, 8))
     expected = {"steps": 8, "checkpoints": [8], "engine": "DeepSpeedEngine", "world_size": 2, "zero_stage": 2}
-    assert read_json(tmp_path / "training.json") == expected
+    assert read_json(tmp_path / "training.json") == expected | {"format": 1}
 
 
 @pytest.mark.parametrize(

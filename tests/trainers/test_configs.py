@@ -36,16 +36,16 @@ def resolve(name: str, *overrides: str, launch: str | None = None) -> tuple[Any,
 @pytest.mark.parametrize("name", TRAINING)
 def test_training_configs_resolve(name, tmp_path) -> None:
     config, values, launch = resolve(name)
-    plan = batch_sizes(values, launch.processes, name)
+    batches = batch_sizes(values, launch.processes, name)
     schedule = config.schedule
-    assert plan.steps_per_batch == 1, "one optimiser step per generation batch, as in the paper"
+    assert batches.steps_per_batch == 1, "one optimiser step per generation batch, as in the paper"
     check_reward(schedule.reward, schedule.reward_options, values["num_generations"], schedule.limits)
     check_family(schedule.prompt_family)
     check_options(schedule.validation_engine, schedule.validation_engine_options)
     for source in (schedule.problems, schedule.validation_problems, *schedule.decontaminate):
         assert set(split_source(source)) <= set(HUB_SETS), source
     assert set(split_source(schedule.validation_problems)) <= set(split_source("+".join(schedule.decontaminate)))
-    whole = {"per_device_train_batch_size": plan.prompts * values["num_generations"], "use_cpu": True}
+    whole = {"per_device_train_batch_size": batches.prompts * values["num_generations"], "use_cpu": True}
     for round_ in schedule.rounds:
         arguments = make_grpo_config(values | whole, config, round_, tmp_path)
         assert (arguments.max_completion_length, arguments.beta) == (round_.limit, values["beta"])
@@ -103,8 +103,8 @@ def test_the_control_differs_in_nothing_but_the_limit() -> None:
 @pytest.mark.parametrize("launch", ["single_gpu.yaml", "single_gpu_offload.yaml"])
 def test_one_gpu_takes_the_same_file_with_one_override(launch, tmp_path) -> None:
     _, values, file = resolve("r1_distill_qwen_1.5b", "--gradient_accumulation_steps", "512", launch=launch)
-    plan = batch_sizes(values, file.processes, launch)
-    assert (file.processes, plan.prompts, plan.steps_per_batch) == (1, 128, 1)
+    batches = batch_sizes(values, file.processes, launch)
+    assert (file.processes, batches.prompts, batches.steps_per_batch) == (1, 128, 1)
     shape = read_shape(str(write_config_folder(tmp_path / "model", "r1_distill_qwen_1.5b")))
     needed = total_bytes(peak(make_setting(shape, values, file, 4768, 79.0)))
     assert needed < 79 * 2**30

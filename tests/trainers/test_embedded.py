@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from secateur.tasks.arithmetic import make_problems
-from secateur.tasks.arithmetic_traces import DECISION_WORDS, make_trace
+from secateur.tasks.answers.extraction import extract_answer
+from secateur.tasks.arithmetic import DECISION_WORDS, make_problems, make_trace
 from trainers.pretraining.batches import bucket_batches, encode_example, render_prompt
-from trainers.pretraining.evaluation import boxed_answer, sample_completions, summarise
+from trainers.pretraining.evaluation import sample_completions, summarise
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "trainers" / "embedded_model"
@@ -106,7 +106,7 @@ def test_batches_hold_every_example_once_within_the_token_budget():
     ],
 )
 def test_the_answer_is_the_last_box_after_the_thinking(text, answer):
-    assert boxed_answer(text) == answer
+    assert extract_answer(text, thinking=True) == answer
 
 
 def test_the_shipped_model_solves_held_out_problems(model):

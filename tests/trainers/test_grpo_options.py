@@ -73,10 +73,10 @@ def test_a_round_has_exactly_the_prompts_that_its_steps_use(per_device, processe
         "num_iterations": iterations,
         "save_steps": iterations,
     }
-    plan = batch_sizes(values, processes, "test.yaml")
-    assert plan.prompts == per_device * processes * accumulation
+    sizes = batch_sizes(values, processes, "test.yaml")
+    assert sizes.prompts == per_device * processes * accumulation
     batches = -(-steps // iterations)  # each generation batch serves `iterations` optimiser steps
-    assert plan.rows(steps) == plan.prompts * batches
+    assert sizes.rows(steps) == sizes.prompts * batches
 
 
 def test_what_matters_to_the_method_reaches_trl() -> None:
@@ -121,8 +121,8 @@ def test_epochs_rounds_and_seeds_have_orders_of_their_own() -> None:
 def test_the_demo_configs_are_right(repository, monkeypatch, name) -> None:
     monkeypatch.chdir(repository)
     config = read_run_config(["--config", f"configs/demo/{name}.yaml"])
-    plan = batch_sizes(trainer_values(config), 2, name)
-    assert (plan.steps_per_batch, plan.prompts) == (1, 12)
+    sizes = batch_sizes(trainer_values(config), 2, name)
+    assert (sizes.steps_per_batch, sizes.prompts) == (1, 12)
 
 
 def test_the_control_differs_in_nothing_but_the_limit(repository, monkeypatch) -> None:

@@ -130,13 +130,13 @@ def test_an_error_of_all_processes_is_shown_once(monkeypatch, capsys) -> None:
     def ended_by_launcher(seconds: float) -> None:
         raise SystemExit(143)
 
-    monkeypatch.setattr("secateur.runtime.errors.time.sleep", ended_by_launcher)
+    monkeypatch.setattr("secateur.runtime.process.time.sleep", ended_by_launcher)
     assert [run_as(rank, InputError("key 'a': no"), monkeypatch) for rank in (0, 1)] == [2, 143]
     assert capsys.readouterr().err == "error: key 'a': no\n"
 
 
 def test_an_error_of_one_process_alone_is_shown_with_its_number(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("secateur.runtime.errors._ALONE_AFTER_S", 0.0)
+    monkeypatch.setattr("secateur.runtime.process._ALONE_AFTER_S", 0.0)
     assert run_as(1, InputError("GPU 1 is missing"), monkeypatch) == 2
     assert capsys.readouterr().err == "error (process 2 of 2): GPU 1 is missing\n"
 
@@ -170,7 +170,7 @@ WRITERS = {
 def test_every_library_that_runs_out_of_space_is_understood(tmp_path, writer) -> None:
     limit = 100 if writer == "torch, small" else 1_000_000
     code = (
-        "import resource, sys; from secateur.runtime.errors import is_no_space\n"
+        "import resource, sys; from secateur.runtime.process import is_no_space\n"
         f"path = {str(tmp_path / 'file')!r}\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         f"try:\n    {WRITERS[writer]}\n"

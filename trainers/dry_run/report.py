@@ -38,7 +38,7 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
     config, data, schedule = job.config, job.data, job.config.schedule
     validation = load_problems(schedule.validation_problems, schedule.validation_count, schedule.seed)
     samples = len(validation) * schedule.validation_samples
-    rounds = plan_rounds(schedule.rounds, job.plan, job.values, len(data.problems), samples)
+    rounds = plan_rounds(schedule.rounds, job.batches, job.values, len(data.problems), samples)
     tokens = schedule.max_prompt_tokens + max(schedule.limits)
     setting = make_setting(shape, job.values, launch, tokens, schedule.gpu_memory_gib)
     say(f"[bold]dry run of {escape(config.where)}[/bold]: nothing is loaded, trained or written")
@@ -51,7 +51,7 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
 
 
 def _run_table(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> Table:
-    schedule, values, batches = job.config.schedule, job.values, job.plan
+    schedule, values, batches = job.config.schedule, job.values, job.batches
     generations, rows = values["num_generations"], values["per_device_train_batch_size"]
     accumulation, steps = values["gradient_accumulation_steps"], batches.steps_per_batch
     prompts = f"{batches.prompts} prompts × {generations} = {batches.prompts * generations} completions"

@@ -1,12 +1,13 @@
 """What a run will do, in numbers: steps, prompts, epochs, tokens, checkpoints and their size, samples to validate."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from schedules.rounds import Round
 from secateur.engines.memory import GIB, ModelShape, total_bytes
+from secateur.runtime.files import JSON
 from secateur.runtime.launch_file import LaunchFile
 from trainers.dry_run.memory import Precision, Setting, peak
 
@@ -32,7 +33,7 @@ class RoundPlan:
 
 
 def plan_rounds(
-    rounds: Sequence[Round], batches: "BatchSizes", values: dict[str, Any], problems: int, samples_per_model: int
+    rounds: Sequence[Round], batches: "BatchSizes", values: Mapping[str, JSON], problems: int, samples_per_model: int
 ) -> list[RoundPlan]:
     """The start model is sampled before the choice of round 1; later rounds know its figures."""
     plans = []
@@ -48,7 +49,7 @@ def plan_rounds(
     return plans
 
 
-def precision_of(values: dict[str, Any], launch: LaunchFile) -> Precision:
+def precision_of(values: Mapping[str, JSON], launch: LaunchFile) -> Precision:
     """TRL computes in bf16 unless told otherwise; only DeepSpeed keeps 32-bit weights beside 16-bit ones."""
     sixteen = values.get("bf16", not values.get("fp16")) or bool(values.get("fp16"))
     if not sixteen:
@@ -60,7 +61,7 @@ def precision_of(values: dict[str, Any], launch: LaunchFile) -> Precision:
 
 
 def make_setting(
-    shape: ModelShape, values: dict[str, Any], launch: LaunchFile, tokens: int, gpu_gib: float
+    shape: ModelShape, values: Mapping[str, JSON], launch: LaunchFile, tokens: int, gpu_gib: float
 ) -> Setting:
     rows = values["per_device_train_batch_size"]
     passes = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
@@ -91,7 +92,7 @@ def make_setting(
 
 def remedies(setting: Setting) -> list[tuple[str, float]]:
     """What could be changed, and the peak [bytes] after each change alone; those that help, best first."""
-    changes: list[tuple[str, dict[str, Any]]] = []
+    changes: list[tuple[str, dict[str, object]]] = []
     if setting.sampler == "colocate" and not setting.sleep:
         changes.append(("vllm_enable_sleep_mode: true", {"sleep": True}))
     if setting.sampler == "transformers":

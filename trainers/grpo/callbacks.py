@@ -2,16 +2,14 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from schedules.rounds import Round
 from secateur.runtime.console import MetricLog, ProgressReporter, progress
-from secateur.runtime.files import write_json
 from secateur.runtime.ranks import current_ranks
-from trainers.grpo.checkpoints import ENGINE_RECORD, drop_what_is_superseded, mark_complete
+from trainers.grpo.checkpoints import TrainedBy, drop_what_is_superseded, mark_complete, write_trained_by
 
 
 class RoundLog(TrainerCallback):
@@ -22,7 +20,9 @@ class RoundLog(TrainerCallback):
         self._stack = contextlib.ExitStack()
         self._progress: ProgressReporter | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         title = f"round {self.round.name}"
         self._progress = self._stack.enter_context(progress(title, self.round.max_steps))
         if state.global_step:
@@ -34,7 +34,7 @@ class RoundLog(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         if not logs or "reward" not in logs:  # the summary at the end of training
             return
@@ -46,30 +46,32 @@ class RoundLog(TrainerCallback):
             )
             self._progress.advance(state.global_step - self._progress.done, note)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         self._stack.close()
 
 
-class EngineRecord(TrainerCallback):
-    """Writes `engine.json`: what wraps the model in fact, and how many processes take part. A launcher that is
-    configured wrongly trains as well, on one process or without sharding."""
+class EngineNote(TrainerCallback):
+    """Writes `engine.json` when training begins: what wraps the model, and how many processes take part."""
 
     def __init__(self, trainer: Trainer, round_folder: Path) -> None:
-        self.trainer, self.path = trainer, round_folder / ENGINE_RECORD
+        self.trainer, self.folder = trainer, round_folder
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         if current_ranks().is_main:
-            write_json(self.path, describe_engine(self.trainer))
+            write_trained_by(self.folder, describe_engine(self.trainer))
 
 
-def describe_engine(trainer: Trainer) -> dict[str, Any]:
-    """`engine` (class that wraps the model), `world_size` [processes], `zero_stage` (0 without DeepSpeed)."""
+def describe_engine(trainer: Trainer) -> TrainedBy:
     plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
-    return {
-        "engine": type(trainer.model_wrapped).__name__,
-        "world_size": trainer.accelerator.num_processes,
-        "zero_stage": plugin.zero_stage if plugin else 0,
-    }
+    return TrainedBy(
+        engine=type(trainer.model_wrapped).__name__,
+        world_size=trainer.accelerator.num_processes,
+        zero_stage=plugin.zero_stage if plugin else 0,
+    )
 
 
 class CompletionMarker(TrainerCallback):
@@ -78,7 +80,7 @@ class CompletionMarker(TrainerCallback):
     def __init__(self, round_: Round) -> None:
         self.round = round_
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         if not current_ranks().is_main:

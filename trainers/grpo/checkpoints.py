@@ -7,6 +7,7 @@ all ranks have finished, and lists every file with its size and fingerprint (see
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
@@ -16,19 +17,25 @@ from rich.markup import escape
 from schedules.export import drop_training_state, finish_removals, remove_folder
 from schedules.integrity import (
     MARKER,
+    Marker,
     broken_structure,
     damage,
     fingerprint,
     read_marker,
     saved_checkpoints,
     step_of,
+    write_marker,
 )
 from schedules.rounds import Round
-from schedules.state import candidate_steps
+from schedules.state import TRAINING, candidate_steps
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, read_jsonl, repair_torn_tail, write_json, write_text
+from secateur.runtime.files import read_jsonl, repair_torn_tail, write_text
 from secateur.runtime.ranks import current_ranks
+from secateur.runtime.records import read_record, write_record
+
+ENGINE = "engine.json"
+RECORD_FORMAT = 1
 
 
 def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = True) -> None:
@@ -47,18 +54,16 @@ def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = Tru
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         _flush_to_disk(path)
     names = {path.relative_to(folder).as_posix(): path for path in files}
-    write_json(
-        folder / MARKER,
-        {
-            "step": step_of(folder),
-            "world_size": world_size,
-            "limit": limit,
-            "resumable": True,
-            "regular": regular,
-            "files": {name: path.stat().st_size for name, path in names.items()},
-            "fingerprints": {name: fingerprint(path) for name, path in names.items()},
-        },
+    marker = Marker(
+        step=step_of(folder),
+        world_size=world_size,
+        limit=limit,
+        resumable=True,
+        regular=regular,
+        files={name: path.stat().st_size for name, path in names.items()},
+        fingerprints={name: fingerprint(path) for name, path in names.items()},
     )
+    write_marker(folder, marker)
 
 
 def _expected_files(folder: Path, world_size: int) -> list[str]:
@@ -103,12 +108,12 @@ def checkpoint_to_resume(round_folder: Path, world_size: int) -> Path | None:
         if damage(folder):
             continue
         marker = read_marker(folder)
-        if not marker["resumable"]:
+        if not marker.resumable:
             continue
-        if marker["world_size"] != world_size:
+        if marker.world_size != world_size:
             raise InputError(
-                f"{folder} was saved by {marker['world_size']} processes and this launch has {world_size}; launch "
-                f"with num_processes {marker['world_size']}, or delete {round_folder} to train the round afresh"
+                f"{folder} was saved by {marker.world_size} processes and this launch has {world_size}; launch "
+                f"with num_processes {marker.world_size}, or delete {round_folder} to train the round afresh"
             )
         return folder
     return None
@@ -132,14 +137,11 @@ def drop_what_is_superseded(round_folder: Path, keep: int = 2) -> None:
     finish_removals(round_folder)
     whole = [folder for folder in saved_checkpoints(round_folder) if damage(folder) is None]
     for folder in whole[:-1]:
-        if not read_marker(folder)["regular"]:
+        if not read_marker(folder).regular:
             remove_folder(folder)
     regular = [folder for folder in whole if folder.is_dir()]
     for folder in regular[:-keep]:
         drop_training_state(folder)
-
-
-ENGINE_RECORD = "engine.json"
 
 
 def prepare_resume(round_folder: Path, world_size: int) -> Path | None:
@@ -176,9 +178,32 @@ def cut_log_after(path: Path, step: int) -> None:
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
+@dataclass(frozen=True)
+class TrainedBy:
+    """What trained a round in fact, its engine.json: `engine`, the class that wraps the model, `world_size`
+    processes, `zero_stage` (0 without DeepSpeed). A launcher that is configured wrongly trains as well, on one
+    process or without sharding."""
+
+    engine: str
+    world_size: int
+    zero_stage: int
+
+
+@dataclass(frozen=True)
+class TrainingRecord(TrainedBy):
+    """A round that is trained, its training.json: its `steps`, and the steps of its candidates, `checkpoints`."""
+
+    steps: int
+    checkpoints: tuple[int, ...]
+
+
+def write_trained_by(round_folder: Path, record: TrainedBy) -> None:
+    write_record(round_folder / ENGINE, record, RECORD_FORMAT)
+
+
 def record_training(round_folder: Path, round_: Round) -> None:
-    """Write `training.json`, which says that the round is trained: its steps, its candidates, and what trained it
-    (`engine`, `world_size`, `zero_stage`)."""
-    steps = {"steps": round_.max_steps, "checkpoints": candidate_steps(round_folder, round_)}
-    engine = round_folder / ENGINE_RECORD  # missing where an older version has trained
-    write_json(round_folder / "training.json", steps | (read_json(engine) if engine.is_file() else {}))
+    """Write `training.json`, which says that the round is trained."""
+    by = read_record(round_folder / ENGINE, TrainedBy, RECORD_FORMAT, f"delete {round_folder} to train it afresh")
+    checkpoints = tuple(candidate_steps(round_folder, round_))
+    record = TrainingRecord(**vars(by), steps=round_.max_steps, checkpoints=checkpoints)
+    write_record(round_folder / TRAINING, record, RECORD_FORMAT)

@@ -7,12 +7,13 @@ one epoch over a dataset that holds every prompt of the round in order.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rewards.registry import make_options, needs_target
+from rewards.completion import TargetOptions
+from rewards.registry import find_reward, make_options
 from schedules.config import ScheduleConfig
+from schedules.records import DataRecord
 from schedules.rounds import Round
 from secateur.runtime.errors import InputError
 from secateur.tasks.decontaminate import Overlap, find_overlaps
@@ -20,6 +21,9 @@ from secateur.tasks.hub_sets import HUB_SETS
 from secateur.tasks.prompts import Messages, encode_prompt, training_messages
 from secateur.tasks.records import Problem
 from secateur.tasks.sources import Unreadable, load_training_set, read_source, split_source
+
+Row = dict[str, Messages | str | int]
+"""An entry of the dataset that TRL trains on."""
 
 
 @dataclass(frozen=True)
@@ -31,25 +35,21 @@ class TooLong:
 
 
 @dataclass(frozen=True)
-class DataReport:
-    """What became of the training problems, in the order of the filters; `dataclasses.asdict` of it is JSON.
+class DataReport(DataRecord):
+    """What became of the training problems, in the order of the filters: data.json of the run.
 
-    loaded, kept: numbers of problems. origins: repository and revision of each published set that was read.
     unreadable: no completion could be right (published sets only; in an own file they are an error).
     evaluation: number of problems of each set that the training problems were compared with.
     exact, near: problems that are in one of those sets, and where. too_long: prompts over `max_prompt_tokens`.
     """
 
     problems: str
-    origins: dict[str, str]
-    loaded: int
     unreadable: list[Unreadable]
     evaluation: dict[str, int]
     exact: list[Overlap]
     near: list[Overlap]
     max_prompt_tokens: int
     too_long: list[TooLong]
-    kept: int
 
     def summary(self) -> str:
         """One line for the console."""
@@ -115,7 +115,7 @@ def _prompt_lengths(
 ) -> list[TooLong]:
     """The length of each prompt [tokens] in the round with the longest numbers in its sentences, the first."""
     limit = schedule.limits[0]
-    target = limit if needs_target(schedule.reward) else None
+    target = None if find_reward(schedule.reward).target is None else limit
     prompts = (_messages(problem, schedule, limit, target) for problem in problems)
     return [
         TooLong(problem.id, len(encode_prompt(tokenizer, prompt)))
@@ -156,9 +156,7 @@ def prompt_order(problems: int, rows: int, seed: int, round_index: int) -> list[
     return order[:rows]
 
 
-def round_rows(
-    problems: Sequence[Problem], schedule: ScheduleConfig, round_: Round, rows: int
-) -> list[dict[str, Any]]:
+def round_rows(problems: Sequence[Problem], schedule: ScheduleConfig, round_: Round, rows: int) -> list[Row]:
     """The dataset of a round, one entry per prompt in training order.
 
     `prompt` (chat), `gold`, `problem_id`, `row` (its number: the group id of its completions), and `target_tokens`
@@ -176,14 +174,16 @@ def round_rows(
 
 
 def _messages(problem: Problem, schedule: ScheduleConfig, limit: int, target: int | None) -> Messages:
-    at_most = schedule.reward == "l1_max"
+    at_most = find_reward(schedule.reward).target == "at_most"
     return training_messages(problem.problem, schedule.prompt_family, limit, target, at_most)
 
 
 def _target_tokens(schedule: ScheduleConfig, round_: Round, rows: int) -> list[int | None]:
     """L1's targets (arXiv 2503.04697): uniform from `target_min` to the limit [tokens], one per row from its seed."""
-    if not needs_target(schedule.reward):
+    if find_reward(schedule.reward).target is None:
         return [None] * rows
-    lowest = make_options(schedule.reward, schedule.reward_options).target_min
+    options = make_options(schedule.reward, schedule.reward_options)
+    assert isinstance(options, TargetOptions), "the options of a reward with a target say how it is drawn"
+    lowest = options.target_min
     seeds = (f"{schedule.seed}|{round_.index}|{row}|target" for row in range(rows))
     return [random.Random(seed).randint(lowest, round_.limit) for seed in seeds]

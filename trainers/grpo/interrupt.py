@@ -9,7 +9,6 @@ takes no generation.
 import signal
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -40,13 +39,13 @@ class CleanStop(TrainerCallback):
         self.why = Why.GO_ON
         self._signalled = False
 
-    def on_train_begin(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: object) -> None:
         signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, signum: int, _: object) -> None:
         self._signalled = True
 
-    def on_step_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: object) -> None:
         why = agree(self._here(), args.device)
         if why != Why.GO_ON and between_generations(state.global_step, args) and state.global_step < args.max_steps:
             self.why = why
@@ -57,7 +56,7 @@ class CleanStop(TrainerCallback):
             return Why.SIGTERM
         return Why.ASKED if stop_requested(self.run_folder) else Why.GO_ON
 
-    def on_train_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if self.why == Why.GO_ON else signal.SIG_IGN)
 
     def leave(self, step: int) -> None:

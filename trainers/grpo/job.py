@@ -28,7 +28,7 @@ class RoundJob:
         schedule = config.schedule
         self.config = config
         self.values = trainer_values(config)
-        self.plan: BatchSizes = batch_sizes(self.values, processes, config.where)
+        self.batches: BatchSizes = batch_sizes(self.values, processes, config.where)
         check_reward(schedule.reward, schedule.reward_options, self.values["num_generations"], schedule.limits)
         check_family(schedule.prompt_family)
         check_options(schedule.validation_engine, schedule.validation_engine_options)
@@ -44,7 +44,7 @@ class RoundJob:
 
     def check_arguments(self) -> None:
         """What TRL itself refuses, asked as one process with the whole batch, so that its batch rules hold too."""
-        batch = self.plan.prompts * self.values["num_generations"]
+        batch = self.batches.prompts * self.values["num_generations"]
         whole = {"per_device_train_batch_size": batch, "generation_batch_size": None, "steps_per_generation": None}
         if not torch.accelerator.is_available():  # a plan may be made where no GPU is
             whole["use_cpu"] = True

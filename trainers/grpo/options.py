@@ -4,9 +4,9 @@ All of it is checked before a model is loaded; the messages name the key.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trl import GRPOConfig
 
@@ -14,6 +14,7 @@ from schedules.config import RunConfig, ScheduleConfig
 from schedules.rounds import Round
 from secateur.runtime.config import check_types, reject_unknown
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 
 # Keys of GRPOConfig that the schedule sets; the reason is shown to a user who gives one.
 _SEQUENCE = "a resume must see the prompts in their order"
@@ -42,7 +43,7 @@ OWNED = {
     "hub_always_push": "push_to_hub uploads 'final' once, at the end",
 }
 # TRL's defaults that matter to the method, and the paper's settings, pinned against a change of versions.
-PINNED: dict[str, Any] = {
+PINNED: dict[str, JSON] = {
     "learning_rate": 1e-6,
     # As in the paper's scripts.
     "lr_scheduler_type": "constant",
@@ -90,7 +91,7 @@ class BatchSizes:
         return self.prompts * -int(-max_steps // self.steps_per_batch)
 
 
-def trainer_values(config: RunConfig) -> dict[str, Any]:
+def trainer_values(config: RunConfig) -> dict[str, JSON]:
     """TRL's keys with their types checked, over our pinned defaults. Raises `InputError` naming the key."""
     known = {field.name for field in dataclasses.fields(GRPOConfig) if field.init}
     for key in config.trainer:
@@ -100,11 +101,11 @@ def trainer_values(config: RunConfig) -> dict[str, Any]:
     reject_unknown(list(config.trainer), sorted((known - OWNED.keys()) | ours), config.where)
     values = PINNED | check_types(GRPOConfig, config.trainer, config.where)
     if values.get("use_vllm"):
-        _plan_vllm_length(config, values)
+        _fit_vllm_length(config, values)
     return values
 
 
-def _plan_vllm_length(config: RunConfig, values: dict[str, Any]) -> None:
+def _fit_vllm_length(config: RunConfig, values: dict[str, JSON]) -> None:
     """vLLM cuts a completion earlier than the limit when prompt and completion do not fit its model length."""
     needed = config.schedule.max_prompt_tokens + max(config.schedule.limits)
     if values.get("vllm_max_model_length") is None:
@@ -117,7 +118,7 @@ def _plan_vllm_length(config: RunConfig, values: dict[str, Any]) -> None:
         )
 
 
-def batch_sizes(values: dict[str, Any], processes: int, where: str) -> BatchSizes:
+def batch_sizes(values: Mapping[str, JSON], processes: int, where: str) -> BatchSizes:
     """How completions are batched over `processes`.
 
     Raises `InputError` where groups would be torn apart, or where a checkpoint would fall between the optimiser
@@ -150,7 +151,7 @@ def batch_sizes(values: dict[str, Any], processes: int, where: str) -> BatchSize
     return BatchSizes(batch // generations, block / accumulation)
 
 
-def make_grpo_config(values: dict[str, Any], config: RunConfig, round_: Round, folder: Path) -> GRPOConfig:
+def make_grpo_config(values: Mapping[str, JSON], config: RunConfig, round_: Round, folder: Path) -> GRPOConfig:
     """The arguments of one round. Raises `InputError` for a combination that TRL refuses."""
     owned = {
         "output_dir": str(folder),

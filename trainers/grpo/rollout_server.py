@@ -11,14 +11,16 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -29,17 +31,17 @@ POLL_S = 20.0
 PATIENCE_S = 300.0  # TRL itself gives up a refused connection after about a minute
 
 
-def uses_server(values: dict[str, Any]) -> bool:
+def uses_server(values: Mapping[str, JSON]) -> bool:
     return bool(values.get("use_vllm")) and values.get("vllm_mode") == "server"
 
 
-def base_url(values: dict[str, Any]) -> str:
+def base_url(values: Mapping[str, JSON]) -> str:
     """Where TRL looks for the server."""
     url = values.get("vllm_server_base_url")
     return url or f"http://{values.get('vllm_server_host', '0.0.0.0')}:{values.get('vllm_server_port', 8000)}"
 
 
-def serve_command(values: dict[str, Any], model: str) -> str:
+def serve_command(values: Mapping[str, JSON], model: str) -> str:
     """The command that starts a server which passes `check_rollout_server`."""
     options = ["--host", "0.0.0.0", "--port", str(httpx.URL(base_url(values)).port or 80)]
     options += ["--max-model-len", str(values["vllm_max_model_length"]), "--logprobs-mode", LOGPROBS_MODE]
@@ -47,7 +49,7 @@ def serve_command(values: dict[str, Any], model: str) -> str:
     return f"VLLM_SERVER_DEV_MODE=1 {shlex.join(['vllm', 'serve', model, *options])}"
 
 
-def check_rollout_server(values: dict[str, Any], model: str) -> None:
+def check_rollout_server(values: Mapping[str, JSON], model: str) -> None:
     """Check that the server of TRL's `values` answers and can do what GRPO asks of it; nothing without server mode.
 
     `model` is what it must serve (folder or Hub name); `vllm_max_model_length` [tokens] must be in `values`. To be
@@ -61,11 +63,21 @@ def check_rollout_server(values: dict[str, Any], model: str) -> None:
     _check_group_port(int(values.get("vllm_group_port", 51216)))
     url, remedy = base_url(values), f"start it with: {serve_command(values, model)}"
     _wait_until_up(url, float(values.get("vllm_server_timeout", 240.0)), remedy)
-    _check_settings(values, model, *_read_settings(url, remedy), remedy)
+    _check_settings(values, model, _read_settings(url, remedy), remedy)
 
 
-def _read_settings(url: str, remedy: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What the server says of its model, and of the way weights come to it (None: there is none)."""
+@dataclass(frozen=True)
+class _Served:
+    """What a server says of itself: its `model`, the tokens that it takes of prompt and completion, what its log
+    probabilities are of, and the way weights come to it (None: there is none)."""
+
+    model: str
+    max_model_len: int
+    logprobs_mode: str
+    weight_transfer: str | None
+
+
+def _read_settings(url: str, remedy: str) -> _Served:
     response = _get(f"{url}/server_info?config_format=json", remedy)
     if response.status_code != 200:
         raise InputError(
@@ -74,13 +86,14 @@ def _read_settings(url: str, remedy: str) -> tuple[dict[str, Any], dict[str, Any
         )
     try:
         settings = response.json()["vllm_config"]
-        served = {key: settings["model_config"][key] for key in ("model", "max_model_len", "logprobs_mode")}
-        return served, settings["weight_transfer_config"]
+        served, transfer = settings["model_config"], settings["weight_transfer_config"]
+        backend = None if transfer is None else str(transfer["backend"])
+        return _Served(served["model"], int(served["max_model_len"]), served["logprobs_mode"], backend)
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{url}: its /server_info is not that of a vLLM server TRL 1.16 knows; {remedy}") from None
 
 
-def _check_device(values: dict[str, Any]) -> None:
+def _check_device(values: Mapping[str, JSON]) -> None:
     if values.get("use_cpu"):
         raise InputError(
             "key 'vllm_mode' has the value 'server' beside use_cpu: true; the weights reach a server from GPU to GPU "
@@ -146,23 +159,21 @@ def _wait_until_up(url: str, timeout_s: float, remedy: str) -> None:
         time.sleep(min(RETRY_S, max(0.0, end - time.monotonic())))
 
 
-def _check_settings(
-    values: dict[str, Any], model: str, served: dict[str, Any], transfer: dict[str, Any] | None, remedy: str
-) -> None:
-    url, needed = base_url(values), values["vllm_max_model_length"]
-    if transfer is None or transfer["backend"] != "nccl":
-        found = "no way to take weights" if transfer is None else f"the weight transfer {transfer['backend']!r}"
+def _check_settings(values: Mapping[str, JSON], model: str, served: _Served, remedy: str) -> None:
+    url, needed, transfer = base_url(values), values["vllm_max_model_length"], served.weight_transfer
+    if transfer != "nccl":
+        found = "no way to take weights" if transfer is None else f"the weight transfer {transfer!r}"
         raise InputError(f"{url}: the vLLM server has {found}, TRL sends them by nccl; {remedy}")
-    if not _same_model(model, served["model"]):
-        raise InputError(f"{url}: the vLLM server serves {served['model']!r}, the run trains {model!r}; {remedy}")
-    if int(served["max_model_len"]) < int(needed):
+    if not _same_model(model, served.model):
+        raise InputError(f"{url}: the vLLM server serves {served.model!r}, the run trains {model!r}; {remedy}")
+    if served.max_model_len < int(needed):
         raise InputError(
-            f"{url}: the vLLM server takes {served['max_model_len']} tokens of prompt and completion, the longest "
+            f"{url}: the vLLM server takes {served.max_model_len} tokens of prompt and completion, the longest "
             f"prompt and the largest limit need {needed}; {remedy}"
         )
-    if values.get("vllm_importance_sampling_correction", True) and served["logprobs_mode"] != LOGPROBS_MODE:
+    if values.get("vllm_importance_sampling_correction", True) and served.logprobs_mode != LOGPROBS_MODE:
         raise InputError(
-            f"{url}: the vLLM server runs with --logprobs-mode {served['logprobs_mode']!r}, so its log probabilities "
+            f"{url}: the vLLM server runs with --logprobs-mode {served.logprobs_mode!r}, so its log probabilities "
             f"are not those of the sampled tokens and the importance ratios would be wrong; {remedy}"
         )
 
@@ -198,7 +209,7 @@ def explain_dead_server(arguments: "GRPOConfig") -> Iterator[None]:
         done.set()
 
 
-def _watch(values: dict[str, Any], done: threading.Event) -> None:
+def _watch(values: Mapping[str, JSON], done: threading.Event) -> None:
     heard = time.monotonic()
     while not done.wait(POLL_S):
         if _is_up(base_url(values)):
@@ -215,7 +226,7 @@ def _is_up(url: str) -> bool:
         return False
 
 
-def _obituary(values: dict[str, Any], reason: str) -> str:
+def _obituary(values: Mapping[str, JSON], reason: str) -> str:
     return (
         f"error: the vLLM server at {base_url(values)} no longer answers ({reason}); start it anew (a server whose "
         "trainer was ended must be started anew as well) and give the same command again: the run goes on from its "

@@ -11,8 +11,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from secateur.tasks.arithmetic import iter_problems
-from secateur.tasks.arithmetic_traces import DECISION_WORDS, make_trace
+from secateur.tasks.arithmetic import DECISION_WORDS, iter_problems, make_trace
 from secateur.tasks.records import Problem
 
 TURN_START, TURN_END, PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"  # TURN_END is the end-of-sequence token

@@ -1,6 +1,5 @@
 """Sampled evaluation of the embedded model on held-out problems."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,10 +7,9 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.records import Problem
 from trainers.pretraining.batches import render_prompt
-
-_ANSWER = re.compile(r"</think>.*\\boxed\{([^{}]*)\}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -37,17 +35,11 @@ class Figures:
     truncated_share: float  # fraction (0-1) of samples that hit the cap
 
 
-def boxed_answer(text: str) -> str | None:
-    """Content of the last box after the thinking, None if there is none."""
-    match = _ANSWER.search(text)
-    return match[1] if match else None
-
-
 def _as_sample(tokenizer: PreTrainedTokenizerFast, ids: list[int], gold: str) -> Sample:
     finished = tokenizer.eos_token_id in ids
     kept = ids[: ids.index(tokenizer.eos_token_id) + 1] if finished else ids
     text = tokenizer.decode(kept, skip_special_tokens=True)
-    answer = boxed_answer(text)
+    answer = extract_answer(text, thinking=True)
     return Sample(kept, text, answer, finished and answer == gold, not finished)
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secateur.runtime.files import write_text
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE
 from trainers.sweep.record import FIGURES, Effect, Sweep, SweepFigure, SweepRow
 
 WIDTH = 112

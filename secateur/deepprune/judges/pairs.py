@@ -15,7 +15,8 @@ import numpy as np
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace
 from secateur.runtime.errors import InputError
-from secateur.tasks.answers.equality import extract_answer, group_answers
+from secateur.tasks.answers.equality import group_answers
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.records import Trace
 
 if TYPE_CHECKING:

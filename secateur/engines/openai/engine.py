@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from secateur.engines.base import Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer, TextStream
@@ -23,6 +23,7 @@ from secateur.engines.openai.checks import ABORT_CHECKS, check_abort, find_conte
 from secateur.engines.openai.protocol import Chunk, Dialect, Request
 from secateur.engines.openai.streams import Patience, Streams, check_url
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,7 +76,7 @@ class OpenAIEngine:
         parameters: int | None = None,
         read_timeout_s: float = 600.0,
         max_retries: int = 3,
-        extra_body: Mapping[str, Any] | None = None,
+        extra_body: Mapping[str, JSON] | None = None,
     ) -> None:
         if capture_layers:
             _no_states()

@@ -8,9 +8,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from secateur.engines.base import EngineError, SamplingSpec
+from secateur.runtime.files import JSON
 
 _SEEDS = 2**31  # some servers read a seed as a signed 32-bit number
 
@@ -76,10 +76,10 @@ class Request:
         self.received, self.new_ids, self.new_text, self.opened = 0, [], [], False
         self.retries += 1
 
-    def body(self, model: str, dialect: Dialect, extra: Mapping[str, Any]) -> dict[str, Any]:
+    def body(self, model: str, dialect: Dialect, extra: Mapping[str, JSON]) -> dict[str, JSON]:
         """The JSON of the request; the seed is another one for each phase and retry, or the numbers would repeat."""
         spec = self.spec
-        body: dict[str, Any] = {
+        body: dict[str, JSON] = {
             "model": model,
             "prompt": self.prompt_ids if dialect.ids else self.prompt_text,
             "max_tokens": self.budget,
@@ -95,10 +95,10 @@ class Request:
         return body | options(dialect) | dict(extra)
 
 
-def options(dialect: Dialect) -> dict[str, Any]:
+def options(dialect: Dialect) -> dict[str, JSON]:
     """The fields that every request to this server carries. Penalties and cut-offs that a model's generation config
     may set as the server's default are switched off by name: a spec says all there is to sampling."""
-    fields: dict[str, Any] = {"stream_options": {"include_usage": True}} if dialect.usage else {}
+    fields: dict[str, JSON] = {"stream_options": {"include_usage": True}} if dialect.usage else {}
     if dialect.ids:
         fields["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
         fields |= {"return_token_ids": True, "return_tokens_as_token_ids": True, "add_special_tokens": False}
@@ -131,13 +131,13 @@ def read_chunk(trace: int, payload: str, top_logprobs: int) -> Chunk:
     return chunk
 
 
-def _read_usage(chunk: Chunk, usage: Mapping[str, Any] | None) -> None:
+def _read_usage(chunk: Chunk, usage: Mapping[str, JSON] | None) -> None:
     if usage:
         chunk.computed = usage.get("completion_tokens")
         chunk.cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
 
 
-def confidences(logprobs: Mapping[str, Any] | None, count: int) -> tuple[float, ...]:
+def confidences(logprobs: Mapping[str, JSON] | None, count: int) -> tuple[float, ...]:
     """−mean of the `count` top log-probabilities of each token. Servers add the drawn token where it is not among
     them, so the smallest beyond `count` is left out."""
     values = []
@@ -147,7 +147,7 @@ def confidences(logprobs: Mapping[str, Any] | None, count: int) -> tuple[float, 
     return tuple(values)
 
 
-def error_text(record: Any) -> str:
+def error_text(record: JSON) -> str:
     """The message in an error answer, whatever its shape."""
     error = record.get("error", record) if isinstance(record, dict) else record
     return str(error.get("message", error) if isinstance(error, dict) else error)[:500]

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 
 from secateur.engines.base import EngineError
 from secateur.engines.openai.protocol import Chunk, Dialect, Request, error_text, read_chunk
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 
 T = TypeVar("T")
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504)  # answers after which trying again makes sense
@@ -47,7 +48,7 @@ class Streams:
         model: str,
         headers: Mapping[str, str],
         patience: Patience,
-        extra_body: Mapping[str, Any],
+        extra_body: Mapping[str, JSON],
         tokenize: Callable[[str, bool], tuple[int, ...]],
     ) -> None:
         self.inbox: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
@@ -84,7 +85,7 @@ class Streams:
         async with self._client() as client:
             return await client.get(url)
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[object, object, T]) -> T:
         """Run a coroutine in the loop and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
@@ -197,7 +198,7 @@ class Streams:
         request.new_text.append(chunk.text)
         request.received += len(chunk.token_ids)
 
-    async def lines(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+    async def lines(self, body: Mapping[str, JSON]) -> AsyncIterator[str]:
         """The `data:` lines of one completion. Raises `Broken` where trying again makes sense, else `EngineError`."""
         url = f"{self._url}/completions"
         async with self._client() as client, client.stream("POST", url, json=dict(body)) as response:

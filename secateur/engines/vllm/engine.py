@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from secateur.engines.base import EngineError, Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer, TextStream
@@ -28,7 +28,12 @@ from secateur.runtime.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from vllm import SamplingParams
+    from vllm import RequestOutput, SamplingParams
+    from vllm.logprobs import FlatLogprobs
+    from vllm.v1.request import Request
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(eq=False)
@@ -46,7 +51,7 @@ class VLLMTrace:
     status: Literal["running", "parked", "finished", "pruned"] = "parked"
     token_ids: list[int] = field(default_factory=list)
     phase: int = -1
-    request: Any = None
+    request: "Request | None" = None
     prefill_known: bool = False
     logs: list[tuple[str, int]] = field(default_factory=list)
 
@@ -90,7 +95,7 @@ def phase_seed(seed: int, phase: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def confidences_of(logprobs: Any, count: int) -> tuple[float, ...]:
+def confidences_of(logprobs: "FlatLogprobs | None", count: int) -> tuple[float, ...]:
     """Negative mean of the `count` best raw log-probabilities per token; vLLM lists the drawn token before them."""
     if not count:
         return ()
@@ -160,7 +165,7 @@ class VLLMEngine:
             seed=seed,
         )
         self._context = self._llm.model_config.max_model_len
-        self._requests: dict[str, Any] = self._llm.engine_core.engine_core.scheduler.requests
+        self._requests: dict[str, Request] = self._llm.engine_core.engine_core.scheduler.requests
         self._traces: list[VLLMTrace] = []
         self._running: dict[str, VLLMTrace] = {}
         self._failure: str | None = None
@@ -266,7 +271,7 @@ class VLLMEngine:
             trace.logs.append((internal, trace.fed))
         self._running[trace.request_name] = trace
 
-    def _deliver(self, trace: VLLMTrace, output: Any) -> Event:
+    def _deliver(self, trace: VLLMTrace, output: "RequestOutput") -> Event:
         (completion,) = output.outputs
         tokens = tuple(completion.token_ids)
         if completion.finish_reason not in (None, "stop", "length"):
@@ -314,7 +319,7 @@ class VLLMEngine:
         for trace in traces:
             trace.logs = []
 
-    def _call(self, function: Callable, *args: Any, **options: Any) -> Any:
+    def _call(self, function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
         """A call into vLLM; whatever it raises is the end of the engine."""
         self._check_alive()
         try:

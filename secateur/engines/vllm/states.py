@@ -7,7 +7,7 @@ pass to the host. Named to vLLM as `worker_cls`; written for vLLM 0.31 and its f
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
@@ -15,6 +15,11 @@ from vllm.model_executor.models.interfaces import supports_eagle3
 from vllm.platforms import current_platform
 
 from secateur.engines.vllm.setup import LAYERS_KEY, STATES_FROM
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.outputs import ModelRunnerOutput
+    from vllm.v1.worker.gpu_model_runner import ExecuteModelState
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
@@ -35,7 +40,7 @@ class _Log:
 class StatesWorker(PlatformWorker):
     """The platform's worker plus `take_states` and `drop_states`, called through `collective_rpc`."""
 
-    def load_model(self, *args: Any, **options: Any) -> Any:
+    def load_model(self, *args: object, **options: object) -> object:
         result = super().load_model(*args, **options)
         self._layers: tuple[int, ...] = tuple(self.vllm_config.additional_config[LAYERS_KEY])
         self._logs: dict[str, _Log] = {}
@@ -55,7 +60,7 @@ class StatesWorker(PlatformWorker):
         self._inner = inner
         return result
 
-    def execute_model(self, scheduler_output: Any) -> Any:
+    def execute_model(self, scheduler_output: "SchedulerOutput") -> "ModelRunnerOutput | None":
         """One forward pass; its states are copied before anything can overwrite them."""
         output = super().execute_model(scheduler_output)
         state = self.model_runner.execute_model_state
@@ -87,13 +92,13 @@ class StatesWorker(PlatformWorker):
             self._unwanted.add(request)
         return log
 
-    def _open_logs(self, scheduler_output: Any) -> None:
+    def _open_logs(self, scheduler_output: "SchedulerOutput") -> None:
         for request in scheduler_output.scheduled_new_reqs:
             wanted = (request.sampling_params.extra_args or {}).get(STATES_FROM)
             if wanted is not None and request.req_id not in self._unwanted:
                 self._logs[request.req_id] = _Log(wanted)
 
-    def _record(self, scheduled: dict[str, int], state: Any) -> None:
+    def _record(self, scheduled: dict[str, int], state: "ExecuteModelState") -> None:
         batch = self.model_runner.input_batch
         computed = batch.num_computed_tokens_cpu
         rows: list[int] = []
@@ -111,12 +116,12 @@ class StatesWorker(PlatformWorker):
         if rows:
             self._append(owners, self._select(rows, state))
 
-    def _select(self, rows: list[int], state: Any) -> torch.Tensor:
+    def _select(self, rows: list[int], state: "ExecuteModelState") -> torch.Tensor:
         """The chosen rows of a forward pass, fp16 [rows, layers, hidden] on the host."""
         by_layer = dict(zip(self._inner, state.aux_hidden_states or (), strict=True))
         by_layer[self._last] = state.hidden_states  # the output of the model is after the final norm
         if rows[-1] - rows[0] + 1 == len(rows):
-            chosen: Any = slice(rows[0], rows[-1] + 1)
+            chosen: slice | torch.Tensor = slice(rows[0], rows[-1] + 1)
         else:
             chosen = torch.tensor(rows, device=state.hidden_states.device)
         stacked = torch.stack([by_layer[layer][chosen] for layer in self._layers], dim=1)

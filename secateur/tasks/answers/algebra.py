@@ -6,7 +6,6 @@ import hashlib
 import math
 import re
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import sympy
 from latex2sympy2_extended import latex2sympy
@@ -16,9 +15,6 @@ from secateur.tasks.answers.numbers import number_key
 from secateur.tasks.answers.record import Algebra, Reading, Unreadable
 from secateur.tasks.answers.text import matching
 
-if TYPE_CHECKING:
-    import sympy
-
 MAX_NUMBER_DIGITS = 20_000  # decimal digits of a number that is computed exactly
 MAX_OPERATIONS = 150
 MAX_LETTERS = 200
@@ -26,6 +22,19 @@ MAX_INTEGRALS = 2
 _MAX_TOWER = 2  # powers of powers of powers
 _MAX_TERMS = 1000  # of a written-out sum or product
 _TOO_LARGE = "it stands for a number that is too large to compute"
+DIGITS = 30  # of a key
+_WORKING_DIGITS = 45
+_ZERO = Fraction(1, 10**DIGITS)
+_PLACES = ((1, 1), (-7, -10), (50, 100))  # (start, width): apart in sign and size, for |x| and rounded values
+_MAX_DENOMINATOR = 10**10  # of a constant that is recognised as rational; 45 digits leave no doubt about those
+_DECIMAL = re.compile(r"(?<!\d)(\d*)\.(\d+)")
+_TOKEN = re.compile(r"\\text\{\s*([a-zA-Z])\s*\}|\\[a-zA-Z]+|[a-zA-Z]+|.", re.DOTALL)
+_PLAIN_FUNCTIONS = (
+    "arcsin", "arccos", "arctan", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "pi",
+)  # fmt: skip
+_DEGREES = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*\^\\circ(?![a-zA-Z])")
+_SIDE_BY_SIDE = re.compile(r"(?<![\d_^])\d+\s+\d")
+_FACTOR = re.compile(r"(?<![\d._^])(\d+)\s*\(")
 
 
 def check_text(text: str) -> None:
@@ -48,16 +57,14 @@ def check_text(text: str) -> None:
         raise Unreadable("it is too long a formula")
 
 
-def check_size(expression: "sympy.Basic") -> None:
+def check_size(expression: sympy.Basic) -> None:
     """Raises `Unreadable` if a number in it is too large, judged by logarithms and never by computing it."""
     if _log10(expression) > MAX_NUMBER_DIGITS:
         raise Unreadable(_TOO_LARGE)
 
 
-def _log10(part: "sympy.Basic") -> float:
+def _log10(part: sympy.Basic) -> float:
     """About log10 of the largest numerator or denominator that computing `part` makes; infinite if out of reach."""
-    import sympy
-
     inner = [_log10(argument) for argument in getattr(part, "args", ())]
     if max(inner, default=0.0) > MAX_NUMBER_DIGITS:
         return math.inf
@@ -78,21 +85,6 @@ def _digits(number: int) -> float:
 
 def _power_of_ten(exponent: float) -> float:
     return 10.0**exponent if exponent < 300 else math.inf
-
-
-DIGITS = 30  # of a key
-_WORKING_DIGITS = 45
-_ZERO = Fraction(1, 10**DIGITS)
-_PLACES = ((1, 1), (-7, -10), (50, 100))  # (start, width): apart in sign and size, for |x| and rounded values
-_MAX_DENOMINATOR = 10**10  # of a constant that is recognised as rational; 45 digits leave no doubt about those
-_DECIMAL = re.compile(r"(?<!\d)(\d*)\.(\d+)")
-_TOKEN = re.compile(r"\\text\{\s*([a-zA-Z])\s*\}|\\[a-zA-Z]+|[a-zA-Z]+|.", re.DOTALL)
-_PLAIN_FUNCTIONS = (
-    "arcsin", "arccos", "arctan", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "pi",
-)  # fmt: skip
-_DEGREES = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*\^\\circ(?![a-zA-Z])")
-_SIDE_BY_SIDE = re.compile(r"(?<![\d_^])\d+\s+\d")
-_FACTOR = re.compile(r"(?<![\d._^])(\d+)\s*\(")
 
 
 def algebra() -> Algebra:

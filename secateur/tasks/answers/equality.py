@@ -1,8 +1,8 @@
-"""Taking the final answer out of a text, and deciding whether answers are equal: for rewards, labels, votes, scores.
+"""How two answers compare: whether they are equal, whether one is right, and which of many belong together.
 
-What an answer means is decided in answer_reading.py: every answer gets a key. Numbers and words are read here, all
-else in worker processes (grading_pool.py) with math-verify's parser, because model output is hostile text. Two
-relations are built on the keys:
+What an answer means is decided in reading.py: every answer gets a key. Numbers and words are read here, all else in
+worker processes (pool.py) with math-verify's parser, because model output is hostile text. Two relations are built on
+the keys:
 
 - **Equal** (`answers_equal`, `compare_answers`): the keys are the same; an equivalence, so transitive as well.
 - **Right** (`grade`, `grade_batch`, `grade_answers`): equal to the gold answer, or all that differs is what one of
@@ -18,52 +18,15 @@ import functools
 import importlib.metadata
 from collections.abc import Hashable, Sequence
 
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.answers.pool import GradingPool
 from secateur.tasks.answers.reading import read_answer
 from secateur.tasks.answers.record import NeedsAlgebra, Reading
-from secateur.tasks.answers.text import MAX_ANSWER_CHARS, braced, normalise
-
-__all__ = [
-    "GRADER_VERSION",
-    "AnswerGroups",
-    "answers_equal",
-    "compare_answers",
-    "extract_answer",
-    "grade",
-    "grade_answers",
-    "grade_batch",
-    "group_answers",
-    "normalise",
-    "unreadable_reason",
-    "unreadable_reasons",
-]
+from secateur.tasks.answers.text import MAX_ANSWER_CHARS
 
 RULES_VERSION = 2  # to be raised with every change that may change a verdict
 GRADER_VERSION = f"secateur-{RULES_VERSION} math-verify-{importlib.metadata.version('math-verify')}"
-BOXES = ("\\boxed", "\\fbox")
 MAX_CACHED = 50_000  # readings kept, of at most about 1 KB each; the oldest go first
-
-
-def extract_answer(text: str, thinking: bool = False) -> str | None:
-    """Content of the last `\\boxed{…}` (or `\\fbox`) of the answer part, or None. Linear in the length of the text.
-
-    The answer part is what follows the last `</think>`; thinking that was opened after it (or with `thinking=True` is
-    open from the start, because the chat template pre-fills `<think>`) and never closed has no answer. An unclosed
-    last box is none; so is a box without braces, except before a digit (`\\boxed 5`), where LaTeX boxes that digit.
-    """
-    _, closed, answer_part = text.rpartition("</think>")
-    if "<think>" in answer_part or (thinking and not closed):
-        return None
-    start = max(answer_part.rfind(box) + len(box) if box in answer_part else -1 for box in BOXES)
-    if start < 0:
-        return None
-    while start < len(answer_part) and answer_part[start].isspace():
-        start += 1
-    first = answer_part[start : start + 1]
-    if first.isascii() and first.isdigit():
-        return first
-    end = braced(answer_part, start) if first == "{" else -1
-    return None if end < 0 else answer_part[start + 1 : end].strip() or None
 
 
 def answers_equal(a: str, b: str) -> bool:

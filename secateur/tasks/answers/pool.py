@@ -53,7 +53,7 @@ class GradingPool:
     """Reads answers in worker processes.
 
     An answer that takes more than `limit_s` [s, processor time of its worker, so that a busy machine changes no
-    verdict] or more memory than `grading_worker.MEMORY_LIMIT_BYTES`, or kills its worker in any other way, is
+    verdict] or more memory than `worker.MEMORY_LIMIT_BYTES`, or kills its worker in any other way, is
     unreadable: equal to nothing but its own text. Its worker is replaced; the others are untouched and the order of
     the results is the order of the answers. Workers start with the first answer and end with this process, however
     that ends.

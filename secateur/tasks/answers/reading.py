@@ -17,7 +17,7 @@ and `1/3`, `3.14159` and `\\pi`, 99999 and 100000 do not.
 
 Some answers leave something out that others write: `bare` is the key without the unit, the left-hand side or the
 base, or of the letter alone where an option is written out (`C. 5`); `fraction` is a percentage's key as the fraction
-it is. `answers.py` says where they count.
+it is. equality.py says where they count.
 """
 
 import itertools

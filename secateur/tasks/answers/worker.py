@@ -1,6 +1,6 @@
 """Worker processes that read answers: one JSON line in, one JSON line out, each on a pair of pipes of its own.
 
-Started by grading_pool.py as `python -m secateur.tasks.answers.worker LIMIT IN OUT [IN OUT …]`. Answers are hostile
+Started by pool.py as `python -m secateur.tasks.answers.worker LIMIT IN OUT [IN OUT …]`. Answers are hostile
 text: a tower of powers can keep sympy busy for hours or eat all memory. So this process, which imports sympy once,
 only forks one child per pair of pipes and forks another when one dies; the children do the reading. The kernel ends a
 child that has used LIMIT seconds of processor time on one answer, also inside C code, also when nobody watches any

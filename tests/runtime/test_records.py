@@ -1,0 +1,61 @@
+"""Typed records on disk: read as they were written, and refused by name where they are something else."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON, read_json, write_json
+from secateur.runtime.records import read_record, write_record
+
+
+@dataclass(frozen=True)
+class Part:
+    bounds: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Whole:
+    parts: Mapping[str, Part]
+    settings: Mapping[str, JSON]
+    note: str | None = None
+
+
+RECORD = Whole({"a": Part((0.5, math.inf))}, {"n": [1, {"deep": None}]})
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path) -> None:
+    write_record(tmp_path / "r.json", RECORD, 3)
+    assert read_json(tmp_path / "r.json")["format"] == 3
+    assert read_record(tmp_path / "r.json", Whole, 3, "do it again") == RECORD
+
+
+def test_figures_that_are_no_numbers_survive(tmp_path) -> None:
+    write_record(tmp_path / "r.json", Part((math.nan, -math.inf)), 1)
+    low, high = read_record(tmp_path / "r.json", Part, 1, "").bounds
+    assert math.isnan(low) and high == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, r"r\.json: has format 2, this version reads 3; do it again"),
+        ({"format": None}, "has format None"),
+        ({"parts": {"a": {"bounds": [1, "x"]}}}, r"r\.json: parts\.a\.bounds\.1: .*it is no Whole of this program"),
+        ({"settings": []}, r"r\.json: settings: "),
+    ],
+)
+def test_anything_else_is_refused_with_file_key_and_remedy(tmp_path, changes, message) -> None:
+    write_record(tmp_path / "r.json", RECORD, 3)
+    write_json(tmp_path / "r.json", read_json(tmp_path / "r.json") | changes)
+    with pytest.raises(InputError, match=message):
+        read_record(tmp_path / "r.json", Whole, 3, "do it again")
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{"])
+def test_what_is_no_object_is_refused(tmp_path, content) -> None:
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(InputError, match=r"r\.json: "):
+        read_record(tmp_path / "r.json", Whole, 3, "")
