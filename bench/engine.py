@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from secateur.engines.base import SamplingSpec
-from secateur.engines.local.attention import GROUPED_ATTENTION
 from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.local.kv_cache import GROUPED_ATTENTION
 from secateur.runtime.console import console, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point

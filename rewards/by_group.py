@@ -9,8 +9,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards.completion import Completion, ShapedOptions, require
-from rewards.spec import RewardSpec
+from rewards.completion import Completion, RewardSpec, ShapedOptions, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards.completion import Completion, RewardOptions, ShapedOptions, TargetOptions, require
-from rewards.spec import RewardSpec
+from rewards.completion import Completion, RewardOptions, RewardSpec, ShapedOptions, TargetOptions, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,7 @@ behaviour is the reward `reference`.
 
 from collections.abc import Collection, Sequence
 
-from rewards.completion import Completion, RewardOptions
-from rewards.spec import RewardSpec
+from rewards.completion import Completion, RewardOptions, RewardSpec
 
 
 def hard_limit(correct: bool, truncated: bool) -> float:

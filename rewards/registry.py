@@ -5,14 +5,12 @@ from dataclasses import fields
 
 from rewards.by_group import ALP, EFFICIENT, KIMI_K15, SHORTER_BETTER
 from rewards.by_length import COSINE, DAPO_SOFT_OVERLONG, L1_EXACT, L1_MAX, LASER
-from rewards.completion import Completion, RewardOptions, refuse
+from rewards.completion import Completion, RewardOptions, RewardSpec, refuse
 from rewards.filters import drop_equal_groups, keep_best
 from rewards.hard_limit import HARD_LIMIT, REFERENCE
-from rewards.spec import RewardSpec
-from secateur.runtime.config import check_types, reject_unknown
+from secateur.runtime.config import check_types, import_named, is_dotted, reject_unknown
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
-from secateur.runtime.imports import import_named, is_dotted
 
 REWARDS: dict[str, RewardSpec] = {
     "hard_limit": HARD_LIMIT,
@@ -35,7 +33,7 @@ def find_reward(name: str) -> RewardSpec:
     if is_dotted(name):
         found = import_named(name, "reward")
         if not isinstance(found, RewardSpec):
-            raise InputError(f"key 'reward' has the value '{name}', which is no RewardSpec (rewards/spec.py)")
+            raise InputError(f"key 'reward' has the value '{name}', which is no RewardSpec (rewards/completion.py)")
         return found
     if name not in REWARDS:
         raise InputError(f"key 'reward' has the value '{name}'; choose one of {', '.join(REWARDS)}")

@@ -13,12 +13,10 @@ from pathlib import Path
 from rich.markup import escape
 
 from schedules.card.content import card_context, card_name, front_matter
-from schedules.card.measured import Measured, Models, find_measurements, read_combined, read_single
-from schedules.card.memory import remember
+from schedules.card.measured import Measured, Models, find_measurements, read_combined, read_single, remember
 from schedules.config import RunConfig, read_run_config
 from schedules.state import RunFolder
-from secateur.runtime.base_model import describe_base
-from secateur.runtime.cards import render_card, write_card
+from secateur.runtime.cards import describe_base, render_card, write_card
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import copy_file

@@ -1,6 +1,6 @@
 """What a schedule writes into its run folder and reads back: typed records with a format number, each file written
 and read here alone. state.py says which files there are and when; a checkpoint's marker is in integrity.py, the
-model card's memory in card/memory.py.
+model card's memory in card/measured.py.
 """
 
 from collections.abc import Mapping

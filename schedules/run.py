@@ -42,8 +42,7 @@ from schedules.state import (
     request_stop,
     stop_requested,
 )
-from schedules.validation.figure import draw_rounds
-from schedules.validation.report import show_rounds, show_selection
+from schedules.validation.report import draw_rounds, show_rounds, show_selection
 from schedules.validation.sampling import RoundValidation, validation_processes, validation_settings
 from schedules.validation.tracking import round_publication
 from secateur.runtime.config import usage

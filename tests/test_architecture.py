@@ -43,7 +43,6 @@ HALLS = {
     "trainers.grpo": set(),
     "trainers.judges": set(),
     "trainers.sweep": {"trainers.judges"},
-    "trainers.pretraining": set(),
     "trainers.dry_run": {"trainers.grpo", "trainers.judges"},
 }
 """Room within a folder of commands → the other rooms of that folder that it may import."""

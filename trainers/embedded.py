@@ -28,8 +28,7 @@ from transformers import (
 )
 
 from secateur.tasks.arithmetic import iter_problems, make_problems
-from trainers.pretraining.batches import Batch, corpus_text, render_prompt, stream_batches, train_tokenizer
-from trainers.pretraining.evaluation import evaluate
+from trainers.pretraining import Batch, corpus_text, evaluate, render_prompt, stream_batches, train_tokenizer
 
 CONTEXT_TOKENS = 1024  # room for the prompt, the longest trace and a judge's question
 TOKENIZER_TRACES = 3000  # corpus traces the vocabulary is learned from; every word occurs many times

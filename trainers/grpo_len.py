@@ -38,10 +38,9 @@ from secateur.runtime.ranks import current_ranks
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
-from trainers.grpo.callbacks import CompletionMarker, EngineNote, RoundLog
+from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, RoundLog
 from trainers.grpo.checkpoints import prepare_resume, record_training
 from trainers.grpo.data import round_rows
-from trainers.grpo.interrupt import CleanStop
 from trainers.grpo.job import RoundJob
 from trainers.grpo.rollout_server import check_rollout_server, explain_dead_server
 

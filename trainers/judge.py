@@ -33,21 +33,27 @@ from secateur.deepprune.judges.figures import (
 )
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
 from secateur.deepprune.judges.record import store_calibration
+from secateur.runtime.cards import library_versions
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
 from secateur.runtime.process import entry_point
-from secateur.runtime.versions import library_versions
 from trainers.dry_run.judge import plan_judge
 from trainers.judges.config import FREE_KEYS, JudgeConfig
 from trainers.judges.data import load_judge_data
 from trainers.judges.figures import baseline_figures, calibrated, figure_rows, test_figures
 from trainers.judges.fit import steps_done
 from trainers.judges.scoring import scored_part
-from trainers.judges.sharing import hub_target, share_judge
-from trainers.judges.trackers import start_trackers
-from trainers.judges.training import check_precision, make_judge, publish, train_ngram
+from trainers.judges.training import (
+    check_precision,
+    hub_target,
+    make_judge,
+    publish,
+    share_judge,
+    start_trackers,
+    train_ngram,
+)
 
 _LIBRARIES = ("secateur", "torch", "transformers", "peft", "sentence-transformers")
 

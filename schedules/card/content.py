@@ -18,8 +18,7 @@ from schedules.choice import START, Figures, name_of
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.records import VALIDATION, SelectionRecord, WeighedCandidate, read_data, read_validation
 from schedules.rounds import Round
-from secateur.runtime.base_model import BaseModel
-from secateur.runtime.cards import Markdown, clean, code_span, escape_markdown
+from secateur.runtime.cards import BaseModel, Markdown, clean, code_span, escape_markdown
 from secateur.runtime.config import without_secrets
 from secateur.runtime.files import JSON, read_json
 from secateur.tasks.prompts import evaluation_messages

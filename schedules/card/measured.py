@@ -1,18 +1,19 @@
 """What eval/single.py and eval/combined.py measured of a run's final model, as the model card shows it.
 
 Their files are told (`--single`, `--combined`), or found beside the run folder in `single/` and `combined/`. What was
-told is kept in the run's card.json, so that cards written later have it as well.
+told is kept in the run's card.json, `CardMemory`, so that cards written later have it as well.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from secateur.results import Row, read_table
+from secateur.runtime.cards import library_versions
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_json
-from secateur.runtime.records import record_of
+from secateur.runtime.records import read_record, record_of, write_record
 from secateur.runtime.statistics import Bounds
 
 M = TypeVar("M")
@@ -220,3 +221,27 @@ def _first(paths: Iterable[Path], read: Callable[[Path, Models], M], models: Mod
         except InputError:  # of another model, or not what its name says: nobody named it
             continue
     return None
+
+
+FILE, FORMAT = "card.json", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardMemory(Measured):
+    """`versions` of the packages at the end of training; `single`, `combined`: measurements that were told."""
+
+    versions: Mapping[str, str]
+
+
+def remember(run: Path, told: Measured, packages: Sequence[str]) -> CardMemory:
+    """The run's card.json with what is told now in the place of what was told before. The versions, those of
+    `packages`, are of the first call."""
+    path = run / FILE
+    if path.is_file():
+        known = read_record(path, CardMemory, FORMAT, "delete it and write the card again, with what was told")
+    else:
+        known = CardMemory(versions=library_versions(packages))
+    now = replace(known, single=told.single or known.single, combined=told.combined or known.combined)
+    if now != known or not path.is_file():
+        write_record(path, now, FORMAT)
+    return now

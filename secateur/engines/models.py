@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from secateur.engines.local.attention import GROUPED_ATTENTION
+from secateur.engines.local.kv_cache import GROUPED_ATTENTION
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import sampled_digest
 

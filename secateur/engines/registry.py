@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from secateur.engines.base import Engine
-from secateur.runtime.config import reject_unknown
+from secateur.runtime.config import import_named, is_dotted, reject_unknown
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
-from secateur.runtime.imports import import_named, is_dotted
 from secateur.runtime.ranks import claim_gpus
 
 SET_HERE = ("dtype", "device", "capture_layers")

@@ -209,7 +209,7 @@ def planted_states(decisions: np.ndarray, rng: np.random.Generator, strength: fl
 @pytest.mark.parametrize(("strength", "learns"), [(8.0, True), (0.0, False)])
 def test_own_states_judge_learns_a_planted_decision_and_nothing_else(strength, learns):
     from secateur.deepprune.judges import metrics
-    from secateur.deepprune.judges.losses import focal_loss
+    from trainers.judges.fit import focal_loss
 
     rng = np.random.default_rng(0)
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.deepprune.judges.losses import focal_loss, minority_label, minority_weights
+from trainers.judges.fit import focal_loss, minority_label, minority_weights
 
 logit = st.floats(-20, 20, allow_nan=False)
 pairs = st.lists(st.tuples(logit, st.integers(0, 1)), min_size=1, max_size=30)

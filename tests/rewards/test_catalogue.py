@@ -4,9 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from rewards.completion import Completion, RewardOptions, TargetOptions
+from rewards.completion import Completion, RewardOptions, RewardSpec, TargetOptions
 from rewards.registry import REWARDS, check_reward, find_reward, make_options, reward_group
-from rewards.spec import RewardSpec
 from secateur.runtime.errors import InputError
 
 FIVE = RewardSpec(formula=lambda group, limit, options: [5.0] * len(group), options=RewardOptions, source="here")

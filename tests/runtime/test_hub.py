@@ -19,7 +19,7 @@ from tests.model_hub import ORGANISATION, READER, TOKEN, USER, ModelHub
 PUSH = """
 import json, sys
 from pathlib import Path
-from secateur.runtime.base_model import describe_base
+from secateur.runtime.cards import describe_base
 from secateur.runtime.errors import InputError
 from secateur.runtime.hub import Target, check_push, push_once, snapshot
 for job in map(json.loads, sys.argv[2:]):

@@ -20,7 +20,7 @@ from secateur.runtime.tracking import (
     wants_wandb,
 )
 from tests.offline_wandb import isolate, read_events, read_offline_run
-from trainers.judges.trackers import start_trackers
+from trainers.judges.training import start_trackers
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ from schedules.records import VALIDATION, DataRecord, ValidationRecord, write_da
 from schedules.run import Driver
 from secateur.engines.accounting import Usage
 from secateur.results import Recommendation, Row, Table, write_table
-from secateur.runtime.base_model import describe_base
-from secateur.runtime.cards import code_span, escape_markdown, fence, literal
+from secateur.runtime.cards import code_span, describe_base, escape_markdown, fence, literal
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json, write_text
 from secateur.runtime.hub import Pushed

@@ -17,6 +17,7 @@ from schedules.rounds import Round
 from schedules.state import FREE_KEYS
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
+from trainers.grpo.callbacks import between_generations
 from trainers.grpo.checkpoints import (
     TrainedBy,
     checkpoint_to_resume,
@@ -28,8 +29,7 @@ from trainers.grpo.checkpoints import (
     set_damaged_aside,
     write_trained_by,
 )
-from trainers.grpo.interrupt import between_generations
-from trainers.grpo.options import batch_sizes
+from trainers.grpo.job import batch_sizes
 
 RANDOM_STATES = ("rng_state_0.pth", "rng_state_1.pth")
 ARCHIVES = ("scheduler.pt", "optimizer.pt", *RANDOM_STATES)

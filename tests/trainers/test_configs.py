@@ -17,7 +17,7 @@ from secateur.tasks.sources import split_source
 from tests.real_models import DECODERS, write_config_folder
 from trainers.dry_run.memory import colocated_room, peak
 from trainers.dry_run.rounds import make_setting
-from trainers.grpo.options import batch_sizes, make_grpo_config, trainer_values
+from trainers.grpo.job import batch_sizes, make_grpo_config, trainer_values
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINING = sorted(path.stem for path in (ROOT / "configs/thinkprune").glob("*.yaml"))

@@ -23,7 +23,7 @@ from tests.launches import (
     zero,
 )
 from trainers.dry_run.rounds import checkpoint_bytes, make_setting
-from trainers.grpo.options import PINNED
+from trainers.grpo.job import PINNED
 
 pytestmark = pytest.mark.slow
 LENGTHS = ("num_tokens", "completions/mean_length", "completions/clipped_ratio")

@@ -34,7 +34,7 @@ from trainers.dry_run.memory import (
 )
 from trainers.dry_run.report import take_plan_options
 from trainers.dry_run.rounds import make_setting, plan_disk, plan_rounds, precision_of, remedies
-from trainers.grpo.options import PINNED, BatchSizes
+from trainers.grpo.job import PINNED, BatchSizes
 
 SHAPE = ModelShape(1_777_088_000, 28, 1536, 8960, 12, 2, 128, 151936, 233_373_696, False, False)
 SETTING = Setting(

@@ -14,8 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.arithmetic import DECISION_WORDS, make_problems, make_trace
-from trainers.pretraining.batches import bucket_batches, encode_example, render_prompt
-from trainers.pretraining.evaluation import sample_completions, summarise
+from trainers.pretraining import bucket_batches, encode_example, render_prompt, sample_completions, summarise
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "trainers" / "embedded_model"

@@ -10,7 +10,7 @@ from schedules.rounds import Round
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
 from trainers.grpo.data import prompt_order
-from trainers.grpo.options import OWNED, PINNED, batch_sizes, make_grpo_config, trainer_values
+from trainers.grpo.job import OWNED, PINNED, batch_sizes, make_grpo_config, trainer_values
 
 SCHEDULE = ScheduleConfig(
     model="owner/model",

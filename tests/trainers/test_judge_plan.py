@@ -13,8 +13,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.launch_file import LaunchFile, read_launch_file
 from tests.judge_traces import arguments, train, write_splits
 from tests.real_models import write_config_folder
-from trainers.dry_run.judge import plan_data, plan_judge, planned_steps
-from trainers.dry_run.judge_memory import judge_memory, judge_precision
+from trainers.dry_run.judge import judge_memory, judge_precision, plan_data, plan_judge, planned_steps
 from trainers.judges.config import JudgeConfig
 
 ONE = LaunchFile("x.yaml", 1, 1, 0, False, False)

@@ -26,8 +26,8 @@ from trainers.judges.config import JudgeConfig
 from trainers.judges.data import load_judge_data
 from trainers.sweep.config import JudgeSweepConfig
 from trainers.sweep.cuts import CutAgain
-from trainers.sweep.estimates import auroc_estimate, draw_problems, tnr_estimate
 from trainers.sweep.record import SweepFigure
+from trainers.sweep.summary import auroc_estimate, draw_problems, tnr_estimate
 
 WORDS = ("red", "green", "blue")
 LARGEST = CutRule("words", 3)

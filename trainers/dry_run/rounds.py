@@ -12,7 +12,7 @@ from secateur.runtime.launch_file import LaunchFile
 from trainers.dry_run.memory import Precision, Setting, peak
 
 if TYPE_CHECKING:
-    from trainers.grpo.options import BatchSizes
+    from trainers.grpo.job import BatchSizes
 
 # While a round trains, its two newest checkpoints keep their training state (trainers/grpo/checkpoints.py) and a
 # third is being written.

@@ -1,7 +1,6 @@
 """One round of GRPO with TRL. In: a schedule's config and the round. Out: checkpoints that can be trusted,
 train.jsonl, training.json.
 
-job.py checks and holds all that is known before a model is loaded; options.py owns TRL's keys; data.py writes the
-round's prompts; callbacks.py, checkpoints.py and interrupt.py make a kill cost little; rollout_server.py watches
-vLLM.
+job.py checks and holds all that is known before a model is loaded, TRL's keys too; data.py writes the round's
+prompts; callbacks.py and checkpoints.py make a kill cost little; rollout_server.py watches vLLM.
 """

@@ -1,13 +1,23 @@
-"""What happens beside the training steps of a round: metrics, progress, trustworthy checkpoints."""
+"""What happens beside the training steps of a round: metrics, progress, checkpoints, and a clean stop.
+
+On SIGTERM, or when schedules/run.py asks for it, a round ends after its step, saved. All ranks agree at the end of
+every optimiser step, because a signal reaches them at different times or only one of them. The checkpoint is saved
+out of turn, and only between two generation batches: completions that TRL has buffered are not saved, so a resume
+within a batch would train on others. Training goes on up to the next such step, which takes no generation.
+"""
 
 import contextlib
+import signal
+from enum import IntEnum
 from pathlib import Path
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import GRPOConfig
 
 from schedules.rounds import Round
-from secateur.runtime.console import MetricLog, ProgressReporter, progress
+from schedules.state import stop_requested
+from secateur.runtime.console import MetricLog, ProgressReporter, progress, say
 from secateur.runtime.ranks import current_ranks
 from trainers.grpo.checkpoints import TrainedBy, drop_what_is_superseded, mark_complete, write_trained_by
 
@@ -90,3 +100,65 @@ class CompletionMarker(TrainerCallback):
         mark_complete(folder / f"checkpoint-{state.global_step}", args.world_size, self.round.limit, regular)
         if regular:
             drop_what_is_superseded(folder)
+
+
+class Why(IntEnum):
+    """Why training ends early, by weight."""
+
+    GO_ON = 0
+    ASKED = 1
+    SIGTERM = 2
+
+
+class CleanStop(TrainerCallback):
+    """Watches for SIGTERM, which also comes when the launcher has died (see
+    `secateur.runtime.process.end_with_launcher`),
+    and for the file that `schedules.state.request_stop` writes.
+
+    Until training begins SIGTERM ends the process at once: there is nothing to save.
+    """
+
+    def __init__(self, run_folder: Path) -> None:
+        self.run_folder = run_folder
+        self.why = Why.GO_ON
+        self._signalled = False
+
+    def on_train_begin(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, signum: int, _: object) -> None:
+        self._signalled = True
+
+    def on_step_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        why = agree(self._here(), args.device)
+        if why != Why.GO_ON and between_generations(state.global_step, args) and state.global_step < args.max_steps:
+            self.why = why
+            control.should_save = control.should_training_stop = True
+
+    def _here(self) -> Why:
+        if self._signalled:
+            return Why.SIGTERM
+        return Why.ASKED if stop_requested(self.run_folder) else Why.GO_ON
+
+    def on_train_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if self.why == Why.GO_ON else signal.SIG_IGN)
+
+    def leave(self, step: int) -> None:
+        """End the process if training was stopped; exit code 0 where schedules/run.py asked for it, else 143."""
+        if self.why != Why.GO_ON:
+            say(f"stopped as asked after step {step}, which is saved; the same command goes on from there")
+            raise SystemExit(0 if self.why == Why.ASKED else 128 + signal.SIGTERM)
+
+
+def agree(why: Why, device: torch.device) -> Why:
+    """The weightiest reason of any rank: the same on every rank, at the cost of exchanging one number."""
+    if not torch.distributed.is_initialized():
+        return why
+    votes = torch.tensor([why.value], device=device)
+    torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
+    return Why(votes.item())
+
+
+def between_generations(step: int, args: GRPOConfig) -> bool:
+    """Whether the completions of the current generation batch are used up after `step` optimiser steps."""
+    return step * args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations) == 0

@@ -6,12 +6,12 @@ from typing import Literal
 
 from secateur.deepprune.judges.calibration import CalibrationKind
 from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind
-from secateur.deepprune.judges.losses import FOCAL_GAMMA, MINORITY_FACTOR
 from secateur.deepprune.judges.registry import DEFAULT, JUDGE_KINDS, STORED
 from secateur.runtime.dry_run import PLAN_KEYS, PlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.hub import check_key
+from trainers.judges.fit import FOCAL_GAMMA, MINORITY_FACTOR
 
 # Keys that change what is shown and sent, not what is trained; they may differ between starts.
 FREE_KEYS = frozenset({*PLAN_KEYS, "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"})

@@ -1,5 +1,9 @@
 """The training loop that all judges share: focal loss on pairs, evaluation on development problems, the best kept.
 
+Most pairs of traces share their answer, and most of those are easy. Focal loss takes weight from what is already
+right. Counting the rarer label twice is the same in expectation as showing those pairs twice. Sources: DeepPrune,
+arXiv 2510.08483, section on the judge; focal loss after Lin et al., arXiv 1708.02002, equation 5.
+
 `accelerate launch` with several processes works: every step's items are dealt out to the processes, gradients are
 averaged by the wrapped model, and every process learns the same development score, so all agree on what is best.
 """
@@ -13,14 +17,51 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
-from secateur.deepprune.judges.losses import focal_loss, minority_weights
 from secateur.runtime.console import MetricLog, progress
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
+
+FOCAL_GAMMA = 2.0
+MINORITY_FACTOR = 2.0
+
+
+def focal_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    gamma: float = FOCAL_GAMMA,
+    alpha: float | None = None,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean of -alpha_t (1 - p_t)^gamma log p_t over pairs, a scalar.
+
+    `logits` and `labels` are [pairs]; label 1 = same answer. `alpha` (0-1) weighs label 1 and 1 - alpha label 0,
+    None leaves both at 1. `weights` [pairs] (see `minority_weights`) make it a weighted mean. gamma 0 without alpha
+    is plain binary cross-entropy.
+    """
+    labels = labels.to(logits.dtype)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")  # = -log p_t
+    loss = (1.0 - torch.exp(-cross_entropy)).clamp_min(0.0) ** gamma * cross_entropy if gamma else cross_entropy
+    if alpha is not None:
+        loss = loss * (alpha * labels + (1.0 - alpha) * (1.0 - labels))
+    if weights is None:
+        return loss.mean()
+    return (loss * weights).sum() / weights.sum()
+
+
+def minority_label(labels: torch.Tensor) -> int:
+    """The label (0 or 1) that fewer pairs have; 0 ("different", the paper's minority) when both are as frequent."""
+    return int(2 * labels.sum() < len(labels))
+
+
+def minority_weights(labels: torch.Tensor, minority: int, factor: float = MINORITY_FACTOR) -> torch.Tensor:
+    """[pairs] float32: `factor` for pairs with the rarer label, 1 for the others."""
+    return torch.where(labels.long() == minority, factor, 1.0)
+
 
 Item = TypeVar("Item")
 GRADIENT_NORM = 1.0

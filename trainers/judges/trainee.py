@@ -12,10 +12,9 @@ from torch import nn
 from secateur.deepprune.judges.base import CutTrace, Judge
 from secateur.deepprune.judges.kind import TrainableJudge
 from secateur.deepprune.judges.metrics import auroc
-from secateur.deepprune.judges.ngram import NgramModel
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem, all_labels
 from trainers.judges.config import JudgeConfig
-from trainers.judges.scoring import score_shards, scored_part, split_scores
+from trainers.judges.scoring import NgramModel, score_shards, scored_part, split_scores
 
 Item = TypeVar("Item")
 

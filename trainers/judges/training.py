@@ -1,30 +1,35 @@
-"""How a judge comes about: trained from scratch or from a language model, or a model taken as it is; and the trained
-baseline beside it."""
+"""How a judge comes about: trained from scratch or from a language model, or a model taken as it is; the trained
+baseline beside it; and what accompanies a training: trackers and the way to the Hub.
+"""
 
 import dataclasses
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import DistributedType
+from rich.markup import escape
 
 from secateur.deepprune.judges.base import Judge
+from secateur.deepprune.judges.card import PUSHED, write_judge_card
 from secateur.deepprune.judges.figures import TrainingFigures
 from secateur.deepprune.judges.folder import describe_generator, load_judge, save_judge
-from secateur.deepprune.judges.losses import minority_label
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem, all_labels
 from secateur.deepprune.judges.record import JudgeOrigin
-from secateur.runtime.console import MetricLog
+from secateur.runtime.console import MetricLog, say
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON, read_json
+from secateur.runtime.hub import RECORD, Target, check_push, push_once
 from secateur.runtime.ranks import current_ranks
+from secateur.runtime.tensorboard import FOLDER, forget_after
+from secateur.runtime.tracking import first_line, home_of, run_options, usable_report_to
 from trainers.judges.config import JudgeConfig
-from trainers.judges.fit import Fit, FitSettings
+from trainers.judges.fit import Fit, FitSettings, minority_label
 from trainers.judges.trainee import Trainee, build_ngram, build_trainee
-
-LOG_FILE = "train.jsonl"
-NGRAM_TRAINING = {"epochs": 20.0, "items_per_step": 4, "learning_rate": 1e-2}  # enough for it to peak on the dev set
 
 
 def make_judge(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tuple[Judge, TrainingFigures]:
@@ -145,3 +150,70 @@ def publish(folder: Path) -> None:
         entry.replace(folder / entry.name)
     (folder / "best").rmdir()
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+
+
+def start_trackers(
+    accelerator: Accelerator,
+    report_to: str | Sequence[str],
+    folder: Path,
+    kind: str,
+    models: Sequence[str],
+    config: Mapping[str, JSON],
+    resumed_at: int = 0,
+) -> None:
+    """Let `accelerator.log` of the main process reach the services that can be used: the W&B run `kind` of `folder`
+    in the group that `home_of(models, folder)` says, and event files in `folder/tensorboard`.
+
+    Both go on as one where a training does; `resumed_at` is the step that this start goes on from. A failure of a
+    service is said and ends nothing. Raises `InputError` as `usable_report_to` does.
+    """
+    if not accelerator.is_main_process:
+        return
+    for service in usable_report_to(report_to):
+        try:
+            tracker = _tracker(service, folder, kind, models, config, resumed_at)
+            tracker.start()
+        except Exception as error:  # several kinds, not all of them W&B's own; the figures are on disk anyway
+            say(f"{service}: nothing is logged there ({escape(first_line(error))})")
+        else:
+            accelerator.trackers.append(tracker)
+
+
+def _tracker(
+    service: str, folder: Path, kind: str, models: Sequence[str], config: Mapping[str, JSON], resumed_at: int
+) -> GeneralTracker:
+    if service == "tensorboard":
+        forget_after(folder / FOLDER, resumed_at)
+        return TensorBoardTracker("", folder / FOLDER)
+    home = home_of(models, folder)
+    return WandBTracker(home.project, **run_options(folder, kind, home, config))
+
+
+def hub_target(config: JudgeConfig) -> Target | None:
+    """Where the judge is pushed to, None if nowhere. Raises `HubError` before work begins if it may not be."""
+    if not config.push_to_hub or not current_ranks().is_main:
+        return None
+    name = config.hub_model_id or Path(config.output_dir).resolve().name
+    return check_push(Target(name, config.hub_private_repo))
+
+
+def share_judge(folder: Path, target: Target | None) -> None:
+    """Write the card of a finished judge, and push the judge unless this very content lies there already.
+
+    Raises `HubError` if the push fails; the next start tries it again.
+    """
+    if not current_ranks().is_main:
+        return
+    write_judge_card(folder, target.repo_id if target else _pushed_to(folder))
+    if target is None:
+        return
+    url, pushed = push_once(folder, folder / RECORD, target, patterns=PUSHED, message="A judge for DeepPrune")
+    say(f"  {'pushed to' if pushed else 'is on the Hub:'} {escape(url)}")
+
+
+def _pushed_to(folder: Path) -> str | None:
+    return read_json(folder / RECORD)["repo_id"] if (folder / RECORD).is_file() else None
+
+
+LOG_FILE = "train.jsonl"
+NGRAM_TRAINING = {"epochs": 20.0, "items_per_step": 4, "learning_rate": 1e-2}  # enough for it to peak on the dev set

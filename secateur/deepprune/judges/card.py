@@ -10,8 +10,17 @@ from secateur.deepprune.judges.figures import METRICS_FILE, JudgeCost, JudgeMetr
 from secateur.deepprune.judges.kind import JudgeKind
 from secateur.deepprune.judges.record import HEAD_FILE, JUDGE_FILE, JudgeRecord, read_judge
 from secateur.deepprune.judges.registry import stored_kind
-from secateur.runtime.base_model import LICENCE_FILES, BaseModel, describe_base
-from secateur.runtime.cards import Markdown, code_span, escape_markdown, figure, render_card, write_card
+from secateur.runtime.cards import (
+    LICENCE_FILES,
+    BaseModel,
+    Markdown,
+    code_span,
+    describe_base,
+    escape_markdown,
+    figure,
+    render_card,
+    write_card,
+)
 from secateur.runtime.files import copy_file
 from secateur.runtime.hub import is_hub_id
 

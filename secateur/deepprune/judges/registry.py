@@ -6,9 +6,10 @@ JUDGE_KINDS["pairwise"].reads_tokens, JUDGE_KINDS["random"].is_chance, JUDGE_KIN
 from collections.abc import Mapping
 from pathlib import Path
 
+from secateur.deepprune.judges import embedding, untrained
 from secateur.deepprune.judges.base import JudgeError
 from secateur.deepprune.judges.kind import JudgeKind
-from secateur.deepprune.judges.kinds import embedding, linear, own_states, pairwise, untrained
+from secateur.deepprune.judges.kinds import linear, own_states, pairwise
 
 _ALL: tuple[JudgeKind, ...] = (
     own_states.KIND,

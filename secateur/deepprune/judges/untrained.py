@@ -2,7 +2,7 @@
 
 Similarities of two cuts, and chance. Their values are no probabilities; cosines are clipped to 0-1 so that they can
 stand in for one. None of them reads a token with a model, so their usage stays empty; for sentence embeddings see
-embedding.py.
+embedding.py. What there is to say of their kinds is at the end. Only those that need torch or sklearn load it.
 """
 
 import hashlib
@@ -10,16 +10,18 @@ import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, JudgeError, SessionJudge, pair_columns
+from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind
 from secateur.engines.accounting import Usage
-from secateur.engines.models import load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
 
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 
@@ -86,6 +88,8 @@ class ValuesJudge(SimilarityJudge):
     name = "values"
 
     def __init__(self, cut_rule: CutRule, generator_path: str | Path | None = None) -> None:
+        from secateur.engines.models import load_tokenizer
+
         super().__init__(cut_rule)
         self._tokenizer = None if generator_path is None else load_tokenizer(generator_path)
 
@@ -104,6 +108,8 @@ class TfidfJudge(SimilarityJudge):
     name = "tfidf"
 
     def vectors(self, cuts: Sequence[CutTrace]) -> csr_matrix:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         vectorizer = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]")
         return vectorizer.fit_transform([cut.text.strip() or "." for cut in cuts])
 
@@ -118,6 +124,8 @@ class TokenEmbeddingJudge(SimilarityJudge):
         self._table = embedding_table(generator_path)
 
     def vectors(self, cuts: Sequence[CutTrace]) -> np.ndarray:
+        import torch
+
         means = torch.stack([self._table[list(cut.token_ids)].float().sum(0) for cut in cuts])
         return torch.nn.functional.normalize(means.double(), dim=-1).cpu().numpy()
 
@@ -174,9 +182,72 @@ class RandomSession:
         return int.from_bytes(hashlib.sha256(told.encode()).digest()[:7], "big") / 256**7
 
 
-def embedding_table(generator_path: str | Path | None) -> torch.Tensor:
+def embedding_table(generator_path: str | Path | None) -> "torch.Tensor":
     """[vocabulary, hidden] input embeddings of a causal language model."""
     if generator_path is None:
         raise JudgeError("the 'token_embedding' judge needs the generator's model folder for its input embeddings")
+    import torch
+
+    from secateur.engines.models import load_model
+
     model = load_model(generator_path, "float32", torch.device("cpu"))
     return model.get_input_embeddings().weight.detach().clone()
+
+
+class ValuesKind(JudgeKind[JudgeKeys]):
+    def make(self, rule: CutRule, generator: str | Path | None) -> ValuesJudge:
+        return ValuesJudge(rule, generator)
+
+
+class TfidfKind(JudgeKind[JudgeKeys]):
+    def make(self, rule: CutRule, generator: str | Path | None) -> TfidfJudge:
+        return TfidfJudge(rule)
+
+
+class TokenEmbeddingKind(JudgeKind[JudgeKeys]):
+    def make(self, rule: CutRule, generator: str | Path | None) -> TokenEmbeddingJudge:
+        return TokenEmbeddingJudge(rule, generator)
+
+
+class RandomKind(JudgeKind[JudgeKeys]):
+    def make(self, rule: CutRule, generator: str | Path | None) -> RandomJudge:
+        return RandomJudge(rule)
+
+
+VALUES = ValuesKind(
+    name="values",
+    label="values",
+    reads="the numbers in the text of each cut",
+    compares="vectors",
+    training="never",
+    needs_folder=False,
+    is_similarity=True,
+)
+TFIDF = TfidfKind(
+    name="tfidf",
+    label="tfidf",
+    reads="the words in the text of each cut",
+    compares="vectors",
+    training="never",
+    needs_folder=False,
+    is_similarity=True,
+)
+TOKEN_EMBEDDING = TokenEmbeddingKind(
+    name="token_embedding",
+    label="token embedding",
+    reads="the tokens of each cut, by the generator's input embeddings",
+    compares="vectors",
+    training="never",
+    needs_folder=False,
+    needs_generator=True,
+    is_similarity=True,
+)
+RANDOM = RandomKind(
+    name="random",
+    label="random",
+    reads="nothing",
+    compares="pairs",
+    training="never",
+    needs_folder=False,
+    is_chance=True,
+)

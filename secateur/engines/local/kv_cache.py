@@ -1,11 +1,19 @@
-"""A key/value cache of rows that come and go: every row starts at column 0 and is as long as its own trace.
+"""A key/value cache of rows that come and go, and the attention that reads it.
 
-Buffers grow by a factor, new columns are written in place, the model sees a view. Rows need no common alignment, so
-prompts of different lengths share a batch, and a row that leaves is replaced by the last one.
+Every row starts at column 0 and is as long as its own trace. Buffers grow by a factor, new columns are written in
+place, the model sees a view. Rows need no common alignment, so prompts of different lengths share a batch, and a row
+that leaves is replaced by the last one.
+
+The query heads of a group share one read of the cache. The library's SDPA path copies every key/value head once per
+query head before each call when a mask is present. With one query position the heads of a group can stand in the
+place of positions instead, and nothing is copied.
 """
 
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 _GROWTH = 1.5
 _FIRST_COLUMNS = 64
@@ -116,3 +124,34 @@ class SlotCache(Cache):
         """Give the memory back; for a moment at which no row is left."""
         for slot in self._slots:
             slot.buffer = None
+
+
+GROUPED_ATTENTION = "secateur_grouped_sdpa"
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """`query` [rows, heads, positions, width], `key` and `value` [rows, groups, columns, width] →
+    [rows, positions, heads, width]. More than one position goes to the library's own SDPA."""
+    rows, heads, positions, width = query.shape
+    if positions > 1:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    folded = query.view(rows, key.shape[1], heads // key.shape[1], width)
+    scale = width**-0.5 if scaling is None else scaling
+    scores = torch.matmul(folded * scale, key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    mixed = torch.matmul(weights.to(value.dtype), value)
+    return mixed.reshape(rows, 1, heads, value.shape[-1]), None
+
+
+AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
+AttentionMaskInterface.register(GROUPED_ATTENTION, sdpa_mask)
