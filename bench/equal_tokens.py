@@ -38,7 +38,7 @@ from secateur.engines.accounting import net_cost
 from secateur.runtime.console import console, progress, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json, write_text
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE
 from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import paired_difference
 

@@ -48,7 +48,7 @@ from secateur.engines.sampling import FinishedTrace, TraceJob, sample_traces
 from secateur.runtime.console import console, progress, say, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json, write_text
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import extract_answer, group_answers
 from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking

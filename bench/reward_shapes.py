@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rewards.completion import Completion
 from rewards.registry import REWARDS, make_options, reward_group
 from secateur.runtime.console import say
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE
 
 LIMIT, TARGET = 4000, 2000
 OTHERS = [Completion(True, length, target=TARGET) for length in (1000, 1500, 2000, 2500, 3000)]

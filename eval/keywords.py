@@ -44,7 +44,7 @@ from secateur.runtime.config import parse_config
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE
 from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import ratio_interval, ratio_with_interval
 

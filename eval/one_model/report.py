@@ -16,7 +16,7 @@ from rich.table import Table
 from eval.one_model.figures import Graded, LengthFigures, ModelFigures
 from eval.studies.common import interval_text, model_colours, plain_table, print_table, save_png, write_csv
 from secateur.runtime.console import console
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE
 from secateur.runtime.statistics import Interval
 
 Figures = Mapping[str, Mapping[str, ModelFigures]]

@@ -15,7 +15,7 @@ from eval.one_model.figures import ModelFigures
 from eval.one_model.report import draw_point, flat_figures, use_token_axis
 from eval.studies.common import interval_text, model_colours, plain_table, print_table, save_png
 from secateur.runtime.console import console
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE
 from secateur.runtime.statistics import Interval
 
 

@@ -20,7 +20,7 @@ from rich.markup import escape
 from eval.studies.common import interval_text, plain_table, print_table, save_png
 from secateur.engines.detokenize import Detokenizer
 from secateur.runtime.console import say
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE
 from secateur.runtime.statistics import ratio_with_interval
 
 PHASES = {

@@ -18,7 +18,7 @@ from rich.table import Table
 from eval.report.charts import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
 from eval.table.terminal import judge_label
 from secateur.runtime.files import write_text
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE
 
 WIDTH = 116
 _COLOURS = (BLUE, ORANGE, PURPLE, SKY, RED, "#8c564b", "#332288", "#999933")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from schedules.rounds import Round
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE
 
 _LINE, _CHOSEN, _BELOW, _BAR = "#0072b2", "#d55e00", "#9aa5ad", "#555555"  # told apart without colours by shape
 _SIZE = (7.2, 5.2)  # inches

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from secateur.deepprune.judges.metrics import auroc, has_both_labels, ordered_counts, tnr_at_fnr
 from secateur.runtime.files import write_text
-from secateur.runtime.plot_style import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE
 
 RESAMPLES = 1000
 MISSED = 0.2  # share (0-1) of same-answer pairs that the threshold of the TNR may miss
