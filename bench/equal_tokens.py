@@ -26,7 +26,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from eval.rule_sweep import RuleSweepConfig, StoredRun, load_run
+from eval.studies.rule_sweep import StoredRun, load_run
 from eval.table.method import Parameters
 from eval.table.problems import Outcome, ReplayProblem, mean_outcome, part, rng_for
 from eval.table.pruning import deepprune, prune_once
@@ -38,7 +38,7 @@ from secateur.engines.accounting import net_cost
 from secateur.runtime.console import console, progress, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json, write_text
-from secateur.runtime.pictures import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE, save_png
 from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import paired_difference
 
@@ -151,10 +151,7 @@ def _plot(result: Mapping[str, Any], path: Path) -> None:
         grid[0, 0].set_ylabel("accuracy − that of full traces\nfor the same tokens [points]")
         grid[1, 0].set_ylabel("net tokens ÷ tokens of all n")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), ncols=4, fontsize=9, loc="outside lower center")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp.png")
-        figure.savefig(temporary, dpi=110)
-        temporary.replace(path)
+        save_png(figure, path, dpi=110)
 
 
 def _draw_mix(result: Mapping[str, Any], mix: str, upper: Axes, lower: Axes) -> None:
@@ -241,7 +238,7 @@ class Method:
 
 
 def all_methods() -> dict[str, Method]:
-    """What is held against consensus, by name."""
+    """What is compared with consensus, by name."""
     found = {
         name: Method(lambda record, chosen, rule=rule: prune(record, rule, chosen), not rule.start.start_batch)
         for name, rule in RULES.items()
@@ -311,17 +308,17 @@ def usable_mixes(shares: Sequence[float]) -> dict[str, np.ndarray]:
 
 def measure(run: StoredRun, sizes: Sequence[int], draws: int) -> dict[str, Any]:
     """All mixes, sizes and methods: `rows`, and what the mixes are."""
-    records = run.records
-    shares = [single(record).accuracy for record in records]
-    majority = np.array([consensus(record).accuracy for record in records])
+    problems = run.problems
+    shares = [single(problem).accuracy for problem in problems]
+    majority = np.array([consensus(problem).accuracy for problem in problems])
     mixes, rows = usable_mixes(shares), []
-    with progress("problems × n", len(sizes) * len(records)) as shown:
+    with progress("problems × n", len(sizes) * len(problems)) as shown:
         for n in sizes:
             found = []
-            for record in records:
-                found.append(measure_problem(record, run.parameters, n, draws, run.draws))
+            for problem in problems:
+                found.append(measure_problem(problem, run.parameters, n, draws, run.draws))
                 shown.advance(note=f"n = {n}")
-            full = [problem["consensus"] for problem in found]
+            full = [measured["consensus"] for measured in found]
             for mix, weights in mixes.items():
                 place = {"mix": mix, "n": n, "consensus": float(np.average(full, weights=weights))}
                 rows += [place | summary(found, weights, name) for name in all_methods()]
@@ -344,16 +341,15 @@ def check_sizes(sizes: Sequence[int], stored: int) -> list[int]:
     return sorted(set(sizes))
 
 
-def run_bench(config: RuleSweepConfig, sizes: Sequence[int], draws: int, note: str = "") -> dict[str, Any]:
-    """Load, measure, and write everything into `config.output_dir`."""
+def run_bench(run: StoredRun, folder: Path, sizes: Sequence[int], draws: int, note: str = "") -> dict[str, Any]:
+    """Measure, and write everything into `folder`."""
     if draws < 1:
         raise InputError(f"--draws: {draws}; give at least 1")
-    run = load_run(config)
     sizes = check_sizes(sizes, run.n)
     result = measure(run, sizes, draws)
-    about = {"model": run.model, "judge": run.judge, "stored": run.n, "problems": len(run.records)}
+    about = {"model": run.model, "judge": run.judge, "stored": run.n, "problems": len(run.problems)}
     result |= about | {"sizes": sizes, "draws": draws, "votes": run.draws, "note": note}
-    write_report(result, Path(config.output_dir), console)
+    write_report(result, folder, console)
     return result
 
 
@@ -368,11 +364,8 @@ def main() -> None:
     parser.add_argument("--note", default="", help="what the figures were made with, for the report")
     parser.add_argument("--out", default="bench")
     options = parser.parse_args()
-    # the loader is that of the sweep; which key it would sweep does not matter
-    config = RuleSweepConfig(
-        run=options.run, output_dir=options.out, sweep={"tau": [0.5]}, model=options.model, judge=options.judge
-    )
-    run_bench(config, options.n, options.draws, options.note)
+    run = load_run(options.run, model=options.model, judge=options.judge)
+    run_bench(run, Path(options.out), options.n, options.draws, options.note)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from secateur.engines.sampling import FinishedTrace, TraceJob, sample_traces
 from secateur.runtime.console import console, progress, say, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json, write_text
-from secateur.runtime.pictures import PLOT_STYLE
+from secateur.runtime.pictures import PLOT_STYLE, save_png
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import extract_answer, group_answers
 from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
@@ -112,7 +112,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> st
         "",
         f"`python bench/judge_scaling.py`: {_about(about)}. Costs are in tokens of the generator "
         "(multiply-accumulates of a head divided by its parameters); means over problems, the range is theirs; "
-        "savings against the vote of all n, DeepPrune by the published rule. *counted*: from real lengths, without "
+        "savings against consensus, DeepPrune by the published rule. *counted*: from real lengths, without "
         f"running the model for it; up to {about['live']} traces the pairwise judge's own scores decide, beyond it "
         "those of the own-state judge.",
         "",
@@ -144,16 +144,13 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         right.axhline(0, color="#777777", linewidth=1)
         right.set_ylim(-1.05, 1)
         left.set_title("judge's cost ÷ tokens of all traces", fontsize=9, loc="left")
-        right.set_title("net saving against the vote of all n (cut off at −105 %)", fontsize=9, loc="left")
+        right.set_title("net saving against consensus (cut off at −105 %)", fontsize=9, loc="left")
         for axes in (left, right):
             axes.set_xscale("log", base=2)
             axes.set_xticks(sizes, [str(n) for n in sizes])
             axes.set_xlabel("n, parallel traces")
         figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside right center")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp.png")
-        figure.savefig(temporary, dpi=130)
-        temporary.replace(path)
+        save_png(figure, path, dpi=130)
 
 
 EMBEDDED = "trainers/embedded_model"

@@ -19,7 +19,7 @@ from bench.equal_tokens import (
     summary,
     write_report,
 )
-from eval.rule_sweep import RuleSweepConfig, StoredRun
+from eval.studies.rule_sweep import StoredRun, load_run
 from eval.table.method import Parameters
 from eval.table.problems import ReplayProblem, ReplayTrace
 from eval.table.pruning import deepprune, prune_once
@@ -49,12 +49,12 @@ def problem(index: int, n: int = 160, right: float = 0.5) -> ReplayProblem:
 
 @pytest.fixture(scope="module")
 def stored() -> StoredRun:
-    records = [problem(index, right=0.35 + 0.1 * (index % 4)) for index in range(6)]
-    return StoredRun("base", "judge", records, Parameters(1000), RULES["published"], 2, 20, 160)
+    problems = [problem(index, right=0.35 + 0.1 * (index % 4)) for index in range(6)]
+    return StoredRun("base", "judge", problems, Parameters(1000), RULES["published"], 2, 20, 160, "fingerprint")
 
 
 def test_a_part_of_all_traces_is_the_problem(stored):
-    record = stored.records[0]
+    record = stored.problems[0]
     order = np.random.default_rng(1).permutation(160)
     again = prune_once(part(record, order), RULES["published"])
     direct = prune_once(record, RULES["published"], order.tolist())
@@ -65,7 +65,7 @@ def test_a_part_of_all_traces_is_the_problem(stored):
 
 @pytest.mark.parametrize("name", ["adaptive .95", "adaptive .99"])
 def test_leaving_out_traces_that_are_never_started_changes_nothing(stored, name):
-    for record in stored.records:
+    for record in stored.problems:
         chosen = np.random.default_rng(2).permutation(160)
         taken = part(record, chosen)
         assert prune(record, RULES[name], chosen) == deepprune(taken, [prune_once(taken, RULES[name])])
@@ -114,11 +114,11 @@ def test_a_real_run_is_replayed_and_bad_numbers_are_named(tmp_path: Path, tiny_m
     judge, problems = make_judge(tiny_model, tmp_path / "judge"), write_problems(tmp_path / "problems.jsonl")
     changes = {"live": 0, "orders": 1, "judges": {"base": str(judge)}}
     run_combined(config(tiny_model, judge, problems, tmp_path / "run", **changes))
-    sweep = RuleSweepConfig(run=str(tmp_path / "run"), output_dir=str(tmp_path / "out"), sweep={"tau": [0.5]})
-    result = run_bench(sweep, [4, 8], draws=2)
-    assert {row["n"] for row in result["rows"]} == {4, 8} and (tmp_path / "out" / "equal_tokens.png").is_file()
+    stored, out = load_run(str(tmp_path / "run")), tmp_path / "out"
+    result = run_bench(stored, out, [4, 8], draws=2)
+    assert {row["n"] for row in result["rows"]} == {4, 8} and (out / "equal_tokens.png").is_file()
     with pytest.raises(InputError, match="--n: 9 is not between 2 and the 8 traces"):
-        run_bench(sweep, [9], draws=2)
+        run_bench(stored, out, [9], draws=2)
     with pytest.raises(InputError, match="--draws: 0"):
-        run_bench(sweep, [4], draws=0)
+        run_bench(stored, out, [4], draws=0)
     assert check_sizes([8, 4, 8], 8) == [4, 8]
