@@ -3,9 +3,9 @@
     python eval/rule_sweep.py --config configs/demo/rule_sweep.yaml
     accelerate launch --config_file configs/accelerate/cpu.yaml eval/rule_sweep.py --config …
 
-No model runs: every rule is replayed on what eval/combined.py stored (tau is the paper's τ, max_clusters K, compared
-K1, largest K2, singletons K3; any other value of secateur/deepprune/rule.py can be swept as well). Can be killed and
-started again; cells that are done are not computed twice."""
+No model runs: every rule is replayed on what eval/combined.py stored (tau is the published τ, max_clusters K,
+compared K1, largest K2, singletons K3; any other value of secateur/deepprune/rule.py can be swept as well). Can be
+killed and started again; cells that are done are not computed twice."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

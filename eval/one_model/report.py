@@ -17,7 +17,7 @@ from eval.one_model.summary import Grades, Summary
 from secateur.runtime.console import console
 from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
 from secateur.runtime.statistics import Bounds
-from secateur.runtime.tables import Cell, interval_text, plain_table, print_table
+from secateur.runtime.tables import CsvValue, interval_text, plain_table, print_table
 
 Figures = Mapping[str, Mapping[str, ModelFigures]]
 """Model → benchmark → figures."""
@@ -96,9 +96,9 @@ def _difference(found: Comparison) -> str:
     return f"{accuracy}, {tokens}{ratio}"
 
 
-def csv_rows(summary: Summary) -> list[dict[str, Cell]]:
+def csv_rows(summary: Summary) -> list[dict[str, CsvValue]]:
     """Flat rows: one per model and benchmark, and one named `macro` per model with several benchmarks."""
-    rows: list[dict[str, Cell]] = []
+    rows: list[dict[str, CsvValue]] = []
     for model, benchmarks in summary.models.items():
         rows += [{"model": model, "benchmark": name} | flat_figures(entry) for name, entry in benchmarks.items()]
         if model in summary.macro:
@@ -107,9 +107,9 @@ def csv_rows(summary: Summary) -> list[dict[str, Cell]]:
     return rows
 
 
-def flat_figures(entry: ModelFigures) -> dict[str, Cell]:
+def flat_figures(entry: ModelFigures) -> dict[str, CsvValue]:
     """The figures as columns of a CSV."""
-    row: dict[str, Cell] = {"problems": entry.problems, "samples": entry.samples} | _flat_means(entry)
+    row: dict[str, CsvValue] = {"problems": entry.problems, "samples": entry.samples} | _flat_means(entry)
     for k, value in entry.pass_at_k.items():
         row |= {f"pass_at_{k}": value} | _bounds(f"pass_at_{k}", entry.pass_at_k_ci95[k])
     if entry.majority is not None and entry.majority_ci95 is not None:
@@ -120,14 +120,14 @@ def flat_figures(entry: ModelFigures) -> dict[str, Cell]:
     return row | {"prompt_tokens": entry.prompt_tokens, "generated_tokens": entry.generated_tokens}
 
 
-def _flat_means(entry: ModelFigures | MacroFigures) -> dict[str, Cell]:
-    row: dict[str, Cell] = {}
+def _flat_means(entry: ModelFigures | MacroFigures) -> dict[str, CsvValue]:
+    row: dict[str, CsvValue] = {}
     for key in ("pass_at_1", "mean_tokens", "truncated_share"):
         row |= {key: getattr(entry, key)} | _bounds(key, getattr(entry, f"{key}_ci95"))
     return row
 
 
-def _bounds(key: str, bounds: Bounds) -> dict[str, Cell]:
+def _bounds(key: str, bounds: Bounds) -> dict[str, CsvValue]:
     return {f"{key}_low": bounds[0], f"{key}_high": bounds[1]}
 
 

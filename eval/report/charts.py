@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -74,17 +73,13 @@ class RocCurve:
     main: bool = False
 
 
-class Bin(Protocol):
+@dataclass(frozen=True)
+class ReliabilityBin:
     """Pairs that got about the same score: their mean score and the share with the same answer (0-1)."""
 
-    @property
-    def pairs(self) -> int: ...
-
-    @property
-    def mean_score(self) -> float: ...
-
-    @property
-    def same_answer_share(self) -> float: ...
+    pairs: int
+    mean_score: float
+    same_answer_share: float
 
 
 def _to_svg(figure: Figure, title: str) -> str:
@@ -233,7 +228,7 @@ def roc(curves: Sequence[RocCurve], name: str) -> str:
         return _to_svg(figure, f"ROC of the {name}")
 
 
-def reliability(bins: Sequence[Bin], name: str) -> str:
+def reliability(bins: Sequence[ReliabilityBin], name: str) -> str:
     """A judge's calibration: of the pairs that got about the same probability, how many have the same answer."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": f"reliability {name}"}):
         figure, axes = _axes((4.7, 3.6))

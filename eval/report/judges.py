@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from eval.report import charts
 from eval.report.bars import printable
-from eval.report.charts import RocCurve
+from eval.report.charts import ReliabilityBin, RocCurve
 from secateur.runtime.files import JSON, read_json
 from secateur.runtime.records import record_of
 from secateur.runtime.statistics import Bounds
@@ -31,15 +31,6 @@ class BaselineMetrics:
 
     auroc: float | None
     roc: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Pairs that got about the same score: their mean score and the share with the same answer (0-1)."""
-
-    pairs: int
-    mean_score: float
-    same_answer_share: float
 
 
 @dataclass(frozen=True)

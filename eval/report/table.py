@@ -13,7 +13,7 @@ from secateur.results import Control, Row
 from secateur.runtime.pictures import model_colours
 
 NONE = "–"
-Value = float | str | None
+SortValue = float | str | None
 _WORDS = 80  # characters of a name
 
 
@@ -24,7 +24,7 @@ class Column:
 
     label: str
     about: str
-    value: Callable[[Row], Value]
+    value: Callable[[Row], SortValue]
     text: Callable[[Row], str]
     words: bool = False
     more: Callable[[Row], str] = lambda row: ""
@@ -36,7 +36,7 @@ class TableCell:
     """`more` shows under the pointer."""
 
     text: str
-    value: Value
+    value: SortValue
     more: str
 
 

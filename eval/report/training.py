@@ -27,7 +27,7 @@ class Validated:
 
 
 @dataclass(frozen=True)
-class Selection:
+class StoredSelection:
     """What of a round's selection.json is shown: its limit [tokens], what it could choose from, and why it did."""
 
     limit: int
@@ -56,7 +56,7 @@ class RoundChoice:
 class FinishedRound:
     number: int
     folder: Path
-    selection: Selection
+    selection: StoredSelection
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def finished_rounds(folder: str | Path) -> list[FinishedRound]:
     for path in (Path(folder) / "rounds").glob("*"):
         name, file = re.fullmatch(r"(\d+)-limit-\d+", path.name), path / "selection.json"
         if name and file.is_file():
-            found.append(FinishedRound(int(name[1]), path, record_of(Selection, read_json(file), str(file))))
+            found.append(FinishedRound(int(name[1]), path, record_of(StoredSelection, read_json(file), str(file))))
     return sorted(found, key=lambda one: one.number)
 
 

@@ -25,7 +25,7 @@ from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
 from secateur.runtime.ranks import current_ranks
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds, Interval
-from secateur.runtime.tables import Cell, interval_text, plain_table, print_table, write_csv
+from secateur.runtime.tables import CsvValue, interval_text, plain_table, print_table, write_csv
 from secateur.tasks.records import Problem, Trace
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def read_budget_forcing(folder: str | Path) -> BudgetReport:
     return read_record(Path(folder) / _FILE, BudgetReport, _FORMAT, "start eval/budget_forcing.py again")
 
 
-def csv_rows(curves: Curves) -> list[dict[str, Cell]]:
+def csv_rows(curves: Curves) -> list[dict[str, CsvValue]]:
     """One row per model, benchmark and budget."""
     return [
         {"model": model, "benchmark": name, "budget": "none" if point.budget is None else point.budget}

@@ -29,7 +29,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds, ratio_interval, ratio_with_interval
-from secateur.runtime.tables import Cell, interval_text, plain_table, print_table, write_csv
+from secateur.runtime.tables import CsvValue, interval_text, plain_table, print_table, write_csv
 
 KEYWORDS = (
     "wait",
@@ -219,19 +219,19 @@ def read_keywords(folder: str | Path) -> KeywordReport:
     return read_record(Path(folder) / _FILE, KeywordReport, _FORMAT, "start eval/keywords.py again")
 
 
-def csv_rows(report: KeywordReport) -> list[dict[str, Cell]]:
+def csv_rows(report: KeywordReport) -> list[dict[str, CsvValue]]:
     """One row per model and keyword."""
     rows = []
     for model, entry in report.models.items():
         ratios = report.ratios[model].ratios if model in report.ratios else {}
         for keyword, rates in entry.rates.items():
-            row: dict[str, Cell] = {"model": model, "keyword": keyword, "count": rates.count}
+            row: dict[str, CsvValue] = {"model": model, "keyword": keyword, "count": rates.count}
             rows.append(row | _rate_cells(rates, ratios.get(keyword)))
     return rows
 
 
-def _rate_cells(rates: Rates, ratios: Ratios | None) -> dict[str, Cell]:
-    cells: dict[str, Cell] = {}
+def _rate_cells(rates: Rates, ratios: Ratios | None) -> dict[str, CsvValue]:
+    cells: dict[str, CsvValue] = {}
     for key in _RATES:
         low, high = getattr(rates, f"{key}_ci95")
         ratio = getattr(ratios, key) if ratios else None

@@ -161,7 +161,7 @@ class PairedDifference:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RuleCell:
     """One rule on all problems.
 
     Tokens are means per problem; `net_tokens` counts everything, the judge's work as tokens of the generator. Savings
@@ -188,7 +188,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepRow(Cell):
+class SweepRow(RuleCell):
     """A cell beside the others: `pareto`: no other one is as accurate and as cheap, and better in one of the two;
     `to_default`: its accuracy minus that of the first one."""
 
@@ -233,7 +233,7 @@ def read_sweep(folder: str | Path) -> Sweep:
     return read_record(Path(folder) / SWEEP_FILE, Sweep, _FORMAT, "start eval/rule_sweep.py again")
 
 
-def measure(run: StoredRun, rule: PruneRule, full: FullConsensus) -> Cell:
+def measure(run: StoredRun, rule: PruneRule, full: FullConsensus) -> RuleCell:
     """One rule on the run's traces."""
     problems, parameters = run.problems, run.parameters
     pruned = [deepprune(problem, prune_in_orders(problem, rule, run.orders)) for problem in problems]
@@ -247,11 +247,11 @@ def measure(run: StoredRun, rule: PruneRule, full: FullConsensus) -> Cell:
 
 def _cell(
     rule: PruneRule, pruned: Sequence[Outcome], equal: Sequence[float], net: float, pairs: float, full: FullConsensus
-) -> Cell:
+) -> RuleCell:
     generated = _mean([outcome.usage.generated for outcome in pruned])
     accuracies = [outcome.accuracy for outcome in pruned]
     accuracy, low, high = mean_with_interval(accuracies)
-    return Cell(
+    return RuleCell(
         rule=flat_rule(rule),
         accuracy=accuracy,
         accuracy_ci95=(low, high),
@@ -285,7 +285,7 @@ def _compared_pairs(problem: ReplayProblem, rule: PruneRule) -> int:
     return cluster_traces(problem.scores, rule.cluster, problem.decision_seed).comparisons
 
 
-def beside_each_other(cells: Sequence[Cell]) -> tuple[SweepRow, ...]:
+def beside_each_other(cells: Sequence[RuleCell]) -> tuple[SweepRow, ...]:
     """The first one is the default."""
     return tuple(
         SweepRow(
@@ -297,7 +297,7 @@ def beside_each_other(cells: Sequence[Cell]) -> tuple[SweepRow, ...]:
     )
 
 
-def _dominates(a: Cell, b: Cell) -> bool:
+def _dominates(a: RuleCell, b: RuleCell) -> bool:
     better = a.accuracy > b.accuracy or a.net_tokens < b.net_tokens
     return better and a.accuracy >= b.accuracy and a.net_tokens <= b.net_tokens
 
@@ -317,14 +317,14 @@ class StoredCells:
                     "give another 'output_dir', or delete the folder"
                 )
 
-    def read(self) -> dict[str, Cell]:
+    def read(self) -> dict[str, RuleCell]:
         """By `rule_key`."""
         lines = [
             (f"{path}, line {number}", line)
             for path in sorted(self.folder.glob("cells-rank*.jsonl"))
             for number, line in read_jsonl(path)
         ]
-        return {rule_key(line["rule"]): record_of(Cell, line, where) for where, line in lines}
+        return {rule_key(line["rule"]): record_of(RuleCell, line, where) for where, line in lines}
 
     def compute(self, rules: Sequence[PruneRule]) -> None:
         """This process's share of the cells that are missing."""

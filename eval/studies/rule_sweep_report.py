@@ -29,7 +29,7 @@ _NAMES = {"tau": "τ", "max_clusters": "K", "compared": "K1", "largest": "K2", "
 
 
 def key_name(key: str) -> str:
-    """The paper's letter where it has one.
+    """The published letter where there is one.
 
     >>> key_name("max_clusters"), key_name("policy")
     ('K', 'policy')

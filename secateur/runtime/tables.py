@@ -14,7 +14,7 @@ from secateur.runtime.files import write_text
 
 WIDTH = 100
 """Columns of a terminal."""
-Cell = str | int | float | bool | None
+CsvValue = str | int | float | bool | None
 
 
 def plain_table(title: str, columns: Sequence[str], left: int = 1) -> Table:
@@ -45,7 +45,7 @@ def interval_text(low: float, high: float, digits: int = 3) -> str:
     return f"{low:,.{digits}f}–{high:,.{digits}f}"
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Cell]]) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, CsvValue]]) -> None:
     """One line per row; the columns are all keys in the order of their first appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     buffer = io.StringIO()

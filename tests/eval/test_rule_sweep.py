@@ -9,7 +9,7 @@ import pytest
 
 from eval.collect_traces import CollectConfig
 from eval.rule_sweep import RuleSweepConfig, run_sweep
-from eval.studies.rule_sweep import Cell, PairedDifference, beside_each_other, read_sweep, rules_to_try
+from eval.studies.rule_sweep import PairedDifference, RuleCell, beside_each_other, read_sweep, rules_to_try
 from eval.table.config import CombinedConfig
 from eval.table.rules import changed_rule, flat_rule, rule_keys
 from eval.table.run import run as run_combined
@@ -50,9 +50,9 @@ def test_cells_are_the_default_and_one_change_or_all_combinations():
     assert len(grid) == len(set(grid)) == 6 and grid[0] == PruneRule()
 
 
-def make_cell(accuracy: float, net_tokens: float) -> Cell:
+def make_cell(accuracy: float, net_tokens: float) -> RuleCell:
     nothing = PairedDifference(0.0, (0.0, 0.0))
-    return Cell(
+    return RuleCell(
         rule={}, accuracy=accuracy, accuracy_ci95=(0.0, 1.0), finished=1.0, generated=net_tokens,
         net_tokens=net_tokens, longest_path=1.0, saving_gross=0.0, saving_net=0.0, compared_pairs=0.0,
         to_consensus=nothing, equal_tokens_accuracy=0.5, to_equal_tokens=nothing, accuracies=(accuracy, accuracy),
