@@ -15,18 +15,11 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from eval.rule_sweep import RuleSweepConfig, StoredRun, load_run
+from bench.equal_tokens_report import BenchResult, BenchRow, MethodFigures, Mix, write_report
+from eval.studies.rule_sweep import StoredRun, load_run
 from eval.table.method import Parameters
 from eval.table.problems import Outcome, ReplayProblem, mean_outcome, part, rng_for
 from eval.table.pruning import deepprune, prune_once
@@ -35,162 +28,19 @@ from eval.table.sequential import adaptive_consistency, average
 from eval.table.votes import consensus, consensus_equal_tokens, single, vote_of_some
 from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.engines.accounting import net_cost
-from secateur.runtime.console import console, progress, say
+from secateur.runtime.console import progress, say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json, write_text
-from secateur.runtime.pictures import PLOT_STYLE
+from secateur.runtime.files import JSON
 from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import paired_difference
 
-Rows = Sequence[Mapping[str, Any]]
-# Okabe & Ito: told apart by people with any common colour blindness.
-_COLOURS = ("#d55e00", "#e69f00", "#cc79a7", "#999933", "#0072b2", "#009e73", "#56b4e9", "#000000")
-_DODGE = 0.035  # octaves between the methods' intervals
-_WIDTH = 128
-
-
-def write_report(result: Mapping[str, Any], folder: Path, console: Console) -> None:
-    """equal_tokens.json, .md and .png into `folder`, and the tables to the console."""
-    write_json(folder / "equal_tokens.json", result)
-    write_text(folder / "equal_tokens.md", _markdown(result))
-    _plot(result, folder / "equal_tokens.png")
-    wide = console if console.width >= _WIDTH or console.is_terminal else Console(width=_WIDTH, highlight=False)
-    for mix in result["mixes"]:
-        wide.print(_table(result, mix))
-    say(f"results: {folder / 'equal_tokens.json'}, equal_tokens.md, equal_tokens.png")
-
-
-def _names(result: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(row["method"] for row in result["rows"]))
-
-
-def _rows(result: Mapping[str, Any], **wanted: Any) -> list[Mapping[str, Any]]:
-    return [row for row in result["rows"] if all(row[key] == value for key, value in wanted.items())]
-
-
-def _points(row: Mapping[str, Any]) -> str:
-    """Percentage points, with the interval."""
-    value, low, high = (round(100 * number, 1) + 0.0 for number in (row["difference"], *row["ci95"]))  # no "-0.0"
-    return f"{value:+.1f} ({low:+.1f} … {high:+.1f})"
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
-
-
-def _title(result: Mapping[str, Any], mix: str) -> str:
-    about = result["mixes"][mix]
-    return (
-        f"{mix}: {about['problems']} problems, {about['right_share']:.2f} of the traces right, "
-        f"majority of all {about['majority_of_all']:.3f}"
-    )
-
-
-def _table(result: Mapping[str, Any], mix: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, title_justify="left")
-    table.title = f"{_title(result, mix)}; difference in points, accuracy at share of the tokens"
-    table.add_column("", no_wrap=True)
-    for n in result["sizes"]:
-        table.add_column(f"n = {n}\nall n {_rows(result, mix=mix, n=n)[0]['consensus']:.3f}", no_wrap=True)
-    for name in _names(result):
-        rows = _rows(result, mix=mix, method=name)
-        cells = (f"{row['accuracy']:.3f} at {_share(row['net_share'])}" for row in rows)
-        points = (_points(row).replace(" … ", "…").replace(" ", "\n") for row in rows)
-        table.add_row(name, *map("\n".join, zip(points, cells, strict=True)))
-    return table
-
-
-def _markdown(result: Mapping[str, Any]) -> str:
-    lines = [
-        "# DeepPrune against consensus over full traces for the same tokens",
-        "",
-        f"`python bench/equal_tokens.py`: {result['problems']} problems, {result['stored']} stored traces of each, "
-        f"model `{result['model']}`, judge `{result['judge']}`; {result['draws']} random subsets per problem and n "
-        "(beyond n = 64 fewer, at least 2, for methods that read all n cuts).",
-        *(["", result["note"]] if result["note"] else []),
-        "",
-        "Net tokens count everything, the judge's work as tokens of the generator. *Difference*: accuracy minus that "
-        "of consensus over as many full traces as the method's net tokens buy, in percentage points, paired by "
-        "problem, with its 95 % bootstrap interval over problems. *Tokens*: net, as a share of those of all n; "
-        "*full traces* is what they buy. Mixes weigh problems by the share of their stored traces that are right: "
-        "contested is below 0.6, half contested gives such problems half of the weight.",
-        "",
-        "![difference and tokens over n](equal_tokens.png)",
-    ]
-    for mix in result["mixes"]:
-        lines += ["", f"## {_title(result, mix).capitalize()}", "", *_markdown_table(result, mix)]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_table(result: Mapping[str, Any], mix: str) -> list[str]:
-    lines = [
-        "| n | consensus of n | method | accuracy | full traces, their accuracy | difference | tokens |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in _rows(result, mix=mix):
-        cells = (
-            f"{row['n']}",
-            f"{row['consensus']:.3f}",
-            row["method"],
-            f"{row['accuracy']:.3f}",
-            f"{row['equal_traces']:.1f}, {row['equal_accuracy']:.3f}",
-            _points(row),
-            _share(row["net_share"]),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def _plot(result: Mapping[str, Any], path: Path) -> None:
-    mixes = list(result["mixes"])
-    with matplotlib.rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(3.7 * len(mixes), 7.2), layout="constrained")
-        grid = figure.subplots(2, len(mixes), sharex=True, sharey="row", squeeze=False)
-        for mix, upper, lower in zip(mixes, *grid, strict=True):
-            _draw_mix(result, mix, upper, lower)
-        grid[0, 0].set_ylabel("accuracy − that of full traces\nfor the same tokens [points]")
-        grid[1, 0].set_ylabel("net tokens ÷ tokens of all n")
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), ncols=4, fontsize=9, loc="outside lower center")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp.png")
-        figure.savefig(temporary, dpi=110)
-        temporary.replace(path)
-
-
-def _draw_mix(result: Mapping[str, Any], mix: str, upper: Axes, lower: Axes) -> None:
-    names, sizes = _names(result), result["sizes"]
-    for index, (name, colour) in enumerate(zip(names, _COLOURS, strict=True)):
-        rows = _rows(result, mix=mix, method=name)
-        style = {"color": colour, "marker": "o", "markersize": 3.5, "linewidth": 1.5, "label": name}
-        if index == len(names) - 1:
-            style |= {"linestyle": (0, (4, 2)), "marker": "s"}
-        values, low, high = 100 * np.array([(row["difference"], *row["ci95"]) for row in rows]).T
-        beside = np.array(sizes) * 2.0 ** (_DODGE * (index - (len(names) - 1) / 2))
-        errors = [np.maximum(values - low, 0), np.maximum(high - values, 0)]
-        upper.errorbar(beside, values, yerr=errors, elinewidth=0.8, **style)
-        lower.plot(sizes, [row["net_share"] for row in rows], **style)
-    upper.axhline(0, color="#777777", linewidth=1)
-    about = result["mixes"][mix]
-    upper.set_title(
-        f"{mix} ({about['problems']} problems)\nmajority of all {about['majority_of_all']:.3f}", loc="left"
-    )
-    lower.set_yscale("log")
-    lower.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    lower.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
-    for axes in (upper, lower):
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sizes, [str(n) for n in sizes])
-        axes.minorticks_off()
-    lower.set_xlabel("n, parallel traces")
-
-
-PUBLISHED = PruneRule()
-_CHANGES: dict[str, tuple[PruneRule, dict[str, Any]]] = {
-    "published": (PUBLISHED, {}),
-    "K2 3": (PUBLISHED, {"largest": 3}),
-    "soft, K2 6": (PUBLISHED, {"policy": "soft", "largest": 6}),
-    "stop when decided": (PUBLISHED, {"stop_when_decided": True}),
-    "lead 3": (PUBLISHED, {"lead": 3}),
+PUBLISHED_RULE = PruneRule()
+_CHANGES: dict[str, tuple[PruneRule, dict[str, JSON]]] = {
+    "published": (PUBLISHED_RULE, {}),
+    "K2 3": (PUBLISHED_RULE, {"largest": 3}),
+    "soft, K2 6": (PUBLISHED_RULE, {"policy": "soft", "largest": 6}),
+    "stop when decided": (PUBLISHED_RULE, {"stop_when_decided": True}),
+    "lead 3": (PUBLISHED_RULE, {"lead": 3}),
     "adaptive .95": (ADAPTIVE_RULE, {}),
     "adaptive .99": (ADAPTIVE_RULE, {"start_confidence": 0.99}),
 }
@@ -228,7 +78,7 @@ def ask_in_turn(record: ReplayProblem, chosen: np.ndarray) -> Outcome:
 
 
 @dataclass(frozen=True)
-class Method:
+class Contender:
     """`run` answers one problem with the chosen traces; `reads_all` cuts of them, so its time grows with n."""
 
     run: Callable[[ReplayProblem, np.ndarray], Outcome]
@@ -240,35 +90,45 @@ class Method:
         return max(min(draws, _FEWEST), draws * _FIRST // n) if self.reads_all and n > _FIRST else draws
 
 
-def all_methods() -> dict[str, Method]:
-    """What is held against consensus, by name."""
+def all_contenders() -> dict[str, Contender]:
+    """What is compared with consensus, by name."""
     found = {
-        name: Method(lambda record, chosen, rule=rule: prune(record, rule, chosen), not rule.start.start_batch)
+        name: Contender(lambda record, chosen, rule=rule: prune(record, rule, chosen), not rule.start.start_batch)
         for name, rule in RULES.items()
     }
-    return found | {SEQUENTIAL: Method(ask_in_turn, False, judged=False)}
+    return found | {SEQUENTIAL: Contender(ask_in_turn, False, judged=False)}
 
 
-def measure_problem(record: ReplayProblem, parameters: Parameters, n: int, draws: int, votes: int) -> dict[str, Any]:
-    """One problem at one n: its consensus over n traces, and per method accuracy, net tokens, finished traces, and
-    the accuracy and number of the full traces for the same net tokens."""
-    rng = rng_for(record, f"equal_tokens {n}")
-    chosen = [rng.permutation(len(record.traces))[:n] for _ in range(draws)]
-    mean_length = float(np.mean([trace.n_tokens for trace in record.traces]))
+@dataclass(frozen=True)
+class MeasuredProblem:
+    """One problem at one n: accuracy (0-1) of the consensus of n traces, their tokens, and every contender by
+    name."""
+
+    consensus: float
+    tokens: float
+    methods: Mapping[str, MethodFigures]
+
+
+def measure_problem(
+    problem: ReplayProblem, parameters: Parameters, n: int, draws: int, votes: int
+) -> MeasuredProblem:
+    """All contenders meet the same subsets of the problem's traces."""
+    rng = rng_for(problem, f"equal_tokens {n}")
+    chosen = [rng.permutation(len(problem.traces))[:n] for _ in range(draws)]
     found = {}
-    for name, method in all_methods().items():
-        outcome = mean_outcome([method.run(record, traces) for traces in chosen[: method.draws(draws, n)]])
+    for name, method in all_contenders().items():
         own = parameters if method.judged else Parameters(parameters.generator)
-        equal = consensus_equal_tokens(record, outcome, own, votes)
-        found[name] = {
-            "accuracy": outcome.accuracy,
-            "net_tokens": net_cost(outcome.usage, own.generator, own.judge) / own.generator,
-            "finished": outcome.finished,
-            "equal_accuracy": equal.accuracy,
-            "equal_traces": equal.finished,
-        }
-    full = vote_of_some(record, n, votes, rng_for(record, "consensus"))
-    return {"consensus": full.accuracy, "tokens": n * mean_length, "methods": found}
+        runs = [method.run(problem, traces) for traces in chosen[: method.draws(draws, n)]]
+        found[name] = _figures(problem, mean_outcome(runs), own, votes)
+    full = vote_of_some(problem, n, votes, rng_for(problem, "consensus"))
+    mean_length = float(np.mean([trace.n_tokens for trace in problem.traces]))
+    return MeasuredProblem(full.accuracy, n * mean_length, found)
+
+
+def _figures(problem: ReplayProblem, outcome: Outcome, parameters: Parameters, votes: int) -> MethodFigures:
+    equal = consensus_equal_tokens(problem, outcome, parameters, votes)
+    net = net_cost(outcome.usage, parameters.generator, parameters.judge) / parameters.generator
+    return MethodFigures(outcome.accuracy, net, outcome.finished, equal.accuracy, equal.finished)
 
 
 def mix_weights(shares: Sequence[float], bar: float, hard_weight: float | None) -> np.ndarray | None:
@@ -282,22 +142,36 @@ def mix_weights(shares: Sequence[float], bar: float, hard_weight: float | None) 
     return len(hard) * sum(side * (weight / max(int(side.sum()), 1)) for side, weight in sides)
 
 
-def summary(found: Sequence[Mapping[str, Any]], weights: np.ndarray, name: str) -> dict[str, Any]:
-    """One method on one mix at one n. Weights multiply both sides of a pair, so its difference stays paired; which
-    problems are in the mix is left to chance by the bootstrap too."""
-    rows, inside = [problem["methods"][name] for problem in found], weights > 0
-    values = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    means = {key: float(np.average(value, weights=weights)) for key, value in values.items()}
-    scale = weights[inside] / weights[inside].mean()
-    a, b = (values[key][inside] * scale for key in ("accuracy", "equal_accuracy"))
-    difference, low, high = paired_difference(a, b)
-    full_tokens = np.average([problem["tokens"] for problem in found], weights=weights)
-    return means | {
-        "method": name,
-        "difference": difference,
-        "ci95": [low, high],
-        "net_share": means["net_tokens"] / float(full_tokens),
-    }
+@dataclass(frozen=True)
+class WeighedMix:
+    """Problems measured at one n, and how much each counts [problems], with mean 1."""
+
+    name: str
+    n: int
+    found: Sequence[MeasuredProblem]
+    weights: np.ndarray
+
+    def mean(self, values: Sequence[float]) -> float:
+        return float(np.average(values, weights=self.weights))
+
+    def row(self, method: str) -> BenchRow:
+        """Weights multiply both sides of a pair, so its difference stays paired; which problems are in the mix is
+        left to chance by the bootstrap too."""
+        figures, inside = [problem.methods[method] for problem in self.found], self.weights > 0
+        means = {key: self.mean([getattr(one, key) for one in figures]) for key in vars(figures[0])}
+        scale = self.weights[inside] / self.weights[inside].mean()
+        a, b = np.array([(one.accuracy, one.equal_accuracy) for one in figures]).T
+        difference, low, high = paired_difference(a[inside] * scale, b[inside] * scale)
+        return BenchRow(
+            **means,
+            mix=self.name,
+            n=self.n,
+            consensus=self.mean([problem.consensus for problem in self.found]),
+            method=method,
+            difference=difference,
+            ci95=(low, high),
+            net_share=means["net_tokens"] / self.mean([problem.tokens for problem in self.found]),
+        )
 
 
 def usable_mixes(shares: Sequence[float]) -> dict[str, np.ndarray]:
@@ -309,31 +183,37 @@ def usable_mixes(shares: Sequence[float]) -> dict[str, np.ndarray]:
     return {name: weights for name, weights in found.items() if weights is not None}
 
 
-def measure(run: StoredRun, sizes: Sequence[int], draws: int) -> dict[str, Any]:
-    """All mixes, sizes and methods: `rows`, and what the mixes are."""
-    records = run.records
-    shares = [single(record).accuracy for record in records]
-    majority = np.array([consensus(record).accuracy for record in records])
+def measure(run: StoredRun, sizes: Sequence[int], draws: int, note: str = "") -> BenchResult:
+    """All mixes, sizes and contenders."""
+    shares = [single(problem).accuracy for problem in run.problems]
     mixes, rows = usable_mixes(shares), []
-    with progress("problems × n", len(sizes) * len(records)) as shown:
+    with progress("problems × n", len(sizes) * len(run.problems)) as shown:
         for n in sizes:
             found = []
-            for record in records:
-                found.append(measure_problem(record, run.parameters, n, draws, run.draws))
+            for problem in run.problems:
+                found.append(measure_problem(problem, run.parameters, n, draws, run.draws))
                 shown.advance(note=f"n = {n}")
-            full = [problem["consensus"] for problem in found]
-            for mix, weights in mixes.items():
-                place = {"mix": mix, "n": n, "consensus": float(np.average(full, weights=weights))}
-                rows += [place | summary(found, weights, name) for name in all_methods()]
-    about = {
-        mix: {
-            "problems": int((weights > 0).sum()),
-            "majority_of_all": float(np.average(majority, weights=weights)),
-            "right_share": float(np.average(shares, weights=weights)),
-        }
-        for mix, weights in mixes.items()
-    }
-    return {"rows": rows, "mixes": about}
+            for name, weights in mixes.items():
+                mix = WeighedMix(name, n, found, weights)
+                rows += [mix.row(method) for method in all_contenders()]
+    majority = [consensus(problem).accuracy for problem in run.problems]
+    return BenchResult(
+        rows=tuple(rows),
+        mixes={name: _mix(weights, majority, shares) for name, weights in mixes.items()},
+        model=run.model,
+        judge=run.judge,
+        stored=run.n,
+        problems=len(run.problems),
+        sizes=tuple(sizes),
+        draws=draws,
+        votes=run.draws,
+        note=note,
+    )
+
+
+def _mix(weights: np.ndarray, majority: Sequence[float], shares: Sequence[float]) -> Mix:
+    means = (float(np.average(values, weights=weights)) for values in (majority, shares))
+    return Mix(int((weights > 0).sum()), *means)
 
 
 def check_sizes(sizes: Sequence[int], stored: int) -> list[int]:
@@ -344,16 +224,12 @@ def check_sizes(sizes: Sequence[int], stored: int) -> list[int]:
     return sorted(set(sizes))
 
 
-def run_bench(config: RuleSweepConfig, sizes: Sequence[int], draws: int, note: str = "") -> dict[str, Any]:
-    """Load, measure, and write everything into `config.output_dir`."""
+def run_bench(run: StoredRun, folder: Path, sizes: Sequence[int], draws: int, note: str = "") -> BenchResult:
+    """Measure, and write everything into `folder`."""
     if draws < 1:
         raise InputError(f"--draws: {draws}; give at least 1")
-    run = load_run(config)
-    sizes = check_sizes(sizes, run.n)
-    result = measure(run, sizes, draws)
-    about = {"model": run.model, "judge": run.judge, "stored": run.n, "problems": len(run.records)}
-    result |= about | {"sizes": sizes, "draws": draws, "votes": run.draws, "note": note}
-    write_report(result, Path(config.output_dir), console)
+    result = measure(run, check_sizes(sizes, run.n), draws, note)
+    write_report(result, folder)
     return result
 
 
@@ -368,11 +244,8 @@ def main() -> None:
     parser.add_argument("--note", default="", help="what the figures were made with, for the report")
     parser.add_argument("--out", default="bench")
     options = parser.parse_args()
-    # the loader is that of the sweep; which key it would sweep does not matter
-    config = RuleSweepConfig(
-        run=options.run, output_dir=options.out, sweep={"tau": [0.5]}, model=options.model, judge=options.judge
-    )
-    run_bench(config, options.n, options.draws, options.note)
+    run = load_run(options.run, model=options.model, judge=options.judge)
+    run_bench(run, Path(options.out), options.n, options.draws, options.note)
 
 
 if __name__ == "__main__":

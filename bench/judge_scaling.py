@@ -19,27 +19,19 @@ are divided by the generator's parameters. Ways of asking:
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
+from bench.judge_scaling_report import ScalingReport, ScalingRow, WayFigures, write_report
 from secateur.deepprune.clustering import cluster_asking, cluster_traces
 from secateur.deepprune.cut import CutDetector, CutRule, cut_pieces
 from secateur.deepprune.decision import decision_seed
 from secateur.deepprune.judges.base import CutTrace, Judge
 from secateur.deepprune.judges.folder import load_judge
-from secateur.deepprune.judges.kinds import linear, own_states, pairwise
 from secateur.deepprune.judges.pairwise import PairwiseJudge
-from secateur.deepprune.judges.record import JUDGE_FILE
 from secateur.deepprune.replay import replay
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import Usage, net_cost
@@ -47,10 +39,8 @@ from secateur.engines.base import SamplingSpec, trace_seed
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.sampling import FinishedTrace, TraceJob, sample_traces
-from secateur.runtime.console import console, progress, say, use_one_torch_thread
+from secateur.runtime.console import progress, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json, write_text
-from secateur.runtime.pictures import PLOT_STYLE
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import group_answers
 from secateur.tasks.answers.extraction import extract_answer
@@ -58,109 +48,8 @@ from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_in
 from secateur.tasks.records import Problem
 from secateur.tasks.sources import load_problems
 
-GOAL = 0.02  # share of the traces' tokens that own states may cost
-_COLUMNS = ("judge ÷ traces", "range", "judge ÷ cuts", "saved gross", "saved net")
-# Okabe & Ito: told apart by people with any common colour blindness.
-_COLOURS = ("#009e73", "#66c2a5", "#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#000000")
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    low, high = row["to_traces_range"]
-    return [
-        f"{row['n']}",
-        row["way"] + ("" if row["measured"] else " (counted)"),
-        _percent(row["to_traces"]),
-        f"{_percent(low)} – {_percent(high)}",
-        f"{row['to_cuts']:,.2f} ×",
-        f"{row['saving_gross']:.1%}",
-        f"{row['saving_net']:.1%}",
-    ]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %" if share < 0.1 else f"{100 * share:,.0f} %"
-
-
-def write_report(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], folder: Path, console: Console) -> None:
-    """judge_scaling.json, .md and .png into `folder`, and the table to the console."""
-    write_json(folder / "judge_scaling.json", {"rows": list(rows), **about})
-    write_text(folder / "judge_scaling.md", _markdown(rows, about))
-    _plot(rows, folder / "judge_scaling.png")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, title_justify="left")
-    table.title = _about(about)
-    for index, name in enumerate(("n", "way of asking", _COLUMNS[0], *_COLUMNS[2:])):
-        table.add_column(name, justify="left" if index == 1 else "right", no_wrap=True)
-    before = None
-    for row in rows:
-        if before not in (None, row["n"]):
-            table.add_section()
-        cells = _cells(row)
-        table.add_row(*cells[:3], *cells[4:])  # the range is in the other files
-        before = row["n"]
-    wide = Console(width=110, highlight=False, soft_wrap=True)
-    (console if console.width >= 110 or console.is_terminal else wide).print(table)
-    say(f"results: {folder / 'judge_scaling.json'}, judge_scaling.md, judge_scaling.png")
-
-
-def _about(about: Mapping[str, Any]) -> str:
-    return (
-        f"{about['problems']} problems; per trace {about['mean_trace_tokens']:.0f} tokens, "
-        f"cut {about['mean_cut_tokens']:.0f}, prompt {about['prompt_tokens']:.0f}"
-    )
-
-
-def _markdown(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str:
-    lines = [
-        "# What a judge costs as the traces grow in number",
-        "",
-        f"`python bench/judge_scaling.py`: {_about(about)}. Costs are in tokens of the generator "
-        "(multiply-accumulates of a head divided by its parameters); means over problems, the range is theirs; "
-        "savings against the vote of all n, DeepPrune by the published rule. *counted*: from real lengths, without "
-        f"running the model for it; up to {about['live']} traces the pairwise judge's own scores decide, beyond it "
-        "those of the own-state judge.",
-        "",
-        "![cost and net saving over n](judge_scaling.png)",
-        "",
-        f"| n | way of asking | {' | '.join(_COLUMNS)} |",
-        "|---|---|---|---|---|---|---|",
-        *(f"| {' | '.join(_cells(row))} |" for row in rows),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    ways, sizes = list(dict.fromkeys(row["way"] for row in rows)), sorted({row["n"] for row in rows})
-    with matplotlib.rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(10.5, 4.2), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        for way, colour in zip(ways, _COLOURS, strict=True):
-            own = [row for row in rows if row["way"] == way]
-            style = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1.6}
-            left.plot([row["n"] for row in own], [row["to_traces"] for row in own], label=way, **style)
-            # what costs more than it saves is told by the left picture; here it would hide all else
-            right.plot([row["n"] for row in own], [max(row["saving_net"], -1.05) for row in own], **style)
-        left.axhline(GOAL, color="#777777", linewidth=1, linestyle=(0, (4, 2)))
-        left.annotate("2 %", (sizes[0], GOAL), xytext=(0, 3), textcoords="offset points", color="#777777", fontsize=8)
-        left.set_yscale("log")
-        left.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
-        right.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
-        right.axhline(0, color="#777777", linewidth=1)
-        right.set_ylim(-1.05, 1)
-        left.set_title("judge's cost ÷ tokens of all traces", fontsize=9, loc="left")
-        right.set_title("net saving against the vote of all n (cut off at −105 %)", fontsize=9, loc="left")
-        for axes in (left, right):
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(sizes, [str(n) for n in sizes])
-            axes.set_xlabel("n, parallel traces")
-        figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside right center")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp.png")
-        figure.savefig(temporary, dpi=130)
-        temporary.replace(path)
-
-
 EMBEDDED = "trainers/embedded_model"
-KINDS = (own_states.KIND, linear.KIND, pairwise.KIND)
+KINDS = ("linear_own_states", "linear", "pairwise")
 SEED = 0
 
 
@@ -257,7 +146,7 @@ class Way:
 
 def ways(problem: Sampled, judges: dict[str, Judge], rule: PruneRule, live: int) -> list[Way]:
     """All ways of asking, on the traces of one problem."""
-    n, own, encoder = len(problem.cuts), judges[own_states.KIND.name], judges[linear.KIND.name]
+    n, own, linear = len(problem.cuts), judges["linear_own_states"], judges["linear"]
     scores, usage = score_all(own, problem.cuts)
     lazily = own.open(problem.cuts)
     cluster_asking(n, lambda pairs: lazily.scores([(int(a), int(b)) for a, b in pairs]), rule.cluster, problem.seed)
@@ -265,9 +154,9 @@ def ways(problem: Sampled, judges: dict[str, Judge], rule: PruneRule, live: int)
         Way("own states, all pairs", usage, 0, scores),
         Way("own states, asked lazily", lazily.usage, 0, scores),
     ]
-    matrix, usage = score_all(encoder, problem.cuts)
-    found.append(Way("linear encoder", usage, encoder.parameters, matrix))
-    return found + pairwise_ways(problem, judges[pairwise.KIND.name], rule, scores, live)
+    matrix, usage = score_all(linear, problem.cuts)
+    found.append(Way("linear encoder", usage, linear.parameters, matrix))
+    return found + pairwise_ways(problem, judges["pairwise"], rule, scores, live)
 
 
 def pairwise_ways(
@@ -303,27 +192,23 @@ def pairwise_ways(
     ]
 
 
-def figures(problem: Sampled, way: Way, parameters: int, rule: PruneRule) -> dict[str, float]:
-    """The judge's tokens against those of all traces and of all cuts, and what DeepPrune saves (shares, 1 = all)."""
+def figures(problem: Sampled, way: Way, parameters: int, rule: PruneRule) -> WayFigures:
+    """Of one problem."""
     arguments = (problem.lengths, problem.cut_tokens, problem.keys, way.scores, rule, problem.seed)
     kept = replay(*arguments).usage.generated
     judge = net_cost(way.usage, parameters, way.parameters) / parameters
     total, cut = sum(problem.lengths), sum(len(cut.token_ids) for cut in problem.cuts)
-    return {
-        "judge_tokens": judge,
-        "to_traces": judge / total,
-        "to_cuts": judge / cut,
-        "saving_gross": 1 - kept / total,
-        "saving_net": 1 - (kept + judge) / total,
-    }
+    return WayFigures(judge, judge / total, judge / cut, 1 - kept / total, 1 - (kept + judge) / total)
 
 
-def measure(problems: Sequence[Sampled], judges: dict[str, Judge], sizes: Sequence[int], live: int, parameters: int):
-    """One row for each number of traces and way of asking: means over problems, and the range of `to_traces`."""
+def measure(
+    problems: Sequence[Sampled], judges: dict[str, Judge], sizes: Sequence[int], live: int, parameters: int
+) -> list[ScalingRow]:
+    """One row for each number of traces and way of asking."""
     rule, rows = PruneRule(), []
     with progress("judges", len(sizes) * len(problems)) as shown:
         for n in sizes:
-            found: dict[str, list[dict[str, float]]] = {}
+            found: dict[str, list[WayFigures]] = {}
             measured: dict[str, bool] = {}
             for problem in problems:
                 part = problem.first(n)
@@ -331,23 +216,25 @@ def measure(problems: Sequence[Sampled], judges: dict[str, Judge], sizes: Sequen
                     found.setdefault(way.name, []).append(figures(part, way, parameters, rule))
                     measured[way.name] = way.measured
                 shown.advance()
-            for name, values in found.items():
-                row: dict[str, Any] = {"n": n, "way": name, "measured": measured[name]}
-                row |= {key: float(np.mean([value[key] for value in values])) for key in values[0]}
-                row["to_traces_range"] = [f(value["to_traces"] for value in values) for f in (min, max)]
-                rows.append(row)
+            rows += [_row(n, name, values, measured[name]) for name, values in found.items()]
     return rows
+
+
+def _row(n: int, way: str, values: Sequence[WayFigures], measured: bool) -> ScalingRow:
+    means = {key: float(np.mean([getattr(value, key) for value in values])) for key in vars(values[0])}
+    shares = [value.to_traces for value in values]
+    return ScalingRow(**means, n=n, way=way, measured=measured, to_traces_range=(min(shares), max(shares)))
 
 
 def load_judges(folder: Path, model: str) -> dict[str, Judge]:
     """The judges of the three kinds; `InputError` says how to make one that is missing."""
-    for kind in (one.name for one in KINDS):
-        if not (folder / kind / "base" / JUDGE_FILE).is_file():
+    for kind in KINDS:
+        if not (folder / kind / "base" / "judge.json").is_file():
             raise InputError(
                 f"--judges: no judge in {folder / kind / 'base'}; make it with: make demo JUDGE={kind}, or "
                 f"python trainers/judge.py --config configs/demo/judge_{kind.removeprefix('linear_')}.yaml"
             )
-    judges = {kind.name: load_judge(folder / kind.name / "base", model) for kind in KINDS}
+    judges = {kind: load_judge(folder / kind / "base", model) for kind in KINDS}
     rules = {judge.cut_rule for judge in judges.values()}
     if len(rules) > 1:
         raise InputError(f"--judges: those in {folder} cut at {', '.join(map(str, rules))}; train them at one cut")
@@ -368,21 +255,22 @@ def main() -> None:
         raise InputError("--problems must be at least 1, and every number in --sizes at least 3")
     use_one_torch_thread()
     judges = load_judges(options.judges, options.model)
-    own = judges[own_states.KIND.name]
+    own = judges["linear_own_states"]
     engine = TransformersEngine(options.model, capture_layers=own.capture_layers)
     problems = load_problems("arithmetic:combined", options.problems, SEED)
     traces = sample(engine, problems, max(options.sizes), own.cut_rule)
     parameters = engine.model.num_parameters()
     rows = measure(traces, judges, sorted(options.sizes), options.live, parameters)
-    about = {
-        "problems": options.problems,
-        "live": options.live,
-        "parameters": parameters,
-        "mean_trace_tokens": float(np.mean([length for problem in traces for length in problem.lengths])),
-        "mean_cut_tokens": float(np.mean([len(cut.token_ids) for problem in traces for cut in problem.cuts])),
-        "prompt_tokens": float(np.mean([len(problem.prompt_ids) for problem in traces])),
-    }
-    write_report(rows, about, options.out, console)
+    report = ScalingReport(
+        rows=tuple(rows),
+        problems=options.problems,
+        live=options.live,
+        parameters=parameters,
+        mean_trace_tokens=float(np.mean([length for problem in traces for length in problem.lengths])),
+        mean_cut_tokens=float(np.mean([len(cut.token_ids) for problem in traces for cut in problem.cuts])),
+        prompt_tokens=float(np.mean([len(problem.prompt_ids) for problem in traces])),
+    )
+    write_report(report, options.out)
 
 
 if __name__ == "__main__":

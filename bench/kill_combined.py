@@ -8,6 +8,7 @@ agree in every figure but wall times, and no trace that was stored may be sample
 """
 
 import argparse
+import itertools
 import random
 import subprocess
 import sys
@@ -15,19 +16,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import yaml
 
+from eval.table.explorer import EXAMPLES_FILE
 from secateur.engines.trace_folder import read_trace_folder
+from secateur.results import TABLE_FILE, read_table
 from secateur.runtime.console import console
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_text
+from secateur.runtime.files import JSON, read_json, write_text
 from secateur.runtime.process import end_with_parent, entry_point
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL = "trainers/embedded_model"
-GRID: dict[str, Any] = {
+GRID: dict[str, JSON] = {
     "models": {"base": MODEL, "twin": MODEL},
     "judges": {"base": ["values", "random"], "twin": ["values", "random"]},
     "problems": "arithmetic:combined",
@@ -68,7 +71,7 @@ def stored(folder: Path) -> int:
     return lines + sum(1 for pattern in ("scores/*/[!.]*.npz", "live/*/[!.]*.json") for _ in folder.rglob(pattern))
 
 
-def whole_lines(folder: Path) -> dict[Path, bytes]:
+def complete_lines(folder: Path) -> dict[Path, bytes]:
     """The traces that are on disk for good, by file."""
     found = {path: path.read_bytes() for path in folder.rglob(_TRACES)}
     return {path: content[: content.rfind(b"\n") + 1] for path, content in found.items()}
@@ -89,7 +92,7 @@ def run_killed(
     let the last start go to the end. Raises `RuntimeError` if a start fails by itself."""
     rng, outcome = random.Random(seed), Outcome()
     for goal in [*goals, None]:
-        before, lines, process = stored(folder), whole_lines(folder), start()
+        before, lines, process = stored(folder), complete_lines(folder), start()
         while process.running() and (goal is None or stored(folder) < max(goal, before + 1)):
             time.sleep(_POLL_S)
         if goal is not None:
@@ -109,23 +112,25 @@ def kept(path: Path, old: bytes) -> bool:
 
 def differences(alone: Path, killed: Path) -> list[str]:
     """What two runs disagree about, wall times and the names of their folders apart; [] if nothing."""
-    wrong, combined = [], read_json(alone / "combined.json")
-    places = combined["folders"].values()
-    for name in ("combined.json", *(f"{place}/examples.json" for place in places)):
-        a, b = (_comparable(read_json(folder / name)) for folder in (alone, killed))
-        if isinstance(a, dict):
-            wrong += [f"{name}: '{key}' differs" for key in a.keys() | b.keys() if a.get(key) != b.get(key)]
-        elif a != b:
-            wrong.append(f"{name} differs")
+    table = read_table(alone)
+    places = table.folders.values()
+    wrong = _differing_keys(alone, killed, TABLE_FILE)
+    for place in places:
+        wrong += _differing_keys(alone, killed, f"{place}/{EXAMPLES_FILE}")
     # reading raises InputError for a sample that is stored twice
-    for model, place in ((model, place) for model in combined["config"]["models"] for place in places):
+    for model, place in itertools.product(table.models, places):
         texts = [_texts(folder / place / model / "traces") for folder in (alone, killed)]
         if texts[0] != texts[1]:
             wrong.append(f"{place}/{model}: the traces differ")
-        problems = read_json(alone / place / "combined.json")["rows"][0]["problems"]
-        if len(texts[1]) != combined["n"][-1] * problems:
+        problems = read_table(alone / place).rows[0].problems
+        if len(texts[1]) != table.n[-1] * problems:
             wrong.append(f"{place}/{model}: {len(texts[1])} traces")
     return wrong
+
+
+def _differing_keys(alone: Path, killed: Path, name: str) -> list[str]:
+    a, b = (_comparable(read_json(folder / name)) for folder in (alone, killed))
+    return [f"{name}: '{key}' differs" for key in a.keys() | b.keys() if a.get(key) != b.get(key)]
 
 
 def _texts(folder: Path) -> dict[tuple[str, int], str]:
@@ -136,7 +141,7 @@ def _texts(folder: Path) -> dict[tuple[str, int], str]:
     }
 
 
-def _comparable(value: Any) -> Any:
+def _comparable(value: JSON) -> JSON:
     if isinstance(value, dict):
         return {key: _comparable(inner) for key, inner in value.items() if key not in _UNEQUAL}
     return [_comparable(inner) for inner in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""How fast stored traces are replayed, and what a whole grid takes once its traces are sampled.
+"""How fast stored traces are replayed, and what a grid takes once its traces are sampled.
 
     python bench/replay.py --run outputs/demo/combined/linear_own_states [--n 32] [--problems 100] [--repeats 3]
     python bench/replay.py --run … --grid [--launch configs/accelerate/cpu.yaml]
@@ -20,10 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -35,10 +34,11 @@ from eval.table.problems import Outcome
 from eval.table.pruning import deepprune, prune_in_orders, random_traces
 from eval.table.registry import METHODS
 from eval.table.votes import EQUAL_TOKENS, RANDOM_TRACES, consensus_equal_tokens
+from secateur.results import TABLE_FILE, read_table
 from secateur.runtime.config import check_types
 from secateur.runtime.console import progress, say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_text
+from secateur.runtime.files import write_text
 from secateur.runtime.process import end_with_parent, entry_point
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -46,12 +46,34 @@ Work = Callable[[int, int], list[Outcome]]
 """Replays one method on all problems in so many orders or draws."""
 
 
+@dataclass(frozen=True)
+class Rate:
+    """A method: stored traces per second in one order, and in all orders and draws of the config, which take
+    `seconds`."""
+
+    method: str
+    once: float
+    mean: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class GridTime:
+    """Seconds of a grid, of its processors, and of its parts, and how many rows it has."""
+
+    wall_s: float
+    cpu_s: float
+    judge_s: float
+    live_s: float
+    rows: int
+
+
 def config_of(run: str | Path) -> CombinedConfig:
     """The config of a finished combined run on one benchmark. Raises `InputError` if there is none."""
-    path = Path(run) / "combined.json"
+    path = Path(run) / TABLE_FILE
     if not path.is_file():
         raise InputError(f"--run {run}: no combined.json there; finish eval/combined.py first")
-    stored = check_types(CombinedConfig, read_json(path)["config"], str(path))
+    stored = check_types(CombinedConfig, dict(read_table(path).config), str(path))
     config = CombinedConfig(**stored | {"output_dir": str(run)})
     if not isinstance(config.problems, str):
         raise InputError(f"--run {run}: it has several benchmarks; give the folder of one, below it")
@@ -78,7 +100,7 @@ def works(model: ReplayModel, config: CombinedConfig) -> dict[str, Work]:
 
 def _outcomes(method: Method, model: ReplayModel, config: CombinedConfig, orders: int, draws: int) -> list[Outcome]:
     """Without its controls."""
-    alone = replace(config, methods=[method.name], orders=orders, draws=draws)
+    alone = replace(config, methods=[method.name], variants={}, orders=orders, draws=draws)
     return method.run(model, alone)[0].outcomes
 
 
@@ -104,8 +126,7 @@ def _judged_works(model: ReplayModel, config: CombinedConfig) -> dict[str, Work]
     return found
 
 
-def rates(model: ReplayModel, config: CombinedConfig, repeats: int) -> list[dict[str, Any]]:
-    """By method: stored traces per second in one order, and in all orders and draws of the config."""
+def rates(model: ReplayModel, config: CombinedConfig, repeats: int) -> list[Rate]:
     stored = sum(len(problem.traces) for problem in model.plain)
     found, all_works = [], works(model, config)
     with progress("methods", len(all_works)) as shown:
@@ -114,7 +135,7 @@ def rates(model: ReplayModel, config: CombinedConfig, repeats: int) -> list[dict
                 statistics.median(_seconds(work, *counts) for _ in range(repeats))
                 for counts in ((1, 1), (config.orders, config.draws))
             )
-            found.append({"method": name, "once": stored / once, "mean": stored / mean, "seconds": mean})
+            found.append(Rate(name, stored / once, stored / mean, mean))
             shown.advance(note=name)
     return found
 
@@ -125,16 +146,14 @@ def _seconds(work: Work, orders: int, draws: int) -> float:
     return time.process_time() - began
 
 
-def rate_table(found: list[dict[str, Any]]) -> str:
+def rate_table(found: Sequence[Rate]) -> str:
     lines = ["| method | one order, traces/s | as in the table, traces/s | s |", "|---|---|---|---|"]
-    lines += [
-        f"| {row['method']} | {row['once']:,.0f} | {row['mean']:,.0f} | {row['seconds']:.2f} |" for row in found
-    ]
+    lines += [f"| {one.method} | {one.once:,.0f} | {one.mean:,.0f} | {one.seconds:.2f} |" for one in found]
     return "\n".join(lines)
 
 
-def run_grid(config: CombinedConfig, n: int, count: int | None, launch: str) -> dict[str, Any]:
-    """Judge, run live, replay and report on copied traces in a launch of its own; seconds of its parts."""
+def run_grid(config: CombinedConfig, n: int, count: int | None, launch: str) -> GridTime:
+    """Judge, run live, replay and report on copied traces in a launch of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
         for model in config.models:
@@ -153,9 +172,9 @@ def run_grid(config: CombinedConfig, n: int, count: int | None, launch: str) -> 
             raise InputError(f"eval/combined.py ended with exit code {code}; its message is above")
         if _sizes(folder) != before:
             raise InputError("traces were sampled: the run has fewer than the grid asks for; give a smaller one")
-        combined = read_json(folder / "combined.json")
-    kinds = {kind: sum(wall_s.get(kind, 0.0) for wall_s in combined["wall_s"].values()) for kind in ("judge", "live")}
-    return {"wall_s": wall, "cpu_s": cpu, **kinds, "rows": len(combined["rows"]), "models": list(config.models)}
+        table = read_table(folder)
+    judge, live = (sum(wall.get(kind, 0.0) for wall in table.wall_s.values()) for kind in ("judge", "live"))
+    return GridTime(wall, cpu, judge, live, len(table.rows))
 
 
 def _children_cpu_seconds() -> float:
@@ -174,7 +193,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=32)
     parser.add_argument("--problems", type=int, help="how many of the run's problems; all by default")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--grid", action="store_true", help="time the whole grid after sampling instead")
+    parser.add_argument("--grid", action="store_true", help="time everything after sampling instead")
     parser.add_argument("--launch", default=str(REPOSITORY / "configs/accelerate/cpu.yaml"))
     options = parser.parse_args()
     if options.repeats < 1:
@@ -183,9 +202,9 @@ def main() -> None:
     if options.grid:
         found = run_grid(config, options.n, options.problems, options.launch)
         say(
-            f"{len(found['models'])} models, n = {options.n}, {found['rows']} rows: {found['wall_s']:.0f} s from "
-            f"launch to report ({found['cpu_s']:.0f} s of processor time), of which judges {found['judge']:.0f} s, "
-            f"live runs {found['live']:.0f} s"
+            f"{len(config.models)} models, n = {options.n}, {found.rows} rows: {found.wall_s:.0f} s from launch to "
+            f"report ({found.cpu_s:.0f} s of processor time), of which judges {found.judge_s:.0f} s, live runs "
+            f"{found.live_s:.0f} s"
         )
         return
     records = read_model(config, options.n, options.problems)

@@ -14,49 +14,71 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from eval.report.page import ReportInputs, write_report
+from eval.table.explorer import write_explorer
+from eval.table.method import ReplayModel
+from eval.table.problems import ReplayProblem, ReplayTrace
+from eval.table.rules import PUBLISHED
+from secateur.deepprune.rule import PruneRule
+from secateur.engines.accounting import Usage
+from secateur.results import Row, Table, write_table
 from secateur.runtime.console import say
 from secateur.runtime.files import append_jsonl, write_json
+from secateur.tasks.records import Problem
 
 _CLUSTERS = 12
 _POOL = 2000  # sentences that the traces of one problem are made of
 _CUT = 120  # tokens
+_ANSWERS = 5
+_JUDGE = "linear"
 _MODELS = ("base", "pruned")
 
 
 def write_large_run(folder: Path, problems: int, traces: int, characters: int, seed: int = 0) -> Path:
     """A combined run of made-up traces: `traces` of each problem by each of two models, of about `characters`."""
     rng = np.random.default_rng(seed)
-    rows = [_row(model, method, problems, traces) for model in _MODELS for method in ("consensus", "deepprune")]
-    config = {"problems": "made up", "orders": 1}
-    write_json(folder / "combined.json", {"rows": rows, "differences": [], "config": config, "versions": {}})
+    write_table(folder, _table(problems, traces))
     for model in _MODELS:
-        write_json(folder / model / "traces" / "settings.json", {"cut": {"kind": "words", "k": 25}})
-        for number in range(problems):
-            texts = _texts(rng, traces, characters)
-            lines = [{"problem_id": f"p{number}", "sample": s, "text": text} for s, text in enumerate(texts)]
-            append_jsonl(folder / model / "traces" / "traces-rank0.jsonl", lines)
-    records = []
-    for number in range(problems):
-        models = {model: _traced(rng, traces) for model in _MODELS}
-        problem = {"problem_id": f"p{number}", "problem": f"Problem {number}", "gold": "0"}
-        records.append(problem | {"models": models})
-    write_json(folder / "explorer.json", records)
+        _write_texts(folder / model / "traces", rng, problems, traces, characters)
+    made = [Problem(f"p{number}", f"Problem {number}", "0") for number in range(problems)]
+    models = {name: _replay_model(name, rng, made, traces) for name in _MODELS}
+    answers = {name: [problem.keys for problem in model.plain] for name, model in models.items()}
+    write_explorer(folder, made, {PUBLISHED: PruneRule()}, models, answers)
     return folder
 
 
-def _row(model: str, method: str, problems: int, traces: int) -> dict[str, Any]:
-    saving = 0.7 if method == "deepprune" else 0.0
-    tokens = dict.fromkeys(("overrun", "judge_prefill", "judge_cached", "judge_generated", "judge_head"), 0)
-    return {
-        "model": model, "method": method, "judge": "linear" if saving else None, "n": traces, "problems": problems,
-        "accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "finished": 10.0, "wall_s": None, "saving_gross": saving,
-        "saving_net": saving, "tokens": tokens | {"generated": 1e6, "longest_path": 1e4},
-    }  # fmt: skip
+def _table(problems: int, traces: int) -> Table:
+    rows = [
+        _row(model, method, judge, problems, traces)
+        for model in _MODELS
+        for method, judge in (("consensus", None), (PUBLISHED, _JUDGE))
+    ]
+    config = {"problems": "made up", "orders": 1, "judges": {}, "cut_kind": "words", "cut_k": 25}
+    return Table(
+        rows=tuple(rows), differences=(), recommendations=(), live_equals_replay=None, live=(), wall_s={},
+        parameters={}, n=(traces,), folders={"made_up": "."}, settings={}, config=config, versions={},
+    )  # fmt: skip
+
+
+def _row(model: str, method: str, judge: str | None, problems: int, traces: int) -> Row:
+    saving = 0.7 if judge else 0.0
+    return Row(
+        id=f"{model}/{method}", model=model, method=method, judge=judge, benchmark="made_up", n=traces,
+        problems=problems, accuracy=0.5, accuracy_ci95=(0.4, 0.6), oracle_accuracy=None, finished=10.0,
+        tokens=Usage(generated=1e6, longest_path=1e4), saving_gross=saving, saving_net=saving,
+        net_tokens=(1 - saving) * 1e6 / problems, judge_kind=judge,
+    )  # fmt: skip
+
+
+def _write_texts(folder: Path, rng: np.random.Generator, problems: int, traces: int, characters: int) -> None:
+    write_json(folder / "settings.json", {"cut": {"kind": "words", "k": 25}})
+    for number in range(problems):
+        texts = _texts(rng, traces, characters)
+        lines = [{"problem_id": f"p{number}", "sample": s, "text": text} for s, text in enumerate(texts)]
+        append_jsonl(folder / "traces-rank0.jsonl", lines)
 
 
 def _texts(rng: np.random.Generator, count: int, characters: int) -> list[str]:
@@ -68,19 +90,18 @@ def _texts(rng: np.random.Generator, count: int, characters: int) -> list[str]:
     return ["".join(pool[k] for k in rng.integers(0, _POOL, each)) for _ in range(count)]
 
 
-def _traced(rng: np.random.Generator, count: int) -> dict[str, Any]:
-    lengths = (_CUT + rng.integers(100, 9000, count)).tolist()
-    labels, answers = rng.integers(0, _CLUSTERS, count).tolist(), rng.integers(0, 5, count).tolist()
-    kept = [length if label == 0 else _CUT for length, label in zip(lengths, labels, strict=True)]
-    survivors = [trace for trace in range(count) if labels[trace] == 0]
-    run = {"method": "deepprune", "judge": "linear", "labels": labels, "kept": kept, "survivors": survivors}
-    full = {"method": "consensus", "judge": None, "labels": [None] * count, "kept": lengths}
-    verdict = {"vote": 0, "right": True}
-    return {
-        "n_tokens": lengths, "cut_tokens": [_CUT] * count, "names": [str(k) for k in range(5)], "answers": answers,
-        "right": [answer == 0 for answer in answers],
-        "runs": [run | verdict, full | verdict | {"survivors": list(range(count))}],
-    }  # fmt: skip
+def _replay_model(name: str, rng: np.random.Generator, problems: Sequence[Problem], traces: int) -> ReplayModel:
+    made = [_replay_problem(rng, problem, traces) for problem in problems]
+    return ReplayModel(name, 1000, made, {_JUDGE: made}, {_JUDGE: 0}, {_JUDGE: _JUDGE}, [_JUDGE])
+
+
+def _replay_problem(rng: np.random.Generator, problem: Problem, traces: int) -> ReplayProblem:
+    """Traces of twelve clusters, which the judge knows."""
+    lengths, answers = _CUT + rng.integers(100, 9000, traces), rng.integers(0, _ANSWERS, traces)
+    stored = [ReplayTrace(str(key), int(n), _CUT) for key, n in zip(answers, lengths, strict=True)]
+    clusters = rng.integers(0, _CLUSTERS, traces)
+    scores = np.where(clusters[:, None] == clusters[None], 0.9, 0.1)
+    return ReplayProblem(problem.id, frozenset(problem.answer), tuple(stored), 0, scores)
 
 
 def opening_seconds(path: Path, times: int) -> list[float]:

@@ -17,12 +17,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from eval.table.terminal import judge_label, method_label
+from eval.table.labels import judge_label
+from eval.table.registry import method_label, method_of
+from eval.table.votes import EQUAL_TOKENS
+from secateur.results import TABLE_FILE, Row, read_table
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_text
+from secateur.runtime.files import JSON, write_text
 from secateur.runtime.process import end_with_parent, entry_point
 from secateur.tasks.arithmetic import RULES, make_problems
 
@@ -34,12 +36,10 @@ CONTESTED = [rule.name for rule in RULES if rule.share < 0.5]
 _PROBLEMS = 84  # twelve of each rule
 _SEED = 1  # other problems than those of the demo
 
-Row = Mapping[str, Any]
-
 
 def demo_models(demo: Path) -> dict[str, str]:
     """Name → folder. Raises `InputError` for a demo that is not finished."""
-    if not (demo / "combined" / OWN / "combined.json").is_file():
+    if not (demo / "combined" / OWN / TABLE_FILE).is_file():
         raise InputError(f"--demo {demo}: no finished demo there; run make demo first")
     return {"base": "trainers/embedded_model", "pruned": str(demo / "thinkprune" / "final")}
 
@@ -66,7 +66,7 @@ def take_up(demo: Path, folder: Path, models: Iterable[str]) -> None:
                 shutil.copytree(scores, folder / model / "scores" / scores.name)
 
 
-def run_grid(models: Mapping[str, str], judges: Mapping[str, list[str]], changes: Mapping[str, Any]) -> None:
+def run_grid(models: Mapping[str, str], judges: Mapping[str, list[str]], changes: Mapping[str, JSON]) -> None:
     """eval/combined.py with the keys of the demo and these `changes`."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     command = [*launcher, "--config_file", "configs/accelerate/cpu.yaml", "eval/combined.py"]
@@ -93,55 +93,53 @@ def run_both(demo: Path, folder: Path) -> None:
 
 def scaling_table(rows: Iterable[Row], model: str) -> str:
     """One model: a line per method and judge, a column per n."""
-    lines = [
-        "| method (judge) | " + " | ".join(f"n = {n}" for n in SIZES) + " |",
-        "|---" * (len(SIZES) + 1) + "|",
-    ]
     cells: dict[str, dict[int, str]] = {}
     for row in rows:
-        if row["model"] == model and row["method"] not in ("random_traces", "consensus_equal_tokens"):
-            judge = f" ({judge_label(row['judge'])})" if row["judge"] else ""
-            cells.setdefault(method_label(row["method"]) + judge, {})[row["n"]] = _cell(row)
-    lines += [f"| {name} | " + " | ".join(found.get(n, "–") for n in SIZES) + " |" for name, found in cells.items()]
-    return "\n".join(lines)
+        if row.model == model and method_of(row.method).beside is None:
+            cells.setdefault(_name(row), {})[row.n] = _cell(row)
+    return _markdown("| method (judge) |", {f"| {name} |": by_n for name, by_n in cells.items()})
+
+
+def against_equal_tokens(rows: Iterable[Row]) -> str:
+    """Methods with a control: their accuracy minus that of consensus over what the same net tokens buy, in points."""
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    for row in rows:
+        if EQUAL_TOKENS in row.controls:
+            control = row.controls[EQUAL_TOKENS]
+            mean, low, high = (100 * value for value in (control.difference, *control.ci95))
+            cell = f"{mean:+.1f} ({low:+.1f} … {high:+.1f})".replace("-", "−")
+            cells.setdefault((row.model, _name(row)), {})[row.n] = cell
+    lines = {f"| {model} | {name} |": by_n for (model, name), by_n in cells.items()}
+    return _markdown("| model | method (judge) |", lines)
+
+
+def _markdown(heads: str, lines: Mapping[str, Mapping[int, str]]) -> str:
+    """A table: what a line begins with → n → its cell."""
+    columns = heads.count("|") - 1 + len(SIZES)
+    written = [f"{heads} {' | '.join(f'n = {n}' for n in SIZES)} |", "|---" * columns + "|"]
+    written += [f"{head} {' | '.join(by_n.get(n, '–') for n in SIZES)} |" for head, by_n in lines.items()]
+    return "\n".join(written)
+
+
+def _name(row: Row) -> str:
+    return method_label(row.method) + (f" ({judge_label(row.judge)})" if row.judge else "")
 
 
 def _cell(row: Row) -> str:
-    low, high = (100 * bound for bound in row["accuracy_ci95"])
-    saved = f"{100 * row['saving_net']:.0f}".replace("-", "−")
-    return f"{100 * row['accuracy']:.1f} ({low:.0f}–{high:.0f}) · {saved} % · {row['tokens']['longest_path']:.0f}"
-
-
-def against_equal_tokens(rows: Iterable[Row], models: Iterable[str]) -> str:
-    """Methods with a control: their accuracy minus that of consensus over what the same net tokens buy, in points."""
-    found = [row for row in rows if (row["controls"] or {}).get("consensus_equal_tokens")]
-    lines = [
-        "| model | method (judge) | " + " | ".join(f"n = {n}" for n in SIZES) + " |",
-        "|---" * (len(SIZES) + 2) + "|",
-    ]
-    cells: dict[tuple[str, str], dict[int, str]] = {}
-    for row in found:
-        if row["model"] in models:
-            judge = f" ({judge_label(row['judge'])})" if row["judge"] else ""
-            control = row["controls"]["consensus_equal_tokens"]
-            mean, low, high = (100 * value for value in (control["difference"], *control["ci95"]))
-            cell = f"{mean:+.1f} ({low:+.1f} … {high:+.1f})".replace("-", "−")
-            cells.setdefault((row["model"], method_label(row["method"]) + judge), {})[row["n"]] = cell
-    for (model, name), by_n in cells.items():
-        lines.append(f"| {model} | {name} | " + " | ".join(by_n.get(n, "–") for n in SIZES) + " |")
-    return "\n".join(lines)
+    low, high = (100 * bound for bound in row.accuracy_ci95)
+    saved = f"{100 * row.saving_net:.0f}".replace("-", "−")
+    return f"{100 * row.accuracy:.1f} ({low:.0f}–{high:.0f}) · {saved} % · {row.tokens.longest_path:.0f}"
 
 
 def tables(folder: Path) -> str:
     """Markdown of both runs."""
     parts = []
     for benchmark in ("arithmetic", "contested"):
-        rows = read_json(folder / benchmark / "combined.json")["rows"]
-        models = list(dict.fromkeys(row["model"] for row in rows))
-        for model in models:
-            title = f"### {benchmark}, {model}: {rows[0]['problems']} problems"
-            parts += [title, scaling_table(rows, model)]
-        parts += [f"### {benchmark}: against the same net tokens", against_equal_tokens(rows, models)]
+        found = read_table(folder / benchmark)
+        for model in found.models:
+            title = f"### {benchmark}, {model}: {found.rows[0].problems} problems"
+            parts += [title, scaling_table(found.rows, model)]
+        parts += [f"### {benchmark}: against the same net tokens", against_equal_tokens(found.rows)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -17,15 +17,27 @@ thinking, the string and the answer; `cut_tokens` says after how many tokens thi
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
 from eval.one_model.config import SingleConfig
 from eval.one_model.figures import figures_of, grade_folder
 from eval.one_model.sampling import OpenedModel, for_each_model, grade_model, prompt_lengths, sample_model
-from eval.studies.budget import FORCING, Budget, Forcer, Forcing, force_missing
-from eval.studies.budget_report import PointFigures, csv_rows, draw, show
+from eval.studies.budget import (
+    FORCING,
+    OF_FAMILY,
+    Budget,
+    BudgetPoint,
+    BudgetReport,
+    Forcer,
+    Forcing,
+    budget_point,
+    draw,
+    force_missing,
+    show,
+    unforced_point,
+    write,
+)
 from eval.traces.benchmarks import Problems
 from eval.traces.sampling import wait_for_all_processes
 from secateur.engines.base import SamplingSpec
@@ -34,15 +46,13 @@ from secateur.engines.trace_folder import ProblemTraces, StoredTrace, TraceFolde
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json
+from secateur.runtime.files import JSON
 from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
+from secateur.runtime.records import as_json
 from secateur.runtime.statistics import mean_with_interval
-from secateur.runtime.tables import write_csv
 from secateur.tasks.answers.equality import GRADER_VERSION
 from secateur.tasks.prompts import starts_inside_thinking
-
-_OF_FAMILY = {"deepseek": "deepseek", "qwen": "qwq", "plain": "plain"}
 
 
 @dataclass(kw_only=True)
@@ -70,7 +80,7 @@ class BudgetForcingConfig(SingleConfig):
 
     @property
     def chosen_forcing(self) -> Forcing:
-        return FORCING[self.forcing or _OF_FAMILY[self.prompt_family]]
+        return FORCING[self.forcing or OF_FAMILY[self.prompt_family]]
 
     def budget(self, tokens: int) -> Budget:
         spec = SamplingSpec(self.temperature, self.top_p, self.top_k, self.answer_tokens)
@@ -79,7 +89,7 @@ class BudgetForcingConfig(SingleConfig):
     def forced_folder(self, model: str, benchmark: str, budget: int) -> Path:
         return Path(self.output_dir) / "budget_forcing" / model / benchmark / str(budget)
 
-    def forced_settings(self, model: str, source: str, budget: int) -> dict[str, Any]:
+    def forced_settings(self, model: str, source: str, budget: int) -> dict[str, JSON]:
         forcing = {"budget": budget, "answer_tokens": self.answer_tokens} | asdict(self.chosen_forcing)
         return self.trace_settings(model, source) | {"budget_forcing": forcing}
 
@@ -113,7 +123,7 @@ def _first(traces: Sequence[StoredTrace], samples: int) -> list[StoredTrace]:
     return [stored for stored in traces if int(stored.trace.sample) < samples]
 
 
-def measure_model(config: BudgetForcingConfig, name: str, problems: Problems) -> dict[str, list[PointFigures]]:
+def measure_model(config: BudgetForcingConfig, name: str, problems: Problems) -> dict[str, tuple[BudgetPoint, ...]]:
     """Benchmark → the points of its curve: every budget, and last the unforced one."""
     tokenizer = load_tokenizer(config.tokenizer_of(name))
     injected = len(Forcer(tokenizer, config.chosen_forcing).injected_ids)
@@ -126,11 +136,11 @@ def measure_model(config: BudgetForcingConfig, name: str, problems: Problems) ->
             folder = config.forced_folder(name, benchmark, tokens)
             graded = grade_folder(folder, wanted, samples, thinking, lengths, config.majority)
             forced = _forced(folder, {problem.id for problem in wanted}, samples)
-            total = injected * sum(map(sum, forced))
             share = mean_with_interval([sum(group) / samples for group in forced])
-            points.append(PointFigures(tokens, figures_of(graded, config.pass_k or ()), share, total))
-        whole = figures_of(unforced[benchmark], config.pass_k or ())
-        found[benchmark] = [*points, PointFigures(None, whole, (0.0, 0.0, 0.0), 0)]
+            total = injected * sum(map(sum, forced))
+            points.append(budget_point(tokens, figures_of(graded, config.pass_k or ()), share, total))
+        last = unforced_point(figures_of(unforced[benchmark], config.pass_k or ()))
+        found[benchmark] = (*points, last)
     return found
 
 
@@ -152,13 +162,7 @@ def main() -> None:
         return
     curves = {name: measure_model(config, name, problems) for name in config.models}
     folder = Path(config.output_dir)
-    models = {
-        model: {name: [point.to_json() for point in points] for name, points in parts.items()}
-        for model, parts in curves.items()
-    }
-    summary = {"config": asdict(config), "grader": GRADER_VERSION, "forcing": asdict(config.chosen_forcing)}
-    write_json(folder / "budget_forcing.json", summary | {"models": models})
-    write_csv(folder / "budget_forcing.csv", csv_rows(curves))
+    write(BudgetReport(as_json(asdict(config)), GRADER_VERSION, config.chosen_forcing, curves), folder)
     if config.table:
         show(curves)
         draw(curves, folder / "budget_forcing.png")

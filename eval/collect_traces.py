@@ -6,14 +6,14 @@
 
 Each set of problems gets a folder `<output_dir>/<model>/<set>` (see secateur/engines/trace_folder.py), traces made
 elsewhere too. A run that was cut off goes on where it stood; at its end it says how redundant the traces are
-(redundancy.py)."""
+(eval/studies/redundancy.py)."""
 
 from pathlib import Path
 
 from rich.markup import escape
 
 from eval.dry_run.runs import plan_collect
-from eval.redundancy import Redundancy, measure, show, write
+from eval.studies.redundancy import Redundancy, measure, show, write
 from eval.traces.collect import CollectConfig, captured_layers, load_sets, trace_folders
 from eval.traces.foreign import import_file
 from eval.traces.sampling import WantedTraces, model_by_model, sample_missing, wait_for_all_processes

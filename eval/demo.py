@@ -1,4 +1,4 @@
-"""`make demo`: both blades end to end on the embedded model, one table, one report.
+"""`make demo`: length and redundancy pruning end to end on the embedded model, one table, one report.
 
     python eval/demo.py --output_dir outputs/demo --seed 0 --judge linear_own_states --control false
 
@@ -7,33 +7,44 @@ any time; what is done is passed over.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.markup import escape
 
+from eval.one_model.figures import ModelFigures
+from eval.one_model.summary import read_summary
+from eval.report.cards import OneTrace
 from eval.report.page import ReportInputs, write_report
 from eval.stages import REPOSITORY, Stage, StageRunner, end_children_on_signals, launched, python
 from eval.table.terminal import print_results
+from schedules.records import SelectionRecord, finished_rounds
 from secateur.deepprune.judges.figures import JudgeMetrics, read_metrics
+from secateur.deepprune.judges.kinds import linear, own_states, pairwise
 from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import read_trace_folder
+from secateur.results import Difference, LiveEquality, Row, Table, read_table
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, read_json, write_json
+from secateur.runtime.files import read_json, write_json
 from secateur.runtime.process import entry_point
+from secateur.runtime.records import read_record, write_record
+from secateur.runtime.statistics import Bounds
 
 CONFIGS = "configs/demo"
 LAUNCH = "configs/accelerate/cpu.yaml"
 BASE_MODEL = "trainers/embedded_model"
 _JUDGE_CONFIGS = {
-    "linear_own_states": "judge_own_states.yaml",
-    "linear": "judge_linear.yaml",
-    "pairwise": "judge_pairwise.yaml",
+    own_states.KIND.name: "judge_own_states.yaml",
+    linear.KIND.name: "judge_linear.yaml",
+    pairwise.KIND.name: "judge_pairwise.yaml",
 }
 _BENCHMARK = "arithmetic"  # what configs/demo/single.yaml calls its problems
+SUMMARY_FILE = "summary.json"
+_FORMAT = 1
 
 
 @dataclass
@@ -44,12 +55,101 @@ class DemoConfig:
 
     output_dir: str = "outputs/demo"
     seed: int = 0
-    judge: Literal["linear_own_states", "linear", "pairwise"] = "linear_own_states"
+    judge: Literal[tuple(_JUDGE_CONFIGS)] = own_states.KIND.name
     control: bool = False
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"key 'seed' has the value {self.seed}; give 0 or more")
+
+
+@dataclass(frozen=True)
+class UnfinishedPairs:
+    """The pairs of which no cut is a whole trace; the figures are None where one of the labels is missing."""
+
+    auroc: float | None
+    auroc_ci95: Bounds | None
+    pairs: int
+
+
+@dataclass(frozen=True)
+class JudgeSummary:
+    """What the summary says of a judge: its own figures, as in `JudgeMetrics`, and the AUROC of each baseline."""
+
+    kind: str
+    auroc: float | None
+    auroc_ci95: Bounds | None
+    auroc_unseen_groups: float | None
+    auroc_unseen_groups_ci95: Bounds | None
+    tnr_at_fnr20: float | None
+    pairs: int
+    problems: int
+    same_answer_share: float | None
+    unfinished: UnfinishedPairs
+    whole_cut_share: float
+    median_cut_share: float
+    baselines: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlFigures(ModelFigures):
+    """The model that was trained without a binding limit; what the limits shortened (shares 0-1) beyond what its
+    training did: `limits_own_share` of the shortening with limits."""
+
+    shortening_with_limits: float
+    shortening_without: float
+    limits_own_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoRound(SelectionRecord):
+    """The choice of the round whose folder has the name `round`."""
+
+    round: str
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """What the summary has of combined.json."""
+
+    rows: tuple[Row, ...]
+    differences: tuple[Difference, ...]
+    live_equals_replay: LiveEquality | None
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """All of summary.json: figures of single traces, `rounds` with their choices, the judge of each model, the
+    table; `wall_s`: stage → seconds, and the "total"; the most memory of a stage [GiB]. The last two are None for a
+    demo without the control."""
+
+    seed: int
+    base: ModelFigures
+    pruned: ModelFigures
+    rounds: tuple[DemoRound, ...]
+    judge: JudgeSummary
+    judge_of_pruned: JudgeSummary
+    combined: TablePart
+    wall_s: Mapping[str, float]
+    peak_memory_gib: float
+    control: ControlFigures | None = None
+    judge_of_control: JudgeSummary | None = None
+
+    @property
+    def one_trace(self) -> dict[str, OneTrace]:
+        """Model → what the report says of its single traces."""
+        models = {"base": self.base, "pruned": self.pruned, "control": self.control}
+        return {name: OneTrace(one.pass_at_1, one.mean_tokens) for name, one in models.items() if one is not None}
+
+
+def write_demo_summary(folder: str | Path, summary: DemoSummary) -> None:
+    """Replace `<folder>/summary.json`."""
+    write_record(Path(folder) / SUMMARY_FILE, summary, _FORMAT)
+
+
+def read_demo_summary(folder: str | Path) -> DemoSummary:
+    """Raises `InputError` for a folder without summary.json, or with one of another format."""
+    return read_record(Path(folder) / SUMMARY_FILE, DemoSummary, _FORMAT, "start make demo again with the same OUT")
 
 
 class Demo:
@@ -102,8 +202,8 @@ class Demo:
 
     def stages(self) -> list[Stage]:
         """What the control adds has stages of its own, or goes on in the folder of a stage that names all models."""
-        first = [self._thinkprune("thinkprune", "Length blade: three rounds of GRPO with tighter limits")]
-        judges = [self._judge("", "Redundancy blade: a judge for each model", "base", "pruned")]
+        first = [self._thinkprune("thinkprune", "Length pruning: three rounds of GRPO with tighter limits")]
+        judges = [self._judge("", "Redundancy pruning: a judge for each model", "base", "pruned")]
         if self.config.control:
             first.append(self._thinkprune("control", "Control: the same training without a binding limit"))
             judges.append(self._judge("-control", "A judge for the control", "control"))
@@ -134,7 +234,7 @@ class Demo:
         judges = ", ".join(f"{name}: [{folder}, random]" for name, folder in self.judges.items())
         place = f"combined/{self.config.judge}"
         command = self._of_all_models("eval/combined.py", "combined.yaml", place, "--judges", f"{{{judges}}}")
-        title = "Both blades: every method on every model"
+        title = "Both together: every method on every model"
         return Stage(f"combined-{self.config.judge}", title, {"combined": command})
 
     def _of_all_models(self, script: str, config: str, folder: str, *arguments: str) -> list[str]:
@@ -153,43 +253,40 @@ class Demo:
         todo = [stage for stage in stages if not runner.is_done(stage)]
         for stage in todo:
             runner.run(stage, f"[{stages.index(stage) + 1}/{len(stages)}]")
-        summary = self.summary(runner)
-        write_json(self.out / "summary.json", summary)
+        table = read_table(self.combined)
+        summary = self.summary(runner, table)
+        write_demo_summary(self.out, summary)
         self._report(summary)
         if not todo:
             say("all is done")
-            print_results(read_json(self.combined / "combined.json"), console)
+            print_results(table, console)
         show_summary(summary)
         say(f"report: [bold]{escape(str(self.out / 'report.html'))}[/bold]")
 
-    def summary(self, runner: StageRunner) -> dict[str, Any]:
-        """The fields of summary.json."""
-        measured = read_json(self.out / "single" / "summary.json")["models"]
+    def summary(self, runner: StageRunner, table: Table) -> DemoSummary:
+        measured = read_summary(self.out / "single").models
         models = {name: benchmarks[_BENCHMARK] for name, benchmarks in measured.items()}
-        metrics = {name: read_metrics(folder) for name, folder in self.judges.items()}
-        combined = read_json(self.combined / "combined.json")
+        judges = {name: judge_summary(read_metrics(folder)) for name, folder in self.judges.items()}
         wall = runner.wall_seconds(self.stages())
-        summary = {
-            "seed": self.config.seed,
-            "base": models["base"],
-            "pruned": models["pruned"],
-            "rounds": self._rounds(),
-            "judge": judge_figures(metrics["base"]),
-            "judge_of_pruned": judge_figures(metrics["pruned"]),
-            "combined": {key: combined[key] for key in ("rows", "differences", "live_equals_replay")},
-            "wall_s": wall | {"total": round(sum(wall.values()), 1)},
-            "peak_memory_gib": runner.peak_memory(self.stages()),
-        }
-        if self.config.control:
-            summary["control"] = models["control"] | limit_share(models)
-            summary["judge_of_control"] = judge_figures(metrics["control"])
-        return summary
+        return DemoSummary(
+            seed=self.config.seed,
+            base=models["base"],
+            pruned=models["pruned"],
+            rounds=self._rounds(),
+            judge=judges["base"],
+            judge_of_pruned=judges["pruned"],
+            combined=TablePart(table.rows, table.differences, table.live_equals_replay),
+            wall_s=wall | {"total": round(sum(wall.values()), 1)},
+            peak_memory_gib=runner.peak_memory(self.stages()),
+            control=beside_the_control(models) if self.config.control else None,
+            judge_of_control=judges.get("control"),
+        )
 
-    def _rounds(self) -> list[dict[str, Any]]:
-        folders = sorted((self.out / "thinkprune" / "rounds").glob("*/selection.json"))
-        return [{"round": path.parent.name, **read_json(path)} for path in folders]
+    def _rounds(self) -> tuple[DemoRound, ...]:
+        finished = finished_rounds(self.out / "thinkprune")
+        return tuple(DemoRound(round=one.folder.name, **vars(one.selection)) for one in finished)
 
-    def _report(self, summary: dict[str, Any]) -> None:
+    def _report(self, summary: DemoSummary) -> None:
         lengths = {}
         for name in self.models:
             entries = read_trace_folder(self.out / "single" / name / _BENCHMARK)
@@ -199,7 +296,8 @@ class Demo:
             thinkprune=self.out / "thinkprune",
             judges=self.judges,
             lengths=lengths,
-            summary=summary,
+            one_trace=summary.one_trace,
+            wall_s=summary.wall_s,
         )
         write_report(inputs, self.out / "report.html")
 
@@ -213,52 +311,64 @@ def flow_mapping(values: dict[str, str]) -> str:
     return "{" + ", ".join(f'"{key}": "{value}"' for key, value in values.items()) + "}"
 
 
-def judge_figures(metrics: JudgeMetrics) -> dict[str, JSON]:
-    """What the summary says of a judge: its own figures and the AUROC of each baseline."""
-    keys = ("kind", "auroc", "auroc_ci95", "auroc_unseen_groups", "auroc_unseen_groups_ci95", "tnr_at_fnr20")
-    keys += ("pairs", "problems", "same_answer_share", "whole_cut_share", "median_cut_share")
+def judge_summary(metrics: JudgeMetrics) -> JudgeSummary:
     part = metrics.unfinished
-    return {key: getattr(metrics, key) for key in keys} | {
-        "unfinished": {"auroc": part.auroc, "auroc_ci95": part.auroc_ci95, "pairs": part.pairs},
-        "baselines": {name: baseline.auroc for name, baseline in metrics.baselines.items()},
-    }
-
-
-def limit_share(models: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """What the limits shortened (shares 0-1) beyond what the control, trained without a binding one, did."""
-    base, pruned, control = (models[name]["mean_tokens"] for name in ("base", "pruned", "control"))
-    shortening = 1 - pruned / base
-    return {
-        "shortening_with_limits": shortening,
-        "shortening_without": 1 - control / base,
-        "limits_own_share": (control - pruned) / (base - pruned) if base != pruned else 0.0,
-    }
-
-
-def show_summary(summary: dict[str, Any]) -> None:
-    base, pruned, judge = summary["base"], summary["pruned"], summary["judge"]
-    low, high = judge["auroc_ci95"]
-    console.print(
-        f"\nlength blade: {base['mean_tokens']:.1f} → {pruned['mean_tokens']:.1f} tokens per trace "
-        f"({pruned['mean_tokens'] / base['mean_tokens'] - 1:+.1%}), pass@1 {base['pass_at_1']:.3f} → "
-        f"{pruned['pass_at_1']:.3f}, {base['problems']} problems × {base['samples']}"
+    return JudgeSummary(
+        kind=metrics.kind,
+        auroc=metrics.auroc,
+        auroc_ci95=metrics.auroc_ci95,
+        auroc_unseen_groups=metrics.auroc_unseen_groups,
+        auroc_unseen_groups_ci95=metrics.auroc_unseen_groups_ci95,
+        tnr_at_fnr20=metrics.tnr_at_fnr20,
+        pairs=metrics.pairs,
+        problems=metrics.problems,
+        same_answer_share=metrics.same_answer_share,
+        unfinished=UnfinishedPairs(part.auroc, part.auroc_ci95, part.pairs),
+        whole_cut_share=metrics.whole_cut_share,
+        median_cut_share=metrics.median_cut_share,
+        baselines={name: baseline.auroc for name, baseline in metrics.baselines.items()},
     )
-    if "control" in summary:
-        control = summary["control"]
+
+
+def beside_the_control(models: Mapping[str, ModelFigures]) -> ControlFigures:
+    """`models`: base, pruned and control."""
+    base, pruned, control = (models[name].mean_tokens for name in ("base", "pruned", "control"))
+    return ControlFigures(
+        **vars(models["control"]),
+        shortening_with_limits=1 - pruned / base,
+        shortening_without=1 - control / base,
+        limits_own_share=(control - pruned) / (base - pruned) if base != pruned else 0.0,
+    )
+
+
+def show_summary(summary: DemoSummary) -> None:
+    base, pruned, control = summary.base, summary.pruned, summary.control
+    console.print(
+        f"\nlength pruning: {base.mean_tokens:.1f} → {pruned.mean_tokens:.1f} tokens per trace "
+        f"({pruned.mean_tokens / base.mean_tokens - 1:+.1%}), pass@1 {base.pass_at_1:.3f} → "
+        f"{pruned.pass_at_1:.3f}, {base.problems} problems × {base.samples}"
+    )
+    if control is not None:
         console.print(
-            f"control without a binding limit: {control['mean_tokens']:.1f} tokens, pass@1 "
-            f"{control['pass_at_1']:.3f}; the limits' own share of the shortening: {control['limits_own_share']:.0%}"
+            f"control without a binding limit: {control.mean_tokens:.1f} tokens, pass@1 "
+            f"{control.pass_at_1:.3f}; the limits' own share of the shortening: {control.limits_own_share:.0%}"
         )
-    rivals = ", ".join(f"{name} {value:.3f}" for name, value in judge["baselines"].items() if value is not None)
-    console.print(f"judge: AUROC {judge['auroc']:.3f} (95 % CI {low:.3f}–{high:.3f}); {rivals}")
-    if judge["auroc_unseen_groups"] is not None:
-        low, high = judge["auroc_unseen_groups_ci95"]
-        console.print(
-            f"judge on rules its training never saw: AUROC {judge['auroc_unseen_groups']:.3f} "
-            f"(95 % CI {low:.3f}–{high:.3f})"
-        )
-    wall, memory = summary["wall_s"], summary["peak_memory_gib"]
-    console.print(f"wall time {wall['total'] / 60:.1f} min, at most {memory:.1f} GiB of memory", style="dim")
+    show_judge(summary.judge)
+    wall, memory = summary.wall_s["total"], summary.peak_memory_gib
+    console.print(f"wall time {wall / 60:.1f} min, at most {memory:.1f} GiB of memory", style="dim")
+
+
+def show_judge(judge: JudgeSummary) -> None:
+    rivals = ", ".join(f"{name} {value:.3f}" for name, value in judge.baselines.items() if value is not None)
+    console.print(f"judge: AUROC {_with_interval(judge.auroc, judge.auroc_ci95)}; {rivals}")
+    if judge.auroc_unseen_groups is not None:
+        unseen = _with_interval(judge.auroc_unseen_groups, judge.auroc_unseen_groups_ci95)
+        console.print(f"judge on rules its training never saw: AUROC {unseen}")
+
+
+def _with_interval(value: float, bounds: Bounds) -> str:
+    low, high = bounds
+    return f"{value:.3f} (95 % CI {low:.3f}–{high:.3f})"
 
 
 @entry_point

@@ -6,24 +6,25 @@ For judges or models that were run apart. Rows with other settings are refused, 
 figures differ: those were made by different models or from different traces.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
 from eval.table.csv import rows_as_csv
-from eval.table.settings import check_joinable, table_settings
+from eval.table.settings import check_joinable
 from eval.table.terminal import print_results
-from eval.traces.benchmarks import sources_of
+from secateur.results import TABLE_FILE, Difference, Row, Table, read_table
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_text
+from secateur.runtime.files import write_text
 from secateur.runtime.process import entry_point
+from secateur.runtime.records import as_json
 
-Identity = tuple[Any, ...]
+Runs = Mapping[str, Table]
+"""File → the table in it."""
 _FIGURES = ("accuracy", "tokens", "saving_net")
 
 
@@ -40,82 +41,72 @@ class JoinedConfig:
         if not self.runs:
             raise InputError("key 'runs' is empty; name the output folders of eval/combined.py")
         for run in self.runs:
-            if not (Path(run) / "combined.json").is_file():
+            if not (Path(run) / TABLE_FILE).is_file():
                 raise InputError(f"key 'runs' names '{run}': no combined.json there; finish eval/combined.py first")
 
 
-def join(paths: list[Path]) -> dict[str, Any]:
-    """What `print_results` shows of all runs: their rows and differences, each once. Raises `InputError` for rows
-    that do not belong together."""
-    runs = [(str(path), read_json(path)) for path in paths]
-    check_joinable([(where, _settings(run)) for where, run in runs])
+def join(paths: Sequence[Path]) -> Table:
+    """The rows and differences of all runs, each once, by their combined.json; what is said of a single run is left
+    out. Raises `InputError` for rows that do not belong together."""
+    runs = {str(path): read_table(path) for path in paths}
+    check_joinable([(where, table.settings) for where, table in runs.items()])
     _check_same_base(runs)
-    rows: dict[Identity, dict[str, Any]] = {}
-    differences: dict[Identity, dict[str, Any]] = {}
-    for where, run in runs:
-        alone = {"benchmark": run["rows"][0].get("benchmark", _lone_benchmark(run))}
-        for row in (alone | row for row in run["rows"]):
-            _check_same_row(rows.setdefault(_identity(row), row), row, where)
-        for difference in (alone | {"n": run["rows"][0]["n"]} | difference for difference in run["differences"]):
-            differences.setdefault(tuple(difference[key] for key in ("benchmark", "n", "label")), difference)
-    return {
-        "rows": _in_order(list(rows.values())),
-        "differences": list(differences.values()),
-        "live_equals_replay": None,
-        "live": None,
-        "config": runs[0][1]["config"],
-    }
+    rows: dict[tuple[object, ...], Row] = {}
+    differences: dict[tuple[object, ...], Difference] = {}
+    for where, table in runs.items():
+        for row in table.rows:
+            _check_same_row(rows.setdefault((row.benchmark, row.n, row.series), row), row, where)
+        for one in table.differences:
+            differences.setdefault((one.benchmark, one.n, one.label), one)
+    return replace(
+        next(iter(runs.values())),
+        rows=_in_order(list(rows.values())),
+        differences=tuple(differences.values()),
+        recommendations=(),
+        live_equals_replay=None,
+        live=(),
+        wall_s={},
+        parameters={name: size for table in runs.values() for name, size in table.parameters.items()},
+        n=tuple(sorted({row.n for row in rows.values()})),
+        folders={},
+    )
 
 
-def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _in_order(rows: Sequence[Row]) -> tuple[Row, ...]:
     """By benchmark and model as they come first, the largest n before the others."""
-    benchmarks, models = (list(dict.fromkeys(row[key] for row in rows)) for key in ("benchmark", "model"))
-    return sorted(rows, key=lambda row: (benchmarks.index(row["benchmark"]), -row["n"], models.index(row["model"])))
+    benchmarks, models = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("benchmark", "model"))
+    return tuple(sorted(rows, key=lambda row: (benchmarks.index(row.benchmark), -row.n, models.index(row.model))))
 
 
-def _lone_benchmark(run: dict[str, Any]) -> str:
-    """A run from before there were several does not name its own."""
-    return next(iter(sources_of(run["config"]["problems"])))
-
-
-def _settings(run: dict[str, Any]) -> dict[str, Any]:
-    """A run from before the settings stood apart has them in its config, without the grader."""
-    return run.get("settings") or table_settings(run["config"])
-
-
-def _identity(row: dict[str, Any]) -> Identity:
-    return tuple(row[key] for key in ("benchmark", "n", "model", "method", "judge"))
-
-
-def _check_same_base(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Raise `InputError` unless all savings are held against the vote of one model."""
-    bases = [(where, next(iter(run["config"]["models"]))) for where, run in runs]
-    for where, base in bases[1:]:
-        if base != bases[0][1]:
+def _check_same_base(runs: Runs) -> None:
+    """Raise `InputError` unless all savings are compared with the consensus of one model."""
+    (first, base), *others = ((where, next(iter(table.config["models"]))) for where, table in runs.items())
+    for where, other in others:
+        if other != base:
             raise InputError(
-                f"{where}: its savings are held against the model '{base}', those of {bases[0][0]} against "
-                f"'{bases[0][1]}'; leave it out, or make it again with the same model first in key 'models'"
+                f"{where}: its savings are held against the model '{other}', those of {first} against "
+                f"'{base}'; leave it out, or make it again with the same model first in key 'models'"
             )
 
 
-def _check_same_row(one: dict[str, Any], other: dict[str, Any], where: str) -> None:
-    name = "/".join(part for part in (other["model"], other["method"], other["judge"]) if part)
+def _check_same_row(one: Row, other: Row, where: str) -> None:
+    name = "/".join(part for part in other.series if part)
     for key in _FIGURES:
-        if one[key] != other[key]:
+        if getattr(one, key) != getattr(other, key):
             raise InputError(
-                f"{where}, {other['benchmark']} with n = {other['n']}: the row '{name}' has {key} {other[key]}, in "
-                f"another of the runs {one[key]}, so it is not the same; leave one of the runs out, or give its "
-                "model another name in key 'models'"
+                f"{where}, {other.benchmark} with n = {other.n}: the row '{name}' has {key} "
+                f"{as_json(getattr(other, key))}, in another of the runs {as_json(getattr(one, key))}, so it is not "
+                "the same; leave one of the runs out, or give its model another name in key 'models'"
             )
 
 
 @entry_point
 def main() -> None:
     config = parse_config(JoinedConfig)
-    joined = join([Path(run) / "combined.json" for run in config.runs])
-    print_results(joined, console)
+    table = join([Path(run) / TABLE_FILE for run in config.runs])
+    print_results(table, console)
     if config.csv:
-        write_text(config.csv, rows_as_csv(joined["rows"]))
+        write_text(config.csv, rows_as_csv(table.rows))
         say(f"rows: {escape(config.csv)}")
 
 

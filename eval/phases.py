@@ -9,39 +9,23 @@ is asked for once more, then counted as unreadable and left out; nothing is gues
 trace as it comes, so a run that was cut off goes on; `phases.json` and `phases.png` hold the shares.
 """
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
-from eval.studies.common import TracedProblem, check_traces_key, claim_folder, read_model_traces
-from eval.studies.phases import (
-    Span,
-    Spans,
-    Steps,
-    UnreadableAnswer,
-    draw,
-    messages,
-    read_answer,
-    show,
-    split_steps,
-    summarise,
-)
-from eval.studies.phases_client import ChatEndpoint
+from eval.studies.phases import PhasesReport, choose_traces, draw, show, summarise, write
+from eval.studies.phases_asking import ChatEndpoint, ask_missing, read_answers
+from eval.studies.traces import check_traces_key, claim_folder, read_model_traces
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.models import load_tokenizer
 from secateur.engines.openai.streams import check_url
 from secateur.runtime.config import parse_config
-from secateur.runtime.console import progress, say
+from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.files import JSON
 from secateur.runtime.process import entry_point
-
-Key = tuple[str, str, str, int | str]  # model that wrote it, benchmark, problem id, sample
-_TRIES = 2
 
 
 @dataclass(kw_only=True)
@@ -78,90 +62,10 @@ class PhasesConfig:
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be above 0")
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, JSON]:
         """What the stored answers depend on."""
         keys = ("traces", "model", "per_problem", "max_characters", "extra_body")
         return {key: getattr(self, key) for key in keys}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The traces to ask about, and how many were left out."""
-
-    steps: dict[Key, Steps]
-    unfinished: dict[str, int]
-    too_long: dict[str, int]
-
-
-def choose_traces(
-    sources: Mapping[str, Sequence[TracedProblem]], detokenizer: Detokenizer, per_problem: int, max_characters: int
-) -> Wanted:
-    """The first `per_problem` traces with ended thinking of each problem. Raises `InputError` for one without ids."""
-    wanted = Wanted({}, dict.fromkeys(sources, 0), dict.fromkeys(sources, 0))
-    for name, problems in sources.items():
-        for entry in problems:
-            taken = 0
-            for trace in entry.traces:
-                if taken == per_problem:
-                    break
-                if trace.token_ids is None:
-                    raise InputError(f"traces.{name}: sample {trace.sample} of '{trace.problem_id}' has no token ids")
-                steps = split_steps(trace.text, trace.token_ids, detokenizer)
-                if steps is None:
-                    wanted.unfinished[name] += 1
-                elif sum(map(len, steps.texts)) > max_characters:
-                    wanted.too_long[name] += 1
-                else:
-                    wanted.steps[name, entry.benchmark, trace.problem_id, trace.sample] = steps
-                    taken += 1
-    return wanted
-
-
-def ask(endpoint: ChatEndpoint, steps: Steps) -> tuple[Spans | None, str | None]:
-    """(spans, None), or (None, why the last answer could not be read)."""
-    reason = None
-    for _ in range(_TRIES):
-        try:
-            return read_answer(endpoint.ask(messages(steps.texts)), len(steps.texts)), None
-        except UnreadableAnswer as error:
-            reason = str(error)
-    return None, reason
-
-
-def ask_missing(endpoint: ChatEndpoint, wanted: Mapping[Key, Steps], path: Path, concurrency: int) -> None:
-    """Append a line to `path` for every trace that it lacks. A server that refuses ends it; what came is kept."""
-    done = read_answers(path)
-    missing = {key: steps for key, steps in wanted.items() if key not in done}
-    with (
-        progress("phases", len(missing)) as shown,
-        ThreadPoolExecutor(max_workers=concurrency) as pool,
-    ):
-        futures = {pool.submit(ask, endpoint, steps): key for key, steps in missing.items()}
-        try:
-            for future in as_completed(futures):
-                append_jsonl(path, [_line(futures[future], *future.result())])
-                shown.advance()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _line(key: Key, spans: Spans | None, reason: str | None) -> dict[str, Any]:
-    found = None if spans is None else {phase: span.model_dump() for phase, span in spans.items()}
-    names = ("model", "benchmark", "problem_id", "sample")
-    return dict(zip(names, key, strict=True)) | {"phases": found, "unreadable": reason}
-
-
-def read_answers(path: Path) -> dict[Key, Spans | None]:
-    """Spans of every trace that was asked about so far, None where the answer could not be read."""
-    repair_torn_tail(path)
-    lines = (line for _, line in read_jsonl(path)) if path.is_file() else ()
-    return {
-        (line["model"], line["benchmark"], line["problem_id"], line["sample"]): None
-        if line["phases"] is None
-        else {phase: Span(**span) for phase, span in line["phases"].items()}
-        for line in lines
-    }
 
 
 @entry_point
@@ -181,9 +85,8 @@ def main() -> None:
     ) as endpoint:
         ask_missing(endpoint, wanted.steps, folder / "answers.jsonl", config.concurrency)
     answers = read_answers(folder / "answers.jsonl")
-    left_out = {"unfinished": wanted.unfinished, "too_long": wanted.too_long}
-    report = summarise(list(sources), wanted.steps, answers, left_out)
-    write_json(folder / "phases.json", {"settings": config.settings} | report)
+    report = PhasesReport(config.settings, summarise(wanted, answers))
+    write(report, folder)
     show(report)
     draw(report, folder / "phases.png")
     say(f"figures: {escape(str(folder))}/phases.json, phases.png")

@@ -8,40 +8,30 @@ where it stood; `results.jsonl` beside them holds the verdicts, `<output_dir>/su
 figures, `lengths.png` their picture. Of several models all are compared with the first one, problem by problem.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.markup import escape
 
 from eval.one_model.config import SingleConfig
-from eval.one_model.figures import Graded, differences, figures_of, macro_figures
-from eval.one_model.report import draw_lengths, show, write_summary_csv
+from eval.one_model.report import csv_rows, draw_lengths, show
 from eval.one_model.sampling import for_each_model, grade_all, sample_alone
+from eval.one_model.summary import Grades, summarise, write_summary
 from eval.traces.sampling import wait_for_all_processes
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
-from secateur.runtime.files import write_json
 from secateur.runtime.process import entry_point
 from secateur.runtime.ranks import current_ranks
-from secateur.tasks.answers.equality import GRADER_VERSION
+from secateur.runtime.tables import write_csv
 
 
-def report(config: SingleConfig, graded: dict[str, dict[str, Graded]]) -> None:
+def report(config: SingleConfig, graded: Grades) -> None:
     """Write summary.json and summary.csv; print the table and draw the picture if they are wanted."""
-    folder = Path(config.output_dir)
-    ks = config.pass_k or ()
-    figures = {model: {name: figures_of(part, ks) for name, part in parts.items()} for model, parts in graded.items()}
-    several = len(config.benchmarks) > 1
-    macro = {model: macro_figures(parts) for model, parts in graded.items()} if several else {}
-    first, *others = graded
-    compared = {model: differences(graded[first], graded[model]) for model in others}
-    models = {model: {name: asdict(entry) for name, entry in parts.items()} for model, parts in figures.items()}
-    summary = {"config": asdict(config), "grader": GRADER_VERSION, "models": models}
-    write_json(folder / "summary.json", summary | {"macro": macro, "differences": compared})
-    write_summary_csv(folder / "summary.csv", figures, macro)
+    folder, summary = Path(config.output_dir), summarise(config, graded)
+    write_summary(folder, summary)
+    write_csv(folder / "summary.csv", csv_rows(summary))
     if config.table:
-        show(figures, macro, compared)
-        draw_lengths(folder / "lengths.png", graded, figures)
+        show(summary)
+        draw_lengths(folder / "lengths.png", graded, summary.models)
         say(f"figures: {escape(str(folder / 'summary.json'))}, summary.csv, lengths.png")
 
 

@@ -3,6 +3,7 @@ and read here alone. state.py says which files there are and when; a checkpoint'
 model card's memory in card/measured.py.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -95,6 +96,25 @@ def read_selection(round_folder: Path) -> SelectionRecord:
 
 def has_chosen(round_folder: Path) -> bool:
     return (round_folder / SELECTION).is_file()
+
+
+@dataclass(frozen=True)
+class FinishedRound:
+    """A round that has chosen: its number from 1, its folder and its choice."""
+
+    number: int
+    folder: Path
+    selection: SelectionRecord
+
+
+def finished_rounds(run_folder: str | Path) -> list[FinishedRound]:
+    """Folders such as `rounds/1-limit-220`, in the order of the rounds, as far as a choice was made."""
+    found = []
+    for path in (Path(run_folder) / "rounds").glob("*"):
+        name = re.fullmatch(r"(\d+)-limit-\d+", path.name)
+        if name and has_chosen(path):
+            found.append(FinishedRound(int(name[1]), path, read_selection(path)))
+    return sorted(found, key=lambda one: one.number)
 
 
 @dataclass(frozen=True)

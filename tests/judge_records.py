@@ -1,6 +1,8 @@
 """What judges' folders hold, for tests of those who read it: judge.json and metrics.json without a judge."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.calibration import CalibrationFigures
@@ -41,7 +43,9 @@ def score_figures(auroc: float | None) -> ScoreFigures:
     return ScoreFigures(**vars(found), roc=() if auroc is None else CURVE, unfinished=found)
 
 
-def measure_judge(folder: Path, kind: str = "linear", config: dict[str, JSON] | None = None) -> JudgeMetrics:
+def measure_judge(
+    folder: Path, kind: str = "linear", config: dict[str, JSON] | None = None, **changes: Any
+) -> JudgeMetrics:
     """Write and return the metrics.json of a judge with an AUROC of .9, beside two baselines."""
     metrics = JudgeMetrics(
         **vars(score_figures(0.9)),
@@ -66,5 +70,6 @@ def measure_judge(folder: Path, kind: str = "linear", config: dict[str, JSON] | 
         config=config or {},
         versions={},
     )
+    metrics = replace(metrics, **changes)
     write_metrics(folder, metrics)
     return metrics

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.one_model.figures import MACRO
 from eval.traces.benchmarks import Problems, check_counts, check_names, load_benchmarks, sources_of
 from eval.traces.sampling import SamplingKeys
 from secateur.runtime.errors import InputError
-
-_RESERVED = ("macro",)
 
 
 @dataclass(kw_only=True)
@@ -32,7 +31,7 @@ class SingleConfig(SamplingKeys):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_names(self.benchmarks, _RESERVED)
+        check_names(self.benchmarks, (MACRO,))
         check_counts("samples", self.samples, self.benchmarks, all_needed=True)
         check_counts("problem_count", self.problem_count, self.benchmarks)
         for k in self.pass_k or ():

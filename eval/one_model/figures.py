@@ -10,6 +10,7 @@ from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
 from secateur.runtime.statistics import (
+    Bounds,
     Interval,
     macro_mean_with_interval,
     mean_with_interval,
@@ -23,7 +24,6 @@ from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.records import Problem, Trace
 
 PERCENTILES = (20, 40, 50, 60, 80, 90, 99)  # those that ThinkPrune's evaluation prints
-Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -184,37 +184,70 @@ def length_figures(lengths: Sequence[Sequence[int]]) -> LengthFigures:
     )
 
 
-def macro_figures(benchmarks: Mapping[str, Graded]) -> dict[str, object]:
-    """Means over benchmarks in which each weighs the same, however many problems it has."""
+@dataclass(frozen=True)
+class MacroFigures:
+    """Means over benchmarks in which each weighs the same, however many problems it has; otherwise as in
+    `ModelFigures`."""
+
+    benchmarks: int
+    pass_at_1: float
+    pass_at_1_ci95: Bounds
+    mean_tokens: float
+    mean_tokens_ci95: Bounds
+    truncated_share: float
+    truncated_share_ci95: Bounds
+
+
+def macro_figures(benchmarks: Mapping[str, Graded]) -> MacroFigures:
     parts = list(benchmarks.values())
-    values = {
-        "pass_at_1": [part.accuracies for part in parts],
-        "mean_tokens": [part.mean_lengths for part in parts],
-        "truncated_share": [part.truncated_shares for part in parts],
-    }
-    found = {key: macro_mean_with_interval(groups) for key, groups in values.items()}
-    macro: dict[str, object] = {"benchmarks": len(parts)}
-    for key, interval in found.items():
-        macro |= {key: interval[0], f"{key}_ci95": interval[1:]}
-    return macro
+    accuracy = macro_mean_with_interval([part.accuracies for part in parts])
+    length = macro_mean_with_interval([part.mean_lengths for part in parts])
+    truncated = macro_mean_with_interval([part.truncated_shares for part in parts])
+    return MacroFigures(
+        benchmarks=len(parts),
+        pass_at_1=accuracy[0],
+        pass_at_1_ci95=accuracy[1:],
+        mean_tokens=length[0],
+        mean_tokens_ci95=length[1:],
+        truncated_share=truncated[0],
+        truncated_share_ci95=truncated[1:],
+    )
 
 
-def differences(first: Mapping[str, Graded], other: Mapping[str, Graded]) -> dict[str, dict[str, Interval]]:
-    """Benchmark → paired differences of `other` − `first` as (value, low, high): `pass_at_1`, `mean_tokens`
-    [tokens], and `tokens_ratio` = other / first; under "macro" the means over benchmarks, without the ratio."""
-    found: dict[str, dict[str, Interval]] = {}
-    parts: dict[str, list[list[float]]] = {"pass_at_1": [], "mean_tokens": []}
-    for name, mine in other.items():
-        theirs = first[name]
-        pairs = {"pass_at_1": (mine.accuracies, theirs.accuracies)}
-        pairs["mean_tokens"] = (mine.mean_lengths, theirs.mean_lengths)
-        found[name] = {key: paired_difference(*pair) for key, pair in pairs.items()}
-        found[name]["tokens_ratio"] = ratio_with_interval(*pairs["mean_tokens"])
-        for key, pair in pairs.items():
-            parts[key].append([a - b for a, b in zip(*pair, strict=True)])
+@dataclass(frozen=True)
+class Comparison:
+    """One model minus another, paired by problem, as (value, low, high): shares, tokens, and `tokens_ratio` of their
+    mean lengths; None over benchmarks."""
+
+    pass_at_1: Interval
+    mean_tokens: Interval
+    tokens_ratio: Interval | None
+
+
+MACRO = "macro"
+"""What the mean over benchmarks is called where benchmarks are."""
+
+
+def differences(first: Mapping[str, Graded], other: Mapping[str, Graded]) -> dict[str, Comparison]:
+    """Benchmark → `other` − `first`; where there are several, under `MACRO` the means over them."""
+    found = {name: _compared(mine, first[name]) for name, mine in other.items()}
     if len(other) > 1:
-        found["macro"] = {key: macro_mean_with_interval(groups) for key, groups in parts.items()}
+        accuracy = [_paired(mine.accuracies, first[name].accuracies) for name, mine in other.items()]
+        length = [_paired(mine.mean_lengths, first[name].mean_lengths) for name, mine in other.items()]
+        found[MACRO] = Comparison(macro_mean_with_interval(accuracy), macro_mean_with_interval(length), None)
     return found
+
+
+def _compared(mine: Graded, theirs: Graded) -> Comparison:
+    return Comparison(
+        paired_difference(mine.accuracies, theirs.accuracies),
+        paired_difference(mine.mean_lengths, theirs.mean_lengths),
+        ratio_with_interval(mine.mean_lengths, theirs.mean_lengths),
+    )
+
+
+def _paired(mine: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(mine, theirs, strict=True)]
 
 
 def _wanted_traces(folder: Path, problems: Sequence[Problem], samples: int) -> list[list[Trace]]:

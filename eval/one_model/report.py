@@ -1,9 +1,8 @@
-"""The figures of single models as a terminal table, as CSV and as a picture."""
+"""Figures of eval/single.py as a table, rows for CSV, and a picture."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -13,52 +12,33 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.markup import escape
 from rich.table import Table
 
-from eval.one_model.figures import Graded, LengthFigures, ModelFigures
+from eval.one_model.figures import MACRO, Comparison, Graded, LengthFigures, MacroFigures, ModelFigures
+from eval.one_model.summary import Grades, Summary
 from secateur.runtime.console import console
 from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
-from secateur.runtime.statistics import Interval
-from secateur.runtime.tables import interval_text, plain_table, print_table, write_csv
+from secateur.runtime.statistics import Bounds
+from secateur.runtime.tables import CsvValue, interval_text, plain_table, print_table
 
 Figures = Mapping[str, Mapping[str, ModelFigures]]
-Grades = Mapping[str, Mapping[str, Graded]]
+"""Model → benchmark → figures."""
+_COLUMNS = (
+    *("benchmark", "n", "pass@1", "95 %", "pass@n", "tokens", "95 %", "median\nright", "median\nwrong"),
+    "trun-\ncated",
+)
 _MARKERS = "osD^vPX*<>ph"
 _LOG_FROM = 12.0  # lengths that spread over more than this factor are drawn on a logarithmic axis
 
 
-def results_table(figures: Figures, macro: Mapping[str, Mapping[str, Any]]) -> Table:
+def results_table(summary: Summary) -> Table:
     """One line per model and benchmark, and the mean over benchmarks where there are several."""
-    columns = [
-        "benchmark",
-        "n",
-        "pass@1",
-        "95 %",
-        "pass@n",
-        "tokens",
-        "95 %",
-        "median\nright",
-        "median\nwrong",
-        "cut",
-    ]
-    table = plain_table("", columns)
-    for model, benchmarks in figures.items():
+    table = plain_table("", _COLUMNS)
+    for model, benchmarks in summary.models.items():
         table.add_section()
-        table.add_row(f"[bold]{escape(model)}[/bold]", *[""] * (len(columns) - 1))
+        table.add_row(f"[bold]{escape(model)}[/bold]", *[""] * (len(_COLUMNS) - 1))
         for name, entry in benchmarks.items():
             table.add_row(*_cells(name, entry))
-        if model in macro:
-            mean = macro[model]
-            table.add_row(
-                f"mean of {mean['benchmarks']}",
-                "",
-                f"{mean['pass_at_1']:.3f}",
-                interval_text(*mean["pass_at_1_ci95"]),
-                "",
-                f"{mean['mean_tokens']:,.0f}",
-                interval_text(*mean["mean_tokens_ci95"], digits=0),
-                "",
-                "",
-                f"{mean['truncated_share']:.1%}",
-            )
+        if model in summary.macro:
+            table.add_row(*_macro_cells(summary.macro[model]))
     return table
 
 
@@ -77,75 +57,78 @@ def _cells(name: str, entry: ModelFigures) -> list[str]:
     ]
 
 
+def _macro_cells(mean: MacroFigures) -> list[str]:
+    accuracy, interval = f"{mean.pass_at_1:.3f}", interval_text(*mean.pass_at_1_ci95)
+    length, bounds = f"{mean.mean_tokens:,.0f}", interval_text(*mean.mean_tokens_ci95, digits=0)
+    truncated = f"{mean.truncated_share:.1%}"
+    return [f"mean of {mean.benchmarks}", "", accuracy, interval, "", length, bounds, "", "", truncated]
+
+
 def _median(length: LengthFigures) -> str:
     return f"{length.percentiles[50]:,.0f}" if length.samples else "–"
 
 
-def show(
-    figures: Figures,
-    macro: Mapping[str, Mapping[str, Any]],
-    compared: Mapping[str, Mapping[str, Mapping[str, Interval]]],
-) -> None:
+def show(summary: Summary) -> None:
     """Print the table and the paired differences to the first model."""
-    print_table(results_table(figures, macro))
-    first = next(iter(figures))
-    for model, parts in figures.items():
+    print_table(results_table(summary))
+    for model, parts in summary.models.items():
         for benchmark, entry in parts.items():
             if entry.majority is not None and entry.majority_ci95 is not None:
                 bounds = interval_text(*entry.majority_ci95)
                 line = f" {model}, {benchmark}: majority of {entry.samples} right {entry.majority:.3f} ({bounds})"
                 console.print(line, markup=False)
-    for model, benchmarks in compared.items():
+    first = next(iter(summary.models))
+    for model, benchmarks in summary.differences.items():
         for benchmark, found in benchmarks.items():
-            accuracy, tokens = found["pass_at_1"], found["mean_tokens"]
-            line = f" {model} − {first}, {'mean' if benchmark == 'macro' else benchmark}: pass@1 {accuracy[0]:+.3f} "
-            line += f"({accuracy[1]:+.3f} … {accuracy[2]:+.3f}), tokens {tokens[0]:+,.0f} ({tokens[1]:+,.0f} … "
-            line += f"{tokens[2]:+,.0f})"
-            if "tokens_ratio" in found:
-                ratio = found["tokens_ratio"]
-                line += f", ×{ratio[0]:.3f} ({ratio[1]:.3f}–{ratio[2]:.3f})"
-            console.print(line, markup=False)
+            name = "mean" if benchmark == MACRO else benchmark
+            console.print(f" {model} − {first}, {name}: {_difference(found)}", markup=False)
     console.print(
-        "n: problems × samples; pass@n: at least one of a problem's samples is right; cut: share that ran into the "
-        "cap;\nintervals: bootstrap over problems, differences paired; the mean weighs every benchmark the same",
+        "n: problems × samples; pass@n: at least one of a problem's samples is right; truncated: share that ran into "
+        "the cap;\nintervals: bootstrap over problems, differences paired; the mean weighs every benchmark the same",
         style="dim",
     )
 
 
-def csv_rows(figures: Figures, macro: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _difference(found: Comparison) -> str:
+    accuracy = "pass@1 {:+.3f} ({:+.3f} … {:+.3f})".format(*found.pass_at_1)
+    tokens = "tokens {:+,.0f} ({:+,.0f} … {:+,.0f})".format(*found.mean_tokens)
+    ratio = "" if found.tokens_ratio is None else ", ×{:.3f} ({:.3f}–{:.3f})".format(*found.tokens_ratio)
+    return f"{accuracy}, {tokens}{ratio}"
+
+
+def csv_rows(summary: Summary) -> list[dict[str, CsvValue]]:
     """Flat rows: one per model and benchmark, and one named `macro` per model with several benchmarks."""
-    rows = []
-    for model, benchmarks in figures.items():
+    rows: list[dict[str, CsvValue]] = []
+    for model, benchmarks in summary.models.items():
         rows += [{"model": model, "benchmark": name} | flat_figures(entry) for name, entry in benchmarks.items()]
-        if model in macro:
-            mean = {key: value for key, value in macro[model].items() if not key.endswith("_ci95")}
-            for key in ("pass_at_1", "mean_tokens", "truncated_share"):
-                mean |= _bounds(key, macro[model][f"{key}_ci95"])
-            rows.append({"model": model, "benchmark": "macro"} | mean)
+        if model in summary.macro:
+            mean = summary.macro[model]
+            rows.append({"model": model, "benchmark": MACRO, "benchmarks": mean.benchmarks} | _flat_means(mean))
     return rows
 
 
-def flat_figures(entry: ModelFigures) -> dict[str, Any]:
+def flat_figures(entry: ModelFigures) -> dict[str, CsvValue]:
     """The figures as columns of a CSV."""
-    row: dict[str, Any] = {"problems": entry.problems, "samples": entry.samples}
-    for key in ("pass_at_1", "mean_tokens", "truncated_share"):
-        row |= {key: getattr(entry, key)} | _bounds(key, getattr(entry, f"{key}_ci95"))
+    row: dict[str, CsvValue] = {"problems": entry.problems, "samples": entry.samples} | _flat_means(entry)
     for k, value in entry.pass_at_k.items():
         row |= {f"pass_at_{k}": value} | _bounds(f"pass_at_{k}", entry.pass_at_k_ci95[k])
-    if entry.majority is not None:
-        row |= {"majority": entry.majority} | _bounds("majority", entry.majority_ci95 or ("", ""))
+    if entry.majority is not None and entry.majority_ci95 is not None:
+        row |= {"majority": entry.majority} | _bounds("majority", entry.majority_ci95)
     for side, length in entry.length.items():
         row |= {f"{side}_samples": length.samples, f"{side}_mean_tokens": length.mean}
         row |= {f"{side}_p{percent}": value for percent, value in length.percentiles.items()}
     return row | {"prompt_tokens": entry.prompt_tokens, "generated_tokens": entry.generated_tokens}
 
 
-def _bounds(key: str, bounds: Sequence[Any]) -> dict[str, Any]:
+def _flat_means(entry: ModelFigures | MacroFigures) -> dict[str, CsvValue]:
+    row: dict[str, CsvValue] = {}
+    for key in ("pass_at_1", "mean_tokens", "truncated_share"):
+        row |= {key: getattr(entry, key)} | _bounds(key, getattr(entry, f"{key}_ci95"))
+    return row
+
+
+def _bounds(key: str, bounds: Bounds) -> dict[str, CsvValue]:
     return {f"{key}_low": bounds[0], f"{key}_high": bounds[1]}
-
-
-def write_summary_csv(path: Path, figures: Figures, macro: Mapping[str, Mapping[str, Any]]) -> None:
-    write_csv(path, csv_rows(figures, macro))
 
 
 def draw_lengths(path: Path, graded: Grades, figures: Figures) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from eval.one_model.config import SingleConfig
 from eval.one_model.figures import Graded, grade_folder
@@ -15,6 +15,9 @@ from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.ranks import current_ranks
 from secateur.tasks.prompts import starts_inside_thinking
 from secateur.tasks.records import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Writers = dict[str, TraceFolderWriter]
 Work = Callable[[SingleConfig, str, Problems], None]
@@ -34,7 +37,7 @@ class OpenedModel:
         return engine
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
         return load_tokenizer(self.config.tokenizer_of(self.name))
 
     def __enter__(self) -> "OpenedModel":
@@ -86,7 +89,7 @@ def grade_all(config: SingleConfig, problems: Problems) -> dict[str, dict[str, G
     return {name: grade_model(config, name, problems) for name in config.models}
 
 
-def prompt_lengths(tokenizer: Any, problems: Sequence[Problem], family: str) -> dict[str, int]:
+def prompt_lengths(tokenizer: "PreTrainedTokenizerBase", problems: Sequence[Problem], family: str) -> dict[str, int]:
     """Problem id → length of its prompt [tokens]."""
     return {problem.id: len(prompt_ids(tokenizer, problem, family)) for problem in problems}
 

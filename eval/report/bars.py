@@ -1,10 +1,10 @@
 """Traces of a few problems as bars, for readers without JavaScript; the explorer shows all of them."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from eval.table.explorer import RuleRun, TracedModel, TracedProblem
 from secateur.runtime.pictures import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
 
 CLUSTER_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW)
@@ -16,7 +16,8 @@ _SHOWN_BARS = 64
 
 @dataclass(frozen=True)
 class Bar:
-    """One trace. Lengths are shares (0-100) of the token axis: `solid` was generated, `ghost` was saved."""
+    """One trace. Lengths are per cent of the token axis: `solid` was generated, `ghost` was saved; `cut` is a place
+    on it."""
 
     cluster: str
     colour: str
@@ -30,8 +31,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Panel:
-    """Traces of one model on one problem, by the first rule; `spent` and `full` are sums of tokens over all of them,
-    `left_out` is how many have no bar here."""
+    """Traces of one model on one problem, by the first rule; `spent` by it and `full` lengths are sums of tokens over
+    all of them, `left_out` is how many have no bar here."""
 
     model: str
     bars: list[Bar]
@@ -84,58 +85,58 @@ def ranked(labels: Sequence[int | None]) -> list[int | None]:
     return [None if label is None else ranks[label] for label in labels]
 
 
-def _panel(name: str, model: Mapping[str, Any], axis: int) -> Panel:
-    run, lengths = model["runs"][0], model["n_tokens"]
-    ranks, voters = ranked(run["labels"]), set(run["survivors"])
-    order = sorted(
-        range(len(lengths)),
-        key=lambda t: (len(lengths) if ranks[t] is None else ranks[t], t not in voters, -lengths[t], t),
+def problem_views(problems: Sequence[TracedProblem]) -> list[ProblemView]:
+    """What the template prints of some problems."""
+    return [_problem_view(problem) for problem in problems]
+
+
+def _problem_view(problem: TracedProblem) -> ProblemView:
+    longest = max((length for model in problem.models.values() for length in model.n_tokens), default=0)
+    axis = max(20, -(-longest // 20) * 20)
+    return ProblemView(
+        problem_id=printable(problem.problem_id, _LABEL_CHARACTERS),
+        problem=printable(problem.problem),
+        gold=printable(problem.gold, _LABEL_CHARACTERS),
+        axis=axis,
+        panels=[_panel(name, model, axis) for name, model in problem.models.items()],
     )
-    bars = []
-    for trace in order[:_SHOWN_BARS]:
-        rank, kept, cut, answer = (
-            ranks[trace],
-            run["kept"][trace],
-            model["cut_tokens"][trace],
-            model["answers"][trace],
-        )
-        bars.append(
-            Bar(
-                cluster=cluster_name(rank),
-                colour=CLUSTER_COLOURS[rank] if rank is not None and rank < len(CLUSTER_COLOURS) else OTHER_COLOUR,
-                solid=100 * kept / axis,
-                ghost=100 * (lengths[trace] - kept) / axis,
-                cut=None if cut is None else 100 * cut / axis,
-                voted=trace in voters,
-                answer="no answer" if answer is None else printable(model["names"][answer], _LABEL_CHARACTERS),
-                right=model["right"][trace],
-            )
-        )
+
+
+def _panel(name: str, model: TracedModel, axis: int) -> Panel:
+    run, ranks = model.runs[0], ranked(model.runs[0].labels)
+    shown = _in_order(model, run, ranks)[:_SHOWN_BARS]
     return Panel(
         model=printable(name, _LABEL_CHARACTERS),
-        bars=bars,
-        left_out=len(lengths) - len(bars),
-        vote="none" if run["vote"] is None else printable(model["names"][run["vote"]], _LABEL_CHARACTERS),
-        right=run["right"],
-        finished=len(voters),
-        spent=sum(run["kept"]),
-        full=sum(lengths),
+        bars=[_bar(model, run, trace, ranks[trace], axis) for trace in shown],
+        left_out=len(ranks) - len(shown),
+        vote="none" if run.vote is None else printable(model.names[run.vote], _LABEL_CHARACTERS),
+        right=run.right,
+        finished=len(run.survivors),
+        spent=sum(run.kept),
+        full=sum(model.n_tokens),
     )
 
 
-def problem_views(records: Sequence[Mapping[str, Any]]) -> list[ProblemView]:
-    """From what the explorer is told (see report_explorer.py) to what the template prints."""
-    views = []
-    for record in records:
-        longest = max((length for model in record["models"].values() for length in model["n_tokens"]), default=0)
-        axis = max(20, -(-longest // 20) * 20)
-        views.append(
-            ProblemView(
-                problem_id=printable(record["problem_id"], _LABEL_CHARACTERS),
-                problem=printable(record["problem"]),
-                gold=printable(record["gold"], _LABEL_CHARACTERS),
-                axis=axis,
-                panels=[_panel(name, model, axis) for name, model in record["models"].items()],
-            )
-        )
-    return views
+def _in_order(model: TracedModel, run: RuleRun, ranks: Sequence[int | None]) -> list[int]:
+    """Traces by cluster, the largest first; in each those that vote before the others, the longest first."""
+    voters, last = set(run.survivors), len(ranks)
+
+    def key(trace: int) -> tuple[int, bool, int, int]:
+        rank = ranks[trace]
+        return last if rank is None else rank, trace not in voters, -model.n_tokens[trace], trace
+
+    return sorted(range(len(ranks)), key=key)
+
+
+def _bar(model: TracedModel, run: RuleRun, trace: int, rank: int | None, axis: int) -> Bar:
+    kept, cut, answer = run.kept[trace], model.cut_tokens[trace], model.answers[trace]
+    return Bar(
+        cluster=cluster_name(rank),
+        colour=CLUSTER_COLOURS[rank] if rank is not None and rank < len(CLUSTER_COLOURS) else OTHER_COLOUR,
+        solid=100 * kept / axis,
+        ghost=100 * (model.n_tokens[trace] - kept) / axis,
+        cut=None if cut is None else 100 * cut / axis,
+        voted=trace in run.survivors,
+        answer="no answer" if answer is None else printable(model.names[answer], _LABEL_CHARACTERS),
+        right=model.right[trace],
+    )

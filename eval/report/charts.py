@@ -6,14 +6,14 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from secateur.runtime.pictures import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, colour_of
+from secateur.deepprune.judges.calibration import ReliabilityBin
+from secateur.runtime.pictures import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, model_colours
 
 # Written by matplotlib as plain colours, replaced by the page's own afterwards.
 _INK, _RULE, _GROUND = "#0a0b0c", "#0a0b0d", "#0a0b0e"
@@ -42,7 +42,7 @@ _SIZE = (4.7, 3.0)  # inches: readable at the width of a telephone, where the pa
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CheckpointPoint:
     """A checkpoint measured on the validation problems; `step` counts from the first step of the first round."""
 
     step: int
@@ -61,7 +61,7 @@ class RoundRecord:
     last_step: int
     lengths: list[tuple[int, float]]
     rewards: list[tuple[int, float]]
-    candidates: list[Candidate]
+    candidates: list[CheckpointPoint]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class RocCurve:
     """`points` are (false positive rate, true positive rate), both 0-1; `main` is the judge that was used."""
 
     label: str
-    points: Sequence[Sequence[float]]
+    points: Sequence[tuple[float, float]]
     auroc: float
     main: bool = False
 
@@ -126,28 +126,14 @@ def _mark_rounds(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
 
 def _plot_candidates(axes: Axes, rounds: Sequence[RoundRecord], value: str) -> None:
     for record in rounds:
-        for candidate in record.candidates:
-            if record.number > 1 and candidate.step == record.first_step:
+        for point in record.candidates:
+            if record.number > 1 and point.step == record.first_step:
                 continue  # the start model is what the round before chose, and is drawn there
-            axes.plot(
-                candidate.step,
-                getattr(candidate, value),
-                "o",
-                markersize=5,
-                markeredgecolor=GREEN,
-                color=GREEN if candidate.chosen else _GROUND,
-                zorder=4,
-            )
-            if candidate.chosen:
-                axes.plot(
-                    candidate.step,
-                    getattr(candidate, value),
-                    "o",
-                    markersize=12,
-                    color=GREEN,
-                    fillstyle="none",
-                    zorder=4,
-                )
+            place = point.step, getattr(point, value)
+            fill = GREEN if point.chosen else _GROUND
+            axes.plot(*place, "o", markersize=5, markeredgecolor=GREEN, color=fill, zorder=4)
+            if point.chosen:
+                axes.plot(*place, "o", markersize=12, color=GREEN, fillstyle="none", zorder=4)
 
 
 def _legend(axes: Axes, what: str) -> None:
@@ -194,16 +180,13 @@ def length_histograms(lengths: Mapping[str, Sequence[int]], of: str = "") -> str
     """Distribution of trace lengths [tokens] of each model, on the same axis; `of` says of which problems."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": f"lengths {of}"}):
         figure, axes = _axes()
-        longest = max(max(values) for values in lengths.values())
+        longest, colours = max(max(values) for values in lengths.values()), model_colours(list(lengths))
         for model, values in lengths.items():
-            colour = colour_of(model, list(lengths))
-            mean = sum(values) / len(values)
-            bins: dict[str, Any] = {
-                "bins": 40, "range": (0, longest), "weights": [1 / len(values)] * len(values), "color": colour,
-            }  # fmt: skip
+            mean, weights = sum(values) / len(values), [1 / len(values)] * len(values)
+            bins = {"bins": 40, "range": (0, longest), "weights": weights, "color": colours[model]}
             axes.hist(values, **bins, alpha=0.3, histtype="stepfilled", label=f"{model}: mean {mean:,.0f}")
             axes.hist(values, **bins, linewidth=1.3, histtype="step")
-            axes.axvline(mean, color=colour, linewidth=1.6, linestyle=(0, (1, 1.5)))
+            axes.axvline(mean, color=colours[model], linewidth=1.6, linestyle=(0, (1, 1.5)))
         axes.set_xlabel("tokens per trace")
         axes.set_ylabel("share of traces")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
@@ -237,20 +220,18 @@ def roc(curves: Sequence[RocCurve], name: str) -> str:
         return _to_svg(figure, f"ROC of the {name}")
 
 
-def reliability(bins: Sequence[Mapping[str, float]], name: str) -> str:
+def reliability(bins: Sequence[ReliabilityBin], name: str) -> str:
     """A judge's calibration: of the pairs that got about the same probability, how many have the same answer."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": f"reliability {name}"}):
         figure, axes = _axes((4.7, 3.6))
         axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1.2)
-        most = max(entry["pairs"] for entry in bins)
-        scores, shares = ([entry[key] for entry in bins] for key in ("mean_score", "same_answer_share"))
-        axes.plot(scores, shares, color=GREEN, linewidth=1.3)
-        for entry in bins:
-            size = 4 + 10 * (entry["pairs"] / most) ** 0.5
-            axes.plot(
-                entry["mean_score"], entry["same_answer_share"], "o", color=GREEN, markersize=size,
-                markeredgecolor=_GROUND,
-            )  # fmt: skip
+        most = max(one.pairs for one in bins)
+        axes.plot(
+            [one.mean_score for one in bins], [one.same_answer_share for one in bins], color=GREEN, linewidth=1.3
+        )
+        for one in bins:
+            place, size = (one.mean_score, one.same_answer_share), 4 + 10 * (one.pairs / most) ** 0.5
+            axes.plot(*place, "o", color=GREEN, markersize=size, markeredgecolor=_GROUND)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability that the judge gave")
         axes.set_ylabel("pairs with the same answer")
         return _to_svg(figure, f"Reliability of the {name}")

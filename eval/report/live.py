@@ -1,13 +1,14 @@
 """What was run live beside its replay over stored traces, as a table whose last column says why they differ."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from eval.report.bars import printable
 from eval.report.table import NONE, signed
-from eval.report.views import benchmark_label, benchmark_of
-from eval.table.labels import judge_label, method_label
+from eval.report.views import benchmark_label
+from eval.table.labels import judge_label
+from eval.table.registry import method_label
+from secateur.results import LiveEntry, LiveSide
 
 _LISTED = 40  # problems that differ, by name
 
@@ -36,39 +37,38 @@ class LiveRow:
     more: int
 
 
-def live_rows(entries: Sequence[Mapping[str, Any]]) -> list[LiveRow]:
-    """From the field `live` of combined.json; tokens are means per problem."""
+def live_rows(entries: Sequence[LiveEntry]) -> list[LiveRow]:
+    """Tokens are means per problem."""
     return [_live_row(entry) for entry in entries]
 
 
-def _live_row(entry: Mapping[str, Any]) -> LiveRow:
-    sides, problems = (entry["live"], entry["replay"]), max(entry["problems"], 1)
-    judge = f" · {judge_label(entry['judge'])}" if entry.get("judge") else ""
-    difference, unequal = entry.get("difference") or {}, entry.get("unequal") or {}
+def _live_row(entry: LiveEntry) -> LiveRow:
+    sides, problems = (entry.live, entry.replay), entry.problems
+    judge = f" · {judge_label(entry.judge)}" if entry.judge else ""
     judged = [_judged(side) / problems for side in sides]
-    walls = (entry["live"].get("wall_s"), entry.get("sampling_wall_s"))
+    walls = (entry.live.wall_s, entry.sampling_wall_s)
     return LiveRow(
-        benchmark=printable(benchmark_label(benchmark_of(entry)), 80),
-        model=printable(entry["model"], 80),
-        method=printable(method_label(entry["method"]) + judge, 80),
-        problems=entry["problems"],
-        equal=entry["equal"],
-        accuracy=_pair("{:.3f}", (side["accuracy"] for side in sides)),
-        generated=_pair("{:,.0f}", (side["generated"] / problems for side in sides)),
+        benchmark=printable(benchmark_label(entry.benchmark), 80),
+        model=printable(entry.model, 80),
+        method=printable(method_label(entry.method) + judge, 80),
+        problems=problems,
+        equal=entry.equal,
+        accuracy=_pair("{:.3f}", (side.accuracy for side in sides)),
+        generated=_pair("{:,.0f}", (side.tokens.generated / problems for side in sides)),
         judged=_pair("{:,.0f}", judged) if any(judged) else None,
-        longest=_pair("{:,.0f}", (side["longest_path"] for side in sides)),
-        difference=NONE if difference.get("accuracy") is None else signed(difference["accuracy"]),
-        interval="{} … {}".format(*map(signed, difference["ci95"])) if difference.get("ci95") else "",
+        longest=_pair("{:,.0f}", (side.tokens.longest_path for side in sides)),
+        difference=signed(entry.difference.accuracy),
+        interval="{} … {}".format(*map(signed, entry.difference.ci95)),
         wall=None if walls == (None, None) else _pair("{:,.1f}", walls),
-        wall_words=printable(entry.get("wall_words") or "", 300),
-        words=printable(entry["words"], 1000),
-        unequal=[(printable(name, 120), printable(str(why), 300)) for name, why in list(unequal.items())[:_LISTED]],
-        more=max(len(unequal) - _LISTED, 0),
+        wall_words=printable(entry.wall_words, 300),
+        words=printable(entry.words, 1000),
+        unequal=[(printable(name, 120), printable(why, 300)) for name, why in list(entry.unequal.items())[:_LISTED]],
+        more=max(len(entry.unequal) - _LISTED, 0),
     )
 
 
-def _judged(side: Mapping[str, Any]) -> float:
-    return side.get("judge_prefill", 0.0) + side.get("judge_generated", 0.0)
+def _judged(side: LiveSide) -> float:
+    return side.tokens.judge_prefill + side.tokens.judge_generated
 
 
 def _pair(form: str, values: Iterable[float | None]) -> tuple[str, str]:

@@ -1,43 +1,43 @@
 """What more traces buy: accuracy with its interval, net tokens and the longest path over n, a small chart per method.
 
 Charts of one measure share their axes. Models keep the colours that they have elsewhere and have a mark each; dotted
-in every chart is what the other methods are held against, the base model's vote of all n.
+in every chart is what the other methods are compared with, the base model's consensus.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from eval.report.bars import printable
 from eval.report.cards import find_row
-from eval.report.frontier import NOT_METHODS
+from eval.report.frontier import Ticks, can_be_run, longest_path
 from eval.report.views import Grid, View
-from eval.table.labels import judge_label, method_label
-from eval.table.rules import PUBLISHED
-from secateur.deepprune.judges.registry import UNTRAINED
-from secateur.runtime.pictures import colour_of
+from eval.table.labels import judge_label
+from eval.table.registry import method_label, method_of, prunes
+from secateur.deepprune.judges.registry import JUDGE_KINDS
+from secateur.results import Row
+from secateur.runtime.pictures import model_colours
 
-Row = Mapping[str, Any]
 Place = Callable[[float], float]
+Series = tuple[str, str | None]
+"""A method, and a judge or None."""
 WIDTH, HEIGHT = 220, 158
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 12, 10, 26
 _STEP = 3.5  # between the marks of two models at the same n
 _LABELS = 6  # that fit below a chart
 _LEAST_DECADES = 0.8  # of a logarithmic axis: two ticks are in it wherever it begins
-MARKS = (
+_MODEL_MARKS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0Z", "M-3.6-3.6h7.2v7.2h-7.2Z", "M-4.4 3.6h8.8L0-4.4Z", "M0-5 5 0 0 5-5 0Z",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Measure:
-    """`value` of a row of a view; `about` says which way is better. `share`: 0-1, with an interval; else tokens, on a
-    logarithmic axis."""
+    """`about` says which way is better. `share`: 0-1, with an interval; else tokens, on a logarithmic axis."""
 
     name: str
     about: str
-    value: Callable[[Row, View], float]
+    value: Callable[[Row], float]
     form: str
     share: bool = False
 
@@ -81,38 +81,28 @@ class Scaling:
     benchmark: str
     measure: Measure
     charts: list[Chart]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-
-
-def net_tokens(row: Row, view: View) -> float:
-    """Per problem, in tokens of the base model, the judge's work included; files of earlier versions say it by the
-    saving."""
-    if row.get("net_tokens") is not None:
-        return row["net_tokens"]
-    reference = find_row(view.rows, view.rows[0]["model"], "consensus")
-    full = (reference or row)["tokens"]["generated"] / view.problems
-    return (1 - row["saving_net"]) * full if reference else full
+    x_ticks: Ticks
+    y_ticks: Ticks
 
 
 MEASURES = (
     Measure(
-        "accuracy", "up is better; whiskers: 95 % intervals over problems", lambda row, _: row["accuracy"], "{:.3f}",
+        "accuracy", "up is better; whiskers: 95 % intervals over problems", lambda row: row.accuracy, "{:.3f}",
         share=True,
     ),
     Measure(
-        "net tokens", "per problem, judge included, on a logarithmic axis; down is cheaper", net_tokens, "{:,.0f}",
+        "net tokens", "per problem, judge included, on a logarithmic axis; down is cheaper",
+        lambda row: row.net_tokens, "{:,.0f}",
     ),
     Measure(
-        "longest path", "tokens one after another, on a logarithmic axis; down is sooner",
-        lambda row, _: row["tokens"]["longest_path"], "{:,.0f}",
+        "longest path", "tokens one after another, on a logarithmic axis; down is sooner", longest_path, "{:,.0f}",
     ),
 )  # fmt: skip
 
 
 def scaling(grid: Grid) -> list[Scaling]:
     """For every benchmark with several n, one per measure."""
-    models = list(dict.fromkeys(row["model"] for view in grid.views for row in view.rows))
+    models = list(dict.fromkeys(row.model for view in grid.views for row in view.rows))
     found = [(benchmark, [view for view in grid.of(benchmark) if any(map(_is_shown, view.rows))])
              for benchmark in grid.benchmarks]  # fmt: skip
     return [_scaling(*pair, models, measure) for pair in found if len(pair[1]) > 1 for measure in MEASURES]
@@ -120,58 +110,61 @@ def scaling(grid: Grid) -> list[Scaling]:
 
 def model_mark(model: str, models: Sequence[str]) -> tuple[str, str]:
     """(colour, shape) of a model in every chart."""
-    return colour_of(model, models), MARKS[list(models).index(model) % len(MARKS)]
+    return model_colours(models)[model], _MODEL_MARKS[list(models).index(model) % len(_MODEL_MARKS)]
+
+
+def is_followed(row: Row) -> bool:
+    """Not what nobody would run, nor judges without training: their place is in the table."""
+    trained = not prunes(row.method) or JUDGE_KINDS[row.judge_kind].needs_folder
+    return can_be_run(row) and trained
+
+
+def _is_shown(row: Row) -> bool:
+    """Nor one trace, which is the same at every n."""
+    return is_followed(row) and method_of(row.method).depends_on_n
 
 
 def _scaling(benchmark: str, views: Sequence[View], models: Sequence[str], measure: Measure) -> Scaling:
-    shown = [(view, row) for view in views for row in view.rows if _is_shown(row)]
-    values = [measure.value(row, view) for view, row in shown]
+    shown = [row for view in views for row in view.rows if _is_shown(row)]
+    values = [measure.value(row) for row in shown]
     if measure.share:
-        values += [value for _, row in shown for value in row["accuracy_ci95"]]
+        values += [value for row in shown for value in row.accuracy_ci95]
     x_of = _x_axis([view.n for view in views])
     y_ticks, y_of = (_share_axis if measure.share else _log_axis)(values)
     every = math.ceil(len(views) / _LABELS)
     ticks = [(x_of(view.n), f"n = {view.n}" if place == 0 else f"{view.n}") for place, view in enumerate(views)]
-    pairs = sorted(dict.fromkeys((row["method"], row["judge"]) for _, row in shown), key=_order)
-    charts = [_chart(pair, views, models, measure, x_of, y_of) for pair in pairs]
+    found = sorted(dict.fromkeys((row.method, row.judge) for row in shown), key=_order)
+    charts = [_chart(series, views, models, measure, x_of, y_of) for series in found]
     several = [chart for chart in charts if any(len(line.marks) > 1 for line in chart.lines)]
     return Scaling(benchmark, measure, several, ticks[::every], y_ticks)
 
 
-def _is_shown(row: Row) -> bool:
-    """Not bounds, controls and judges at chance, nor one trace, which is the same at every n."""
-    chance = row["judge"] in UNTRAINED and row["method"].startswith(PUBLISHED)
-    return row["method"] not in (*NOT_METHODS, "single") and row["judge"] != "random" and not chance
-
-
-def _order(pair: tuple[str, str | None]) -> tuple[bool, bool]:
-    return pair[0] != "consensus", not pair[0].startswith(PUBLISHED)
+def _order(series: Series) -> tuple[bool, bool]:
+    return series[0] != "consensus", not prunes(series[0])
 
 
 def _chart(
-    pair: tuple[str, str | None], views: Sequence[View], models: Sequence[str], measure: Measure, x_of: Place,
-    y_of: Place,
-) -> Chart:  # fmt: skip
-    method, judge = pair
-    title = method_label(method) + (f" · {judge_label(judge)}" if judge and method.startswith(PUBLISHED) else "")
+    series: Series, views: Sequence[View], models: Sequence[str], measure: Measure, x_of: Place, y_of: Place
+) -> Chart:
+    method, judge = series
+    title = method_label(method) + (f" · {judge_label(judge)}" if judge and prunes(method) else "")
     lines = []
     for place, model in enumerate(models):
-        found = [(view, row) for view in views for row in view.rows
-                 if (row["model"], row["method"], row["judge"]) == (model, method, judge)]  # fmt: skip
-        if found:
+        rows = [row for view in views for row in view.rows if row.series == (model, method, judge)]
+        if rows:
             shift = _STEP * (place - (len(models) - 1) / 2)
-            marks = [_mark(view, row, measure, x_of(view.n) + shift, y_of) for view, row in found]
+            marks = [_mark(row, measure, x_of(row.n) + shift, y_of) for row in rows]
             lines.append(Line(printable(model, 80), *model_mark(model, models), _path(marks), marks))
-    base = [(view, find_row(view.rows, models[0], "consensus")) for view in views]
-    reference = [_mark(view, row, measure, x_of(view.n), y_of) for view, row in base if row]
+    base = [find_row(view.rows, models[0], "consensus") for view in views]
+    reference = [_mark(row, measure, x_of(row.n), y_of) for row in base if row]
     words = "; ".join(f"{line.model}: {', '.join(mark.label for mark in line.marks)}" for line in lines)
     return Chart(printable(title, 80), lines, _path(reference), f"{printable(title, 80)}, {measure.name}. {words}")
 
 
-def _mark(view: View, row: Row, measure: Measure, x: float, y_of: Place) -> Mark:
-    value = measure.value(row, view)
-    low, high = (y_of(end) for end in row["accuracy_ci95"]) if measure.share else (None, None)
-    return Mark(x, y_of(value), low, high, f"{measure.form.format(value)} at n = {view.n}")
+def _mark(row: Row, measure: Measure, x: float, y_of: Place) -> Mark:
+    value = measure.value(row)
+    low, high = (y_of(end) for end in row.accuracy_ci95) if measure.share else (None, None)
+    return Mark(x, y_of(value), low, high, f"{measure.form.format(value)} at n = {row.n}")
 
 
 def _path(marks: Sequence[Mark]) -> str:
@@ -189,7 +182,7 @@ def _y_place(low: float, high: float) -> Place:
     return lambda value: HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
 
 
-def _share_axis(values: Sequence[float]) -> tuple[list[tuple[float, str]], Place]:
+def _share_axis(values: Sequence[float]) -> tuple[Ticks, Place]:
     """As far as the values go; at most six ticks."""
     low, high = max(min(values), 0.0), min(max(values), 1.0)
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25) if (high - low) / step <= 4)
@@ -199,7 +192,7 @@ def _share_axis(values: Sequence[float]) -> tuple[list[tuple[float, str]], Place
     return [(place(tick), f"{tick:.2f}") for tick in ticks], place
 
 
-def _log_axis(values: Sequence[float]) -> tuple[list[tuple[float, str]], Place]:
+def _log_axis(values: Sequence[float]) -> tuple[Ticks, Place]:
     low, high = math.log10(max(min(values), 1e-3)), math.log10(max(*values, 1e-3))
     middle, half = (low + high) / 2, max(0.54 * (high - low), _LEAST_DECADES / 2)
     low, high = middle - half, middle + half

@@ -1,17 +1,20 @@
 """The results table of the report: what its columns are and what stands in them, with values to sort by."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from eval.report.bars import printable
-from eval.report.views import benchmark_label, benchmark_of
-from eval.table.labels import MARKS, judge_label, marks, method_label
-from eval.table.rules import PUBLISHED
-from secateur.runtime.pictures import colour_of
+from eval.report.frontier import longest_path
+from eval.report.views import benchmark_label
+from eval.table.labels import MARKS, is_chance, judge_label, marks
+from eval.table.registry import method_label, prunes
+from eval.table.votes import EQUAL_TOKENS
+from secateur.results import Control, Row
+from secateur.runtime.pictures import model_colours
 
-Row = Mapping[str, Any]
 NONE = "–"
+SortValue = float | str | None
+_WORDS = 80  # characters of a name
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Column:
 
     label: str
     about: str
-    value: Callable[[Row], float | str | None]
+    value: Callable[[Row], SortValue]
     text: Callable[[Row], str]
     words: bool = False
     more: Callable[[Row], str] = lambda row: ""
@@ -29,11 +32,11 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """`more` shows under the pointer."""
 
     text: str
-    value: float | str | None
+    value: SortValue
     more: str
 
 
@@ -44,7 +47,7 @@ class TableRow:
 
     benchmark: str
     n: int
-    cells: list[Cell]
+    cells: list[TableCell]
     colour: str
     main: bool
     marks: str
@@ -73,67 +76,67 @@ def _share(label: str, about: str, value: Callable[[Row], float | None]) -> Colu
     return Column(label, about, value, lambda row: percent(value(row)))
 
 
-def _generated(row: Row) -> float:
-    return row["tokens"]["generated"] / row["problems"]
+def _name(label: str, about: str, name: Callable[[Row], str]) -> Column:
+    """A column of words; an empty name is none."""
+
+    def shown(row: Row) -> str:
+        return printable(name(row), _WORDS)
+
+    return Column(label, about, lambda r: shown(r) or None, lambda r: shown(r) or NONE, words=True)
 
 
 def _judged(row: Row) -> float | None:
-    tokens = row["tokens"]
-    return (tokens["judge_prefill"] + tokens["judge_generated"]) / row["problems"] if row["judge"] else None
+    return row.judged_per_problem if row.judge else None
 
 
-def _control(row: Row) -> Mapping[str, Any] | None:
-    return (row.get("controls") or {}).get("consensus_equal_tokens")
+def _control(row: Row) -> Control | None:
+    return row.controls.get(EQUAL_TOKENS)
 
 
-def _against_control(row: Row) -> str:
+def _to_control(row: Row) -> float | None:
     control = _control(row)
-    return NONE if control is None else signed(control["difference"])
+    return None if control is None else control.difference
 
 
 def _control_interval(row: Row) -> str:
     control = _control(row)
-    return "" if control is None else "95 % interval {} … {}, paired by problem".format(*map(signed, control["ci95"]))
+    return "" if control is None else "95 % interval {} … {}, paired by problem".format(*map(signed, control.ci95))
 
 
-def _part(name: str) -> Callable[[Row], float | None]:
-    return lambda row: (row.get("saving_parts") or {}).get(name)
+def _intra(row: Row) -> float | None:
+    return None if row.saving_parts is None else row.saving_parts.intra
+
+
+def _inter(row: Row) -> float | None:
+    return None if row.saving_parts is None else row.saving_parts.inter
+
+
+def _cost(row: Row) -> float | None:
+    return None if row.cost is None else row.cost.per_1000_problems
 
 
 def _grid_columns(rows: Sequence[Row]) -> list[Column]:
     """Where there are several benchmarks, or several n."""
     found = [
-        Column(
-            "benchmark", "which problems", lambda r: benchmark_label(benchmark_of(r)),
-            lambda r: printable(benchmark_label(benchmark_of(r)), 80), True,
-        ),
-        _number("n", "traces per problem", lambda r: r["n"], "{}"),
-    ]  # fmt: skip
+        _name("benchmark", "which problems", lambda r: benchmark_label(r.benchmark)),
+        _number("n", "traces per problem", lambda r: r.n, "{}"),
+    ]
     return [replace(column, grid=True) for column in found if len({column.value(row) for row in rows}) > 1]
 
 
 def _first_columns(rows: Sequence[Row]) -> list[Column]:
     return [
-        Column(
-            "method", "how the answer is found", lambda r: method_label(r["method"]),
-            lambda r: printable(method_label(r["method"]), 80), True,
-        ),
-        Column(
-            "model", "which model made the traces", lambda r: printable(r["model"], 80),
-            lambda r: printable(r["model"], 80), True,
-        ),
-        Column(
-            "judge", "what tells redundant traces", lambda r: judge_label(r["judge"]) or None,
-            lambda r: printable(judge_label(r["judge"]) or NONE, 80), True,
-        ),
+        _name("method", "how the answer is found", lambda r: method_label(r.method)),
+        _name("model", "which model made the traces", lambda r: r.model),
+        _name("judge", "what tells redundant traces", lambda r: judge_label(r.judge)),
         *_grid_columns(rows),
-        _number("accuracy", "share of problems answered rightly", lambda r: r["accuracy"], "{:.3f}"),
+        _number("accuracy", "share of problems answered rightly", lambda r: r.accuracy, "{:.3f}"),
         Column(
-            "95 % interval", "bootstrap over problems", lambda r: r["accuracy_ci95"][0],
-            lambda r: "{:.3f}–{:.3f}".format(*r["accuracy_ci95"]),
+            "95 % interval", "bootstrap over problems", lambda r: r.accuracy_ci95[0],
+            lambda r: "{:.3f}–{:.3f}".format(*r.accuracy_ci95),
         ),
-        _number("traces finished", "mean number of traces that vote", lambda r: r["finished"], "{:.1f}"),
-        _number("tokens generated", "mean per problem", _generated, "{:,.0f}"),
+        _number("traces finished", "mean number of traces that vote", lambda r: r.finished, "{:.1f}"),
+        _number("tokens generated", "mean per problem", lambda r: r.generated_per_problem, "{:,.0f}"),
     ]  # fmt: skip
 
 
@@ -141,37 +144,31 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     """Those for which at least one row has something to say."""
     found = [
         _number("judge tokens", "read and generated by the judge, mean per problem", _judged, "{:,.0f}"),
-        _number(
-            "longest path", "tokens one after another, mean", lambda r: r["tokens"]["longest_path"], "{:,.0f}"
-        ),
-        _share("saved gross", "generated tokens only", lambda r: r["saving_gross"]),
-        _share("saved net", "the judge's work included, in the base model's FLOPs", lambda r: r["saving_net"]),
-        _number("a voter is right", "share of problems", lambda r: r.get("oracle_accuracy"), "{:.3f}"),
+        _number("longest path", "tokens one after another, mean", longest_path, "{:,.0f}"),
+        _share("saved gross", "generated tokens only", lambda r: r.saving_gross),
+        _share("saved net", "the judge's work included, in the base model's FLOPs", lambda r: r.saving_net),
+        _number("a voter is right", "share of problems", lambda r: r.oracle_accuracy, "{:.3f}"),
         Column(
-            "against same tokens", "difference in accuracy to full traces for the same net tokens",
-            lambda r: (_control(r) or {}).get("difference"), _against_control, False, _control_interval,
+            "against same tokens", "difference in accuracy to full traces for the same net tokens", _to_control,
+            lambda r: NONE if _control(r) is None else signed(_to_control(r)), more=_control_interval,
         ),
-        _share("inside traces", "the part of the net saving that shorter traces make", _part("intra")),
-        _share("across traces", "the part of the net saving that pruning traces makes", _part("inter")),
+        _share("inside traces", "the part of the net saving that shorter traces make", _intra),
+        _share("across traces", "the part of the net saving that pruning traces makes", _inter),
         _number("cost of 1,000", "money for 1,000 problems, by the prices given", _cost, "{:,.4g}"),
-        _number("wall [s]", "wall clock where it was run", lambda r: r.get("wall_s"), "{:,.1f}"),
+        _number("wall [s]", "wall clock where it was run", lambda r: r.wall_s, "{:,.1f}"),
     ]  # fmt: skip
     return [*_first_columns(rows), *(c for c in found if any(c.value(row) not in (None, 0.0) for row in rows))]
 
 
-def _cost(row: Row) -> float | None:
-    return (row.get("cost") or {}).get("per_1000_problems")
-
-
 def table_rows(rows: Sequence[Row], shown: Sequence[Column]) -> list[TableRow]:
-    models = list(dict.fromkeys(row["model"] for row in rows))
+    colours = model_colours(list(dict.fromkeys(row.model for row in rows)))
     return [
         TableRow(
-            benchmark_of(row),
-            row["n"],
-            [Cell(column.text(row), column.value(row), column.more(row)) for column in shown],
-            colour_of(row["model"], models),
-            row["method"].startswith(PUBLISHED) and row["judge"] != "random",
+            row.benchmark,
+            row.n,
+            [TableCell(column.text(row), column.value(row), column.more(row)) for column in shown],
+            colours[row.model],
+            prunes(row.method) and not is_chance(row),
             marks(row),
             _note(row),
             " ".join(column.text(row) for column in shown if column.words).lower(),
@@ -182,4 +179,4 @@ def table_rows(rows: Sequence[Row], shown: Sequence[Column]) -> list[TableRow]:
 
 def _note(row: Row) -> str:
     """What the marks mean for this row."""
-    return "; ".join(note for key, (_, note) in MARKS.items() if row.get(key))
+    return "; ".join(note for key, (_, note) in MARKS.items() if getattr(row, key))

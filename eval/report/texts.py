@@ -3,15 +3,15 @@
 import base64
 import gzip
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from eval.report.bars import printable, ranked
+from eval.table.explorer import TracedModel, TracedProblem
 from secateur.deepprune.cut import CutRule, cut_text
-from secateur.runtime.files import read_json
+from secateur.runtime.files import JSON, read_json
+from secateur.runtime.records import as_json
 
 LONGEST = 20_000  # characters of one trace that are worth keeping for a reader
 BUDGET = 44_000_000  # bytes of all packed problems together: with the page itself below 60 MB
@@ -69,13 +69,13 @@ class TraceTexts:
             return str(json.loads(file.readline())["text"])
 
 
-def cut_rules(combined: Path, models: Sequence[str], config: Mapping[str, Any]) -> dict[str, CutRule]:
+def cut_rules(combined: Path, models: Sequence[str], config: Mapping[str, JSON]) -> dict[str, CutRule]:
     """Where each model's traces were cut, from what their folders say, else from the run's config."""
     rules = {}
     for model in models:
         path = combined / model / "traces" / "settings.json"
-        cut = read_json(path).get("cut") if path.is_file() else None
-        rules[model] = CutRule(**(cut or {"kind": config.get("cut_kind", "words"), "k": config.get("cut_k", 25)}))
+        cut = read_json(path)["cut"] if path.is_file() else None
+        rules[model] = CutRule(**(cut or {"kind": config["cut_kind"], "k": config["cut_k"]}))
     return rules
 
 
@@ -109,46 +109,29 @@ def _shortened_parts(parts: Sequence[str], limit: int) -> list[str]:
     return [shortened(parts[0], before), shortened(parts[1], limit - before)]
 
 
-def packed(value: Any) -> str:
-    """JSON, compressed, in the base64 alphabet: nothing in it can be taken for markup."""
-    data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+def packed(value: object) -> str:
+    """A record as JSON, compressed, in the base64 alphabet: nothing in it can be taken for markup."""
+    data = json.dumps(as_json(value), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return base64.b64encode(gzip.compress(data, compresslevel=6, mtime=0)).decode("ascii")
 
 
-def packed_problem(
-    record: Mapping[str, Any],
-    models: Sequence[str],
-    texts_of: Callable[[str, int], list[str]],
-    rules: Mapping[str, CutRule],
-    limit: int,
-) -> str:
-    """Everything the explorer shows of one problem, texts of at most `limit` characters; its `models` are in the
-    order of the names given, null where a model has no traces of it."""
-    return packed(
-        {
-            "id": printable(record["problem_id"], _ANSWER_CHARACTERS),
-            "problem": printable(record["problem"], _PROBLEM_CHARACTERS),
-            "gold": printable(record["gold"], _ANSWER_CHARACTERS),
-            "models": [
-                _shown_model(record["models"][name], partial(texts_of, name), rules[name], limit)
-                if name in record["models"]
-                else None
-                for name in models
-            ],
-        }
-    )
+@dataclass(frozen=True)
+class PackedModel(TracedModel):
+    """What trace_panels.js draws, with the texts of the traces, in two parts where they were cut. `labels` of the
+    runs are places of clusters, the largest 0."""
+
+    texts: list[list[str]]
 
 
-def _shown_model(
-    model: Mapping[str, Any], texts_of: Callable[[int], list[str]], rule: CutRule, limit: int
-) -> dict[str, Any]:
-    found = zip(texts_of(len(model["n_tokens"])), model["n_tokens"], model["cut_tokens"], strict=True)
-    return {
-        **model,
-        "names": [printable(str(answer), _ANSWER_CHARACTERS) for answer in model["names"]],
-        "runs": [{**run, "labels": ranked(run["labels"])} for run in model["runs"]],
-        "texts": [_shortened_parts(split_at_cut(text, tokens, cut, rule), limit) for text, tokens, cut in found],
-    }
+@dataclass(frozen=True)
+class PackedProblem:
+    """Everything that the explorer shows of one problem; `models` are in the order of the index, None where a model
+    has no traces of it."""
+
+    id: str
+    problem: str
+    gold: str
+    models: list[PackedModel | None]
 
 
 @dataclass(frozen=True)
@@ -156,13 +139,38 @@ class Source:
     """Problems of one run folder, the texts of their traces, and where each model's traces were cut. All sources of a
     report have the same models, in the same order."""
 
-    records: Sequence[Mapping[str, Any]]
+    problems: Sequence[TracedProblem]
     texts: TraceTexts
     rules: Mapping[str, CutRule]
 
-    def pack(self, record: Mapping[str, Any], limit: int) -> str:
-        texts_of = partial(self.texts.of, record["problem_id"])
-        return packed_problem(record, list(self.rules), texts_of, self.rules, limit)
+    def pack(self, problem: TracedProblem, limit: int) -> str:
+        """With texts of at most `limit` characters."""
+        models = [
+            self._model(problem.problem_id, name, problem.models[name], limit) if name in problem.models else None
+            for name in self.rules
+        ]
+        return packed(
+            PackedProblem(
+                id=printable(problem.problem_id, _ANSWER_CHARACTERS),
+                problem=printable(problem.problem, _PROBLEM_CHARACTERS),
+                gold=printable(problem.gold, _ANSWER_CHARACTERS),
+                models=models,
+            )
+        )
+
+    def _model(self, problem_id: str, name: str, model: TracedModel, limit: int) -> PackedModel:
+        texts = self.texts.of(problem_id, name, len(model.n_tokens))
+        found = zip(texts, model.n_tokens, model.cut_tokens, strict=True)
+        parts = [split_at_cut(text, tokens, cut, self.rules[name]) for text, tokens, cut in found]
+        return PackedModel(
+            n_tokens=model.n_tokens,
+            cut_tokens=model.cut_tokens,
+            names=tuple(printable(answer, _ANSWER_CHARACTERS) for answer in model.names),
+            answers=model.answers,
+            right=model.right,
+            runs=tuple(replace(run, labels=tuple(ranked(run.labels))) for run in model.runs),
+            texts=[_shortened_parts(one, limit) for one in parts],
+        )
 
 
 def pack_problems(sources: Sequence[Source], budget: int = BUDGET) -> tuple[list[str], int]:
@@ -171,12 +179,12 @@ def pack_problems(sources: Sequence[Source], budget: int = BUDGET) -> tuple[list
     Texts are shortened as little as the budget allows: a guess from their lengths and from how well those of a few
     problems can be compressed, lowered while it is too much.
     """
-    pairs = [(source, record) for source in sources for record in source.records]
+    pairs = [(source, problem) for source in sources for problem in source.problems]
     limit = _first_limit(sources, budget)
     while True:
         found, size = [], 0
-        for source, record in pairs:
-            found.append(source.pack(record, limit))
+        for source, problem in pairs:
+            found.append(source.pack(problem, limit))
             size += len(found[-1])
             if size > budget and limit > 0:
                 break
@@ -186,12 +194,12 @@ def pack_problems(sources: Sequence[Source], budget: int = BUDGET) -> tuple[list
 
 
 def _first_limit(sources: Sequence[Source], budget: int) -> int:
-    whole = sum(min(length, LONGEST) for source in sources for length in source.texts.lengths)
-    if whole <= budget:  # packed text is hardly ever larger
+    unpacked = sum(min(length, LONGEST) for source in sources for length in source.texts.lengths)
+    if unpacked <= budget:  # packed text is hardly ever larger
         return LONGEST
     limit = LONGEST
     while limit > 64:
-        guess = sum(_guessed_size(source, limit) for source in sources if source.records)
+        guess = sum(_guessed_size(source, limit) for source in sources if source.problems)
         if guess <= _MARGIN * budget:
             break
         limit = min(int(limit * _MARGIN * budget / guess) + 1, limit * 9 // 10)
@@ -199,5 +207,6 @@ def _first_limit(sources: Sequence[Source], budget: int) -> int:
 
 
 def _guessed_size(source: Source, limit: int) -> float:
-    some = source.records[:: max(1, len(source.records) // _TRIED)][:_TRIED]
-    return sum(len(source.pack(record, limit)) for record in some) * len(source.records) / len(some)
+    count = len(source.problems)
+    some = source.problems[:: max(1, count // _TRIED)][:_TRIED]
+    return sum(len(source.pack(problem, limit)) for problem in some) * count / len(some)

@@ -1,17 +1,15 @@
-"""What of a run is looked at together: the rows of one benchmark and one n, which are all held against the same vote.
+"""What of a run is looked at together: the rows of one benchmark and one n, all compared with the same consensus.
 
-A run on one source with one n has a single view, and then the page offers no choice. Files of earlier versions name
-no benchmark; theirs is called "".
+A run on one source with one n has a single view, and then the page offers no choice.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from eval.table.labels import ALL
+from secateur.results import Recommendation, Row, Table
 
-Row = Mapping[str, Any]
 _ALL_LABEL = "all together"
 
 
@@ -21,16 +19,11 @@ class View:
 
     benchmark: str
     n: int
-    rows: list[Row]
+    rows: Sequence[Row]
 
     @property
     def problems(self) -> int:
-        return self.rows[0]["problems"]
-
-    @property
-    def key(self) -> str:
-        """For the ids of what is drawn of it."""
-        return f"{self.benchmark}-{self.n}"
+        return self.rows[0].problems
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ class Grid:
 
     @property
     def options(self) -> list[tuple[str, str]]:
-        """(benchmark, how it is called); a benchmark of that name in a run on one source is no sum of others."""
+        """(benchmark, how it is called)."""
         return [(name, benchmark_label(name)) for name in self.benchmarks]
 
     def of(self, benchmark: str) -> list[View]:
@@ -63,30 +56,20 @@ def benchmark_label(name: str) -> str:
     return _ALL_LABEL if name == ALL else name
 
 
-def benchmark_of(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("benchmark") or "")
-
-
 def grid_of(rows: Sequence[Row]) -> Grid:
     """All views of a run, all benchmarks together and the largest n first."""
-    benchmarks = sorted(dict.fromkeys(benchmark_of(row) for row in rows), key=lambda name: name != ALL)
-    ns = sorted({row["n"] for row in rows}, reverse=True)
+    benchmarks = sorted(dict.fromkeys(row.benchmark for row in rows), key=lambda name: name != ALL)
+    ns = sorted({row.n for row in rows}, reverse=True)
     pairs = [(benchmark, n) for benchmark in benchmarks for n in ns]
-    views = [View(*pair, [row for row in rows if (benchmark_of(row), row["n"]) == pair]) for pair in pairs]
+    views = [View(*pair, [row for row in rows if (row.benchmark, row.n) == pair]) for pair in pairs]
     return Grid(benchmarks, ns, [view for view in views if view.rows])
 
 
-def recommendations(combined: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Benchmark → what is recommended for it, over all n; empty where a run recommends nothing."""
-    found = combined.get("recommendations") or [combined.get("recommendation") or {}]
-    named = {benchmark_of(entry): entry for entry in found if entry}
-    if len(named) == 1:  # of one benchmark: whatever the rows call it
-        (entry,) = named.values()
-        return {benchmark_of(row): entry for row in combined["rows"]}
-    return named
+def recommendations(table: Table) -> Mapping[str, Recommendation]:
+    """Benchmark → what is recommended for it, over all n."""
+    return {advice.benchmark: advice for advice in table.recommendations}
 
 
-def run_folders(combined: Mapping[str, Any], folder: Path) -> dict[str, Path]:
+def run_folders(table: Table, folder: Path) -> dict[str, Path]:
     """Benchmark → the folder with its explorer.json and its traces."""
-    named = combined.get("folders") or {"": "."}
-    return {benchmark: folder / place for benchmark, place in named.items()}
+    return {benchmark: folder / place for benchmark, place in table.folders.items()}

@@ -1,21 +1,38 @@
-"""Ending the thinking of stored traces by force, and generating what comes after it."""
+"""Budget forcing: the thinking of stored traces ended by force, what comes after it, and the curve over budgets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from rich.markup import escape
+
+from eval.one_model.figures import ModelFigures
+from eval.one_model.report import draw_point, flat_figures, use_token_axis
 from eval.one_model.sampling import OpenedModel
 from eval.traces.sampling import prompt_ids
 from secateur.engines.base import SamplingSpec, trace_seed
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.sampling import FinishedTrace, TraceJob, sample_traces
 from secateur.engines.trace_folder import ProblemTraces, TraceFolderWriter
-from secateur.runtime.console import progress
+from secateur.runtime.console import console, progress
+from secateur.runtime.files import JSON
+from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
 from secateur.runtime.ranks import current_ranks
+from secateur.runtime.records import read_record, write_record
+from secateur.runtime.statistics import Bounds, Interval
+from secateur.runtime.tables import CsvValue, interval_text, plain_table, print_table, write_csv
 from secateur.tasks.records import Problem, Trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_FORMAT = 1
+_FILE = "budget_forcing.json"
 
 
 @dataclass(frozen=True)
@@ -33,7 +50,8 @@ FORCING = {
     "s1": Forcing("<|im_start|>answer\nFinal Answer:", "<|im_start|>answer"),
     "plain": Forcing("\n</think>\n\\boxed{"),
 }
-_OF_FAMILY = {"deepseek": "deepseek", "qwen": "qwq", "plain": "plain"}
+OF_FAMILY = {"deepseek": "deepseek", "qwen": "qwq", "plain": "plain"}
+"""Prompt family → the name of its forcing."""
 
 
 @dataclass(frozen=True)
@@ -111,3 +129,149 @@ def force_missing(
             trace = forcer.forced(due[problem.id, answer.job.sample], budget.tokens, answer)
             writer.add(trace, cut_tokens=budget.tokens, group=problem.group)
             shown.advance()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetPoint(ModelFigures):
+    """One model on one benchmark at one `budget` [tokens], None where nothing is forced.
+
+    `forced_share` (0-1) of the traces, with its 95 % interval over problems, were still thinking at the budget;
+    `injected_tokens` is the sum over all traces of what was put behind their thinking. Lengths count it, as part of
+    the output; it was read as a prompt, not generated, and so is not among `generated_tokens`.
+    """
+
+    budget: int | None
+    forced_share: float
+    forced_share_ci95: Bounds
+    injected_tokens: int
+
+    @property
+    def label(self) -> str:
+        return "none" if self.budget is None else f"{self.budget:,}"
+
+
+def budget_point(budget: int, figures: ModelFigures, forced_share: Interval, injected_tokens: int) -> BudgetPoint:
+    """`figures` are of the traces as they are stored, with what was injected."""
+    known = vars(figures) | {"generated_tokens": figures.generated_tokens - injected_tokens}
+    share, interval = forced_share[0], forced_share[1:]
+    return BudgetPoint(
+        **known, budget=budget, forced_share=share, forced_share_ci95=interval, injected_tokens=injected_tokens
+    )
+
+
+def unforced_point(figures: ModelFigures) -> BudgetPoint:
+    return BudgetPoint(
+        **vars(figures), budget=None, forced_share=0.0, forced_share_ci95=(0.0, 0.0), injected_tokens=0
+    )
+
+
+Curves = Mapping[str, Mapping[str, Sequence[BudgetPoint]]]
+"""Model → benchmark → the points of its curve, the unforced one last."""
+
+
+@dataclass(frozen=True)
+class BudgetReport:
+    """All of budget_forcing.json."""
+
+    config: Mapping[str, JSON]
+    grader: str
+    forcing: Forcing
+    models: Mapping[str, Mapping[str, tuple[BudgetPoint, ...]]]
+
+
+def write(report: BudgetReport, folder: Path) -> None:
+    """Replace budget_forcing.json and budget_forcing.csv in `folder`."""
+    write_record(folder / _FILE, report, _FORMAT)
+    write_csv(folder / "budget_forcing.csv", csv_rows(report.models))
+
+
+def read_budget_forcing(folder: str | Path) -> BudgetReport:
+    """Raises `InputError` for a folder without budget_forcing.json, or with one of another format."""
+    return read_record(Path(folder) / _FILE, BudgetReport, _FORMAT, "start eval/budget_forcing.py again")
+
+
+def csv_rows(curves: Curves) -> list[dict[str, CsvValue]]:
+    """One row per model, benchmark and budget."""
+    return [
+        {"model": model, "benchmark": name, "budget": "none" if point.budget is None else point.budget}
+        | {"forced_share": point.forced_share, "injected_tokens": point.injected_tokens}
+        | flat_figures(point)
+        for model, parts in curves.items()
+        for name, points in parts.items()
+        for point in points
+    ]
+
+
+def show(curves: Curves) -> None:
+    columns = ("model, benchmark", "budget", "forced", "pass@1", "95 %", "tokens", "95 %", "truncated")
+    table = plain_table("", columns)
+    for model, parts in curves.items():
+        for name, points in parts.items():
+            table.add_section()
+            table.add_row(f"[bold]{escape(model)}[/bold], {escape(name)}", *[""] * 7)
+            for point in points:
+                table.add_row("", *_cells(point))
+    print_table(table)
+    console.print(
+        "budget: tokens after which thinking ends by force; tokens: mean of the output, the injected string included;"
+        "\ntruncated: share that ran into the cap on the answer, or on the output where nothing was forced",
+        style="dim",
+    )
+
+
+def _cells(point: BudgetPoint) -> list[str]:
+    return [
+        point.label,
+        f"{point.forced_share:.1%}",
+        f"{point.pass_at_1:.3f}",
+        interval_text(*point.pass_at_1_ci95),
+        f"{point.mean_tokens:,.0f}",
+        interval_text(*point.mean_tokens_ci95, digits=0),
+        f"{point.truncated_share:.1%}",
+    ]
+
+
+def draw(curves: Curves, path: Path) -> None:
+    """A panel per benchmark: accuracy over mean tokens, a curve over the budgets per model, its unforced point
+    large."""
+    benchmarks = list(next(iter(curves.values())))
+    colours = model_colours(list(curves))
+    with matplotlib.rc_context(PLOT_STYLE):
+        columns = min(3, len(benchmarks))
+        rows = -(-len(benchmarks) // columns)
+        figure = Figure(figsize=(max(6.0, 4.4 * columns), 3.6 * rows + 0.5), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, name in zip(panels, benchmarks, strict=False):
+            _draw_curves(axes, {model: parts[name] for model, parts in curves.items()}, colours)
+            axes.set_title(name)
+        for axes in panels[len(benchmarks) :]:
+            axes.set_axis_off()
+        handles = [Line2D([], [], color=colour, label=model) for model, colour in colours.items()]
+        handles.append(
+            Line2D([], [], color="#555555", marker="o", markersize=4, label="forced at the budget beside it")
+        )
+        handles.append(Line2D([], [], color="#555555", marker="D", markersize=8, ls="", label="unforced"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        save_png(figure, path)
+
+
+def _draw_curves(axes: Axes, curves: Mapping[str, Sequence[BudgetPoint]], colours: Mapping[str, str]) -> None:
+    for number, (model, points) in enumerate(curves.items()):
+        places = [(point.mean_tokens, point.pass_at_1) for point in points]
+        axes.plot(*zip(*places, strict=True), color=colours[model], linewidth=1.3, alpha=0.6, zorder=1)
+        for point in points:
+            unforced = point.budget is None
+            draw_point(axes, point, colours[model], "D" if unforced else "o", 8 if unforced else 4)
+            if point.forced_share > 0:
+                _name_point(axes, point, colours[model], below=number % 2 == 0)
+    use_token_axis(axes, [point.mean_tokens for points in curves.values() for point in points])
+    axes.margins(x=0.08, y=0.1)
+    axes.set_xlabel("mean tokens of a sample, thinking and answer")
+    axes.set_ylabel("pass@1")
+
+
+def _name_point(axes: Axes, point: BudgetPoint, colour: str, below: bool) -> None:
+    """On the other side for every other model, so that names stand apart."""
+    offset, side = ((5, -10), "left") if below else ((-5, 6), "right")
+    style = {"textcoords": "offset points", "fontsize": 7, "ha": side, "color": colour}
+    axes.annotate(point.label, (point.mean_tokens, point.pass_at_1), xytext=offset, **style)

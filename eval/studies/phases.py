@@ -8,20 +8,28 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import matplotlib
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from rich.markup import escape
 
+from eval.studies.traces import ReadProblem, TraceKey
 from secateur.engines.detokenize import Detokenizer
 from secateur.runtime.console import say
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 from secateur.runtime.pictures import PLOT_STYLE, save_png
-from secateur.runtime.statistics import ratio_with_interval
+from secateur.runtime.records import read_record, write_record
+from secateur.runtime.statistics import Bounds, ratio_with_interval
 from secateur.runtime.tables import interval_text, plain_table, print_table
+
+_FORMAT = 1
+_FILE = "phases.json"
 
 PHASES = {
     "understanding": "reads the problem: says what is given and what is asked",
@@ -141,89 +149,172 @@ def tokens_by_phase(spans: Mapping[str, Span], tokens: Sequence[int]) -> dict[st
     return totals
 
 
-Key = tuple[str, str, str, int | str]
+@dataclass(frozen=True)
+class PhaseFigures:
+    """What one phase takes: its share of the thinking tokens (0-1) and its tokens per trace, with 95 % intervals over
+    problems."""
+
+    share: float
+    share_ci95: Bounds
+    tokens: float
+    tokens_ci95: Bounds
 
 
-def summarise(
-    models: Sequence[str],
-    wanted: Mapping[Key, Steps],
-    answers: Mapping[Key, Spans | None],
-    left_out: Mapping[str, Mapping[str, int]],
-) -> dict[str, Any]:
-    """The content of phases.json: per model how many traces were read, left out or unreadable, and for each phase its
-    share of the thinking tokens and its tokens per trace, with 95 % intervals over problems. A model whose answers
-    could none of them be read has no phases."""
-    found: dict[str, Any] = {}
-    for model in models:
-        mine = {key: steps for key, steps in wanted.items() if key[0] == model}
-        groups: dict[tuple[str, str], list[dict[str, float]]] = {}
-        for key, steps in mine.items():
-            if (spans := answers[key]) is not None:
-                groups.setdefault(key[1:3], []).append(tokens_by_phase(spans, steps.tokens))
-        counts: dict[str, Any] = {"traces": sum(map(len, groups.values())), "problems": len(groups)}
-        counts["unreadable"] = len(mine) - counts["traces"]
-        counts |= {reason: number[model] for reason, number in left_out.items()}
-        found[model] = counts | {"phases": _phases(list(groups.values()))}
-    return {"models": found}
+@dataclass(frozen=True)
+class ModelPhases:
+    """The traces of a model: `traces` of `problems` were read, `unreadable` answers were none, traces were left out
+    that were `unfinished` or `too_long`. `phases` by `LABELS`, {} where no answer could be read."""
+
+    traces: int
+    problems: int
+    unreadable: int
+    unfinished: int
+    too_long: int
+    phases: Mapping[str, PhaseFigures]
 
 
-def _phases(groups: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PhasesReport:
+    """All of phases.json; `settings` are what the answers depend on."""
+
+    settings: Mapping[str, JSON]
+    models: Mapping[str, ModelPhases]
+
+    @property
+    def read(self) -> dict[str, ModelPhases]:
+        """The models of which an answer could be read."""
+        return {name: entry for name, entry in self.models.items() if entry.phases}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The traces to ask about, and by model how many were left out."""
+
+    steps: dict[TraceKey, Steps]
+    unfinished: dict[str, int]
+    too_long: dict[str, int]
+
+
+def choose_traces(
+    sources: Mapping[str, Sequence[ReadProblem]], detokenizer: Detokenizer, per_problem: int, max_characters: int
+) -> Wanted:
+    """The first `per_problem` traces with ended thinking of each problem. Raises `InputError` for one without ids."""
+    wanted = Wanted({}, dict.fromkeys(sources, 0), dict.fromkeys(sources, 0))
+    for name, problems in sources.items():
+        for entry in problems:
+            _choose(wanted, name, entry, detokenizer, per_problem, max_characters)
+    return wanted
+
+
+def _choose(
+    wanted: Wanted, name: str, entry: ReadProblem, detokenizer: Detokenizer, per_problem: int, max_characters: int
+) -> None:
+    taken = 0
+    for trace in entry.traces:
+        if taken == per_problem:
+            return
+        if trace.token_ids is None:
+            raise InputError(f"traces.{name}: sample {trace.sample} of '{trace.problem_id}' has no token ids")
+        steps = split_steps(trace.text, trace.token_ids, detokenizer)
+        if steps is None:
+            wanted.unfinished[name] += 1
+        elif sum(map(len, steps.texts)) > max_characters:
+            wanted.too_long[name] += 1
+        else:
+            wanted.steps[name, entry.benchmark, trace.problem_id, trace.sample] = steps
+            taken += 1
+
+
+def summarise(wanted: Wanted, answers: Mapping[TraceKey, Spans | None]) -> dict[str, ModelPhases]:
+    """Model → what its traces are made of."""
+    return {model: _summarise(model, wanted, answers) for model in wanted.unfinished}
+
+
+def _summarise(model: str, wanted: Wanted, answers: Mapping[TraceKey, Spans | None]) -> ModelPhases:
+    mine = {key: steps for key, steps in wanted.steps.items() if key[0] == model}
+    groups: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for key, steps in mine.items():
+        if (spans := answers[key]) is not None:
+            groups.setdefault(key[1:3], []).append(tokens_by_phase(spans, steps.tokens))
+    traces = sum(map(len, groups.values()))
+    return ModelPhases(
+        traces=traces,
+        problems=len(groups),
+        unreadable=len(mine) - traces,
+        unfinished=wanted.unfinished[model],
+        too_long=wanted.too_long[model],
+        phases=_phases(list(groups.values())),
+    )
+
+
+def _phases(groups: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, PhaseFigures]:
+    """From the tokens by phase of a list of traces per problem."""
     if not groups:
         return {}
-    whole = [sum(sum(trace.values()) for trace in group) for group in groups]
+    thinking = [sum(sum(trace.values()) for trace in group) for group in groups]
     traces = [len(group) for group in groups]
     found = {}
     for phase in LABELS:
         tokens = [sum(trace[phase] for trace in group) for group in groups]
-        share, mean = ratio_with_interval(tokens, whole), ratio_with_interval(tokens, traces)
-        found[phase] = {"share": share[0], "share_ci95": share[1:], "tokens": mean[0], "tokens_ci95": mean[1:]}
+        share, mean = ratio_with_interval(tokens, thinking), ratio_with_interval(tokens, traces)
+        found[phase] = PhaseFigures(share[0], share[1:], mean[0], mean[1:])
     return found
 
 
-def show(report: Mapping[str, Any]) -> None:
+def write(report: PhasesReport, folder: Path) -> None:
+    """Replace `<folder>/phases.json`."""
+    write_record(folder / _FILE, report, _FORMAT)
+
+
+def read_phases(folder: str | Path) -> PhasesReport:
+    """Raises `InputError` for a folder without phases.json, or with one of another format."""
+    return read_record(Path(folder) / _FILE, PhasesReport, _FORMAT, "start eval/phases.py again")
+
+
+def show(report: PhasesReport) -> None:
     """Shares and tokens per trace of each phase, model by model."""
-    models = {name: entry for name, entry in report["models"].items() if entry["phases"]}
     columns = ["phase"]
-    for name in models:
+    for name in report.read:
         columns += [f"{name}\nshare", "95 %", "tokens"]
     table = plain_table("", [escape(column) for column in columns])
     for phase in LABELS:
         cells = [phase.replace("_", " ")]
-        for entry in models.values():
-            figures = entry["phases"][phase]
-            cells += [f"{figures['share']:.3f}", interval_text(*figures["share_ci95"]), f"{figures['tokens']:,.0f}"]
+        for entry in report.read.values():
+            figures = entry.phases[phase]
+            cells += [f"{figures.share:.3f}", interval_text(*figures.share_ci95), f"{figures.tokens:,.0f}"]
         table.add_row(*cells)
     print_table(table)
-    for name, entry in report["models"].items():
+    for name, entry in report.models.items():
         say(
-            f" {escape(name)}: {entry['traces']} traces of {entry['problems']} problems; {entry['unreadable']} "
-            f"answers could not be read; left out: {entry['unfinished']} unfinished, {entry['too_long']} too long"
+            f" {escape(name)}: {entry.traces} traces of {entry.problems} problems; {entry.unreadable} "
+            f"answers could not be read; left out: {entry.unfinished} unfinished, {entry.too_long} too long"
         )
 
 
-def draw(report: Mapping[str, Any], path: Path) -> None:
+def draw(report: PhasesReport, path: Path) -> None:
     """A bar per model: thinking tokens of a trace by phase, and below their shares."""
-    models = {name: entry["phases"] for name, entry in report["models"].items() if entry["phases"]}
+    models = report.read
     if not models:
         return
-    palette = colormaps["tab10"].colors
-    colours = dict(zip(LABELS, [*palette[:7], *palette[8:], "#17324d", "#d9d9d9"], strict=False))
     with matplotlib.rc_context(PLOT_STYLE):
         figure = Figure(figsize=(9.0, 2.0 + 0.75 * len(models)), layout="constrained")
-        panels = figure.subplots(2, 1)
-        for axes, key, label in zip(
-            panels, ("tokens", "share"), ("thinking tokens of a trace", "share of the thinking tokens"), strict=True
-        ):
-            lefts = [0.0] * len(models)
-            for phase in LABELS:
-                widths = [phases[phase][key] for phases in models.values()]
-                name = phase.replace("_", " ")
-                axes.barh(range(len(models)), widths, 0.62, lefts, color=colours[phase], label=name)
-                lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
-            axes.set_yticks(range(len(models)), list(models))
-            axes.invert_yaxis()
-            axes.grid(axis="y", visible=False)
-            axes.set_xlabel(label)
-        panels[1].set_xlim(0, 1)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+        upper, lower = figure.subplots(2, 1)
+        _draw_bars(upper, models, "tokens", "thinking tokens of a trace")
+        _draw_bars(lower, models, "share", "share of the thinking tokens")
+        lower.set_xlim(0, 1)
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         save_png(figure, path)
+
+
+def _draw_bars(axes: Axes, models: Mapping[str, ModelPhases], key: str, label: str) -> None:
+    palette = colormaps["tab10"].colors
+    colours = dict(zip(LABELS, [*palette[:7], *palette[8:], "#17324d", "#d9d9d9"], strict=False))
+    lefts = [0.0] * len(models)
+    for phase in LABELS:
+        widths = [getattr(entry.phases[phase], key) for entry in models.values()]
+        axes.barh(range(len(models)), widths, 0.62, lefts, color=colours[phase], label=phase.replace("_", " "))
+        lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
+    axes.set_yticks(range(len(models)), list(models))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(label)

@@ -229,7 +229,7 @@ def _advice(table: Table) -> list[str]:
     if not table.recommendations:  # rows of several runs
         return []
     first, *others = table.recommendations
-    return [*first.words, *(f"{other.benchmark}: {other.words[-1]}" for other in others)]
+    return [*first.words, *(f"{other.benchmark}: {other.words[-1]}" for other in others if other.words)]
 
 
 def _notes(table: Table) -> list[str]:

@@ -13,14 +13,22 @@ Counts = int | dict[str, int] | None
 """One number for all benchmarks, or benchmark → number."""
 
 
+def stem_of(path: str | Path) -> str:
+    """The name of a JSONL file without its endings.
+
+    >>> stem_of("traces/math.jsonl.gz")
+    'math'
+    """
+    return Path(path).name.removesuffix(".gz").removesuffix(".jsonl")
+
+
 def benchmark_name(source: str) -> str:
     """The benchmark that a lone source is.
 
     >>> benchmark_name("data/aime24.jsonl"), benchmark_name("arithmetic:test"), benchmark_name("aime22+aime23")
     ('aime24', 'arithmetic_test', 'aime22+aime23')
     """
-    name = Path(source).name.removesuffix(".gz").removesuffix(".jsonl")
-    return re.sub(r"[^\w.+-]+", "_", name).strip("_.") or "problems"
+    return re.sub(r"[^\w.+-]+", "_", stem_of(source)).strip("_.") or "problems"
 
 
 def sources_of(problems: str | dict[str, str]) -> dict[str, str]:

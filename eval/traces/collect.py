@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import CutRule
@@ -10,6 +9,7 @@ from secateur.engines.models import check_capture_layers
 from secateur.engines.registry import engine_kind
 from secateur.runtime.dry_run import SamplingPlanKeys
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 from secateur.tasks.records import Problem
 from secateur.tasks.sources import load_problems
 
@@ -89,7 +89,7 @@ def captured_layers(config: CollectConfig, model: str) -> list[int]:
     return list(range(found.get_text_config(decoder=True).num_hidden_layers + 1))
 
 
-def trace_folders(config: CollectConfig, name: str, layers: list[int]) -> dict[str, tuple[Path, dict[str, Any]]]:
+def trace_folders(config: CollectConfig, name: str, layers: list[int]) -> dict[str, tuple[Path, dict[str, JSON]]]:
     """Set → folder of one model, and what its traces are sampled with."""
     fixed = {"cut": {"kind": config.cut_kind, "k": config.cut_k}, "layers": layers}
     return {

@@ -7,12 +7,13 @@ text is tokenised to count: such files rarely keep their ids. Without one both a
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from secateur.deepprune.cut import CutRule, cut_length
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 from secateur.tasks.records import Problem, Trace, read_traces
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class _Cutter:
         return StoredTrace(record, cut, None)
 
 
-def _settings(path: str | Path, rule: CutRule, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, Any]:
+def _settings(path: str | Path, rule: CutRule, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, JSON]:
     content = Path(path).read_bytes() if Path(path).is_file() else b""
     return {
         "imported": {"file": Path(path).name, "sha256": hashlib.sha256(content).hexdigest()[:16]},

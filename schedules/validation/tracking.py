@@ -8,7 +8,7 @@ from schedules.records import SelectionRecord
 from schedules.rounds import Round
 from schedules.validation.sampling import BENCHMARK, candidate_name
 from secateur.runtime.files import JSON, read_jsonl
-from secateur.runtime.tables import Cell
+from secateur.runtime.tables import CsvValue
 from secateur.runtime.tracking import Publication
 
 COLUMNS = ("candidate", "verdict", "problem_id", "sample", "tokens", "gold", "completion")
@@ -16,7 +16,7 @@ PER_VERDICT = 3
 _CHARACTERS = 20_000  # of a completion; a long one loses its middle
 
 
-def pick_samples(folder: Path, candidate: str) -> list[list[Cell]]:
+def pick_samples(folder: Path, candidate: str) -> list[list[CsvValue]]:
     """Rows of `COLUMNS`: `PER_VERDICT` of each verdict, from different problems where there are any.
 
     `folder` holds `results.jsonl` and the traces of one candidate (see eval/single.py).
@@ -93,9 +93,9 @@ def round_publication(
     )
 
 
-def candidate_rows(round_: Round, record: SelectionRecord) -> list[list[Cell]]:
+def candidate_rows(round_: Round, record: SelectionRecord) -> list[list[CsvValue]]:
     """Rows of `CANDIDATE_COLUMNS`; the reason stands beside the chosen one."""
-    rows: list[list[Cell]] = []
+    rows: list[list[CsvValue]] = []
     for one in record.candidates:
         chosen = one.step == record.chosen_step
         accuracy, length = (one.pass_at_1, *one.pass_at_1_ci95), (one.mean_tokens, *one.mean_tokens_ci95)
@@ -104,7 +104,7 @@ def candidate_rows(round_: Round, record: SelectionRecord) -> list[list[Cell]]:
     return rows
 
 
-def sample_rows(record: SelectionRecord, round_folder: Path) -> list[list[Cell]]:
+def sample_rows(record: SelectionRecord, round_folder: Path) -> list[list[CsvValue]]:
     """Samples of the chosen candidate; none where it is a start model that an earlier round has sampled."""
     name = candidate_name(record.chosen_step)
     folder = round_folder / "validation" / name / BENCHMARK

@@ -1,7 +1,4 @@
-"""How pictures look and are written: one palette for figures and pages, one style for `matplotlib.rc_context`.
-
-Okabe & Ito's colours can be told apart by people with any common colour blindness, on light and on dark ground.
-"""
+"""Pictures: how they look, which colour a model has in all of them, and how they are written."""
 
 import io
 from collections.abc import Sequence
@@ -11,13 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
-SKY, RED, YELLOW = "#56b4e9", "#d55e00", "#f0e442"
-MODEL_COLOURS = {"base": BLUE, "pruned": GREEN, "control": ORANGE}
-SPARE_COLOURS = (PURPLE, SKY, RED, YELLOW)
 PLOT_STYLE = {
     "font.size": 9,
-    "text.parse_math": False,
+    "text.parse_math": False,  # names come from outside: "$" is a dollar
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
@@ -25,25 +18,29 @@ PLOT_STYLE = {
     "grid.color": "#dddddd",
     "legend.frameon": False,
 }
-_DPI = 150
+"""For `matplotlib.rc_context`."""
+# Okabe & Ito: told apart by people with any common colour blindness, on light and on dark ground.
+BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
+SKY, RED, YELLOW = "#56b4e9", "#d55e00", "#f0e442"
+_OF_MODELS = {"base": BLUE, "pruned": GREEN, "control": ORANGE}
+_SPARE = (PURPLE, SKY, RED, YELLOW)
 
 
 def model_colours(names: Sequence[str]) -> dict[str, str]:
-    """Model → colour: fixed for the usual names, spare ones in turn for the others."""
-    spare = [name for name in dict.fromkeys(names) if name not in MODEL_COLOURS]
-    others = {name: SPARE_COLOURS[index % len(SPARE_COLOURS)] for index, name in enumerate(spare)}
-    return {name: MODEL_COLOURS.get(name) or others[name] for name in names}
+    """Model → its colour: fixed for the usual names, further ones in turn for the others.
+
+    >>> model_colours(["base", "mine"])
+    {'base': '#0072b2', 'mine': '#cc79a7'}
+    """
+    others = [name for name in dict.fromkeys(names) if name not in _OF_MODELS]
+    spare = {name: _SPARE[place % len(_SPARE)] for place, name in enumerate(others)}
+    return {name: (_OF_MODELS | spare)[name] for name in names}
 
 
-def colour_of(model: str, models: Sequence[str]) -> str:
-    """The colour of one of `models`."""
-    return model_colours(models)[model]
-
-
-def save_png(figure: "Figure", path: Path) -> None:
+def save_png(figure: "Figure", path: Path, dpi: int = 150) -> None:
     """Replace a picture atomically."""
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=_DPI)
+    figure.savefig(image, format="png", dpi=dpi)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(image.getvalue())

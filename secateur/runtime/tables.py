@@ -1,4 +1,4 @@
-"""Plain tables of results: on a terminal, as CSV, and an interval in words."""
+"""Tables: on a terminal, and as CSV."""
 
 import csv
 import io
@@ -13,13 +13,12 @@ from secateur.runtime.console import console
 from secateur.runtime.files import write_text
 
 WIDTH = 100
-"""Columns of the terminal that tables are made for."""
-Cell = str | float | bool | None
-"""What stands in a cell of a table."""
+"""Columns of a terminal."""
+CsvValue = str | int | float | bool | None
 
 
 def plain_table(title: str, columns: Sequence[str], left: int = 1) -> Table:
-    """A table for a terminal of `WIDTH` columns; all but the first `left` columns hold numbers."""
+    """A table for a terminal; all but the first `left` columns hold numbers."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
     table.pad_edge = False
     for index, column in enumerate(columns):
@@ -27,10 +26,15 @@ def plain_table(title: str, columns: Sequence[str], left: int = 1) -> Table:
     return table
 
 
-def print_table(table: Table) -> None:
-    """A log file reports 80 columns, yet has room for more."""
-    narrow = console.width < WIDTH and not console.is_terminal
-    (Console(width=WIDTH, highlight=False, soft_wrap=True) if narrow else console).print(table)
+def wide_console(width: int = WIDTH) -> Console:
+    """The console. In its place one of `width` where it is no terminal: a log file reports 80 columns, yet has room
+    for more."""
+    narrow = console.width < width and not console.is_terminal
+    return Console(width=width, highlight=False, soft_wrap=True) if narrow else console
+
+
+def print_table(table: Table, width: int = WIDTH) -> None:
+    wide_console(width).print(table)
 
 
 def interval_text(low: float, high: float, digits: int = 3) -> str:
@@ -41,7 +45,7 @@ def interval_text(low: float, high: float, digits: int = 3) -> str:
     return f"{low:,.{digits}f}–{high:,.{digits}f}"
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Cell]]) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, CsvValue]]) -> None:
     """One line per row; the columns are all keys in the order of their first appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     buffer = io.StringIO()

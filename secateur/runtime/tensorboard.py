@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from secateur.runtime.console import say
-from secateur.runtime.tables import Cell
+from secateur.runtime.tables import CsvValue
 from secateur.runtime.tracking import Publication, check_services
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _write(writer: "SummaryWriter", content: Publication, step: str) -> None:
         writer.add_image(name, imread(path)[..., :3], at, dataformats="HWC")
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[CsvValue]]) -> str:
     """A table for TensorBoard's text page, every cell as plain text.
 
     >>> print(markdown_table(["name", "share"], [["<b>*a*", 0.25]]))
@@ -94,7 +94,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> st
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def _plain(value: Cell) -> str:
+def _plain(value: CsvValue) -> str:
     """A value as Markdown that shows it as it is, in one line."""
     if value is None:
         return ""

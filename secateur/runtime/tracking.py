@@ -22,7 +22,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.ranks import current_ranks
 from secateur.runtime.records import read_record, write_record
-from secateur.runtime.tables import Cell
+from secateur.runtime.tables import CsvValue
 
 if TYPE_CHECKING:
     import wandb
@@ -57,9 +57,9 @@ class Publication:
     """
 
     numbers: Mapping[str, float]
-    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Cell]]]] = field(default_factory=dict)
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[CsvValue]]]] = field(default_factory=dict)
     pictures: Mapping[str, Path] = field(default_factory=dict)
-    summary: Mapping[str, Cell] = field(default_factory=dict)
+    summary: Mapping[str, CsvValue] = field(default_factory=dict)
     curve: Sequence[Mapping[str, float]] = ()
     pages: Mapping[str, Path] = field(default_factory=dict)
     artifact: Artifact | None = None

@@ -12,8 +12,10 @@ from eval.table.grid import results_of_model
 from eval.table.method import ReplayModel
 from eval.table.problems import ReplayProblem, ReplayTrace, confidence_profile
 from eval.table.registry import METHODS
-from secateur.engines.accounting import JudgeUsage
+from secateur.engines.accounting import JudgeUsage, Usage
+from secateur.results import Control
 from secateur.runtime.errors import InputError
+from tests.report_runs import make_row
 
 N = 12
 
@@ -25,6 +27,7 @@ def config() -> CombinedConfig:
         problems="arithmetic:combined",
         output_dir="unused",
         methods=list(METHODS),
+        variants={"adaptive": {"start_batch": 4, "lead": 2}},
         n=N,
         orders=3,
         draws=7,
@@ -60,7 +63,7 @@ def records() -> ReplayModel:
 
 def test_what_is_timed_is_what_the_table_shows(records: ReplayModel) -> None:
     asked, timed = config(), works(records, config())
-    assert set(timed) == set(METHODS)
+    assert set(timed) == {*METHODS, "deepprune_adaptive"}
     for result in results_of_model(records, asked):
         outcomes = timed[result.method](asked.orders, asked.draws)
         assert [o.accuracy for o in outcomes] == [o.accuracy for o in result.outcomes], result.method
@@ -69,7 +72,7 @@ def test_what_is_timed_is_what_the_table_shows(records: ReplayModel) -> None:
 
 def test_rates_are_of_stored_traces(records: ReplayModel) -> None:
     for row in rates(records, config(), 1):
-        assert row["once"] > 0 and row["mean"] == pytest.approx(3 * N / row["seconds"])
+        assert row.once > 0 and row.mean == pytest.approx(3 * N / row.seconds)
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path) -> None:
@@ -78,12 +81,14 @@ def test_a_run_that_is_not_there_is_named(tmp_path) -> None:
 
 
 def test_the_scaling_table_has_a_line_per_method_and_a_column_per_n() -> None:
-    row = {"model": "base", "method": "deepprune", "judge": "values", "accuracy": 0.9, "accuracy_ci95": [0.8, 1.0]}
-    row |= {"saving_net": -0.5, "tokens": {"longest_path": 311.4}}
-    control = {"consensus_equal_tokens": {"difference": -0.01, "ci95": [-0.03, 0.01]}}
-    rows = [row | {"n": n, "controls": control} for n in (8, 64)]
+    control = {"consensus_equal_tokens": Control(0.8, 900.0, -0.01, (-0.03, 0.01))}
+    usage = Usage(longest_path=311.4)
+    rows = [make_row("base", "deepprune", "values", 0.9, -0.5, n, tokens=usage, controls=control) for n in (8, 64)]
     lines = scaling_table(rows, "base").splitlines()
-    assert len(lines) == 3 and lines[-1].endswith(
-        "| 90.0 (80–100) · −50 % · 311 | – | – | 90.0 (80–100) · −50 % · 311 |"
-    )
-    assert "−1.0 (−3.0 … +1.0)" in against_equal_tokens(rows, ["base"])
+    assert len(lines) == 3 and lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 6
+    assert lines[-1] == ("| DeepPrune (values) | 90.0 (80–100) · −50 % · 311 | – | – | 90.0 (80–100) · −50 % · 311 |")
+    head, rule, line = against_equal_tokens(rows).splitlines()
+    assert head.count("|") == rule.count("|") == line.count("|") == 7
+    assert line.startswith("| base | DeepPrune (values) | −1.0 (−3.0 … +1.0) | – |")
+    controls = [make_row("base", "random_traces", "values", 0.9, 0.5, 8)]
+    assert "random" not in scaling_table(controls, "base"), "a control is no method of its own"

@@ -150,7 +150,7 @@ def test_problems_are_filtered_searched_and_seen_by_another_rule(page, tmp_path:
     assert saved == sorted(saved, reverse=True) and len(saved) == 5
     wait_for(browser, ".trace")
     assert any("never started" in bar.get_attribute("title") for bar in find(browser, ".trace"))
-    choose(browser, "show", "majority wrong")
+    choose(browser, "show", "consensus wrong")
     assert listed() == []
     choose(browser, "show", "all problems")
     browser.find_element("id", "search").send_keys("question 4")

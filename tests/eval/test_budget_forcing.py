@@ -1,16 +1,17 @@
 """Budget forcing on the embedded model: what is forced, what is counted, and what must not change."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from eval.budget_forcing import BudgetForcingConfig, main
 from eval.single import main as single_main
-from eval.studies.budget import FORCING, Forcer
+from eval.studies.budget import FORCING, Forcer, read_budget_forcing
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import read_trace_folder
-from secateur.runtime.files import read_json, write_text
+from secateur.runtime.files import write_text
 from secateur.tasks.records import Trace
 
 CONFIG = """
@@ -74,31 +75,32 @@ def test_budgets_from_tiny_to_longer_than_any_trace(monkeypatch, tmp_path, confi
     folder = tmp_path / "out/budget_forcing/base/set"
     assert traces(folder / str(longest)) == unforced  # token for token
 
-    injected = Forcer(load_tokenizer(read_json(tmp_path / "out/budget_forcing.json")["config"]["models"]["base"]),
-                      FORCING["plain"]).injected_ids  # fmt: skip
+    report = read_budget_forcing(tmp_path / "out")
+    injected = Forcer(load_tokenizer(report.config["models"]["base"]), report.forcing).injected_ids
+    assert report.forcing == FORCING["plain"]
     for key, trace in traces(folder / "20").items():
         assert trace.token_ids[:20] == unforced[key].token_ids[:20]
         assert trace.token_ids[20 : 20 + len(injected)] == injected
         assert 20 + len(injected) < trace.n_tokens == len(trace.token_ids) <= 32 + len(injected)
         assert "</think>" in trace.text and trace.text.count("\\boxed{") == 1
 
-    points = read_json(tmp_path / "out/budget_forcing.json")["models"]["base"]["set"]
-    assert [point["budget"] for point in points] == [20, 120, longest, None]
-    tiny, middle, large, whole = points
-    assert tiny["forced_share"] == 1.0 > middle["forced_share"] > large["forced_share"] == 0.0
-    assert tiny["pass_at_1"] < whole["pass_at_1"]
-    assert {**large, "budget": None} == whole
-    assert tiny["mean_tokens"] < middle["mean_tokens"] < whole["mean_tokens"]
+    points = report.models["base"]["set"]
+    assert [point.budget for point in points] == [20, 120, longest, None]
+    tiny, middle, large, free = points
+    assert tiny.forced_share == 1.0 > middle.forced_share > large.forced_share == 0.0
+    assert tiny.pass_at_1 < free.pass_at_1
+    assert replace(large, budget=None) == free
+    assert tiny.mean_tokens < middle.mean_tokens < free.mean_tokens
     total = sum(trace.n_tokens for trace in traces(folder / "20").values())
-    assert tiny["injected_tokens"] == 24 * len(injected)
-    assert tiny["generated_tokens"] + tiny["injected_tokens"] == total
+    assert tiny.injected_tokens == 24 * len(injected)
+    assert tiny.generated_tokens + tiny.injected_tokens == total
 
     file = folder / "120/traces-rank0.jsonl"
     stored = sorted(file.read_text().splitlines())
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:9])[:-20])  # as a kill leaves it
     run(monkeypatch, main, config, *arguments, "--table", "false")
     assert sorted(file.read_text().splitlines()) == stored
-    assert read_json(tmp_path / "out/budget_forcing.json")["models"]["base"]["set"] == points
+    assert read_budget_forcing(tmp_path / "out").models["base"]["set"] == points
 
     with pytest.raises(SystemExit):
         run(monkeypatch, main, config, "--budgets", "[20]", "--answer_tokens", "13")

@@ -156,7 +156,7 @@ def test_a_mark_stands_at_the_benchmark_that_it_is_about(finished) -> None:
     shown = io.StringIO()
     print_results(replace(finished[1], rows=tuple(rows)), Console(file=shown, width=100))
     line = next(
-        line for line in shown.getvalue().partition("each benchmark")[2].splitlines() if line.startswith("consensus")
+        line for line in shown.getvalue().partition("each benchmark")[2].splitlines() if line.startswith(" consensus")
     )
     first, second = line.split(" %")[:2]
     assert "†" in first and "†" not in second

@@ -1,6 +1,5 @@
 """The demo's driver: its stages, its folder, and that its commands are what the scripts accept."""
 
-import json
 import shlex
 import subprocess
 import sys
@@ -8,16 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from eval.collect_traces import CollectConfig
-from eval.demo import Demo, DemoConfig, judge_figures, limit_share
-from eval.single import SingleConfig
+from eval.demo import (
+    Demo,
+    DemoConfig,
+    beside_the_control,
+    read_demo_summary,
+    show_summary,
+    write_demo_summary,
+)
+from eval.one_model.config import SingleConfig
+from eval.one_model.figures import LengthFigures, ModelFigures
+from eval.one_model.summary import Summary, write_summary
 from eval.stages import Stage, StageRunner
 from eval.table.config import CombinedConfig
+from eval.traces.collect import CollectConfig
 from schedules.config import read_run_config
+from secateur.results import read_table
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
 from tests.judge_records import describe_judge, measure_judge
+from tests.report_runs import make_combined, make_rounds
 from trainers.judges.config import JudgeConfig
 
 
@@ -86,7 +96,7 @@ def demo(tmp_path: Path) -> Demo:
     for name in ("thinkprune", "control"):
         write_json(demo.out / name / "final" / "config.json", {})
     for folder in demo.judges.values():
-        describe_judge(folder)
+        describe_judge(folder, kind=demo.config.judge)
     return demo
 
 
@@ -102,7 +112,7 @@ def test_the_scripts_accept_the_commands(
     monkeypatch.chdir(repository)
     demo = Demo(DemoConfig(output_dir=str(demo.out), seed=3, judge=judge, control=True))
     for folder in demo.judges.values():
-        describe_judge(folder)
+        describe_judge(folder, kind=demo.config.judge)
     stages = {stage.name: stage.commands for stage in demo.stages()}
     single = parse_config(SingleConfig, arguments_of(stages["single"]["single"], "eval/single.py"))
     assert set(single.models) == {"base", "pruned", "control"} and single.seed == 3
@@ -179,18 +189,51 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_the_summary_has_the_figures_of_a_judge(tmp_path: Path) -> None:
-    found = judge_figures(measure_judge(tmp_path))
-    assert (found["kind"], found["auroc"], found["auroc_unseen_groups"]) == ("linear", 0.9, None)
-    assert found["baselines"] == {"ngram": 0.8, "zero_shot": None}
-    assert found["unfinished"] == {"auroc": 0.9, "auroc_ci95": (0.88, 0.92), "pairs": 100}
-    assert json.loads(json.dumps(found))["auroc_ci95"] == [0.88, 0.92]
+def figures(mean_tokens: float) -> ModelFigures:
+    none = LengthFigures(0, None, None, {}, {})
+    return ModelFigures(
+        pass_at_1=0.5, pass_at_1_ci95=(0.4, 0.6), mean_tokens=mean_tokens, mean_tokens_ci95=(1.0, 2.0),
+        truncated_share=0.0, truncated_share_ci95=(0.0, 0.0), pass_at_k={1: 0.5}, pass_at_k_ci95={1: (0.4, 0.6)},
+        majority=None, majority_ci95=None, length={"right": none, "wrong": none}, prompt_tokens=1,
+        generated_tokens=2, samples=4, problems=3,
+    )  # fmt: skip
 
 
 def test_the_limits_own_share() -> None:
+    models = {"base": figures(200.0), "pruned": figures(100.0), "control": figures(180.0)}
+    control = beside_the_control(models)
+    assert control.limits_own_share == pytest.approx(0.8) and control.mean_tokens == 180.0
+    assert (control.shortening_with_limits, control.shortening_without) == pytest.approx((0.5, 0.1))
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_the_summary_says_what_its_parts_say_and_is_read_back(
+    tmp_path: Path, control: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Summary, report and words, from files as the stages leave them."""
+    demo = Demo(DemoConfig(output_dir=str(tmp_path), control=control))
+    runner, stages = StageRunner(tmp_path), demo.stages()
+    for stage in stages:
+        write_json(runner.folder / f"{stage.name}.json", {"wall_s": 1.5, "peak_memory_gib": 0.5})
     models = {
-        name: {"mean_tokens": tokens} for name, tokens in (("base", 200.0), ("pruned", 100.0), ("control", 180.0))
+        name: {"arithmetic": figures(tokens)} for name, tokens in zip(demo.models, (200, 100, 180), strict=False)
     }
-    share = limit_share(models)
-    assert share["limits_own_share"] == pytest.approx(0.8)
-    assert (share["shortening_with_limits"], share["shortening_without"]) == pytest.approx((0.5, 0.1))
+    write_summary(tmp_path / "single", Summary({}, "g", models, {}, {}))
+    for name, folder in demo.judges.items():
+        measure_judge(folder, problems=len(name))
+    make_combined(demo.combined, ["1", "2"])
+    make_rounds(tmp_path / "thinkprune")
+    table = read_table(demo.combined)
+    summary = demo.summary(runner, table)
+    write_demo_summary(tmp_path, summary)
+    assert read_demo_summary(tmp_path) == summary
+    assert (summary.combined.rows, summary.combined.live_equals_replay) == (table.rows, table.live_equals_replay)
+    assert (summary.judge.problems, summary.judge_of_pruned.problems) == (4, 6)
+    assert summary.judge.baselines == {"ngram": 0.8, "zero_shot": None}
+    assert summary.wall_s["total"] == 1.5 * len(stages) and summary.peak_memory_gib == 0.5
+    assert [entry.limit for entry in summary.rounds] == [200, 100, 50], "in the order of their numbers"
+    assert list(summary.one_trace) == list(demo.models) and (summary.judge_of_control is not None) == control
+    show_summary(summary)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "length pruning: 200.0 → 100.0 tokens per trace (-50.0%)" in said and "ngram 0.800;" not in said
+    assert ("control without a binding limit: 180.0 tokens" in said) == control

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.keywords import KEYWORDS, KeywordCounter, main, measure
-from eval.studies.common import TracedProblem
+from eval.keywords import main
+from eval.studies.keywords import KEYWORDS, KeywordCounter, KeywordReport, read_keywords
+from eval.studies.keywords import measure as measure_sources
+from eval.studies.traces import ReadProblem
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_text
+from secateur.runtime.files import write_text
 from secateur.tasks.records import Problem, Trace
 
 
@@ -47,25 +49,29 @@ def test_keywords_that_say_nothing_are_refused(keywords: list[str]) -> None:
         KeywordCounter(keywords)
 
 
-def traced(texts: dict[str, str], tokens: int) -> list[TracedProblem]:
+def traced(texts: dict[str, str], tokens: int) -> list[ReadProblem]:
     traces = {name: Trace(name, "q", "1", 0, text, n_tokens=tokens) for name, text in texts.items()}
-    return [TracedProblem("set", Problem(name, "q", "1"), [trace]) for name, trace in traces.items()]
+    return [ReadProblem("set", Problem(name, "q", "1"), [trace]) for name, trace in traces.items()]
+
+
+def measure(sources: dict[str, list[ReadProblem]], counter: KeywordCounter) -> KeywordReport:
+    return measure_sources(dict.fromkeys(sources, "somewhere"), sources, counter)
 
 
 def test_rates_and_ratios_count_tokens_and_traces() -> None:
     before = traced({"a": "wait wait hmm", "b": "wait"}, tokens=100)
     after = traced({"b": "", "a": "wait"}, tokens=50)
     report = measure({"base": before, "pruned": after}, KeywordCounter(["wait", "hmm", "maybe"]))
-    wait = report["models"]["base"]["rates"]["wait"]
-    assert (wait["count"], wait["per_1000_tokens"], wait["per_trace"]) == (3, 15.0, 1.5)
-    assert wait["per_trace_ci95"][0] <= 1.5 <= wait["per_trace_ci95"][1]
-    ratios = report["ratios"]["pruned"]
-    assert ratios["paired"]  # the same problems, whatever their order
-    assert ratios["ratios"]["wait"]["per_1000_tokens"][0] == pytest.approx((1 / 100) / (3 / 200))
-    assert ratios["ratios"]["wait"]["per_trace"][0] == pytest.approx(1 / 3)
-    assert ratios["ratios"]["maybe"]["per_trace"] is None
-    itself = measure({"base": before, "again": before}, KeywordCounter(["wait"]))["ratios"]["again"]["ratios"]["wait"]
-    assert itself["per_1000_tokens"] == [1, 1, 1]
+    wait = report.models["base"].rates["wait"]
+    assert (wait.count, wait.per_1000_tokens, wait.per_trace) == (3, 15.0, 1.5)
+    assert wait.per_trace_ci95[0] <= 1.5 <= wait.per_trace_ci95[1]
+    ratios = report.ratios["pruned"]
+    assert ratios.paired  # the same problems, whatever their order
+    assert ratios.ratios["wait"].per_1000_tokens[0] == pytest.approx((1 / 100) / (3 / 200))
+    assert ratios.ratios["wait"].per_trace[0] == pytest.approx(1 / 3)
+    assert ratios.ratios["maybe"].per_trace is None
+    itself = measure({"base": before, "again": before}, KeywordCounter(["wait"])).ratios["again"].ratios["wait"]
+    assert itself.per_1000_tokens == (1, 1, 1)
 
 
 def run(monkeypatch, *arguments: str) -> None:
@@ -81,11 +87,11 @@ def test_the_command_reads_folders_of_benchmarks_and_files(monkeypatch, tmp_path
     write_text(tmp_path / "f.jsonl", json.dumps(line) + "\n")
     traces = f"{{base: {tmp_path}/base, other: {tmp_path}/f.jsonl}}"
     run(monkeypatch, "--traces", traces, "--tokenizer", str(tiny_model), "--output_dir", str(tmp_path / "out"))
-    report = read_json(tmp_path / "out/keywords.json")
-    assert report["models"]["base"]["rates"]["but wait"]["count"] == 2  # one in each benchmark
-    assert report["models"]["base"]["problems"] == 2
-    assert report["models"]["other"]["tokens"] == len("hmm wait")  # a tokenizer of bytes
-    assert not report["ratios"]["other"]["paired"]
+    report = read_keywords(tmp_path / "out")
+    assert report.models["base"].rates["but wait"].count == 2  # one in each benchmark
+    assert report.models["base"].problems == 2 and report.traces["base"] == f"{tmp_path}/base"
+    assert report.models["other"].tokens == len("hmm wait")  # a tokenizer of bytes
+    assert not report.ratios["other"].paired
     assert (tmp_path / "out/keywords.png").is_file()
     assert len((tmp_path / "out/keywords.csv").read_text().splitlines()) == 1 + 2 * len(KEYWORDS)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import eval.studies.perplexity as scores_module
-from eval.perplexity import main, summarise
-from eval.studies.perplexity import ScoredTrace, batches, check_head, score_batch
+from eval.perplexity import main
+from eval.studies.perplexity import ScoredTrace, batches, check_head, read_perplexity, score_batch, summarise
 from eval.traces.sampling import prompt_ids
 from secateur.engines.base import SamplingSpec, trace_seed
 from secateur.engines.local.engine import TransformersEngine
@@ -16,7 +16,7 @@ from secateur.engines.models import load_model, load_tokenizer
 from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, read_jsonl
+from secateur.runtime.files import read_jsonl
 from secateur.tasks.arithmetic import make_problems
 from secateur.tasks.records import Trace
 
@@ -63,9 +63,9 @@ def test_a_head_that_is_more_than_a_product_is_refused(tiny_model) -> None:
 
 def test_summaries_weigh_tokens_or_traces() -> None:
     found = summarise([[(10, 20.0), (30, 15.0)], [(10, 5.0)]])
-    assert found["token_nll"] == pytest.approx(40 / 50)
-    assert found["trace_nll"] == pytest.approx(((2.0 + 0.5) / 2 + 0.5) / 2)
-    assert found["token_perplexity"] == pytest.approx(2.718281828 ** (40 / 50))
+    assert found.token_nll == pytest.approx(40 / 50)
+    assert found.trace_nll == pytest.approx(((2.0 + 0.5) / 2 + 0.5) / 2)
+    assert found.token_perplexity == pytest.approx(2.718281828 ** (40 / 50))
     assert summarise([]) is None
 
 
@@ -92,15 +92,15 @@ def test_likelier_traces_have_lower_perplexity_and_a_run_goes_on(monkeypatch, tm
     traces = "{" + ", ".join(f"{name}: {tmp_path}/{name}" for name in ("greedy", "sampled", "hot")) + "}"
     arguments = ["--traces", traces, "--model", str(embedded_model), "--output_dir", str(tmp_path / "out")]
     run(monkeypatch, *arguments)
-    report = read_json(tmp_path / "out/perplexity.json")
-    values = [report["models"][name]["all"]["token_perplexity"] for name in ("greedy", "sampled", "hot")]
+    report = read_perplexity(tmp_path / "out")
+    values = [report.models[name].all.token_perplexity for name in ("greedy", "sampled", "hot")]
     assert 1 < values[0] < values[1] < values[2]
     lines = (tmp_path / "out/nll.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "out/nll.jsonl").write_bytes(b"".join(lines[:7]) + lines[7][:9])  # as a kill leaves it
     run(monkeypatch, *arguments, "--batch_tokens", "64")
     stored = [(line["model"], line["problem_id"]) for _, line in read_jsonl(tmp_path / "out/nll.jsonl")]
     assert len(stored) == len(set(stored)) == 24
-    again = read_json(tmp_path / "out/perplexity.json")["models"]["hot"]["all"]["token_perplexity"]
+    again = read_perplexity(tmp_path / "out").models["hot"].all.token_perplexity
     assert again == pytest.approx(values[2], rel=1e-5)
 
 

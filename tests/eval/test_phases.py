@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,20 @@ from eval.phases import main
 from eval.studies.phases import (
     LABELS,
     PHASES,
+    ModelPhases,
     Span,
     UnreadableAnswer,
     messages,
     read_answer,
+    read_phases,
     split_steps,
     tokens_by_phase,
 )
-from eval.studies.phases_client import ChatEndpoint
+from eval.studies.phases_asking import ChatEndpoint
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, read_jsonl
+from secateur.runtime.files import read_jsonl
 from secateur.tasks.records import Trace
 from tests.eval.chat_server import ChatServer, Reply
 from tests.tiny import build_tokenizer
@@ -182,12 +185,12 @@ def run(monkeypatch, tmp_path, tiny_model):
     traces = f"{{base: {tmp_path}/base, pruned: {tmp_path}/pruned}}"
     monkeypatch.setenv("PHASES_KEY", KEY)
 
-    def run(server: ChatServer, *arguments: str) -> dict:
+    def run(server: ChatServer, *arguments: str) -> Mapping[str, ModelPhases]:
         words = ["--traces", traces, "--tokenizer", str(tiny_model), "--base_url", server.url, "--model", "judge"]
         words += ["--output_dir", str(tmp_path / "out"), "--api_key_env", "PHASES_KEY", *arguments]
         monkeypatch.setattr(sys, "argv", ["phases.py", *words])
         main()
-        return read_json(tmp_path / "out/phases.json")["models"]
+        return read_phases(tmp_path / "out").models
 
     return run
 
@@ -211,12 +214,12 @@ def test_bad_answers_are_retried_once_counted_and_never_guessed(run, tmp_path, c
         assert asked == 16 + 2  # one more for the one that stays bad, one for the one that was bad at first
         assert run(server, "--concurrency", "3") == models
         assert len(server.requests) == asked  # what is answered is not asked again
-    assert [models[name]["unreadable"] for name in models] == [0, 1]
-    assert (models["base"]["unfinished"], models["base"]["traces"], models["pruned"]["traces"]) == (8, 8, 7)
-    shares = models["base"]["phases"]
-    assert shares["understanding"]["tokens"] == len("read it\n\n")
-    assert shares["computing"]["share"] == pytest.approx(len("compute") / len("read it\n\ncompute"))
-    assert sum(entry["share"] for entry in shares.values()) == pytest.approx(1)
+    assert [entry.unreadable for entry in models.values()] == [0, 1]
+    assert (models["base"].unfinished, models["base"].traces, models["pruned"].traces) == (8, 8, 7)
+    shares = models["base"].phases
+    assert shares["understanding"].tokens == len("read it\n\n")
+    assert shares["computing"].share == pytest.approx(len("compute") / len("read it\n\ncompute"))
+    assert sum(entry.share for entry in shares.values()) == pytest.approx(1)
     assert (tmp_path / "out/phases.png").is_file()
     output = capsys.readouterr()
     everything = output.out + output.err + "".join(p.read_text() for p in (tmp_path / "out").glob("*.json*"))

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from eval.collect_traces import CollectConfig, import_all, redundancy
-from eval.redundancy import RedundancyConfig, measure, measure_path, write
+from eval.redundancy import RedundancyConfig, measure_path
+from eval.studies.redundancy import measure, read_redundancy, write
 from eval.traces.foreign import import_file, model_folder, read_foreign, without_prompt
 from secateur.deepprune.cut import CutRule
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl, read_json
+from secateur.runtime.files import append_jsonl
 from secateur.tasks.records import Problem, Trace
 
 WORDS = CutRule("words", 2)
@@ -42,7 +43,7 @@ def test_a_hand_worked_set() -> None:
     # the last trace of b shows its cut with its very last token
     assert report.whole_cuts == 3 / 8 and report.cut_unit == "tokens"
     assert report.median_cut_share == pytest.approx(0.5)
-    assert [problem.answers for problem in report.answers] == [[("7", 3), ("5", 1)], [("3", 2), ("7", 1)]]
+    assert [problem.answers for problem in report.answers] == [(("7", 3), ("5", 1)), (("3", 2), ("7", 1))]
     assert [problem.none for problem in report.answers] == [0, 1]
 
 
@@ -54,8 +55,9 @@ def test_what_ran_into_the_cap_without_an_answer_is_in_no_pair() -> None:
 
 
 def test_files_are_written(tmp_path: Path) -> None:
-    write([measure("m", name, entries(), WORDS) for name in ("one", "two$", "three")], tmp_path)
-    assert [report["set"] for report in read_json(tmp_path / "redundancy.json")] == ["one", "two$", "three"]
+    reports = [measure("m", name, entries(), WORDS) for name in ("one", "two$", "three")]
+    write(reports, tmp_path)
+    assert read_redundancy(tmp_path) == reports
     assert (tmp_path / "redundancy.png").read_bytes().startswith(b"\x89PNG")
     assert "two$" in (tmp_path / "redundancy.svg").read_text() or (tmp_path / "redundancy.svg").stat().st_size > 5000
 

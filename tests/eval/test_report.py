@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,24 @@ from hypothesis import strategies as st
 
 from eval.report import bars as trace_view
 from eval.report.bars import cluster_name, printable, problem_views
-from eval.report.explorer import read_explorer
-from eval.report.frontier import on_frontier
+from eval.report.cards import OneTrace
+from eval.report.frontier import frontier, on_frontier
 from eval.report.page import ReportInputs, render_report, write_report
 from eval.report.table import columns, table_rows
-from eval.report.training import read_rounds
+from eval.report.training import round_records
+from eval.table.explorer import read_explorer
+from schedules.records import finished_rounds
+from secateur.results import Control, Cost, SavingParts, read_table, write_table
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json
 from tests.judge_records import measure_judge
-from tests.report_runs import HOSTILE, make_combined, make_rounds, make_row
+from tests.report_runs import (
+    HOSTILE,
+    make_combined,
+    make_recommendation,
+    make_rounds,
+    make_row,
+    make_table,
+)
 
 TEMPLATES = Path(trace_view.__file__).parent / "templates"
 SCRIPTS = ("report.js", "trace_panels.js", "explorer.js")
@@ -97,15 +107,13 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
 
 
 def test_controls_and_the_engine_s_exactness_are_told(tmp_path: Path) -> None:
-    """Files of earlier versions lack both; there a dash stands."""
     folder = make_combined(tmp_path, ["1", "2"])
     before = check_harmless(render_report(ReportInputs(folder)))
-    combined = json.loads((folder / "combined.json").read_text())
-    control = {"accuracy": 0.5, "generated": 900.0, "difference": -0.0426, "ci95": [-0.1, 0.02]}
-    entry = make_row("base", "deepconf_low", None, 0.7, 0.4)
-    combined["rows"].append(entry | {"oracle_accuracy": 0.987, "controls": {"consensus_equal_tokens": control}})
-    combined["live_equals_replay"]["exact"] = False
-    write_json(folder / "combined.json", combined)
+    table = read_table(folder)
+    controls = {"consensus_equal_tokens": Control(0.5, 900.0, -0.0426, (-0.1, 0.02))}
+    row = make_row("base", "deepconf_low", None, 0.7, 0.4, oracle_accuracy=0.987, controls=controls)
+    inexact = replace(table.live_equals_replay, exact=False)
+    write_table(folder, replace(table, rows=(*table.rows, row), live_equals_replay=inexact))
     html = render_report(ReportInputs(folder))
     shown = "".join(check_harmless(html).text)
     for text in ("DeepConf low", "0.987", "\u22120.043", "not exact"):
@@ -136,7 +144,7 @@ def test_the_planted_errors_are_mentioned_with_the_embedded_task_only(tmp_path: 
 
 
 def test_rounds_are_counted_through_in_their_order(tmp_path: Path) -> None:
-    rounds = read_rounds(make_rounds(tmp_path))
+    rounds = round_records(finished_rounds(make_rounds(tmp_path)))
     assert [(r.number, r.limit, r.first_step, r.last_step) for r in rounds] == [
         (1, 200, 0, 2),
         (2, 100, 2, 4),
@@ -147,20 +155,28 @@ def test_rounds_are_counted_through_in_their_order(tmp_path: Path) -> None:
 
 
 def test_a_full_report_has_every_section_and_ids_occur_once(tmp_path: Path) -> None:
-    for name in ("base", "pruned"):
-        measure_judge(tmp_path / name)
-    models = {name: {"pass_at_1": 0.5, "mean_tokens": tokens} for name, tokens in (("base", 100.0), ("pruned", 50.0))}
+    lengths = (("base", 100.0), ("pruned", 50.0), ("control", 80.0))
+    judges = {name: tmp_path / name for name in ("base", "pruned")}
+    for judge in judges.values():
+        measure_judge(judge)
     html = render_report(
         ReportInputs(
             make_combined(tmp_path / "in", ["one", "two", "three"]),
             thinkprune=make_rounds(tmp_path / "run"),
-            judges={name: tmp_path / name for name in ("base", "pruned")},
+            judges=judges,
             lengths={"base": [90, 110], "pruned": [50, 50]},
-            summary=models | {"wall_s": {"thinkprune": 1.0}, "control": {"pass_at_1": 0.5, "mean_tokens": 80.0}},
+            one_trace={name: OneTrace(0.5, tokens) for name, tokens in lengths},
+            wall_s={"thinkprune": 1.0},
         )
     )
     page = check_harmless(html)
-    for heading in ("What an answer costs", "the length blade", "the judge", "Trace by trace", "Differences, paired"):
+    for heading in (
+        "What an answer costs",
+        "Length pruning, round",
+        "the judge",
+        "Trace by trace",
+        "Differences, paired",
+    ):
         assert heading in html
     assert "−50 %" in html and "−20 % without a binding limit" in html
     ids = [value for name, value in page.attributes if name == "id"]
@@ -170,11 +186,11 @@ def test_a_full_report_has_every_section_and_ids_occur_once(tmp_path: Path) -> N
 
 
 def test_bars_add_up_to_their_trace(tmp_path: Path) -> None:
-    records = read_explorer(make_combined(tmp_path, ["a", "b", "a", "c", "a"]))
-    (view,) = problem_views(records)
-    panel, model = view.panels[0], records[0]["models"]["base"]
+    problems = read_explorer(make_combined(tmp_path, ["a", "b", "a", "c", "a"]))
+    (view,) = problem_views(problems)
+    panel, model = view.panels[0], problems[0].models["base"]
     assert [bar.cluster for bar in panel.bars] == ["A", "B", "–", "–"] or len(panel.bars) == 5
-    assert sum(bar.solid + bar.ghost for bar in panel.bars) == pytest.approx(100 * sum(model["n_tokens"]) / view.axis)
+    assert sum(bar.solid + bar.ghost for bar in panel.bars) == pytest.approx(100 * sum(model.n_tokens) / view.axis)
     assert panel.spent == sum(10 if i % 2 else 50 + i for i in range(5)) and panel.full == sum(range(50, 55))
     assert panel.finished == 3 and panel.left_out == 0
 
@@ -186,7 +202,7 @@ def test_cluster_names() -> None:
 def test_a_missing_or_empty_result_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"combined\.json"):
         render_report(ReportInputs(tmp_path))
-    write_json(tmp_path / "combined.json", {"rows": [], "config": {}, "differences": []})
+    write_table(tmp_path, make_table([]))
     with pytest.raises(InputError, match="holds no row"):
         render_report(ReportInputs(tmp_path))
 
@@ -231,27 +247,48 @@ def test_the_frontier_leaves_out_bounds_and_controls_unless_the_run_names_it() -
         make_row("base", "oracle", None, 1.0, 0.95), make_row("base", "random_traces", "linear", 0.9, 0.8),
         make_row("base", "early_stopping", None, 0.4, 0.8),
     ]  # fmt: skip
-    assert [row["method"] for row in on_frontier(rows)] == ["single", "deepprune"]
-    named = [row | {"id": number} for number, row in enumerate(rows)]
-    assert [row["id"] for row in on_frontier(named, [0, 4])] == [4, 0]
+    assert [row.method for row in on_frontier(rows)] == ["single", "deepprune"]
+    assert [words.split(":")[0] for words in frontier(rows, ["base"], None).best] == [
+        "base · one trace",
+        "base · DeepPrune (linear)",
+    ]
+    advice = make_recommendation(frontier_tokens=(rows[0].id, rows[4].id), frontier_wall=(rows[6].id,))
+    drawn = frontier(rows, ["base"], advice)
+    assert [words.split(":")[0] for words in drawn.best] == ["base · any trace right", "base · consensus"]
+    assert [words.split(":")[0] for words in drawn.soonest] == ["base · early stopping"]
 
 
 def test_new_columns_appear_with_their_data(tmp_path: Path) -> None:
     plain = make_row("base", "deepprune", "linear", 0.7, 0.4)
-    parts, cost = {"intra": 0.1, "inter": 0.3}, {"per_1000_problems": 0.0123}
-    more = {"saving_parts": parts, "cost": cost, "trained_on": True, "chosen_on": None}
+    more = {"saving_parts": SavingParts(0.1, 0.3), "cost": Cost(0.0000123, 0.0123), "trained_on": True}
     assert not {"inside traces", "cost of 1,000"} & {column.label for column in columns([plain])}
-    (row,) = table_rows([plain | more], shown := columns([plain | more]))
+    fuller = replace(plain, **more)
+    (row,) = table_rows([fuller], shown := columns([fuller]))
     cells = {column.label: cell.text for column, cell in zip(shown, row.cells, strict=True)}
     assert cells["inside traces"] == "10.0 %" and cells["across traces"] == "30.0 %"
     assert cells["cost of 1,000"] == "0.0123" and row.marks == "†" and "trained" in row.note
     folder = make_combined(tmp_path, ["1", "2"])
-    combined = json.loads((folder / "combined.json").read_text())
-    combined["recommendation"] = {"words": ["Run <this>."], "frontier_tokens": [1], "frontier_wall": [1, 2]}
-    for number, entry in enumerate(combined["rows"]):
-        entry["id"] = number
-    combined["rows"][0] |= more
-    write_json(folder / "combined.json", combined)
+    table = read_table(folder)
+    first, second, third, *_ = table.rows
+    advice = make_recommendation(
+        words=("Run <this>.",), frontier_tokens=(second.id,), frontier_wall=(second.id, third.id)
+    )
+    rows = (replace(first, **more), *table.rows[1:])
+    write_table(folder, replace(table, rows=rows, recommendations=(advice,)))
     shown_text = "".join(check_harmless(render_report(ReportInputs(folder))).text)
     assert "Run <this>." in shown_text and "† the model or the judge was trained" in shown_text
     assert "what has to be waited for" in shown_text and shown_text.count("after 80 tokens") == 2
+
+
+def test_a_report_is_named_after_its_models_unless_it_has_a_title(tmp_path: Path) -> None:
+    folder = make_combined(tmp_path, ["1", "2"])
+    assert "<title>Secateur: base and pruned</title>" in render_report(ReportInputs(folder))
+    assert "<title>Mine</title>" in render_report(ReportInputs(folder, title="Mine"))
+
+
+def test_the_vote_of_all_n_has_one_name(tmp_path: Path) -> None:
+    """It is explained once, below the table; everywhere else it is the consensus."""
+    html = render_report(ReportInputs(make_combined(tmp_path, ["1", "2"]))).lower()
+    assert html.count("vote of all") == 1 and "consensus is the vote of all 4 traces" in html
+    for other in ("full vote", "vote over all", "held against", "blade"):
+        assert other not in html

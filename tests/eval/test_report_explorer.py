@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 
 from bench.report_size import write_large_run
 from eval.report.bars import printable, ranked
-from eval.report.explorer import read_explorer, summary_of, write_explorer
+from eval.report.explorer import TracedBenchmark, explorer_data, read_traced, run_summaries
 from eval.report.page import ReportInputs, write_report
 from eval.report.texts import Source, TraceTexts, cut_rules, pack_problems, shortened, split_at_cut
+from eval.table.explorer import TracedProblem, read_examples, read_explorer, write_explorer
 from eval.table.method import ReplayModel
 from eval.table.problems import ReplayProblem, ReplayTrace
 from eval.table.pruning import prune_once
 from secateur.deepprune.cut import CutRule, cut_text
 from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.tasks.records import Problem
-from tests.report_runs import HOSTILE, make_combined, make_stored
+from tests.report_runs import make_combined, make_stored
 
 
 def unpacked(block: str) -> dict[str, Any]:
@@ -47,18 +48,19 @@ def test_the_explorer_tells_what_the_replay_decided(tmp_path: Path) -> None:
     problems = [Problem(record.problem_id, "q", "answer 1") for record in plain]
     write_explorer(tmp_path, problems, rules, {"m": records}, {"m": answers})
     for record, told in zip(plain, read_explorer(tmp_path), strict=True):
-        model = told["models"]["m"]
-        assert [run["method"] for run in model["runs"]] == [*rules, "consensus"]
-        for rule, run in zip(rules.values(), model["runs"], strict=False):
+        model = told.models["m"]
+        assert [run.method for run in model.runs] == [*rules, "consensus"]
+        for rule, run in zip(rules.values(), model.runs, strict=False):
             once = prune_once(record, rule)
-            assert run["kept"] == once.kept_tokens and run["survivors"] == once.survivors
-            assert run["right"] == (once.key in record.right)
-            assert run["vote"] is None or model["names"][run["vote"]] == f"answer {once.key}"
-        names = [None if place is None else model["names"][place] for place in model["answers"]]
+            assert list(run.kept) == once.kept_tokens and list(run.survivors) == once.survivors
+            assert run.right == (once.key in record.right)
+            assert run.vote is None or model.names[run.vote] == f"answer {once.key}"
+        names = [None if place is None else model.names[place] for place in model.answers]
         assert names == answers[plain.index(record)]
-        for run, summary in zip(model["runs"], summary_of(told)["m"], strict=True):
-            assert summary["saved"] == pytest.approx(1 - sum(run["kept"]) / sum(model["n_tokens"]), abs=1e-4)
-            assert summary["changed"] == (run["vote"] != model["runs"][-1]["vote"])
+        for run, summary in zip(model.runs, run_summaries(model), strict=True):
+            assert summary.saved == pytest.approx(1 - sum(run.kept) / sum(model.n_tokens), abs=1e-4)
+            assert summary.changed == (run.vote != model.runs[-1].vote)
+            assert (summary.right, summary.consensus_right) == (run.right, model.runs[-1].right)
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 5)), max_size=30))
@@ -97,10 +99,10 @@ def test_texts_come_from_the_trace_folder_and_a_budget_is_kept(tmp_path: Path) -
     words = ["so", "wait", "then", *("".join(chr(97 + c) for c in rng.integers(0, 26, 6)) for _ in range(3000))]
     drawn = {(p, s): " ".join(rng.choice(words, 400)) for p in range(4) for s in range(8)}
     folder = make_stored(tmp_path, 4, 8, lambda p, s: drawn[p, s])
-    records, rules = read_explorer(folder), cut_rules(folder, ["base"], {})
+    problems, rules = read_explorer(folder), cut_rules(folder, ["base"], {"cut_kind": "tokens", "cut_k": 9})
     assert rules == {"base": CutRule("words", 3)}
     texts = TraceTexts.of_run(folder, ["base"], {})
-    source = Source(records, texts, rules)
+    source = Source(problems, texts, rules)
     blocks, limit = pack_problems([source])
     for number, block in enumerate(blocks):
         (model,) = unpacked(block)["models"]
@@ -111,12 +113,25 @@ def test_texts_come_from_the_trace_folder_and_a_budget_is_kept(tmp_path: Path) -
     assert "left out" in "".join(part for parts in unpacked(small[0])["models"][0]["texts"] for part in parts)
 
 
-def test_a_run_that_left_only_examples_is_shown_by_them(tmp_path: Path) -> None:
-    (record,) = read_explorer(make_combined(tmp_path, list(HOSTILE)))
-    model = record["models"]["pruned"]
-    assert [run["method"] for run in model["runs"]] == ["deepprune", "consensus"]
-    assert model["runs"][0]["kept"] == [50, 10, 52, 10, 54, 10] and model["runs"][0]["survivors"] == [0, 2, 4]
-    assert read_explorer(tmp_path / "nowhere") == []
+def test_a_run_whose_trace_folders_are_gone_keeps_the_texts_of_its_examples(tmp_path: Path) -> None:
+    folder = make_combined(tmp_path, ["one so", "two", "three"])
+    texts = TraceTexts.of_run(folder, ["base"], read_examples(folder))
+    assert texts.of("one so", "base", 3) == ["one so", "two", "three"]
+    assert texts.of("another", "base", 2) == ["", ""]
+    assert cut_rules(folder, ["base"], {"cut_kind": "tokens", "cut_k": 9}) == {"base": CutRule("tokens", 9)}
+    assert read_explorer(tmp_path / "nowhere") == [] and read_traced({"mine": tmp_path / "nowhere"}) == []
+
+
+def test_a_model_without_traces_of_a_problem_is_nothing_there(tmp_path: Path) -> None:
+    folder = make_stored(tmp_path, 1, 3, lambda p, s: "so wait then")
+    (problem,) = read_explorer(folder)
+    both = [problem, TracedProblem("other", "q", "1", {"pruned": problem.models["base"]})]
+    data = explorer_data([TracedBenchmark("mine", folder, both)], {"cut_kind": "words", "cut_k": 25})
+    assert [[model is None for model in unpacked(one)["models"]] for one in data.problems] == [
+        [False, True],
+        [True, False],
+    ]
+    assert [[len(runs) for runs in one["runs"]] for one in unpacked(data.index)["problems"]] == [[3, 0], [0, 3]]
 
 
 @pytest.mark.slow

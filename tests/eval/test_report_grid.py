@@ -1,32 +1,33 @@
 """The report of several benchmarks and several n: everything that is drawn belongs to one of each."""
 
-import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from eval.report import scaling as report_scaling
-from eval.report.cards import chosen_model
+from eval.report.cards import OneTrace, chosen_model
+from eval.report.judges import measured_judges
 from eval.report.live import live_rows
 from eval.report.page import ReportInputs, render_report
-from eval.report.training import judge_folders
 from eval.report.views import grid_of, recommendations, run_folders
-from secateur.runtime.files import read_json, write_json
+from secateur.engines.accounting import Usage
+from secateur.results import read_table, write_table
 from tests.eval.test_report import check_harmless
 from tests.judge_records import measure_judge
-from tests.report_runs import make_combined, make_grid
+from tests.report_runs import make_combined, make_grid, make_live, make_recommendation, make_row
 
 
 def test_every_row_is_in_one_view_and_all_together_comes_first(tmp_path: Path) -> None:
-    combined = read_json(make_grid(tmp_path) / "combined.json")
-    grid = grid_of(combined["rows"])
+    table = read_table(make_grid(tmp_path))
+    grid = grid_of(table.rows)
     assert grid.benchmarks == ["all", "alpha", "beta"] and grid.ns == [12, 4]
     assert [(view.benchmark, view.n) for view in grid.views][:2] == [("all", 12), ("all", 4)]
-    shown = [(row["id"], view.benchmark, view.n) for view in grid.views for row in view.rows]
-    assert sorted(shown) == sorted((row["id"], row["benchmark"], row["n"]) for row in combined["rows"])
-    assert list(recommendations(combined)) == grid.benchmarks
-    assert run_folders(combined, tmp_path) == {"alpha": tmp_path / "alpha", "beta": tmp_path / "beta"}
+    shown = [(row.id, view.benchmark, view.n) for view in grid.views for row in view.rows]
+    assert sorted(shown) == sorted((row.id, row.benchmark, row.n) for row in table.rows)
+    assert list(recommendations(table)) == grid.benchmarks
+    assert run_folders(table, tmp_path) == {"alpha": tmp_path / "alpha", "beta": tmp_path / "beta"}
 
 
 def test_a_page_of_a_grid_is_harmless_and_its_problems_keep_apart(tmp_path: Path) -> None:
@@ -58,19 +59,19 @@ def test_a_run_on_one_source_with_one_n_offers_no_choice(tmp_path: Path) -> None
 
 
 def test_one_source_with_several_n_and_several_sources_with_one(tmp_path: Path) -> None:
-    combined = read_json(make_grid(tmp_path) / "combined.json")
-    some = [row for row in combined["rows"] if row["benchmark"] == "alpha"]
-    write_json(tmp_path / "combined.json", combined | {"rows": some, "folders": {"alpha": "alpha"}})
+    table = read_table(make_grid(tmp_path))
+    some = tuple(row for row in table.rows if row.benchmark == "alpha")
+    write_table(tmp_path, replace(table, rows=some, folders={"alpha": "alpha"}))
     html = render_report(ReportInputs(tmp_path))
     assert 'id="n"' in html and 'id="benchmark"' not in html and "data-benchmark=" not in html.partition("<script")[0]
-    some = [row for row in combined["rows"] if row["n"] == 12]
-    write_json(tmp_path / "combined.json", combined | {"rows": some})
+    some = tuple(row for row in table.rows if row.n == 12)
+    write_table(tmp_path, replace(table, rows=some))
     html = render_report(ReportInputs(tmp_path))
     assert 'id="benchmark"' in html and 'id="n"' not in html and "What more traces buy" not in html
 
 
 def test_the_scaling_charts_show_what_the_rows_say(tmp_path: Path) -> None:
-    grid = grid_of(read_json(make_grid(tmp_path, (4, 8, 12)) / "combined.json")["rows"])
+    grid = grid_of(read_table(make_grid(tmp_path, (4, 8, 12))).rows)
     drawn = report_scaling.scaling(grid)
     assert [(one.benchmark, one.measure.name) for one in drawn[:3]] == [
         ("all", "accuracy"),
@@ -78,7 +79,7 @@ def test_the_scaling_charts_show_what_the_rows_say(tmp_path: Path) -> None:
         ("all", "longest path"),
     ]
     assert len(drawn) == 9 and all(
-        [chart.title for chart in one.charts] == ["vote of all n", "DeepPrune · linear"] for one in drawn
+        [chart.title for chart in one.charts] == ["consensus", "DeepPrune · linear"] for one in drawn
     )
     accuracy, net, _ = drawn[:3]
     line = accuracy.charts[1].lines[0]
@@ -96,15 +97,15 @@ def test_the_scaling_charts_show_what_the_rows_say(tmp_path: Path) -> None:
         assert min(heights) >= 0 and max(heights) <= report_scaling.HEIGHT and len(one.y_ticks) >= 2
 
 
-def test_live_stands_beside_its_replay(tmp_path: Path) -> None:
-    entry = read_json(make_grid(tmp_path) / "combined.json")["live"][0]
+def test_live_stands_beside_its_replay() -> None:
+    entry = make_live("alpha")
     (row,) = live_rows([entry])
     assert row.generated == ("100", "90") and row.judged is None and row.longest == ("90", "90")
     assert (
         row.wall == ("1.5", "–") and row.interval == "−0.100 … +0.100" and row.unequal == [("<i>p0</i>", "other <b>")]
     )
-    many = entry | {"unequal": {f"p{k}": "x" for k in range(50)}, "live": entry["live"] | {"judge_prefill": 30}}
-    (row,) = live_rows([many])
+    read = replace(entry.live, tokens=entry.live.tokens + Usage(judge_prefill=30))
+    (row,) = live_rows([replace(entry, unequal={f"p{k}": "x" for k in range(50)}, live=read)])
     assert len(row.unequal) + row.more == 50 and row.judged == ("10", "0")
 
 
@@ -117,32 +118,34 @@ def test_live_stands_beside_its_replay(tmp_path: Path) -> None:
         (["base", "pruned"], "elsewhere", "pruned"),
     ],
 )
-def test_the_main_card_is_of_the_model_that_is_recommended(models: list[str], overall: str, chosen: str) -> None:
-    rows = [{"model": model, "id": model[0]} for model in models]
-    assert chosen_model(models, {"overall": overall}, rows) == chosen
+def test_the_main_card_is_of_the_recommended_model(models: list[str], overall: str | None, chosen: str) -> None:
+    rows = [make_row(model, "consensus", None, 0.5, 0.0, id=model[0]) for model in models]
+    assert chosen_model(models, make_recommendation(overall=overall), rows) == chosen
+    assert overall == "c" or chosen_model(models, None, rows) == chosen
 
 
 def test_the_control_is_a_third_model_everywhere(tmp_path: Path) -> None:
     folder = make_combined(tmp_path / "in", ["1", "2"])
-    combined = json.loads((folder / "combined.json").read_text())
-    for row in [row for row in combined["rows"] if row["model"] == "base"]:
-        combined["rows"].append(row | {"model": "control"})
-    write_json(folder / "combined.json", combined)
+    table = read_table(folder)
+    third = [replace(row, model="control", id=f"third/{row.id}") for row in table.rows if row.model == "base"]
+    write_table(folder, replace(table, rows=(*table.rows, *third)))
     names = ("base", "pruned", "control")
-    for name in names:
-        measure_judge(tmp_path / name)
-    entry = {"pass_at_1": 0.5, "mean_tokens": 80.0}
-    lengths, summary = {name: [50, 60] for name in names}, dict.fromkeys(names, entry)
     judges = {name: tmp_path / name for name in names}
-    html = render_report(ReportInputs(folder, judges=judges, lengths=lengths, summary=summary))
+    for judge in judges.values():
+        measure_judge(judge)
+    lengths, one_trace = {name: [50, 60] for name in names}, dict.fromkeys(names, OneTrace(0.5, 80.0))
+    html = render_report(ReportInputs(folder, judges=judges, lengths=lengths, one_trace=one_trace))
     for words in (
-        "Net saving, DeepPrune on control", "control, vote of all 4 traces", "control: mean 55",
+        "Net saving, DeepPrune on control", "control, consensus", "control: mean 55",
         "Judge for the control model: linear", "0.50 without a binding limit", "control 0.900",
     ):  # fmt: skip
         assert words in html
     assert html.count('class="card main"') == 1 and "on pruned" in html.partition('class="card main"')[2][:120]
     given = {"judges": {"base": [str(tmp_path / "base"), "random"], "control": str(tmp_path / "control")}}
-    assert [(found.model, found.folder.name) for found in judge_folders({}, given)] == [
-        ("base", "base"),
-        ("control", "control"),
+    measure_judge(tmp_path / "base", kind="pairwise")
+    assert [(found.model, found.metrics.kind) for found in measured_judges({}, given)] == [
+        ("base", "pairwise"),
+        ("control", "linear"),
     ]
+    measure_judge(tmp_path / "control", auroc=None, auroc_ci95=None)  # its test problems had pairs of one kind only
+    assert [found.model for found in measured_judges({}, given)] == ["base"]

@@ -12,12 +12,13 @@ from eval.budget_forcing import BudgetForcingConfig
 from eval.one_model.config import SingleConfig
 from eval.one_model.figures import Graded, differences, figures_of, grade_folder, macro_figures
 from eval.one_model.sampling import for_each_model
+from eval.one_model.summary import read_summary
 from eval.single import main
 from eval.traces.benchmarks import benchmark_name
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, read_jsonl, write_text
+from secateur.runtime.files import read_jsonl, write_text
 from secateur.tasks.answers.equality import GRADER_VERSION
 from secateur.tasks.records import Problem, Trace
 
@@ -109,19 +110,19 @@ def graded(right: list[list[bool]], length: int) -> Graded:
 def test_the_mean_over_benchmarks_weighs_each_the_same() -> None:
     many, few = graded([[True]] * 9, 10), graded([[False]], 30)
     macro = macro_figures({"many": many, "few": few})
-    assert macro["pass_at_1"] == pytest.approx(0.5) and macro["benchmarks"] == 2
-    assert macro["mean_tokens"] == pytest.approx((14 + 30) / 2)
+    assert macro.pass_at_1 == pytest.approx(0.5) and macro.benchmarks == 2
+    assert macro.mean_tokens == pytest.approx((14 + 30) / 2)
 
 
 def test_a_model_compared_with_itself_differs_by_exactly_nothing() -> None:
     mine = {"a": graded([[True, False], [False, False], [True, True]], 10), "b": graded([[True, False]], 5)}
     found = differences(mine, mine)
-    assert found["a"]["pass_at_1"] == found["macro"]["mean_tokens"] == (0, 0, 0)
-    assert found["a"]["tokens_ratio"] == (1, 1, 1)
+    assert found["a"].pass_at_1 == found["macro"].mean_tokens == (0, 0, 0)
+    assert found["a"].tokens_ratio == (1, 1, 1) and found["macro"].tokens_ratio is None
     longer = {"a": graded([[True, True]] * 3, 20), "b": graded([[True, True]], 10)}
     changed = differences(mine, longer)
-    assert changed["a"]["mean_tokens"] == (10, 10, 10)  # paired: what problems have in common falls out
-    assert changed["a"]["pass_at_1"][0] == pytest.approx(0.5)
+    assert changed["a"].mean_tokens == (10, 10, 10)  # paired: what problems have in common falls out
+    assert changed["a"].pass_at_1[0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -150,21 +151,21 @@ def config(tmp_path, tiny_model) -> Path:
 def test_a_run_that_was_cut_off_gives_the_same_samples(run_single, tmp_path) -> None:
     run_single()
     file = tmp_path / "out/tiny/arithmetic_validation/traces-rank0.jsonl"
-    whole, summary = sorted(file.read_text().splitlines()), read_json(tmp_path / "out/summary.json")
-    assert len(whole) == 15
+    everything, summary = sorted(file.read_text().splitlines()), read_summary(tmp_path / "out")
+    assert len(everything) == 15
     kept = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(kept[:6]) + kept[6][:20])  # as a kill leaves it
     verdicts = file.with_name("results.jsonl")
     graded = verdicts.read_text()
     write_text(verdicts, graded.replace("false", "true"))  # those of another grader, say, are made anew
     run_single()
-    assert sorted(file.read_text().splitlines()) == whole
-    assert read_json(tmp_path / "out/summary.json") == summary
+    assert sorted(file.read_text().splitlines()) == everything
+    assert read_summary(tmp_path / "out") == summary
     assert verdicts.read_text() == graded
-    entry = summary["models"]["tiny"]["arithmetic_validation"]
-    assert (entry["samples"], entry["problems"]) == (3, 5)
-    assert 1 <= entry["mean_tokens"] <= 20
-    assert summary["grader"] == GRADER_VERSION and summary["macro"] == {}
+    entry = summary.models["tiny"]["arithmetic_validation"]
+    assert (entry.samples, entry.problems) == (3, 5) and list(entry.pass_at_k) == [1, 2]
+    assert 1 <= entry.mean_tokens <= 20
+    assert summary.grader == GRADER_VERSION and summary.macro == {}
 
 
 def test_several_benchmarks_and_models_in_one_run(run_single, tmp_path, tiny_model, capsys) -> None:
@@ -172,18 +173,18 @@ def test_several_benchmarks_and_models_in_one_run(run_single, tmp_path, tiny_mod
     models = f"{{one: {tiny_model}, other: {tiny_model}}}"
     arguments = ["--problems", problems, "--samples", "{first: 2, second: 3}", "--models", models]
     run_single(*arguments, "--problem_count", "{first: 4, second: 2}", "--pass_k", "[2]")
-    summary = read_json(tmp_path / "out/summary.json")
-    sizes = {name: (entry["problems"], entry["samples"]) for name, entry in summary["models"]["one"].items()}
+    summary = read_summary(tmp_path / "out")
+    sizes = {name: (entry.problems, entry.samples) for name, entry in summary.models["one"].items()}
     assert sizes == {"first": (4, 2), "second": (2, 3)}
-    assert summary["models"]["one"] == summary["models"]["other"]  # the same weights and seeds
-    assert summary["differences"]["other"]["first"]["mean_tokens"] == [0, 0, 0]
-    assert summary["macro"]["one"]["benchmarks"] == 2
+    assert summary.models["one"] == summary.models["other"]  # the same weights and seeds
+    assert summary.differences["other"]["first"].mean_tokens == (0, 0, 0)
+    assert summary.macro["one"].benchmarks == 2
     with open(tmp_path / "out/summary.csv", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
     assert [(row["model"], row["benchmark"]) for row in rows[:3]] == [
         ("one", "first"), ("one", "second"), ("one", "macro")
     ]  # fmt: skip
-    assert float(rows[0]["mean_tokens"]) == summary["models"]["one"]["first"]["mean_tokens"]
+    assert float(rows[0]["mean_tokens"]) == summary.models["one"]["first"].mean_tokens
     assert (tmp_path / "out/lengths.png").read_bytes().startswith(b"\x89PNG")
     lines = [line for line in capsys.readouterr().out.splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= 118  # the lines of differences are the widest
@@ -278,7 +279,7 @@ def test_two_processes_give_the_samples_of_one(config, run_single, tmp_path, rep
         return {(e.problem.id, s.trace.sample): s.trace.token_ids for e in entries for s in e.traces}
 
     assert samples(two) == samples(tmp_path / "out")
-    one, both = (read_json(folder / "summary.json")["models"] for folder in (tmp_path / "out", two))
+    one, both = (read_summary(folder).models for folder in (tmp_path / "out", two))
     assert one == both
 
 

@@ -1,20 +1,24 @@
 """Plain tables: what stands in a CSV file, and how wide a table may be where nobody looks."""
 
 import csv
-import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from secateur.runtime import tables
-from secateur.runtime.tables import WIDTH, plain_table, print_table, write_csv
+from secateur.runtime.tables import WIDTH, plain_table, print_table, wide_console, write_csv
 
 
-def test_a_csv_has_every_column_in_the_order_of_its_first_appearance(tmp_path) -> None:
-    write_csv(tmp_path / "t.csv", [{"b": 1, "a": "x,y"}, {"c": None, "a": 0.5}])
-    lines = list(csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text(encoding="utf-8"))))
-    assert list(lines[0]) == ["b", "a", "c"]
-    assert [line["a"] for line in lines] == ["x,y", "0.5"] and lines[1]["b"] == lines[1]["c"] == ""
+def test_a_csv_has_every_key_once_in_the_order_of_their_first_appearance(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", [{"a": 1, "b": None}, {"c": 'x, "y"', "a": 2.5}])
+    lines = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert list(lines[0]) == ["a", "b", "c"]
+    assert [line["a"] for line in lines] == ["1", "2.5"] and lines[1]["c"] == 'x, "y"' and lines[0]["c"] == ""
+
+
+def test_a_log_file_has_room_for_more_than_it_reports() -> None:
+    assert wide_console().width >= WIDTH and wide_console(200).width >= 200
 
 
 @pytest.mark.parametrize(("terminal", "width"), [(False, WIDTH), (True, 40)])

@@ -53,8 +53,8 @@
     all: () => true,
     saved: () => true,
     changed: (run) => run.changed,
-    lost: (run) => run.full && !run.right,
-    wrong: (run) => !run.full,
+    lost: (run) => run.consensus_right && !run.right,
+    wrong: (run) => !run.consensus_right,
   };
 
   function listProblems() {

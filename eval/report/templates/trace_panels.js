@@ -44,10 +44,10 @@ const tracePanels = (() => {
   /* `read(view, trace)` opens a trace in the reader. */
   function drawPanel(name, model, runPlace, axis, read) {
     const run = model.runs[runPlace];
-    const full = model.runs[model.runs.length - 1];
+    const consensus = model.runs[model.runs.length - 1];
     const [spent, total] = [run.kept, model.n_tokens].map((list) => list.reduce((a, b) => a + b, 0));
     const head = make("div", "head", make("div", "name", bdi(name)), voteLine("vote", model, run));
-    if (run !== full) head.append(voteLine(`all ${model.n_tokens.length}`, model, full));
+    if (run !== consensus) head.append(voteLine("consensus", model, consensus));
     const share = total ? 1 - spent / total : 0;
     head.append(make("div", "soft", `${count(spent)} of ${count(total)} tokens generated, −${percent(share)} gross`));
     const panel = make("section", model.n_tokens.length > DENSE ? "panel dense" : "panel", head);
@@ -55,7 +55,7 @@ const tracePanels = (() => {
     const order = [];
     for (const [rank, traces] of clusters(model, run)) {
       const group = make("div", tint(rank));
-      if (run !== full) group.append(clusterHead(rank, traces, model));
+      if (run !== consensus) group.append(clusterHead(rank, traces, model));
       for (const trace of traces) {
         group.append(traceButton({ name, model, run, order, read }, trace, rank, axis, order.length === 0));
         order.push(trace);

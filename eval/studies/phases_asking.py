@@ -1,21 +1,28 @@
-"""A chat endpoint that is asked one question at a time, from several threads: bounded in time and size, and silent
-about its key."""
+"""Asking about the phases of traces: a chat endpoint, and the file of its answers.
+
+The endpoint is asked one question at a time, from several threads: bounded in time and size, silent about its key.
+"""
 
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from eval.studies.phases import UnreadableAnswer
+from eval.studies.phases import Span, Spans, Steps, UnreadableAnswer, messages, read_answer
+from eval.studies.traces import TraceKey
 from secateur.engines.openai.streams import check_url
+from secateur.runtime.console import progress
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON, append_jsonl, read_jsonl, repair_torn_tail
 
 _MOST_BYTES = 1 << 20  # of an answer: ten spans need less than a thousandth
 _LONGEST_PAUSE_S = 30.0
 _SHOWN_CHARACTERS = 200
+_TRIES = 2
 
 
 class _Message(BaseModel):
@@ -49,7 +56,7 @@ class ChatEndpoint:
         timeout_s: float = 120.0,
         retries: int = 3,
         pause_s: float = 1.0,
-        extra_body: Mapping[str, Any] | None = None,
+        extra_body: Mapping[str, JSON] | None = None,
     ) -> None:
         self._url = f"{check_url(base_url).rstrip('/')}/chat/completions"
         self._key, self._key_env = os.environ.get(key_env), key_env
@@ -65,7 +72,7 @@ class ChatEndpoint:
         self._client.close()
 
     def ask(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The content of the answer. Raises `UnreadableAnswer` for a reply that is no whole chat answer, and
+        """The content of the answer. Raises `UnreadableAnswer` for a reply that is no complete chat answer, and
         `InputError` for a server that refuses or cannot be reached."""
         for attempt in range(self._retries + 1):
             try:
@@ -79,7 +86,7 @@ class ChatEndpoint:
             "command again when it runs, what is answered is kept"
         )
 
-    def _post(self, body: Mapping[str, Any]) -> bytes:
+    def _post(self, body: Mapping[str, JSON]) -> bytes:
         deadline, content = time.monotonic() + self._timeout_s, bytearray()
         with self._client.stream("POST", self._url, json=body) as response:
             for part in response.iter_bytes():
@@ -113,3 +120,50 @@ class ChatEndpoint:
         if not choices or choices[0].finish_reason == "length":
             raise UnreadableAnswer("cut off" if choices else "no chat answer")
         return choices[0].message.content
+
+
+def ask(endpoint: ChatEndpoint, steps: Steps) -> tuple[Spans | None, str | None]:
+    """(spans, None), or (None, why the last answer could not be read)."""
+    reason = None
+    for _ in range(_TRIES):
+        try:
+            return read_answer(endpoint.ask(messages(steps.texts)), len(steps.texts)), None
+        except UnreadableAnswer as error:
+            reason = str(error)
+    return None, reason
+
+
+def ask_missing(endpoint: ChatEndpoint, wanted: Mapping[TraceKey, Steps], path: Path, concurrency: int) -> None:
+    """Append a line to `path` for every trace that it lacks. A server that refuses ends it; what came is kept."""
+    done = read_answers(path)
+    missing = {key: steps for key, steps in wanted.items() if key not in done}
+    with (
+        progress("phases", len(missing)) as shown,
+        ThreadPoolExecutor(max_workers=concurrency) as pool,
+    ):
+        futures = {pool.submit(ask, endpoint, steps): key for key, steps in missing.items()}
+        try:
+            for future in as_completed(futures):
+                append_jsonl(path, [_line(futures[future], *future.result())])
+                shown.advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _line(key: TraceKey, spans: Spans | None, reason: str | None) -> dict[str, JSON]:
+    found = None if spans is None else {phase: span.model_dump() for phase, span in spans.items()}
+    names = ("model", "benchmark", "problem_id", "sample")
+    return dict(zip(names, key, strict=True)) | {"phases": found, "unreadable": reason}
+
+
+def read_answers(path: Path) -> dict[TraceKey, Spans | None]:
+    """Spans of every trace that was asked about so far, None where the answer could not be read."""
+    repair_torn_tail(path)
+    lines = (line for _, line in read_jsonl(path)) if path.is_file() else ()
+    return {
+        (line["model"], line["benchmark"], line["problem_id"], line["sample"]): None
+        if line["phases"] is None
+        else {phase: Span(**span) for phase, span in line["phases"].items()}
+        for line in lines
+    }

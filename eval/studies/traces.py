@@ -1,24 +1,28 @@
-"""What the analyses of a model's traces share: reading traces, pairing problems, claiming a folder."""
+"""Traces as the studies read them, and the folder that a study can go on in."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from eval.traces.benchmarks import stem_of
 from eval.traces.foreign import read_foreign
 from secateur.deepprune.cut import CutRule
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import JSON, read_json, write_json
 from secateur.tasks.records import Problem, Trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TraceKey = tuple[str, str, str, int | str]
+"""Model that wrote a trace, benchmark, problem id, sample."""
+
 
 @dataclass(frozen=True)
-class TracedProblem:
+class ReadProblem:
     """One problem of one benchmark with a model's traces of it."""
 
     benchmark: str
@@ -32,7 +36,7 @@ class TracedProblem:
 
 def read_model_traces(
     name: str, path: str | Path, tokenizer: "PreTrainedTokenizerBase | None" = None
-) -> list[TracedProblem]:
+) -> list[ReadProblem]:
     """The traces of model `name` at `path`: a trace folder, a folder of trace folders (one per benchmark, as
     eval/single.py leaves them), or a `.jsonl[.gz]` file of traces made elsewhere, whose tokens `tokenizer` counts; of
     a file with several models those that it calls `name`. Raises `InputError` for anything else.
@@ -44,21 +48,20 @@ def read_model_traces(
     if not folders:
         raise InputError(f"key 'traces.{name}' has the value '{path}': neither traces there nor folders of traces")
     return [
-        TracedProblem(folder.name, entry.problem, [stored.trace for stored in entry.traces])
+        ReadProblem(folder.name, entry.problem, [stored.trace for stored in entry.traces])
         for folder in folders
         for entry in read_trace_folder(folder)
     ]
 
 
-def _from_file(name: str, path: Path, tokenizer: "PreTrainedTokenizerBase | None") -> list[TracedProblem]:
+def _from_file(name: str, path: Path, tokenizer: "PreTrainedTokenizerBase | None") -> list[ReadProblem]:
     models = read_foreign(path, CutRule(), tokenizer)
     if len(models) > 1 and name not in models:
         raise InputError(
             f"{path}: holds the traces of {', '.join(models)}; key 'traces' must call its model by one of these names"
         )
     entries = models.get(name) or next(iter(models.values()))
-    benchmark = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    return [TracedProblem(benchmark, entry.problem, [s.trace for s in entry.traces]) for entry in entries]
+    return [ReadProblem(stem_of(path), entry.problem, [s.trace for s in entry.traces]) for entry in entries]
 
 
 def check_traces_key(traces: Mapping[str, str]) -> None:
@@ -80,8 +83,8 @@ def tokens_of(trace: Trace) -> int:
 
 
 def common_problems(
-    first: Sequence[TracedProblem], other: Sequence[TracedProblem]
-) -> tuple[list[TracedProblem], list[TracedProblem]] | None:
+    first: Sequence[ReadProblem], other: Sequence[ReadProblem]
+) -> tuple[list[ReadProblem], list[ReadProblem]] | None:
     """Both sides in the same order if they are about the same problems, so that they can be compared in pairs."""
     by_key = {entry.key: entry for entry in other}
     if by_key.keys() != {entry.key for entry in first}:
@@ -89,7 +92,7 @@ def common_problems(
     return list(first), [by_key[entry.key] for entry in first]
 
 
-def claim_folder(folder: str | Path, settings: Mapping[str, Any]) -> None:
+def claim_folder(folder: str | Path, settings: Mapping[str, JSON]) -> None:
     """Begin `folder` with `settings`, or go on with it; one begun with others raises `InputError`, untouched."""
     path, wanted = Path(folder) / "settings.json", json.loads(json.dumps(settings))
     if not path.is_file():
