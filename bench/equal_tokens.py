@@ -20,10 +20,8 @@ import numpy as np
 
 from bench.equal_tokens_report import BenchResult, BenchRow, MethodFigures, Mix, write_report
 from eval.studies.rule_sweep import StoredRun, load_run
-from eval.table.method import Parameters
-from eval.table.problems import Outcome, ReplayProblem, mean_outcome, part, rng_for
-from eval.table.pruning import deepprune, prune_once
-from eval.table.rules import changed_rule
+from eval.table.method import Outcome, Parameters, ReplayProblem, mean_outcome, part, rng_for
+from eval.table.pruning import changed_rule, deepprune, prune_once
 from eval.table.sequential import adaptive_consistency, average
 from eval.table.votes import consensus, consensus_equal_tokens, single, vote_of_some
 from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule

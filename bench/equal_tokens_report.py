@@ -12,12 +12,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from rich import box
 from rich.table import Table
 
-from secateur.runtime.console import say
+from secateur.runtime.console import print_table, say
 from secateur.runtime.files import write_json, write_text
 from secateur.runtime.pictures import PLOT_STYLE, save_png
 from secateur.runtime.records import as_json
 from secateur.runtime.statistics import Bounds
-from secateur.runtime.tables import print_table
 
 # Okabe & Ito: told apart by people with any common colour blindness.
 _COLOURS = ("#d55e00", "#e69f00", "#cc79a7", "#999933", "#0072b2", "#009e73", "#56b4e9", "#000000")

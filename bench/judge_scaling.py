@@ -28,10 +28,10 @@ import numpy as np
 from bench.judge_scaling_report import ScalingReport, ScalingRow, WayFigures, write_report
 from secateur.deepprune.clustering import cluster_asking, cluster_traces
 from secateur.deepprune.cut import CutDetector, CutRule, cut_pieces
-from secateur.deepprune.decision import decision_seed
 from secateur.deepprune.judges.base import CutTrace, Judge
 from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.judges.pairwise import PairwiseJudge
+from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.replay import replay
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import Usage, net_cost

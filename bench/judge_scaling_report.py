@@ -10,11 +10,10 @@ from matplotlib.ticker import FuncFormatter
 from rich import box
 from rich.table import Table
 
-from secateur.runtime.console import say
+from secateur.runtime.console import print_table, say
 from secateur.runtime.files import write_json, write_text
 from secateur.runtime.pictures import PLOT_STYLE, save_png
 from secateur.runtime.records import as_json
-from secateur.runtime.tables import print_table
 
 GOAL = 0.02  # share of the traces' tokens that own states may cost
 _COLUMNS = ("judge ÷ traces", "range", "judge ÷ cuts", "saved gross", "saved net")

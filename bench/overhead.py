@@ -38,8 +38,7 @@ from schedules.config import read_run_config
 from secateur.runtime.config import split_command_line
 from secateur.runtime.console import progress, say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.process import entry_point
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks, entry_point
 from trainers import grpo_len
 from trainers.grpo.data import round_rows
 from trainers.grpo.job import RoundJob

@@ -29,8 +29,7 @@ import yaml
 
 from eval.table.assemble import ModelTraces
 from eval.table.config import CombinedConfig
-from eval.table.method import Method, Parameters, ReplayModel
-from eval.table.problems import Outcome
+from eval.table.method import Method, Outcome, Parameters, ReplayModel
 from eval.table.pruning import deepprune, prune_in_orders, random_traces
 from eval.table.registry import METHODS
 from eval.table.votes import EQUAL_TOKENS, RANDOM_TRACES, consensus_equal_tokens

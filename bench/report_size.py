@@ -19,9 +19,8 @@ import numpy as np
 
 from eval.report.page import ReportInputs, write_report
 from eval.table.explorer import write_explorer
-from eval.table.method import ReplayModel
-from eval.table.problems import ReplayProblem, ReplayTrace
-from eval.table.rules import PUBLISHED
+from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace
+from eval.table.pruning import PUBLISHED
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import Usage
 from secateur.results import Row, Table, write_table

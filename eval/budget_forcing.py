@@ -20,9 +20,15 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from eval.one_model.config import SingleConfig
 from eval.one_model.figures import figures_of, grade_folder
-from eval.one_model.sampling import OpenedModel, for_each_model, grade_model, prompt_lengths, sample_model
+from eval.one_model.sampling import (
+    OpenedModel,
+    SingleConfig,
+    for_each_model,
+    grade_model,
+    prompt_lengths,
+    sample_model,
+)
 from eval.studies.budget import (
     FORCING,
     OF_FAMILY,
@@ -47,8 +53,7 @@ from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
-from secateur.runtime.process import entry_point
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.records import as_json
 from secateur.runtime.statistics import mean_with_interval
 from secateur.tasks.answers.equality import GRADER_VERSION

@@ -21,8 +21,7 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
-from secateur.runtime.process import entry_point
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks, entry_point
 from secateur.tasks.prompts import starts_inside_thinking
 from secateur.tasks.records import Problem
 

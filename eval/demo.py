@@ -15,14 +15,14 @@ from typing import Literal
 from rich.markup import escape
 
 from eval.one_model.figures import ModelFigures
-from eval.one_model.summary import read_summary
+from eval.one_model.report import read_summary
 from eval.report.cards import OneTrace
 from eval.report.page import ReportInputs, write_report
 from eval.stages import REPOSITORY, Stage, StageRunner, end_children_on_signals, launched, python
 from eval.table.terminal import print_results
 from schedules.records import SelectionRecord, finished_rounds
-from secateur.deepprune.judges.figures import JudgeMetrics, read_metrics
 from secateur.deepprune.judges.kinds import linear, own_states, pairwise
+from secateur.deepprune.judges.record import JudgeMetrics, read_metrics
 from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.results import Difference, LiveEquality, Row, Table, read_table

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from eval.table.csv import rows_as_csv
-from eval.table.settings import check_joinable
+from eval.table.config import check_joinable
 from eval.table.terminal import print_results
-from secateur.results import TABLE_FILE, Difference, Row, Table, read_table
+from secateur.results import TABLE_FILE, Difference, Row, Table, read_table, rows_as_csv
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say
 from secateur.runtime.errors import InputError

@@ -15,14 +15,13 @@ from rich.markup import escape
 
 from eval.studies.rule_sweep import FIXED, StoredCells, Sweep, gather, load_run, rules_to_try, write_sweep
 from eval.studies.rule_sweep_report import print_sweep, write_plot, write_rows
-from eval.table.rules import changed_rule
+from eval.table.pruning import changed_rule
 from eval.traces.sampling import wait_for_all_processes
 from secateur.deepprune.rule import PruneRule
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.process import entry_point
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks, entry_point
 
 
 @dataclass(kw_only=True)

@@ -12,16 +12,12 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from eval.one_model.config import SingleConfig
-from eval.one_model.report import csv_rows, draw_lengths, show
-from eval.one_model.sampling import for_each_model, grade_all, sample_alone
-from eval.one_model.summary import Grades, summarise, write_summary
+from eval.one_model.report import Grades, csv_rows, draw_lengths, show, summarise, write_summary
+from eval.one_model.sampling import SingleConfig, for_each_model, grade_all, sample_alone
 from eval.traces.sampling import wait_for_all_processes
 from secateur.runtime.config import parse_config
-from secateur.runtime.console import say, use_one_torch_thread
-from secateur.runtime.process import entry_point
-from secateur.runtime.ranks import current_ranks
-from secateur.runtime.tables import write_csv
+from secateur.runtime.console import say, use_one_torch_thread, write_csv
+from secateur.runtime.process import current_ranks, entry_point
 
 
 def report(config: SingleConfig, graded: Grades) -> None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from secateur.deepprune.controller import LiveResult, ProblemJob, TraceResult, run_live
     from secateur.deepprune.cut import CutRule
-    from secateur.deepprune.decision import Decision
     from secateur.deepprune.judges.base import Judge, JudgeError
     from secateur.deepprune.judges.folder import load_judge
+    from secateur.deepprune.policy import Decision
     from secateur.deepprune.prune import PruneResult, prune
     from secateur.deepprune.rule import (
         ADAPTIVE_RULE,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "deepprune.prune": ("prune", "PruneResult"),
     "deepprune.controller": ("run_live", "ProblemJob", "LiveResult", "TraceResult"),
-    "deepprune.decision": ("Decision",),
+    "deepprune.policy": ("Decision",),
     "deepprune.judges.folder": ("load_judge",),
     "deepprune.judges.base": ("Judge", "JudgeError"),
     "deepprune.rule": ("PruneRule", "ClusterRule", "StartRule", "FinishRule", "ADAPTIVE_RULE", "PUBLISHED_RULE"),

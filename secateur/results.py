@@ -1,20 +1,24 @@
-"""What an evaluation leaves behind for others: the table of `combined.json` as typed records.
+"""What an evaluation leaves behind for others: the table of `combined.json` as typed records, and as combined.csv.
 
 `eval/combined.py` writes it, everything else reads it: reports, trackers, model cards, benchmarks, your own programs.
 
     from secateur import read_table
     for row in read_table("outputs/table").rows:
         print(row.model, row.method, row.accuracy, row.saving_net)
+
+The CSV has one column per number, for spreadsheets and data frames.
 """
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from secateur.engines.accounting import Usage
 from secateur.runtime.files import JSON
-from secateur.runtime.records import read_record, write_record
+from secateur.runtime.records import as_json, read_record, write_record
 from secateur.runtime.statistics import Bounds
 
 FORMAT = 1
@@ -282,3 +286,44 @@ def read_table(path: str | Path) -> Table:
     file = Path(path)
     file = file / TABLE_FILE if file.is_dir() else file
     return read_record(file, Table, FORMAT, "start eval/combined.py again, which makes it anew from what is stored")
+
+
+Value = str | int | float | bool | None
+
+
+def flat_row(row: Mapping[str, JSON], prefix: str = "") -> dict[str, Value]:
+    """Nested keys joined by underscores; an interval `…_ci95` or `ci95` becomes `…_low` and `…_high`.
+
+    >>> flat_row({"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "tokens": {"generated": 7}, "cost": None})
+    {'accuracy': 0.5, 'accuracy_low': 0.4, 'accuracy_high': 0.6, 'tokens_generated': 7, 'cost': None}
+    """
+    flat: dict[str, Value] = {}
+    for key, value in row.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flat_row(value, f"{name}_")
+        elif isinstance(value, list | tuple):
+            stem = name.removesuffix("ci95").removesuffix("_")
+            flat |= {f"{stem}_low": value[0], f"{stem}_high": value[1]}
+        else:
+            flat[name] = value
+    return flat
+
+
+def flat_table(records: Sequence[Row] | Sequence[Difference]) -> tuple[list[str], list[list[Value]]]:
+    """Columns, and one list of values per record; what a record does not have is None."""
+    rows = [as_json(record) for record in records]
+    flat = [flat_row(row) for row in rows]
+    nested = {key for row in rows for key, value in row.items() if isinstance(value, Mapping)}
+    columns = [key for key in dict.fromkeys(key for row in flat for key in row) if key not in nested]
+    return columns, [[row.get(column) for column in columns] for row in flat]
+
+
+def rows_as_csv(rows: Sequence[Row]) -> str:
+    """A header and one line per row; what a row does not have stays empty, as does null."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns, lines = flat_table(rows)
+    writer.writerow(columns)
+    writer.writerows(lines)
+    return text.getvalue()

@@ -6,15 +6,16 @@ from typing import Any
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.calibration import CalibrationFigures
-from secateur.deepprune.judges.figures import (
+from secateur.deepprune.judges.record import (
     JudgeCost,
     JudgeMetrics,
+    JudgeRecord,
     PairFigures,
     ScoreFigures,
     TrainingFigures,
+    write_judge,
     write_metrics,
 )
-from secateur.deepprune.judges.record import JudgeRecord, write_judge
 from secateur.runtime.files import JSON
 
 CURVE = ((0.0, 0.0), (0.1, 0.8), (1.0, 1.0))

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from trl import GRPOConfig
 
-from eval.table.rules import rule_keys
+from eval.table.pruning import rule_keys
 from rewards.registry import REWARDS
 from schedules.config import ScheduleConfig
 from secateur.deepprune.judges.registry import JUDGE_KINDS

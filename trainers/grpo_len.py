@@ -33,8 +33,7 @@ from schedules.state import Action, RunFolder, hold_folder
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.launch_file import check_saves_weights
-from secateur.runtime.process import entry_point
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options

@@ -23,16 +23,16 @@ from accelerate.utils import set_seed
 from rich.markup import escape
 
 from secateur.deepprune.judges.base import Judge
-from secateur.deepprune.judges.figures import (
+from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
+from secateur.deepprune.judges.record import (
     METRICS_FILE,
     JudgeFigures,
     JudgeMetrics,
     ScoreFigures,
     TrainingFigures,
+    store_calibration,
     write_metrics,
 )
-from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
-from secateur.deepprune.judges.record import store_calibration
 from secateur.runtime.cards import library_versions
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
@@ -44,7 +44,7 @@ from trainers.judges.config import FREE_KEYS, JudgeConfig
 from trainers.judges.data import load_judge_data
 from trainers.judges.figures import baseline_figures, calibrated, figure_rows, test_figures
 from trainers.judges.fit import steps_done
-from trainers.judges.scoring import scored_part
+from trainers.judges.trainee import scored_part
 from trainers.judges.training import (
     check_precision,
     hub_target,

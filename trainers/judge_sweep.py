@@ -20,20 +20,18 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.markup import escape
 
-from secateur.deepprune.judges.figures import METRICS_FILE
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
+from secateur.deepprune.judges.record import METRICS_FILE
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
-from secateur.runtime.process import entry_point
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks, entry_point
 from trainers.judges.config import FREE_KEYS
 from trainers.judges.figures import PairColumns, cut_figures
-from trainers.judges.scoring import scored_part, split_scores
+from trainers.judges.trainee import scored_part, split_scores
 from trainers.judges.training import make_judge, publish
-from trainers.sweep.config import JudgeSweepConfig, SweepCell
-from trainers.sweep.cuts import CutAgain
+from trainers.sweep.config import CutAgain, JudgeSweepConfig, SweepCell
 from trainers.sweep.record import SWEEP_FILE, CellFigures, CellRecord, Sweep, read_cell, write_cell, write_sweep
 from trainers.sweep.report import print_sweep, write_csv, write_plot
 from trainers.sweep.summary import CellResult, make_sweep

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from eval.dry_run.judges import PlannedJudge, cut_of, planned_judges, score_bytes, states_of
+from eval.dry_run.memory import PlannedJudge, cut_of, planned_judges, score_bytes, states_of
 from eval.dry_run.traces import (
     Lengths,
     Part,

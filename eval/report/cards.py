@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.report.judges import JudgeMetrics, MeasuredJudge
+from eval.report.training import JudgeMetrics, MeasuredJudge
 from eval.table.registry import method_label, prunes
 from secateur.results import Recommendation, Row
 from secateur.runtime.pictures import model_colours

@@ -21,10 +21,8 @@ from eval.report.bars import printable, problem_views
 from eval.report.cards import Card, OneTrace, Rung, chosen_model, headline_cards, ladder
 from eval.report.explorer import TracedBenchmark, explorer_data, read_traced
 from eval.report.frontier import Frontier, frontier
-from eval.report.judges import MeasuredJudge, judge_section, measured_judges
-from eval.report.live import live_rows
-from eval.report.table import columns, signed, table_rows
-from eval.report.training import round_figures
+from eval.report.table import columns, live_rows, signed, table_rows
+from eval.report.training import MeasuredJudge, judge_section, measured_judges, round_figures
 from eval.report.views import Grid, View, benchmark_label, grid_of, recommendations, run_folders
 from eval.table.labels import mark_notes, planted_errors_note
 from secateur.results import TABLE_FILE, Difference, Recommendation, Table, read_table

@@ -25,9 +25,8 @@ from eval.report.frontier import net_cost_percent, on_frontier
 from eval.report.scaling import is_followed
 from eval.report.views import View, grid_of
 from eval.table.config import CombinedConfig
-from eval.table.csv import Value, flat_row, flat_table
 from eval.table.labels import row_label
-from secateur.results import TABLE_FILE, Difference, Row, Table
+from secateur.results import TABLE_FILE, Difference, Row, Table, Value, flat_row, flat_table
 from secateur.runtime.console import say
 from secateur.runtime.files import JSON
 from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png

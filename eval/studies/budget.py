@@ -19,13 +19,12 @@ from secateur.engines.base import SamplingSpec, trace_seed
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.sampling import FinishedTrace, TraceJob, sample_traces
 from secateur.engines.trace_folder import ProblemTraces, TraceFolderWriter
-from secateur.runtime.console import console, progress
+from secateur.runtime.console import CsvValue, console, interval_text, plain_table, print_table, progress, write_csv
 from secateur.runtime.files import JSON
 from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds, Interval
-from secateur.runtime.tables import CsvValue, interval_text, plain_table, print_table, write_csv
 from secateur.tasks.records import Problem, Trace
 
 if TYPE_CHECKING:

@@ -24,12 +24,11 @@ from matplotlib.figure import Figure
 from rich.markup import escape
 
 from eval.studies.traces import ReadProblem, common_problems, tokens_of
-from secateur.runtime.console import say
+from secateur.runtime.console import CsvValue, interval_text, plain_table, print_table, say, write_csv
 from secateur.runtime.errors import InputError
 from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds, ratio_interval, ratio_with_interval
-from secateur.runtime.tables import CsvValue, interval_text, plain_table, print_table, write_csv
 
 KEYWORDS = (
     "wait",

@@ -13,12 +13,11 @@ from rich.markup import escape
 from eval.studies.traces import ReadProblem, TraceKey
 from eval.traces.sampling import prompt_ids
 from secateur.engines.detokenize import Detokenizer
-from secateur.runtime.console import progress
+from secateur.runtime.console import interval_text, plain_table, print_table, progress
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, append_jsonl, read_jsonl, repair_torn_tail
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds, mean_with_interval, ratio_with_interval
-from secateur.runtime.tables import interval_text, plain_table, print_table
 from secateur.tasks.answers.equality import grade_batch
 from secateur.tasks.records import Trace
 

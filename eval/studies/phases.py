@@ -20,13 +20,12 @@ from rich.markup import escape
 
 from eval.studies.traces import ReadProblem, TraceKey
 from secateur.engines.detokenize import Detokenizer
-from secateur.runtime.console import say
+from secateur.runtime.console import interval_text, plain_table, print_table, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.pictures import PLOT_STYLE, save_png
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds, ratio_with_interval
-from secateur.runtime.tables import interval_text, plain_table, print_table
 
 _FORMAT = 1
 _FILE = "phases.json"

@@ -12,10 +12,8 @@ import numpy as np
 
 from eval.table.assemble import ModelTraces
 from eval.table.config import CombinedConfig
-from eval.table.method import Parameters
-from eval.table.problems import Outcome, ReplayProblem, rng_for
-from eval.table.pruning import deepprune, prune_in_orders
-from eval.table.rules import changed_rule, flat_rule
+from eval.table.method import Outcome, Parameters, ReplayProblem, rng_for
+from eval.table.pruning import changed_rule, deepprune, flat_rule, prune_in_orders
 from eval.table.votes import EQUAL_TOKENS, consensus, consensus_equal_tokens, vote_of_some
 from secateur.deepprune.clustering import cluster_traces
 from secateur.deepprune.rule import PruneRule
@@ -25,7 +23,7 @@ from secateur.runtime.config import check_types
 from secateur.runtime.console import progress
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 from secateur.runtime.records import as_json, read_record, record_of, write_record
 from secateur.runtime.statistics import Bounds, mean_with_interval, paired_difference
 from secateur.tasks.sources import load_problems

@@ -11,12 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.studies.rule_sweep import FlatRule, PairedDifference, Sweep, SweepRow
-from eval.table.csv import Value, flat_row
 from eval.table.labels import judge_label
+from secateur.results import Value, flat_row
+from secateur.runtime.console import plain_table, wide_console, write_csv
 from secateur.runtime.files import JSON
 from secateur.runtime.pictures import BLUE, GREEN, ORANGE, PLOT_STYLE, PURPLE, RED, SKY, save_png
 from secateur.runtime.records import as_json
-from secateur.runtime.tables import plain_table, wide_console, write_csv
 
 _WIDTH = 116
 _COLUMNS = (

@@ -8,24 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.table.config import CombinedConfig
-from eval.table.csv import rows_as_csv
+from eval.table.config import CombinedConfig, table_settings
 from eval.table.explorer import evenly_chosen, write_examples, write_explorer
-from eval.table.grid import GridCell, ModelAndJudge, measure_cells, together
-from eval.table.judge_names import judge_kind
+from eval.table.grid import BenchmarkTable, GridCell, ModelAndJudge, measure_cells, tabulate, together
 from eval.table.live_report import live_entries, live_equality, sampling_time
-from eval.table.method import ReplayModel
-from eval.table.problems import ReplayProblem, ReplayTrace, confidence_profile
+from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace, confidence_profile
 from eval.table.provenance import Seen, seen_by_judge, seen_by_model
-from eval.table.settings import table_settings
 from eval.table.store import names_of_judges, read_engine, read_scores, stored_traces, traces_folder, wall_seconds
-from eval.table.tabulate import BenchmarkTable, tabulate
 from eval.traces.benchmarks import Problems
 from eval.traces.sampling import prompt_ids
-from secateur.deepprune.decision import decision_seed
+from secateur.deepprune.judges.folder import judge_kind
+from secateur.deepprune.policy import decision_seed
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace, read_trace_folder
-from secateur.results import LiveEquality, Table, write_table
+from secateur.results import LiveEquality, Table, rows_as_csv, write_table
 from secateur.runtime.files import write_text
 from secateur.tasks.answers.equality import GRADER_VERSION, grade_answers, group_answers
 from secateur.tasks.answers.extraction import extract_answer

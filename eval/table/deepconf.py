@@ -14,8 +14,16 @@ from typing import Literal
 
 import numpy as np
 
-from eval.table.method import Method, Parameters, ReplayKeys, ReplayModel, Result
-from eval.table.problems import ConfidenceProfile, ReplayProblem, trace_orders
+from eval.table.method import (
+    ConfidenceProfile,
+    Method,
+    Parameters,
+    ReplayKeys,
+    ReplayModel,
+    ReplayProblem,
+    Result,
+    trace_orders,
+)
 from eval.table.sequential import Voters, average
 from eval.table.votes import controls_of
 from secateur.engines.accounting import Usage

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.table.method import ReplayModel
-from eval.table.problems import Pruned, ReplayProblem
+from eval.table.method import Pruned, ReplayModel, ReplayProblem
 from eval.table.pruning import prune_once
 from secateur.deepprune.rule import PruneRule
 from secateur.deepprune.vote import majority

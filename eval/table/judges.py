@@ -9,14 +9,13 @@ import numpy as np
 import torch
 
 from eval.table.config import CombinedConfig
-from eval.table.judge_names import judge_folder
 from eval.table.store import JudgeScores, judge_fingerprint, names_of_judges
 from eval.traces.sampling import prompt_ids
 from secateur.deepprune.cut import CutDetector, CutRule
-from secateur.deepprune.decision import JudgeFailure
 from secateur.deepprune.judges.base import CutTrace, Judge, VectorJudge
-from secateur.deepprune.judges.folder import load_judge
+from secateur.deepprune.judges.folder import judge_folder, load_judge
 from secateur.deepprune.judges.registry import UNTRAINED
+from secateur.deepprune.policy import JudgeFailure
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.models import load_tokenizer

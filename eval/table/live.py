@@ -15,14 +15,14 @@ from eval.table.registry import method_label
 from eval.table.store import live_path, names_of_judges, read_live, read_scores
 from eval.traces.sampling import prompt_ids
 from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
-from secateur.deepprune.decision import decision_seed
 from secateur.deepprune.judges.base import Judge
+from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.replay import replay
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.base import Engine, Event, SamplingSpec
 from secateur.engines.trace_folder import StoredTrace
 from secateur.runtime.console import progress
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 from secateur.runtime.records import write_record
 from secateur.tasks.answers.equality import GRADER_VERSION, group_answers
 from secateur.tasks.answers.extraction import extract_answer

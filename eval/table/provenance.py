@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.table.judge_names import judge_folder
-from secateur.deepprune.judges.figures import METRICS_FILE, read_metrics
+from secateur.deepprune.judges.folder import judge_folder
+from secateur.deepprune.judges.record import METRICS_FILE, read_metrics
 from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.runtime.config import read_yaml
 from secateur.runtime.files import JSON, read_json

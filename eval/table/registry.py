@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 from eval.table.deepconf import DEEPCONF_HIGH, DEEPCONF_LOW
 from eval.table.method import Method, ReplayKeys
-from eval.table.pruning import DEEPPRUNE, EQUAL_TOKENS_CONTROL, RANDOM_CONTROL
-from eval.table.rules import PUBLISHED
+from eval.table.pruning import DEEPPRUNE, EQUAL_TOKENS_CONTROL, PUBLISHED, RANDOM_CONTROL
 from eval.table.sequential import ADAPTIVE_CONSISTENCY, EARLY_STOPPING
 from eval.table.similarity import EMBEDDING
 from eval.table.votes import CONSENSUS, ORACLE, SINGLE

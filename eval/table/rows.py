@@ -8,8 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from eval.table.labels import judge_label
-from eval.table.method import Result
-from eval.table.problems import Outcome
+from eval.table.method import Outcome, Result
 from eval.table.provenance import Seen
 from eval.table.registry import method_label, method_of
 from secateur.deepprune.judges.registry import JUDGE_KINDS

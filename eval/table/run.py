@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from eval.table.assemble import assemble_all
-from eval.table.config import CombinedConfig
-from eval.table.settings import FORGET, MAY_GROW, check_same_settings, table_settings
+from eval.table.config import FORGET, MAY_GROW, CombinedConfig, check_same_settings, table_settings
 from eval.table.work import ModelWork, work_on_model
 from eval.traces.sampling import model_by_model, wait_for_all_processes
 from secateur.results import Table
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 from secateur.tasks.answers.equality import GRADER_VERSION
 
 SETTINGS_FILE = "settings.json"

@@ -9,8 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.table.method import Method, Parameters, ReplayKeys, ReplayModel, Result
-from eval.table.problems import Outcome, ReplayProblem, mean_usage, oracle_share, trace_orders
+from eval.table.method import (
+    Method,
+    Outcome,
+    Parameters,
+    ReplayKeys,
+    ReplayModel,
+    ReplayProblem,
+    Result,
+    mean_usage,
+    oracle_share,
+    trace_orders,
+)
 from eval.table.votes import EQUAL_TOKENS, controls_of
 from secateur.deepprune.vote import majority, majority_stays
 from secateur.engines.accounting import Usage

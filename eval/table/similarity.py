@@ -4,8 +4,7 @@ dropped. It needs no trained judge; any similarity of two cuts will do."""
 
 from dataclasses import dataclass
 
-from eval.table.method import Method, Parameters, ReplayKeys, ReplayModel, Result
-from eval.table.problems import ReplayProblem, trace_orders
+from eval.table.method import Method, Parameters, ReplayKeys, ReplayModel, ReplayProblem, Result, trace_orders
 from eval.table.sequential import Voters, average, check_share
 from eval.table.votes import controls_of
 from secateur.deepprune.vote import majority

@@ -16,8 +16,8 @@ from urllib.parse import quote
 import numpy as np
 
 from eval.table.config import CombinedConfig
-from eval.table.judge_names import judge_folder, judge_kind
 from eval.table.live_record import FORMAT, LiveProblem
+from secateur.deepprune.judges.folder import judge_folder, judge_kind
 from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.models import model_fingerprint

@@ -11,7 +11,7 @@ from rich.table import Table as Grid
 from eval.table.labels import ALL, is_chance, judge_label, mark_notes, marks, planted_errors_note
 from eval.table.registry import method_label, method_of
 from secateur.results import Difference, LiveEntry, Row, Table
-from secateur.runtime.tables import WIDTH
+from secateur.runtime.console import WIDTH
 
 _ACROSS = 4  # benchmarks, or n, beside each other
 _COST_WIDTH = 12  # more columns where costs are shown

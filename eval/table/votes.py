@@ -9,8 +9,18 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
-from eval.table.method import Method, Parameters, ReplayKeys, ReplayModel, Result
-from eval.table.problems import Outcome, ReplayProblem, ReplayTrace, mean_usage, rng_for
+from eval.table.method import (
+    Method,
+    Outcome,
+    Parameters,
+    ReplayKeys,
+    ReplayModel,
+    ReplayProblem,
+    ReplayTrace,
+    Result,
+    mean_usage,
+    rng_for,
+)
 from secateur.deepprune.vote import majority
 from secateur.engines.accounting import Usage, net_cost
 

@@ -27,7 +27,7 @@ from secateur.engines.base import Engine
 from secateur.engines.trace_folder import StoredTrace, TraceFolderWriter, read_trace_folder
 from secateur.runtime.console import progress
 from secateur.runtime.files import append_jsonl
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 from secateur.tasks.records import Problem
 
 

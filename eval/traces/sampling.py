@@ -17,8 +17,7 @@ from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
 from secateur.runtime.console import progress, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.process import each_in_its_own_process
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks, each_in_its_own_process
 from secateur.tasks.prompts import check_family, encode_prompt, evaluation_messages
 from secateur.tasks.records import Problem, Trace
 

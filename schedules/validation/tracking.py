@@ -7,8 +7,8 @@ from schedules.choice import name_of
 from schedules.records import SelectionRecord
 from schedules.rounds import Round
 from schedules.validation.sampling import BENCHMARK, candidate_name
+from secateur.runtime.console import CsvValue
 from secateur.runtime.files import JSON, read_jsonl
-from secateur.runtime.tables import CsvValue
 from secateur.runtime.tracking import Publication
 
 COLUMNS = ("candidate", "verdict", "problem_id", "sample", "tokens", "gold", "completion")

@@ -1,1 +1,6 @@
-"""Redundancy pruning: parallel traces, of which the redundant ones stop while they run."""
+"""Redundancy pruning: parallel traces, of which the redundant ones stop while they run.
+
+In: a problem, an engine, a judge (judges/) and a rule (rule.py). Out: an answer, and what it cost (prune.py, or
+controller.py for many problems). Who starts and who goes on is decided by a policy (gathering.py, finishing.py), the
+same live and in replay.py. To change a rule, change its policy; both follow.
+"""

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from secateur.deepprune.cut import CutDetector, CutRule
-from secateur.deepprune.decision import Decision, decision_seed
 from secateur.deepprune.gathering import JudgedPolicy
 from secateur.deepprune.judges.base import CutTrace, Judge, JudgeSession, out_of_memory_is_failure
 from secateur.deepprune.pair_scores import PairScores
-from secateur.deepprune.policy import Move, Progress
+from secateur.deepprune.policy import Decision, Move, Progress, decision_seed
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec, trace_seed

@@ -12,10 +12,9 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 from secateur.deepprune.clustering import AskingClusters, Clustering, KnownClusters
-from secateur.deepprune.decision import Decision, JudgeFailure
 from secateur.deepprune.finishing import FinishPolicy, consensus_of, finish_policy, never_needed
 from secateur.deepprune.pair_scores import PairScores
-from secateur.deepprune.policy import Finished, Move, Policy, Progress
+from secateur.deepprune.policy import Decision, Finished, JudgeFailure, Move, Policy, Progress
 from secateur.deepprune.rule import PruneRule
 
 ALL_PAIRS = 64  # traces up to which all pairs are scored in one batch, whoever of them is compared

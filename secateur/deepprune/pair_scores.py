@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from secateur.deepprune.clustering import AskingClusters, AskPairs, KnownClusters
-from secateur.deepprune.decision import JudgeFailure
+from secateur.deepprune.policy import JudgeFailure
 from secateur.deepprune.rule import ClusterRule
 
 

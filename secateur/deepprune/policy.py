@@ -1,4 +1,4 @@
-"""Who starts, waits at its cut, goes on and ends: what a rule is asked, and what it sees of a problem.
+"""Who starts, waits at its cut, goes on and ends: what a rule is asked, what it sees of a problem, what it decides.
 
 The live controller and the replay both keep the `Progress` of a problem and ask the same `Policy` at the same decode
 steps, so a replay keeps and spends what the live run does.
@@ -9,7 +9,37 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from secateur.deepprune.decision import Decision
+from secateur.deepprune.clustering import Clustering
+from secateur.engines.base import trace_seed
+
+
+class JudgeFailure(RuntimeError):
+    """Raised by a judge that cannot score the problem at hand (a server that is gone, memory that ran out).
+
+    The problem then falls back to the consensus of all its traces. Anything else a judge raises is a bug or bad input
+    and ends the run.
+    """
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What came of one problem: `survivors` ascend; they reached their ends and voted, with `weights`.
+
+    `order` is the order in which the traces that were started were taken for clustering: of arrival under overlap,
+    ascending under the barrier. Where the judge failed, `judge_failure` says why and `clustering` is None.
+    """
+
+    clustering: Clustering | None
+    survivors: list[int]
+    weights: list[float]
+    order: list[int]
+    judge_failure: str | None = None
+
+
+def decision_seed(base_seed: int, problem_id: str) -> int:
+    """Seed of a problem's clustering and finishing; like `trace_seed` it depends only on what it is for."""
+    return trace_seed(base_seed, problem_id, -1)
+
 
 Status = Literal["unstarted", "to_cut", "parked", "running", "whole", "finished", "pruned"]
 Finished = Mapping[int, Hashable | None]

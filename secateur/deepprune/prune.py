@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from secateur.deepprune.controller import ProblemJob, TraceResult, run_live
-from secateur.deepprune.decision import Decision
 from secateur.deepprune.judges.base import Judge
+from secateur.deepprune.policy import Decision
 from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, SamplingSpec

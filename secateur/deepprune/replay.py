@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from secateur.deepprune.cut import ended_before_cut
-from secateur.deepprune.decision import Decision
 from secateur.deepprune.gathering import ALL_PAIRS, JudgedPolicy
 from secateur.deepprune.pair_scores import PairScores
-from secateur.deepprune.policy import Move, Policy, Progress
+from secateur.deepprune.policy import Decision, Move, Policy, Progress
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
 

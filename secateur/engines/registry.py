@@ -13,7 +13,7 @@ from secateur.engines.base import Engine
 from secateur.runtime.config import import_named, is_dotted, reject_unknown
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
-from secateur.runtime.ranks import claim_gpus
+from secateur.runtime.process import claim_gpus
 
 SET_HERE = ("dtype", "device", "capture_layers")
 """Keyword arguments of a constructor that come from other keys of a config than `engine_options`."""

@@ -1,18 +1,22 @@
-"""What a run shows while it works: one console, progress on the main process only, and the same facts as JSONL."""
+"""What a run shows while it works: one console, progress on the main process only, tables, and the facts as JSONL."""
 
+import csv
+import io
 import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
-from secateur.runtime.files import JSON, append_jsonl
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.files import JSON, append_jsonl, write_text
+from secateur.runtime.process import current_ranks
 
 console = Console(stderr=False, highlight=False, soft_wrap=True)
 _PLAIN_INTERVAL_S = 10.0  # a log file wants a line now and then, not a bar that redraws itself
@@ -90,3 +94,46 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+WIDTH = 100
+"""Columns of a terminal."""
+CsvValue = str | int | float | bool | None
+
+
+def plain_table(title: str, columns: Sequence[str], left: int = 1) -> Table:
+    """A table for a terminal; all but the first `left` columns hold numbers."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
+    table.pad_edge = False
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", no_wrap=True, vertical="bottom")
+    return table
+
+
+def wide_console(width: int = WIDTH) -> Console:
+    """The console. In its place one of `width` where it is no terminal: a log file reports 80 columns, yet has room
+    for more."""
+    narrow = console.width < width and not console.is_terminal
+    return Console(width=width, highlight=False, soft_wrap=True) if narrow else console
+
+
+def print_table(table: Table, width: int = WIDTH) -> None:
+    wide_console(width).print(table)
+
+
+def interval_text(low: float, high: float, digits: int = 3) -> str:
+    """
+    >>> interval_text(0.12345, 0.5)
+    '0.123–0.500'
+    """
+    return f"{low:,.{digits}f}–{high:,.{digits}f}"
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, CsvValue]]) -> None:
+    """One line per row; the columns are all keys in the order of their first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())

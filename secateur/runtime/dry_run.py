@@ -14,7 +14,7 @@ from secateur.runtime.console import console, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.launch_file import LaunchFile, read_launch_file
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 
 _GIB = 1 << 30
 

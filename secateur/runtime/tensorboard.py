@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from secateur.runtime.console import say
-from secateur.runtime.tables import CsvValue
+from secateur.runtime.console import CsvValue, say
 from secateur.runtime.tracking import Publication, check_services
 
 if TYPE_CHECKING:

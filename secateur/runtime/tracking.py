@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from secateur.runtime.config import without_secrets
-from secateur.runtime.console import say
+from secateur.runtime.console import CsvValue, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 from secateur.runtime.records import read_record, write_record
-from secateur.runtime.tables import CsvValue
 
 if TYPE_CHECKING:
     import wandb

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.runtime.errors import InputError
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 from secateur.tasks.prompts import CHOICE_LETTERS, choice_question
 from secateur.tasks.records import Problem
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
 from secateur.deepprune.cut import CutRule, cut_pieces
-from secateur.deepprune.decision import JudgeFailure, decision_seed
 from secateur.deepprune.judges.base import CutTrace, SessionJudge
+from secateur.deepprune.policy import JudgeFailure, decision_seed
 from secateur.deepprune.replay import replay
 from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule
 from secateur.engines.accounting import JudgeUsage, Usage

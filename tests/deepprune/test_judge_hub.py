@@ -25,7 +25,7 @@ from secateur.deepprune.judges.folder import (
     load_judge,
     save_judge,
 )
-from secateur.deepprune.judges.record import FORMAT, JudgeOrigin
+from secateur.deepprune.judges.record import JUDGE_FORMAT, JudgeOrigin
 from secateur.runtime.files import read_json, write_json
 from tests.judge_traces import arguments, train, write_splits
 from tests.judges import linear, make_cuts, own_states, pairwise
@@ -107,7 +107,7 @@ def write_hostile(shared: Path, judge: Path) -> None:
     write_json(config, read_json(config) | {"auto_map": {"AutoModel": "evil/repo--modeling.Model"}})
     shutil.copytree(judge, shared / "adapter")
     write_json(shared / "adapter" / "model" / "adapter_config.json", {"base_model_name_or_path": "/etc"})
-    about = {"format": FORMAT, "kind": "embedding", "model": "/etc", "cut": {"kind": "words", "k": 2}}
+    about = {"format": JUDGE_FORMAT, "kind": "embedding", "model": "/etc", "cut": {"kind": "words", "k": 2}}
     (shared / "local").mkdir()
     write_json(shared / "local" / "judge.json", about)
 

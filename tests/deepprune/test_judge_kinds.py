@@ -9,21 +9,22 @@ import pytest
 import torch
 from torch import nn
 
-from eval.table.judge_names import judge_kind, kind_of
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges import registry
 from secateur.deepprune.judges.base import CutTrace, JudgeError, VectorJudge
 from secateur.deepprune.judges.calibration import Calibration
-from secateur.deepprune.judges.figures import METRICS_FILE, JudgeFigures, read_metrics
-from secateur.deepprune.judges.folder import describe_generator, load_judge, save_judge
+from secateur.deepprune.judges.folder import describe_generator, judge_kind, kind_of, load_judge, save_judge
 from secateur.deepprune.judges.heads import PairHead, pair_probabilities
 from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind
 from secateur.deepprune.judges.record import (
     JUDGE_FILE,
+    METRICS_FILE,
+    JudgeFigures,
     JudgeOrigin,
     JudgeParts,
     JudgeRecord,
     read_judge,
+    read_metrics,
     store_calibration,
 )
 from secateur.deepprune.judges.registry import JUDGE_KINDS, STORED, UNTRAINED

@@ -13,8 +13,7 @@ from secateur.deepprune.judges.base import CutTrace, JudgeError
 from secateur.deepprune.judges.calibration import Calibration
 from secateur.deepprune.judges.folder import load_judge, save_judge
 from secateur.deepprune.judges.lora import LoraShape, add_lora
-from secateur.deepprune.judges.record import FORMAT as RECORD_FORMAT
-from secateur.deepprune.judges.record import JudgeOrigin
+from secateur.deepprune.judges.record import JUDGE_FORMAT, JudgeOrigin
 from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json
@@ -69,7 +68,7 @@ def sentence_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path)
 
 
 def test_embedding_judge_reads_each_cut_once_and_counts_it(sentence_encoder, cuts, tmp_path):
-    about = {"format": RECORD_FORMAT, "kind": "embedding", "cut": {"kind": "words", "k": 2}}
+    about = {"format": JUDGE_FORMAT, "kind": "embedding", "cut": {"kind": "words", "k": 2}}
     write_json(tmp_path / "judge.json", about | {"model": str(sentence_encoder)})
     judge = load_judge(tmp_path)
     scores = judge.score(cuts)
@@ -83,14 +82,14 @@ def test_embedding_judge_reads_each_cut_once_and_counts_it(sentence_encoder, cut
 
 def test_a_missing_sentence_encoder_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    about = {"format": RECORD_FORMAT, "kind": "embedding", "model": "x", "cut": {"kind": "words", "k": 2}}
+    about = {"format": JUDGE_FORMAT, "kind": "embedding", "model": "x", "cut": {"kind": "words", "k": 2}}
     write_json(tmp_path / "judge.json", about)
     with pytest.raises(JudgeError, match="pip install"):
         load_judge(tmp_path)
 
 
 def test_any_causal_model_is_a_pairwise_judge_by_its_description(tiny_model, cuts, tmp_path):
-    about = {"format": RECORD_FORMAT, "kind": "pairwise", "model": str(tiny_model), "dtype": "bfloat16"}
+    about = {"format": JUDGE_FORMAT, "kind": "pairwise", "model": str(tiny_model), "dtype": "bfloat16"}
     about |= {"cut": {"kind": "words", "k": 2}}
     write_json(tmp_path / "judge.json", about | {"shape": dataclasses.asdict(FORMAT)})
     judge = load_judge(tmp_path)

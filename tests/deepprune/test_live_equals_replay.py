@@ -10,8 +10,8 @@ import torch
 
 from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
 from secateur.deepprune.cut import CutDetector, CutRule, cut_text
-from secateur.deepprune.decision import decision_seed
 from secateur.deepprune.judges.base import CutTrace, VectorJudge
+from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.replay import replay
 from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule, StartRule
 from secateur.engines.accounting import JudgeUsage, Usage

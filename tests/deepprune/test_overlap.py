@@ -4,7 +4,7 @@ import pytest
 
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule
-from secateur.deepprune.decision import JudgeFailure
+from secateur.deepprune.policy import JudgeFailure
 from secateur.deepprune.rule import FinishRule, PruneRule
 from secateur.engines.accounting import Usage
 from tests.deepprune.test_controller import FOUR, SPEC, TWO_TOKENS, LastLetterJudge, jobs_of_one, run

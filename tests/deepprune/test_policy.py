@@ -7,11 +7,10 @@ from hypothesis import strategies as st
 
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule
-from secateur.deepprune.decision import JudgeFailure
 from secateur.deepprune.finishing import FinishAll, FinishPolicy, FinishUntilLead
 from secateur.deepprune.gathering import ALL_PAIRS, JudgedPolicy
 from secateur.deepprune.pair_scores import PairScores
-from secateur.deepprune.policy import Finished, Move, Progress
+from secateur.deepprune.policy import Finished, JudgeFailure, Move, Progress
 from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule
 from secateur.runtime.errors import InputError
 from tests.deepprune.test_controller import CUTS, RULE, SPEC, LastLetterJudge, by_id, jobs_of, problems, replay_of

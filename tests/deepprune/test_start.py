@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule
-from secateur.deepprune.decision import JudgeFailure
+from secateur.deepprune.policy import JudgeFailure
 from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule, StartRule
 from secateur.engines.base import SamplingSpec
 from secateur.runtime.errors import InputError

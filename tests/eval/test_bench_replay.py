@@ -9,8 +9,7 @@ from bench.replay import config_of, rates, works
 from bench.which_method import against_equal_tokens, scaling_table
 from eval.table.config import CombinedConfig
 from eval.table.grid import results_of_model
-from eval.table.method import ReplayModel
-from eval.table.problems import ReplayProblem, ReplayTrace, confidence_profile
+from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace, confidence_profile
 from eval.table.registry import METHODS
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.results import Control

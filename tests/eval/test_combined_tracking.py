@@ -22,8 +22,7 @@ from eval.report.tracking import (
     series_name,
 )
 from eval.table.config import CombinedConfig
-from eval.table.csv import flat_row
-from secateur.results import Table, read_table, write_table
+from secateur.results import Table, flat_row, read_table, write_table
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json, write_text
 from secateur.runtime.records import as_json

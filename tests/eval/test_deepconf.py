@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.table.deepconf import DeepConfRule, deepconf
-from eval.table.problems import ConfidenceProfile, ReplayProblem, ReplayTrace, confidence_profile
+from eval.table.method import ConfidenceProfile, ReplayProblem, ReplayTrace, confidence_profile
 from secateur.runtime.errors import InputError
 
 GOLD = "g"

@@ -15,9 +15,9 @@ from eval.demo import (
     show_summary,
     write_demo_summary,
 )
-from eval.one_model.config import SingleConfig
 from eval.one_model.figures import LengthFigures, ModelFigures
-from eval.one_model.summary import Summary, write_summary
+from eval.one_model.report import Summary, write_summary
+from eval.one_model.sampling import SingleConfig
 from eval.stages import Stage, StageRunner
 from eval.table.config import CombinedConfig
 from eval.traces.collect import CollectConfig

@@ -21,8 +21,7 @@ from bench.equal_tokens import (
 )
 from bench.equal_tokens_report import MethodFigures, write_report
 from eval.studies.rule_sweep import StoredRun, load_run
-from eval.table.method import Parameters
-from eval.table.problems import ReplayProblem, ReplayTrace
+from eval.table.method import Parameters, ReplayProblem, ReplayTrace
 from eval.table.pruning import deepprune, prune_once
 from eval.table.run import run as run_combined
 from secateur.deepprune.rule import ADAPTIVE_RULE

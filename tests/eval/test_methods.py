@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.table.assemble import answer_keys
-from eval.table.method import Parameters
-from eval.table.problems import ReplayProblem, ReplayTrace, rng_for
+from eval.table.method import Parameters, ReplayProblem, ReplayTrace, rng_for
 from eval.table.pruning import deepprune, prune_in_orders, prune_once, random_traces
 from eval.table.votes import consensus, consensus_equal_tokens, oracle, single, vote_of_some
 from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule

@@ -18,8 +18,7 @@ from eval.report.explorer import TracedBenchmark, explorer_data, read_traced, ru
 from eval.report.page import ReportInputs, write_report
 from eval.report.texts import Source, TraceTexts, cut_rules, pack_problems, shortened, split_at_cut
 from eval.table.explorer import TracedProblem, read_examples, read_explorer, write_explorer
-from eval.table.method import ReplayModel
-from eval.table.problems import ReplayProblem, ReplayTrace
+from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace
 from eval.table.pruning import prune_once
 from secateur.deepprune.cut import CutRule, cut_text
 from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule

@@ -8,9 +8,9 @@ import pytest
 
 from eval.report import scaling as report_scaling
 from eval.report.cards import OneTrace, chosen_model
-from eval.report.judges import measured_judges
-from eval.report.live import live_rows
 from eval.report.page import ReportInputs, render_report
+from eval.report.table import live_rows
+from eval.report.training import measured_judges
 from eval.report.views import grid_of, recommendations, run_folders
 from secateur.engines.accounting import Usage
 from secateur.results import read_table, write_table

@@ -10,7 +10,7 @@ from eval.collect_traces import CollectConfig
 from eval.rule_sweep import RuleSweepConfig, run_sweep
 from eval.studies.rule_sweep import PairedDifference, RuleCell, beside_each_other, read_sweep, rules_to_try
 from eval.table.config import CombinedConfig
-from eval.table.rules import changed_rule, flat_rule, rule_keys
+from eval.table.pruning import changed_rule, flat_rule, rule_keys
 from eval.table.run import run as run_combined
 from secateur.deepprune.rule import PruneRule
 from secateur.results import Table

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.table.problems import ReplayProblem, ReplayTrace, trace_orders
+from eval.table.method import ReplayProblem, ReplayTrace, trace_orders
 from eval.table.sequential import adaptive_consistency, adaptive_stop, average, early_stopping, window_stop
 from eval.table.similarity import similar_dropped
 from secateur.deepprune.vote import majority_stays

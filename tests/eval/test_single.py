@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from eval.budget_forcing import BudgetForcingConfig
-from eval.one_model.config import SingleConfig
 from eval.one_model.figures import Graded, differences, figures_of, grade_folder, macro_figures
-from eval.one_model.sampling import for_each_model
-from eval.one_model.summary import read_summary
+from eval.one_model.report import read_summary
+from eval.one_model.sampling import SingleConfig, for_each_model
 from eval.single import main
 from eval.traces.benchmarks import benchmark_name
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder

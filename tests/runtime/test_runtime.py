@@ -11,8 +11,7 @@ import pytest
 from secateur.runtime.config import parse_config, split_command_line
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
-from secateur.runtime.process import entry_point
-from secateur.runtime.ranks import Ranks, claim_gpus
+from secateur.runtime.process import Ranks, claim_gpus, entry_point
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from secateur.runtime import tables
-from secateur.runtime.tables import WIDTH, plain_table, print_table, wide_console, write_csv
+from secateur.runtime import console as module
+from secateur.runtime.console import WIDTH, plain_table, print_table, wide_console, write_csv
 
 
 def test_a_csv_has_every_key_once_in_the_order_of_their_first_appearance(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_a_log_file_has_room_for_more_than_it_reports() -> None:
 @pytest.mark.parametrize(("terminal", "width"), [(False, WIDTH), (True, 40)])
 def test_a_log_file_gets_the_full_width_and_a_narrow_terminal_its_own(capsys, monkeypatch, terminal, width) -> None:
     narrow = Console(width=40, force_terminal=terminal, color_system=None, highlight=False)
-    monkeypatch.setattr(tables, "console", narrow)
+    monkeypatch.setattr(module, "console", narrow)
     table = plain_table("t", ["name", *"abcdefgh"])
     table.add_row("x" * 20, *["12,345.6"] * 8)
     print_table(table)

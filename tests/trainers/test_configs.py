@@ -16,7 +16,7 @@ from secateur.tasks.prompts import check_family
 from secateur.tasks.sources import split_source
 from tests.real_models import DECODERS, write_config_folder
 from trainers.dry_run.memory import colocated_room, peak
-from trainers.dry_run.rounds import make_setting
+from trainers.dry_run.report import make_setting
 from trainers.grpo.job import batch_sizes, make_grpo_config, trainer_values
 
 ROOT = Path(__file__).resolve().parent.parent.parent

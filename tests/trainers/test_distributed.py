@@ -22,7 +22,7 @@ from tests.launches import (
     write_config,
     zero,
 )
-from trainers.dry_run.rounds import checkpoint_bytes, make_setting
+from trainers.dry_run.report import checkpoint_bytes, make_setting
 from trainers.grpo.job import PINNED
 
 pytestmark = pytest.mark.slow

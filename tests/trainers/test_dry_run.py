@@ -32,8 +32,7 @@ from trainers.dry_run.memory import (
     model_states,
     peak,
 )
-from trainers.dry_run.report import take_plan_options
-from trainers.dry_run.rounds import make_setting, plan_disk, plan_rounds, precision_of, remedies
+from trainers.dry_run.report import make_setting, plan_disk, plan_rounds, precision_of, remedies, take_plan_options
 from trainers.grpo.job import PINNED, BatchSizes
 
 SHAPE = ModelShape(1_777_088_000, 28, 1536, 8960, 12, 2, 128, 151936, 233_373_696, False, False)

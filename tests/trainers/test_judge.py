@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from secateur.deepprune.judges.figures import JudgeFigures, read_metrics
 from secateur.deepprune.judges.folder import load_judge
+from secateur.deepprune.judges.record import JudgeFigures, read_metrics
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_jsonl

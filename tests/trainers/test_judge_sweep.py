@@ -24,8 +24,7 @@ from trainers.judge import run as run_judge
 from trainers.judge_sweep import run
 from trainers.judges.config import JudgeConfig
 from trainers.judges.data import load_judge_data
-from trainers.sweep.config import JudgeSweepConfig
-from trainers.sweep.cuts import CutAgain
+from trainers.sweep.config import CutAgain, JudgeSweepConfig
 from trainers.sweep.record import SweepFigure
 from trainers.sweep.summary import auroc_estimate, draw_problems, tnr_estimate
 

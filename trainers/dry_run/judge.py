@@ -10,11 +10,11 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from secateur.deepprune.judges.figures import METRICS_FILE
 from secateur.deepprune.judges.kind import PassCounter
 from secateur.deepprune.judges.lora import add_lora, lora_shape
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
 from secateur.deepprune.judges.pairwise import READ_TOKENS
+from secateur.deepprune.judges.record import METRICS_FILE
 from secateur.engines.memory import GIB, RUNTIME_BYTES, Item, empty_model, read_shape, total_bytes
 from secateur.runtime.console import say
 from secateur.runtime.dry_run import (
@@ -30,11 +30,11 @@ from secateur.runtime.dry_run import (
 from secateur.runtime.errors import InputError
 from secateur.runtime.launch_file import LaunchFile
 from trainers.dry_run.memory import Precision, Setting, buffers, layer_activations, model_states
-from trainers.dry_run.rounds import checkpoint_bytes
+from trainers.dry_run.report import checkpoint_bytes
 from trainers.judges.config import JudgeConfig
 from trainers.judges.data import load_judge_data
 from trainers.judges.fit import steps_done
-from trainers.judges.scoring import scored_part
+from trainers.judges.trainee import scored_part
 
 _ADAPTER_BYTES = 16  # weight, gradient and Adam's moments of a LoRA parameter, 32 bits each
 

@@ -18,7 +18,7 @@ from trl import GRPOConfig
 from schedules.rounds import Round
 from schedules.state import stop_requested
 from secateur.runtime.console import MetricLog, ProgressReporter, progress, say
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 from trainers.grpo.checkpoints import TrainedBy, drop_what_is_superseded, mark_complete, write_trained_by
 
 

@@ -31,7 +31,7 @@ from schedules.state import TRAINING, candidate_steps
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_jsonl, repair_torn_tail, write_text
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 from secateur.runtime.records import read_record, write_record
 
 ENGINE = "engine.json"

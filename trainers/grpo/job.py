@@ -23,7 +23,7 @@ from secateur.engines.registry import check_options
 from secateur.runtime.config import check_types, reject_unknown
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
 from secateur.tasks.prompts import check_family, starts_inside_thinking
 from trainers.grpo.data import TrainingData, load_training_problems, shortest_completion

@@ -10,12 +10,11 @@ from secateur.deepprune.judges import metrics
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.judges.calibration import Calibration, calibration_figures, fit_calibration
 from secateur.deepprune.judges.embedding import EmbeddingJudge
-from secateur.deepprune.judges.figures import CutFigures, JudgeFigures, PairFigures, ScoreFigures
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem, all_labels
+from secateur.deepprune.judges.record import CutFigures, JudgeFigures, PairFigures, ScoreFigures
 from secateur.deepprune.judges.registry import JUDGE_KINDS, UNTRAINED
 from trainers.judges.config import JudgeConfig
-from trainers.judges.scoring import scored_part, split_scores
-from trainers.judges.trainee import Trainee
+from trainers.judges.trainee import Trainee, scored_part, split_scores
 
 
 class PairColumns:

@@ -16,15 +16,14 @@ from rich.markup import escape
 
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.judges.card import PUSHED, write_judge_card
-from secateur.deepprune.judges.figures import TrainingFigures
 from secateur.deepprune.judges.folder import describe_generator, load_judge, save_judge
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem, all_labels
-from secateur.deepprune.judges.record import JudgeOrigin
+from secateur.deepprune.judges.record import JudgeOrigin, TrainingFigures
 from secateur.runtime.console import MetricLog, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_json
 from secateur.runtime.hub import RECORD, Target, check_push, push_once
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 from secateur.runtime.tensorboard import FOLDER, forget_after
 from secateur.runtime.tracking import first_line, home_of, run_options, usable_report_to
 from trainers.judges.config import JudgeConfig

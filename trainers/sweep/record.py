@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from secateur.deepprune.judges.figures import METRICS_FILE, CutFigures, PairFigures, TrainingFigures
+from secateur.deepprune.judges.record import METRICS_FILE, CutFigures, PairFigures, TrainingFigures
 from secateur.runtime.files import JSON
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds

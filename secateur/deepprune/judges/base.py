@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from secateur.deepprune.cut import CutRule
-from secateur.deepprune.decision import JudgeFailure
 from secateur.deepprune.judges.calibration import Calibration
-from secateur.deepprune.judges.figures import JudgeCost
-from secateur.deepprune.judges.record import JudgeParts
+from secateur.deepprune.judges.record import JudgeCost, JudgeParts
+from secateur.deepprune.policy import JudgeFailure
 from secateur.engines.accounting import Usage
 from secateur.engines.trace_folder import CutVector
 from secateur.runtime.errors import InputError

@@ -6,9 +6,17 @@ All figures are those of metrics.json (trainers/judge.py), which says on which p
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secateur.deepprune.judges.figures import METRICS_FILE, JudgeCost, JudgeMetrics, read_metrics
 from secateur.deepprune.judges.kind import JudgeKind
-from secateur.deepprune.judges.record import HEAD_FILE, JUDGE_FILE, JudgeRecord, read_judge
+from secateur.deepprune.judges.record import (
+    HEAD_FILE,
+    JUDGE_FILE,
+    METRICS_FILE,
+    JudgeCost,
+    JudgeMetrics,
+    JudgeRecord,
+    read_judge,
+    read_metrics,
+)
 from secateur.deepprune.judges.registry import stored_kind
 from secateur.runtime.cards import (
     LICENCE_FILES,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from secateur.deepprune.judges.figures import PairFigures
+from secateur.deepprune.judges.record import PairFigures
 
 BOOTSTRAP_RESAMPLES = 2000
 THRESHOLD_RESAMPLES = 500  # each sorts out a threshold of its own, which takes longer

@@ -16,9 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, JudgeError, VectorJudge
-from secateur.deepprune.judges.figures import JudgeCost
 from secateur.deepprune.judges.heads import AttentionPool, PairHead, pair_probabilities
-from secateur.deepprune.judges.record import HEAD_FILE, JudgeParts
+from secateur.deepprune.judges.record import HEAD_FILE, JudgeCost, JudgeParts
 from secateur.engines.accounting import Usage
 from secateur.runtime.records import as_json
 

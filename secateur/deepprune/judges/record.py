@@ -1,4 +1,10 @@
-"""judge.json: what a judge's folder says of the judge, as a typed record. How to write one by hand: folder.py."""
+"""What a judge's folder says of the judge, as typed records: judge.json and metrics.json.
+
+judge.json is the judge; how to write one by hand: folder.py. metrics.json is how good it was on its test problems:
+
+    from secateur.deepprune.judges.record import read_metrics
+    read_metrics("outputs/judges/base").unfinished.auroc
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,11 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from secateur.deepprune.cut import CutRule
-from secateur.deepprune.judges.calibration import Calibration
+from secateur.deepprune.judges.calibration import Calibration, CalibrationFigures
 from secateur.runtime.files import JSON
 from secateur.runtime.records import read_record, write_record
+from secateur.runtime.statistics import Bounds
 
-FORMAT = 1
+JUDGE_FORMAT = 1
 JUDGE_FILE = "judge.json"
 HEAD_FILE = "head.safetensors"
 """The small trained parts that lie beside it."""
@@ -66,14 +73,136 @@ class JudgeRecord(JudgeOrigin, JudgeParts):
 
 def write_judge(folder: str | Path, record: JudgeRecord) -> None:
     """Replace `<folder>/judge.json`."""
-    write_record(Path(folder) / JUDGE_FILE, record, FORMAT)
+    write_record(Path(folder) / JUDGE_FILE, record, JUDGE_FORMAT)
 
 
 def read_judge(folder: str | Path) -> JudgeRecord:
     """Raises `InputError` for a folder without judge.json, or with one that is damaged or of another format."""
-    return read_record(Path(folder) / JUDGE_FILE, JudgeRecord, FORMAT, _REMEDY)
+    return read_record(Path(folder) / JUDGE_FILE, JudgeRecord, JUDGE_FORMAT, _REMEDY)
 
 
 def store_calibration(folder: str | Path, calibration: Calibration) -> None:
     """Put a calibration into the folder of a judge that is saved already."""
     write_judge(folder, dataclasses.replace(read_judge(folder), calibration=calibration))
+
+
+METRICS_FORMAT = 1
+METRICS_FILE = "metrics.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairFigures:
+    """How well scores tell some pairs apart. All are fractions (0-1) and None where one of the labels is missing;
+    intervals are of 95 %, over problems.
+
+    auroc: share of (same answer, different answer) pairs of pairs that are ranked rightly. tnr_at_fnr20: share of
+    different-answer pairs that are kept apart where a fifth of the same-answer pairs is missed. same_answer_share:
+    of the `pairs`; they come from so many `problems`.
+    """
+
+    auroc: float | None
+    auroc_ci95: Bounds | None
+    tnr_at_fnr20: float | None
+    tnr_at_fnr20_ci95: Bounds | None
+    pairs: int
+    same_answer_share: float | None
+    problems: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFigures(PairFigures):
+    """The same over all pairs of a test folder, and over parts of them.
+
+    roc: (false, true positive rate) at evenly spaced false positive rates, () without both labels. unfinished: pairs
+    of which no cut is a whole trace, the headline. auroc_(un)seen_groups: of the rules or subjects that training did
+    (not) have; None where it had all, or the problems name none.
+    """
+
+    roc: tuple[tuple[float, float], ...]
+    unfinished: PairFigures
+    auroc_unseen_groups: float | None = None
+    auroc_unseen_groups_ci95: Bounds | None = None
+    auroc_seen_groups: float | None = None
+    auroc_seen_groups_ci95: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class JudgeCost:
+    """What a judge computes. `parameters`: of the model that reads tokens, 0 if none does; multiply-accumulates of
+    the trained parts of a judge that reads none, per token of a cut, per cut and per pair."""
+
+    parameters: int
+    macs_per_token: int | None = None
+    macs_per_cut: int | None = None
+    macs_per_pair: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutFigures:
+    """What the cuts of some problems look like: how many of them are whole traces (0-1), the median cut's share of
+    its trace (0-1), and their mean length [tokens]."""
+
+    whole_cut_share: float
+    median_cut_share: float
+    mean_cut_tokens: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeFigures(ScoreFigures, CutFigures):
+    """A judge on one test folder: its scores, its cuts and its cost. `unseen_groups`: those that training did not
+    have."""
+
+    unseen_groups: tuple[str, ...]
+    calibration: CalibrationFigures
+    cost: JudgeCost
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFigures:
+    """How a judge came about; `steps` is 0 and what follows None where a model is used as it is.
+
+    best_dev_auroc (0-1) and best_step: of the checkpoint that was kept. cpu_s: seconds of processor time. sources:
+    where the problems of train, dev and every test came from, as far as their folders say.
+    """
+
+    steps: int
+    dev_problems: int
+    best_dev_auroc: float | None = None
+    best_step: int | None = None
+    cpu_s: float | None = None
+    train_problems: int | None = None
+    train_pairs: int | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeMetrics(JudgeFigures):
+    """All of metrics.json; the figures at its top are those of the first test folder.
+
+    kind: as registry.py names it. baselines: name → figures on the first test folder of what the judge has to beat,
+    and of the same model before training (`zero_shot`). models: name → figures of every test folder, empty for one.
+    config: of the training. versions: of the libraries.
+    """
+
+    kind: str
+    baselines: Mapping[str, JudgeFigures | ScoreFigures]
+    models: Mapping[str, JudgeFigures]
+    training: TrainingFigures
+    config: Mapping[str, JSON]
+    versions: Mapping[str, str]
+
+    @property
+    def tests(self) -> Mapping[str, JudgeFigures]:
+        """Every test folder by name; a single one is called "test"."""
+        return self.models or {"test": self}
+
+
+def write_metrics(folder: str | Path, metrics: JudgeMetrics) -> None:
+    """Replace `<folder>/metrics.json`."""
+    write_record(Path(folder) / METRICS_FILE, metrics, METRICS_FORMAT)
+
+
+def read_metrics(folder: str | Path) -> JudgeMetrics:
+    """Raises `InputError` for a folder without metrics.json, or with one that is damaged or of another format."""
+    path = Path(folder) / METRICS_FILE
+    return read_record(path, JudgeMetrics, METRICS_FORMAT, "train the judge again: trainers/judge.py")

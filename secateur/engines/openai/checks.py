@@ -16,7 +16,7 @@ from secateur.engines.models import count_parameters
 from secateur.engines.openai.protocol import Dialect, Request, metric, options, read_chunk
 from secateur.engines.openai.streams import Broken, Streams
 from secateur.runtime.errors import InputError
-from secateur.runtime.ranks import current_ranks
+from secateur.runtime.process import current_ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
