@@ -30,6 +30,7 @@ from secateur.deepprune.clustering import cluster_asking, cluster_traces
 from secateur.deepprune.cut import CutDetector, CutRule, cut_pieces
 from secateur.deepprune.judges.base import CutTrace, Judge
 from secateur.deepprune.judges.folder import load_judge
+from secateur.deepprune.judges.kinds import linear, own_states, pairwise
 from secateur.deepprune.judges.pairwise import PairwiseJudge
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.replay import replay
@@ -49,7 +50,7 @@ from secateur.tasks.records import Problem
 from secateur.tasks.sources import load_problems
 
 EMBEDDED = "trainers/embedded_model"
-KINDS = ("linear_own_states", "linear", "pairwise")
+KINDS = (own_states.KIND.name, linear.KIND.name, pairwise.KIND.name)
 SEED = 0
 
 
@@ -146,7 +147,7 @@ class Way:
 
 def ways(problem: Sampled, judges: dict[str, Judge], rule: PruneRule, live: int) -> list[Way]:
     """All ways of asking, on the traces of one problem."""
-    n, own, linear = len(problem.cuts), judges["linear_own_states"], judges["linear"]
+    n, own, encoder = len(problem.cuts), judges[own_states.KIND.name], judges[linear.KIND.name]
     scores, usage = score_all(own, problem.cuts)
     lazily = own.open(problem.cuts)
     cluster_asking(n, lambda pairs: lazily.scores([(int(a), int(b)) for a, b in pairs]), rule.cluster, problem.seed)
@@ -154,9 +155,9 @@ def ways(problem: Sampled, judges: dict[str, Judge], rule: PruneRule, live: int)
         Way("own states, all pairs", usage, 0, scores),
         Way("own states, asked lazily", lazily.usage, 0, scores),
     ]
-    matrix, usage = score_all(linear, problem.cuts)
-    found.append(Way("linear encoder", usage, linear.parameters, matrix))
-    return found + pairwise_ways(problem, judges["pairwise"], rule, scores, live)
+    matrix, usage = score_all(encoder, problem.cuts)
+    found.append(Way("linear encoder", usage, encoder.parameters, matrix))
+    return found + pairwise_ways(problem, judges[pairwise.KIND.name], rule, scores, live)
 
 
 def pairwise_ways(
@@ -255,7 +256,7 @@ def main() -> None:
         raise InputError("--problems must be at least 1, and every number in --sizes at least 3")
     use_one_torch_thread()
     judges = load_judges(options.judges, options.model)
-    own = judges["linear_own_states"]
+    own = judges[own_states.KIND.name]
     engine = TransformersEngine(options.model, capture_layers=own.capture_layers)
     problems = load_problems("arithmetic:combined", options.problems, SEED)
     traces = sample(engine, problems, max(options.sizes), own.cut_rule)

@@ -26,6 +26,7 @@ import numpy as np
 from secateur.deepprune.controller import ProblemJob, run_live
 from secateur.deepprune.judges.base import CutTrace, Judge, JudgeSession, pair_columns
 from secateur.deepprune.judges.folder import load_judge
+from secateur.deepprune.judges.registry import DEFAULT
 from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.deepprune.vote import majority
 from secateur.engines.accounting import Usage
@@ -41,7 +42,7 @@ from secateur.tasks.sources import load_problems
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "trainers" / "embedded_model"
-JUDGE = ROOT / "outputs" / "demo" / "judges" / "linear_own_states" / "base"
+JUDGE = ROOT / "outputs" / "demo" / "judges" / DEFAULT.name / "base"
 PUBLISHED_RULE = PruneRule()
 OPTIONS = {"transformers": {}, "vllm": {"kv_cache_gib": 1, "enforce_eager": True}}
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from eval.table.labels import judge_label
 from eval.table.registry import method_label, method_of
 from eval.table.votes import EQUAL_TOKENS
+from secateur.deepprune.judges.registry import DEFAULT
+from secateur.deepprune.judges.untrained import RANDOM, TFIDF, VALUES
 from secateur.results import TABLE_FILE, Row, read_table
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
@@ -29,9 +31,9 @@ from secateur.runtime.process import end_with_parent, entry_point
 from secateur.tasks.arithmetic import RULES, make_problems
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-OWN = "linear_own_states"
+OWN = DEFAULT.name
 SIZES = (8, 16, 32, 64)
-UNTRAINED = ("random", "values", "tfidf")
+WITHOUT_TRAINING = (RANDOM.name, VALUES.name, TFIDF.name)
 CONTESTED = [rule.name for rule in RULES if rule.share < 0.5]
 _PROBLEMS = 84  # twelve of each rule
 _SEED = 1  # other problems than those of the demo
@@ -48,7 +50,7 @@ def demo_judges(demo: Path, models: Iterable[str], kinds: Iterable[str]) -> dict
     """Model → the trained judges that the demo has of it, then the untrained ones."""
     folders = {model: [demo / "judges" / kind / model for kind in kinds] for model in models}
     return {
-        model: [*(str(path) for path in paths if (path / "judge.json").is_file()), *UNTRAINED]
+        model: [*(str(path) for path in paths if (path / "judge.json").is_file()), *WITHOUT_TRAINING]
         for model, paths in folders.items()
     }
 

@@ -83,7 +83,7 @@ def _check_same_base(runs: Runs) -> None:
     for where, other in others:
         if other != base:
             raise InputError(
-                f"{where}: its savings are held against the model '{other}', those of {first} against "
+                f"{where}: its savings are measured against the model '{other}', those of {first} against "
                 f"'{base}'; leave it out, or make it again with the same model first in key 'models'"
             )
 

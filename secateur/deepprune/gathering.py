@@ -2,7 +2,7 @@
 
 `Barrier`: every trace waits at its cut until the last of its batch has come; with a start rule the traces are started
 in batches, and no more once the clusters have said enough. `Overlap`: each trace is judged as it comes and runs on
-meanwhile; it is pruned at once if it can never be needed. `JudgedPolicy` is the whole of a rule: gathering, then
+meanwhile; it is pruned at once if it can never be needed. `JudgedPolicy` is an entire rule: gathering, then
 finishing.
 """
 

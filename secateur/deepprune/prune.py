@@ -59,7 +59,7 @@ def prune(
     `problem` is the problem's text, which gets the instruction of `prompt_family` (secateur/tasks/prompts.py:
     deepseek, qwen, or plain for none; by default as the judge's traces were prompted, deepseek where it does not
     say), or chat messages, which are rendered as they are; the final answer is taken from the last `\\boxed{…}`. By
-    default up to n traces start in batches and few of them finish; `rule=PruneRule()` is the paper's rule. `seed`
+    default up to n traces start in batches and few of them finish; `rule=PruneRule()` is the published rule. `seed`
     makes the run repeatable. The engine may be used again, but for one call at a time.
 
     Raises `InputError` for an engine that lacks what the judge reads, fewer than 2 traces, or a prompt that the

@@ -1,4 +1,4 @@
-"""Focal loss and the minority weight, held against their definitions."""
+"""Focal loss and the minority weight, compared with their definitions."""
 
 import numpy as np
 import torch

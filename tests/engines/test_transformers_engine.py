@@ -1,4 +1,4 @@
-"""The promises of `secateur.engines.base` held against plain ways of computing the same: one trace alone,
+"""The promises of `secateur.engines.base` compared with plain ways of computing the same: one trace alone,
 `generate`."""
 
 import random

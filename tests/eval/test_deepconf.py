@@ -1,4 +1,4 @@
-"""DeepConf on examples worked out by hand, and its stop held against a plain loop over the tokens."""
+"""DeepConf on examples worked out by hand, and its stop compared with a plain loop over the tokens."""
 
 import numpy as np
 import pytest

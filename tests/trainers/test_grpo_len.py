@@ -45,7 +45,7 @@ def test_a_round_leaves_its_record(uninterrupted) -> None:
 
 
 def test_a_killed_round_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path, monkeypatch) -> None:
-    """And is one run in W&B and one curve in TensorBoard; the round that it is held against reports to neither."""
+    """And is one run in W&B and one curve in TensorBoard; the round that it is compared with reports to neither."""
     run = tmp_path / "run"
     config = write_config(run)
     more = "report_to: [wandb, tensorboard]\nlog_completions: true\nnum_completions_to_print: 0\n"
