@@ -57,7 +57,6 @@ from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.records import as_json
 from secateur.runtime.statistics import mean_with_interval
 from secateur.tasks.answers.equality import GRADER_VERSION
-from secateur.tasks.prompts import starts_inside_thinking
 
 
 @dataclass(kw_only=True)
@@ -132,14 +131,14 @@ def measure_model(config: BudgetForcingConfig, name: str, problems: Problems) ->
     """Benchmark → the points of its curve: every budget, and last the unforced one."""
     tokenizer = load_tokenizer(config.tokenizer_of(name))
     injected = len(Forcer(tokenizer, config.chosen_forcing).injected_ids)
-    thinking, unforced = starts_inside_thinking(tokenizer), grade_model(config, name, problems)
+    extract, unforced = config.extract(tokenizer), grade_model(config, name, problems)
     found = {}
     for benchmark, wanted in problems.items():
         lengths, samples = prompt_lengths(tokenizer, wanted, config.prompt_family), config.samples_of(benchmark)
         points = []
         for tokens in sorted(config.budgets):
             folder = config.forced_folder(name, benchmark, tokens)
-            graded = grade_folder(folder, wanted, samples, thinking, lengths, config.majority)
+            graded = grade_folder(folder, wanted, samples, extract, lengths, config.majority)
             forced = _forced(folder, {problem.id for problem in wanted}, samples)
             share = mean_with_interval([sum(group) / samples for group in forced])
             total = injected * sum(map(sum, forced))

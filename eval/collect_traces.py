@@ -22,7 +22,7 @@ from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
 from secateur.runtime.process import current_ranks, entry_point
-from secateur.tasks.prompts import starts_inside_thinking
+from secateur.tasks.answers.extraction import extraction
 from secateur.tasks.records import Problem
 
 
@@ -79,13 +79,15 @@ def redundancy(config: CollectConfig, imported: dict[str, dict[str, Path]]) -> l
     """The report on every set that this run sampled or took over."""
     reports = []
     for name in config.models if config.problems else ():
-        thinking = starts_inside_thinking(load_tokenizer(config.tokenizer_of(name)))
+        extract = config.extract(load_tokenizer(config.tokenizer_of(name)))
         for set_name in config.problems:
             problems = read_trace_folder(Path(config.output_dir) / name / set_name)
-            reports.append(measure(name, set_name, problems, config.cut_rule, thinking))
+            reports.append(measure(name, set_name, problems, config.cut_rule, extract))
     for set_name, folders in imported.items():
         for model, folder in folders.items():
-            reports.append(measure(model, set_name, read_trace_folder(folder), config.cut_rule))
+            reports.append(
+                measure(model, set_name, read_trace_folder(folder), config.cut_rule, extraction(config.answer_from))
+            )
     return reports
 
 

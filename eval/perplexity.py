@@ -34,6 +34,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import GRADER_VERSION
+from secateur.tasks.answers.extraction import ANSWER, extraction
 from secateur.tasks.prompts import check_family, starts_inside_thinking
 
 
@@ -45,6 +46,7 @@ class PerplexityConfig:
     model: folder or Hub id of the model under which the traces are scored.
     output_dir: gets perplexity.json and nll.jsonl.
     prompt_family: as the traces were sampled with.
+    answer_from: where the final answer is: answer, anywhere, pattern:REGEX or package.module:function.
     dtype, device: of that model.
     batch_tokens: of one forward pass, padding included; a longer trace has one to itself.
     """
@@ -53,6 +55,7 @@ class PerplexityConfig:
     model: str
     output_dir: str = "outputs/perplexity"
     prompt_family: str = "deepseek"
+    answer_from: str = ANSWER
     dtype: str = "bfloat16"
     device: str = "auto"
     batch_tokens: int = 16_384
@@ -60,6 +63,7 @@ class PerplexityConfig:
     def __post_init__(self) -> None:
         check_traces_key(self.traces)
         check_family(self.prompt_family)
+        extraction(self.answer_from)
         require_model_folder("model", self.model)
         if self.batch_tokens < 1:
             raise InputError(f"key 'batch_tokens' has the value {self.batch_tokens}; give at least 1")
@@ -90,8 +94,8 @@ def main() -> None:
     if not {trace.key for trace in wanted} <= stored.keys():
         model = load_model(config.model, config.dtype, torch.device(local_device(config.device)))
         score_missing(model, wanted, nll, config.batch_tokens)
-    scores, thinking = read_scores(nll), starts_inside_thinking(tokenizer)
-    models = {name: model_figures(name, problems, scores, thinking) for name, problems in sources.items()}
+    scores, extract = read_scores(nll), extraction(config.answer_from, starts_inside_thinking(tokenizer))
+    models = {name: model_figures(name, problems, scores, extract) for name, problems in sources.items()}
     report = PerplexityReport(asdict(config), GRADER_VERSION, models)
     write(report, folder)
     show(report)

@@ -18,6 +18,7 @@ from secateur.runtime.config import parse_config
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point
+from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
 
 
 @dataclass(kw_only=True)
@@ -29,6 +30,7 @@ class RedundancyConfig:
     cut_kind, cut_k: the cut; by default the folder's own, for files 25 words.
     tokenizer: folder or Hub id, to count the tokens of traces in files.
     thinking: completions begin inside `<think>`, because the chat template opens it.
+    answer_from: where the final answer is: answer, anywhere, pattern:REGEX or package.module:function.
     """
 
     traces: list[str] | str
@@ -37,14 +39,20 @@ class RedundancyConfig:
     cut_k: int | None = None
     tokenizer: str | None = None
     thinking: bool = False
+    answer_from: str = ANSWER
 
     def __post_init__(self) -> None:
         if (self.cut_kind is None) != (self.cut_k is None):
             raise InputError("keys 'cut_kind' and 'cut_k' belong together: give both or none")
+        extraction(self.answer_from)
 
     @property
     def paths(self) -> list[Path]:
         return [Path(self.traces)] if isinstance(self.traces, str) else [Path(path) for path in self.traces]
+
+    @property
+    def extract(self) -> Extract:
+        return extraction(self.answer_from, self.thinking)
 
     @property
     def rule(self) -> CutRule | None:
@@ -54,9 +62,9 @@ class RedundancyConfig:
 def measure_path(config: RedundancyConfig, path: Path) -> list[Redundancy]:
     """A folder is one model's set; a file may hold several models."""
     if path.is_dir():
-        return [measure_folder(path, config.rule, config.thinking)]
+        return [measure_folder(path, config.rule, config.extract)]
     tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer)
-    return measure_file(path, config.rule or CutRule(), tokenizer, config.thinking)
+    return measure_file(path, config.rule or CutRule(), tokenizer, config.extract)
 
 
 @entry_point

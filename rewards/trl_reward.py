@@ -16,6 +16,7 @@ from rewards.registry import find_reward, make_options, reward_groups
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.tasks.answers.equality import grade_batch
+from secateur.tasks.answers.extraction import ANSWER, extraction
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +58,8 @@ class LimitReward:
 
     tokenizer: decodes completions. end_ids: end tokens and the pad token; only the loaded model knows them all, so
     they may be set later. thinking: completions begin inside the thinking part. options: `reward_options` of the
-    schedule. limit: of the round [tokens]. world: processes that train together.
+    schedule. limit: of the round [tokens]. world: processes that train together. answer_from: where the final answer
+    is (secateur/tasks/answers/extraction.py).
 
     Correctness is judged on the decoded ids, not on the completion that TRL hands over: a chat template with a
     response schema would have split the thinking off. Dataset columns: `gold`; `row`, the group id, the same for all
@@ -75,10 +77,12 @@ class LimitReward:
         options: Mapping[str, JSON],
         limit: int,
         world: int,
+        answer_from: str = ANSWER,
     ) -> None:
         self.spec, self.options = find_reward(name), make_options(name, options)
         self.options.check_limit(limit)
-        self.tokenizer, self.end_ids, self.thinking = tokenizer, frozenset(end_ids), thinking
+        self.tokenizer, self.end_ids = tokenizer, frozenset(end_ids)
+        self.extract = extraction(answer_from, thinking and not self.spec.grades_whole_text)
         self.limit, self.world = limit, world
         self.__name__ = name  # TRL's metric key
 
@@ -140,7 +144,7 @@ class LimitReward:
         texts = self.tokenizer.batch_decode([completion_ids[index] for index in chosen], skip_special_tokens=True)
         if whole_text:  # without its tags the thinking part is text like any other
             texts = [text.replace("<think>", "").replace("</think>", "") for text in texts]
-        verdicts = grade_batch(texts, [gold[index] for index in chosen], self.thinking and not whole_text)
+        verdicts = grade_batch(texts, [gold[index] for index in chosen], self.extract)
         for index, verdict in zip(chosen, verdicts, strict=True):
             right[index] = verdict
         return right

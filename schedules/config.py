@@ -14,6 +14,7 @@ from secateur.runtime.config import check_types, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.hub import check_key
+from secateur.tasks.answers.extraction import ANSWER, extraction
 
 _AT_LEAST_ONE = (
     "validation_samples",
@@ -41,6 +42,8 @@ class ScheduleConfig:
     prompt_family: deepseek, qwen or plain (see secateur/tasks/prompts.py).
     reward, reward_options: `hard_limit`, or one of its published alternatives and its options (see rewards/); a
       `RewardSpec` of your own is named `package.module:NAME`.
+    answer_from: where the final answer of a completion is, for reward and choice: answer, anywhere, pattern:REGEX or
+      package.module:function (see secateur/tasks/answers/extraction.py).
     seed: orders the prompts and seeds rollouts and validation.
     validation_*: problems and sampling settings of the choice; `validation_max_tokens` is the long cap [tokens].
     validation_dtype, validation_rows: precision of the validated models, traces decoded at once on each process.
@@ -69,6 +72,7 @@ class ScheduleConfig:
     prompt_family: str = "deepseek"
     reward: str = "hard_limit"
     reward_options: dict[str, Any] = field(default_factory=dict)
+    answer_from: str = ANSWER
     seed: int = 0
     validation_problems: str
     validation_count: int | None = None
@@ -94,6 +98,7 @@ class ScheduleConfig:
         make_rounds(self.limits, self.steps_per_round)
         _check_model(self.model)
         check_key("hub_model_id", self.hub_model_id)
+        extraction(self.answer_from)
         if not 0 <= self.tolerance < 1:
             raise InputError(f"key 'tolerance' has the value {self.tolerance}; give a fraction from 0 to below 1")
         if self.tolerance_reference not in TOLERANCE_REFERENCES:

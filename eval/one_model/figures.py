@@ -20,7 +20,7 @@ from secateur.runtime.statistics import (
     ratio_with_interval,
 )
 from secateur.tasks.answers.equality import grade_batch, group_answers
-from secateur.tasks.answers.extraction import extract_answer
+from secateur.tasks.answers.extraction import Extract
 from secateur.tasks.records import Problem, Trace
 
 PERCENTILES = (20, 40, 50, 60, 80, 90, 99)  # those that ThinkPrune's evaluation prints
@@ -102,18 +102,19 @@ def grade_folder(
     folder: Path,
     problems: Sequence[Problem],
     samples: int,
-    thinking: bool,
+    extract: Extract,
     prompt_tokens: Mapping[str, int],
     votes: bool = False,
 ) -> Graded:
     """Grade `samples` traces per problem of a trace folder and write `results.jsonl` beside them.
 
-    `prompt_tokens`: problem id → length of its prompt [tokens]; `votes`: also find the majority's answer, for which
-    the answers of a problem are compared with one another. Raises `InputError` if a trace is missing.
+    `extract` takes the answer out of a text; `prompt_tokens`: problem id → length of its prompt [tokens];
+    `votes`: also find the majority's answer, for which the answers of a problem are compared with one another.
+    Raises `InputError` if a trace is missing.
     """
     groups = _wanted_traces(folder, problems, samples)
     traces = [trace for group in groups for trace in group]
-    verdicts = grade_batch([trace.text for trace in traces], [trace.gold for trace in traces], thinking)
+    verdicts = grade_batch([trace.text for trace in traces], [trace.gold for trace in traces], extract)
     _write_results(folder / "results.jsonl", traces, verdicts)
     right = [verdicts[start : start + samples] for start in range(0, len(verdicts), samples)]
     return Graded(
@@ -121,13 +122,13 @@ def grade_folder(
         lengths=[[_tokens(trace) for trace in group] for group in groups],
         truncated=[[trace.finish_reason == "length" for trace in group] for group in groups],
         prompt_tokens=[prompt_tokens[problem.id] for problem in problems],
-        right_votes=_right_votes(groups, right, thinking) if votes else None,
+        right_votes=_right_votes(groups, right, extract) if votes else None,
     )
 
 
-def _right_votes(groups: Sequence[Sequence[Trace]], right: Sequence[Sequence[bool]], thinking: bool) -> list[bool]:
+def _right_votes(groups: Sequence[Sequence[Trace]], right: Sequence[Sequence[bool]], extract: Extract) -> list[bool]:
     """Whether the majority of each problem's answers is right; of equally frequent ones the first counts."""
-    chosen = [majority(group_answers([extract_answer(trace.text, thinking) for trace in group])) for group in groups]
+    chosen = [majority(group_answers([extract(trace.text) for trace in group])) for group in groups]
     return [key is not None and verdicts[key] for key, verdicts in zip(chosen, right, strict=True)]
 
 

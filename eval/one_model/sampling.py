@@ -12,7 +12,6 @@ from secateur.engines.base import Engine
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.process import current_ranks
-from secateur.tasks.prompts import starts_inside_thinking
 from secateur.tasks.records import Problem
 
 if TYPE_CHECKING:
@@ -150,10 +149,10 @@ def prompt_lengths(tokenizer: "PreTrainedTokenizerBase", problems: Sequence[Prob
 
 def grade_model(config: SingleConfig, name: str, problems: Problems) -> dict[str, Graded]:
     tokenizer = load_tokenizer(config.tokenizer_of(name))
-    thinking = starts_inside_thinking(tokenizer)
+    extract = config.extract(tokenizer)
     graded = {}
     for benchmark, wanted in problems.items():
         prompts = prompt_lengths(tokenizer, wanted, config.prompt_family)
         folder, samples = config.folder(name, benchmark), config.samples_of(benchmark)
-        graded[benchmark] = grade_folder(folder, wanted, samples, thinking, prompts, config.majority)
+        graded[benchmark] = grade_folder(folder, wanted, samples, extract, prompts, config.majority)
     return graded

@@ -19,6 +19,7 @@ from secateur.runtime.files import JSON, append_jsonl, read_jsonl, repair_torn_t
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds, mean_with_interval, ratio_with_interval
 from secateur.tasks.answers.equality import grade_batch
+from secateur.tasks.answers.extraction import Extract
 from secateur.tasks.records import Trace
 
 if TYPE_CHECKING:
@@ -214,11 +215,11 @@ def read_perplexity(folder: str | Path) -> PerplexityReport:
 
 
 def model_figures(
-    name: str, problems: Sequence[ReadProblem], scores: Mapping[TraceKey, Score], thinking: bool
+    name: str, problems: Sequence[ReadProblem], scores: Mapping[TraceKey, Score], extract: Extract
 ) -> ModelPerplexity:
-    """`thinking` as in `secateur.tasks.answers.equality.extract_answer`."""
+    """`extract` takes the answer out of a text."""
     rows = [(number, entry, trace) for number, entry in enumerate(problems) for trace in entry.traces]
-    verdicts = grade_batch([trace.text for *_, trace in rows], [trace.gold for *_, trace in rows], thinking)
+    verdicts = grade_batch([trace.text for *_, trace in rows], [trace.gold for *_, trace in rows], extract)
     parts: dict[str, dict[int, list[Score]]] = {"all": {}, "right": {}, "wrong": {}}
     for (number, entry, trace), right in zip(rows, verdicts, strict=True):
         score = scores[name, entry.benchmark, trace.problem_id, trace.sample]

@@ -29,7 +29,7 @@ from secateur.runtime.files import read_json, write_text
 from secateur.runtime.pictures import BLUE, GREEN, ORANGE, SKY, save_png
 from secateur.runtime.records import read_record, write_record
 from secateur.tasks.answers.equality import grade_answers, group_answers
-from secateur.tasks.answers.extraction import extract_answer
+from secateur.tasks.answers.extraction import Extract, extract_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,10 +113,10 @@ class _Counted:
 
 
 def measure(
-    model: str, set_name: str, problems: Sequence[ProblemTraces], rule: CutRule, thinking: bool = False
+    model: str, set_name: str, problems: Sequence[ProblemTraces], rule: CutRule, extract: Extract = extract_answer
 ) -> Redundancy:
-    """The figures of one set; `thinking` as in `secateur.tasks.answers.equality.extract_answer`."""
-    counted = [_count(entry, rule, thinking) for entry in problems]
+    """The figures of one set; `extract` takes the answer out of a text."""
+    counted = [_count(entry, rule, extract) for entry in problems]
     labels = [label for one in counted for label in one.pair_labels]
     cuts = [cut for one in counted for cut in one.cuts]
     n = len(problems)
@@ -139,9 +139,9 @@ def measure(
     )
 
 
-def _count(entry: ProblemTraces, rule: CutRule, thinking: bool) -> _Counted:
+def _count(entry: ProblemTraces, rule: CutRule, extract: Extract) -> _Counted:
     traces = [stored.trace for stored in entry.traces]
-    texts = [extract_answer(trace.text, thinking) for trace in traces]
+    texts = [extract(trace.text) for trace in traces]
     keys = group_answers(texts)
     verdicts = _verdicts(keys, texts, entry.problem.answer)
     cuts = [_cut(stored, rule) for stored in entry.traces]
@@ -184,14 +184,14 @@ def _cut(stored: StoredTrace, rule: CutRule) -> _Cut:
     return _Cut(cut.n_tokens is None, len(cut.text) / max(1, len(stored.trace.text)))
 
 
-def measure_folder(path: Path, rule: CutRule | None, thinking: bool = False) -> Redundancy:
+def measure_folder(path: Path, rule: CutRule | None, extract: Extract = extract_answer) -> Redundancy:
     """A trace folder `<model>/<set>`; without a `rule` cut as it was. Raises `InputError` for a rule that is not that
     of its traces, whose tokens say where they were cut."""
     problems, cut = read_trace_folder(path), _folder_cut(path)
     chosen = rule or cut or CutRule()
     if cut != chosen and any(_has_ids(trace) for entry in problems for trace in entry.traces):
         raise InputError(f"{path}: its traces were cut at {cut}; leave out 'cut_kind' and 'cut_k'")
-    return measure(path.parent.name, path.name, problems, chosen, thinking)
+    return measure(path.parent.name, path.name, problems, chosen, extract)
 
 
 def _folder_cut(path: Path) -> CutRule | None:
@@ -201,11 +201,11 @@ def _folder_cut(path: Path) -> CutRule | None:
 
 
 def measure_file(
-    path: Path, rule: CutRule, tokenizer: "PreTrainedTokenizerBase | None", thinking: bool = False
+    path: Path, rule: CutRule, tokenizer: "PreTrainedTokenizerBase | None", extract: Extract = extract_answer
 ) -> list[Redundancy]:
     """A file of traces, which may hold several models."""
     models = read_foreign(path, rule, tokenizer)
-    return [measure(model, stem_of(path), problems, rule, thinking) for model, problems in models.items()]
+    return [measure(model, stem_of(path), problems, rule, extract) for model, problems in models.items()]
 
 
 def show(reports: Sequence[Redundancy]) -> None:

@@ -24,8 +24,6 @@ from secateur.engines.trace_folder import StoredTrace, read_trace_folder
 from secateur.results import LiveEquality, Table, rows_as_csv, write_table
 from secateur.runtime.files import write_text
 from secateur.tasks.answers.equality import GRADER_VERSION, grade_answers, group_answers
-from secateur.tasks.answers.extraction import extract_answer
-from secateur.tasks.prompts import starts_inside_thinking
 from secateur.tasks.records import Problem
 
 _PACKAGES = ("secateur", "torch", "transformers", "numpy")
@@ -39,8 +37,8 @@ class ModelTraces:
         found = stored_traces(read_trace_folder(traces_folder(config, name)), config.largest_n)
         self.stored: list[list[StoredTrace]] = [found[problem.id] for problem in problems]
         self.tokenizer = load_tokenizer(config.tokenizer_of(name))
-        thinking = starts_inside_thinking(self.tokenizer)
-        self.answers = [[extract_answer(s.trace.text, thinking) for s in stored] for stored in self.stored]
+        extract = config.extract(self.tokenizer)
+        self.answers = [[extract(s.trace.text) for s in stored] for stored in self.stored]
 
     def texts(self, index: int) -> list[str]:
         return [stored.trace.text for stored in self.stored[index]]

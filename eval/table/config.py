@@ -254,6 +254,7 @@ SETTINGS = (
     "top_k",
     "max_tokens",
     "prompt_family",
+    "answer_from",
     "seed",
     "dtype",
 )

@@ -25,8 +25,6 @@ from secateur.runtime.console import progress
 from secateur.runtime.process import current_ranks
 from secateur.runtime.records import write_record
 from secateur.tasks.answers.equality import GRADER_VERSION, group_answers
-from secateur.tasks.answers.extraction import extract_answer
-from secateur.tasks.prompts import starts_inside_thinking
 from secateur.tasks.records import Problem
 
 
@@ -47,7 +45,7 @@ class LiveRuns:
         self.tokenizer = tokenizer
         made_with = {"scores": scored_with, "rule": asdict(rule), "grader": GRADER_VERSION}
         self._settings = json.dumps(made_with, sort_keys=True)
-        self._thinking = starts_inside_thinking(tokenizer)
+        self._extract = config.extract(tokenizer)
 
     def missing(self, problems: Sequence[Problem]) -> list[Problem]:
         """Those of `problems` that have not been run with these settings."""
@@ -62,7 +60,7 @@ class LiveRuns:
         clock = ClockedEngine(engine, jobs)
         with progress(f"{self.model}: {method_label(self.method)} live{current_ranks().note}", len(jobs)) as shown:
             began = time.monotonic()
-            for result in run_live(clock, jobs, spec, self.judge, self.rule, config.rows, self._thinking):
+            for result in run_live(clock, jobs, spec, self.judge, self.rule, config.rows, self._extract):
                 ended = time.monotonic()
                 problem_s = round(ended - clock.first_token[result.problem_id], 3)
                 wall = LiveWall(problem_s, round(ended - began, 3), current_ranks().rank)
@@ -75,7 +73,7 @@ class LiveRuns:
         return ProblemJob.sampled(problem.id, ids, n, self.config.seed)
 
     def _write(self, problem: Problem, result: LiveResult, stored: Sequence[StoredTrace], wall: LiveWall) -> None:
-        answers = [extract_answer(trace.trace.text, self._thinking) for trace in stored]
+        answers = [self._extract(trace.trace.text) for trace in stored]
         label = names_of_judges(self.config, self.model)[0]
         found = read_scores(self.config, self.model, label, problem)
         replayed = replay(

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,8 +18,12 @@ from secateur.engines.trace_folder import CutVector, TraceFolderWriter
 from secateur.runtime.console import progress, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import current_ranks, each_in_its_own_process
-from secateur.tasks.prompts import check_family, encode_prompt, evaluation_messages
+from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
+from secateur.tasks.prompts import check_family, encode_prompt, evaluation_messages, starts_inside_thinking
 from secateur.tasks.records import Problem, Trace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class SamplingKeys(EngineKeys):
     models: name → model folder or Hub id, or the name that the server of engine "openai" has for it.
     output_dir: gets everything that is made.
     prompt_family: deepseek, qwen or plain: the sentences around a problem (see secateur/tasks/prompts.py).
+    answer_from: where the final answer of a trace is: answer (the last box after the thinking), anywhere,
+      pattern:REGEX, or package.module:function (see secateur/tasks/answers/extraction.py).
     temperature, top_p, top_k: of sampling; temperature 0 is greedy, top_p 1 and top_k 0 leave every token in.
     max_tokens: cap on a completion [tokens], end token included; rows: traces decoded at once on each process.
     dtype, device: of a model in this process; a server has its own.
@@ -51,6 +57,7 @@ class SamplingKeys(EngineKeys):
     models: dict[str, str]
     output_dir: str
     prompt_family: str = "deepseek"
+    answer_from: str = ANSWER
     temperature: float = 0.6
     top_p: float = 0.95
     top_k: int = 0
@@ -63,6 +70,7 @@ class SamplingKeys(EngineKeys):
 
     def __post_init__(self) -> None:
         check_family(self.prompt_family)
+        extraction(self.answer_from)
         self.require_positive("max_tokens", "rows")
         self.check_engine()
         if not self.models and self.needs_models:
@@ -81,6 +89,10 @@ class SamplingKeys(EngineKeys):
         for key in keys:
             if getattr(self, key) < 1:
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
+
+    def extract(self, tokenizer: "PreTrainedTokenizerBase") -> Extract:
+        """What takes the final answer out of a text of a model with this tokenizer."""
+        return extraction(self.answer_from, starts_inside_thinking(tokenizer))
 
     @property
     def spec(self) -> SamplingSpec:

@@ -114,6 +114,7 @@ def validation_settings(schedule: ScheduleConfig) -> dict[str, JSON]:
         "engine": schedule.validation_engine,
         "engine_options": schedule.validation_engine_options,
         "prompt_family": schedule.prompt_family,
+        "answer_from": schedule.answer_from,
         "seed": schedule.seed,
         "table": False,
     }

@@ -25,7 +25,7 @@ from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec, trace_seed
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.equality import AnswerGroups
-from secateur.tasks.answers.extraction import extract_answer
+from secateur.tasks.answers.extraction import Extract, extract_answer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,19 +92,19 @@ def run_live(
     judge: Judge,
     rule: PruneRule,
     max_rows: int,
-    thinking: bool = False,
+    extract: Extract = extract_answer,
 ) -> Iterator[LiveResult]:
     """Run problems through one engine and yield each as it is done.
 
     A problem is started while the traces it starts at once and those held for others, running or parked, are at most
-    `max_rows`; one that is larger than that runs alone. An engine serves one such run at a time. `thinking` as in
-    `secateur.tasks.answers.extraction.extract_answer`.
+    `max_rows`; one that is larger than that runs alone. An engine serves one such run at a time. `extract`
+    takes the final answer out of a text; see `secateur.tasks.answers.extraction.extraction`.
     """
     waiting = deque(jobs)
     active: list[_ProblemRun] = []
     while waiting or active:
         while waiting and _fits(len(rule.start.batches(len(waiting[0].seeds))[0]), active, max_rows):
-            active.append(_ProblemRun(waiting.popleft(), engine, spec, judge, rule, thinking))
+            active.append(_ProblemRun(waiting.popleft(), engine, spec, judge, rule, extract))
         _advance(engine, active)
         for run in [run for run in active if run.done]:
             active.remove(run)
@@ -160,11 +160,11 @@ class _AnswerKeys:
     """Keys of answers that come one by one: answers of one group get the key of its first, a trace; None is no
     answer."""
 
-    def __init__(self, thinking: bool) -> None:
-        self._thinking, self._groups = thinking, AnswerGroups()
+    def __init__(self, extract: Extract) -> None:
+        self._extract, self._groups = extract, AnswerGroups()
 
     def add(self, trace: int, text: str) -> Hashable | None:
-        answer = extract_answer(text, self._thinking)
+        answer = self._extract(text)
         return None if answer is None else self._groups.add(trace, answer)
 
     def answer(self, key: Hashable | None) -> str | None:
@@ -175,7 +175,7 @@ class _ProblemRun:
     """One problem while it runs: feed it every engine step's events of its `handles` until it is `done`."""
 
     def __init__(
-        self, job: ProblemJob, engine: Engine, spec: SamplingSpec, judge: Judge, rule: PruneRule, thinking: bool
+        self, job: ProblemJob, engine: Engine, spec: SamplingSpec, judge: Judge, rule: PruneRule, extract: Extract
     ) -> None:
         self.job, self._engine, self._judge, self._spec = job, engine, judge, spec
         n = len(job.seeds)
@@ -183,7 +183,7 @@ class _ProblemRun:
         self.traces: list[_RunningTrace] = []  # those that were started
         self._index: dict[int, int] = {}  # handle → place in `traces`
         self._steps = 0  # decode steps of the engine in which a trace of this problem ran
-        self._keys = _AnswerKeys(thinking)
+        self._keys = _AnswerKeys(extract)
         self._session: JudgeSession | None = None
         self._policy = JudgedPolicy(PairScores(n, self._ask, self._introduce), rule, job.decision_seed)
         self._warned = False

@@ -22,6 +22,7 @@ from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, SamplingSpec
 from secateur.runtime.errors import InputError
+from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
 from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
 
 DEFAULT_FAMILY = "deepseek"  # that of all commands
@@ -52,15 +53,18 @@ def prune(
     spec: SamplingSpec = DEFAULT_SPEC,
     rule: PruneRule = ADAPTIVE_RULE,
     prompt_family: str | None = None,
+    answer_from: str | Extract = ANSWER,
     seed: int = 0,
 ) -> PruneResult:
     """Answer one problem by the vote of n parallel traces, of which redundant ones stop while they run.
 
     `problem` is the problem's text, which gets the instruction of `prompt_family` (secateur/tasks/prompts.py:
-    deepseek, qwen, or plain for none; by default as the judge's traces were prompted, deepseek where it does not
-    say), or chat messages, which are rendered as they are; the final answer is taken from the last `\\boxed{…}`. By
-    default up to n traces start in batches and few of them finish; `rule=PruneRule()` is the published rule. `seed`
-    makes the run repeatable. The engine may be used again, but for one call at a time.
+    deepseek, qwen, or plain for none; by default as the judge's traces were prompted, deepseek where it does
+    not say), or chat messages, which are rendered as they are; the final answer is taken from the last
+    `\\boxed{…}` after the thinking, unless `answer_from` says otherwise (`anywhere`, `pattern:REGEX`, or a
+    function from text to answer or None). By default up to n traces start in batches and few of them finish;
+    `rule=PruneRule()` is the published rule. `seed` makes the run repeatable. The engine may be used again, but
+    for one call at a time.
 
     Raises `InputError` for an engine that lacks what the judge reads, fewer than 2 traces, or a prompt that the
     engine refuses, and `EngineError` if the engine breaks down.
@@ -76,7 +80,8 @@ def prune(
     name = hashlib.sha256(repr(prompt_ids).encode()).hexdigest()[:16]
     job = ProblemJob.sampled(name, prompt_ids, n, seed)
     thinking = starts_inside_thinking(engine.tokenizer)
-    (result,) = run_live(engine, [job], spec, judge, rule, max_rows=n, thinking=thinking)
+    extract = extraction(answer_from, thinking) if isinstance(answer_from, str) else answer_from
+    (result,) = run_live(engine, [job], spec, judge, rule, max_rows=n, extract=extract)
     return PruneResult(result.answer, result.traces, result.usage, result.decision)
 
 

@@ -19,6 +19,7 @@ from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_jsonl, write_text
 from secateur.tasks.answers.equality import GRADER_VERSION
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.records import Problem, Trace
 
 PROBLEMS = [Problem(f"p{index}", f"question {index}", str(index)) for index in range(3)]
@@ -54,7 +55,7 @@ PROMPTS = {"p0": 5, "p1": 6, "p2": 7}
 
 
 def grade(folder: Path, samples: int, votes: bool = False) -> Graded:
-    return grade_folder(folder, PROBLEMS, samples, thinking=False, prompt_tokens=PROMPTS, votes=votes)
+    return grade_folder(folder, PROBLEMS, samples, extract_answer, prompt_tokens=PROMPTS, votes=votes)
 
 
 def test_figures_are_means_over_problems_of_all_samples(tmp_path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secateur.tasks.answers.equality
+from secateur.runtime.errors import InputError
 from secateur.tasks.answers.equality import (
     GRADER_VERSION,
     AnswerGroups,
@@ -21,7 +22,7 @@ from secateur.tasks.answers.equality import (
     unreadable_reason,
     unreadable_reasons,
 )
-from secateur.tasks.answers.extraction import extract_answer
+from secateur.tasks.answers.extraction import extract_answer, extraction
 from secateur.tasks.records import read_problems
 
 
@@ -276,3 +277,34 @@ def test_runaway_text_never_reaches_a_parser_and_costs_linear_time() -> None:
 
 def test_the_version_names_the_rules_and_math_verify() -> None:
     assert re.fullmatch(r"secateur-\d+ math-verify-[\d.]+", GRADER_VERSION)
+
+
+@pytest.mark.parametrize(
+    ("answer_from", "text", "answer"),
+    [
+        ("answer", "<think>\\boxed{7}</think> Seven.", None),
+        ("anywhere", "<think>\\boxed{7}</think> Seven.", "7"),
+        ("anywhere", "<think>\\boxed{7} or", "7"),
+        ("anywhere", "<think>\\boxed{7}</think> \\boxed{8}", "8"),
+        ("pattern:ANSWER: *(.+)", "ANSWER: 3\nNo, wait.\nANSWER:  4 \n", "4"),
+        ("pattern:ANSWER: *(.+)", "\\boxed{3}", None),
+        ("pattern:[A-D](?=\\.)", "A. or B.", "B"),
+        ("tests.tasks.test_answers:last_word", "it is seven", "seven"),
+    ],
+)
+def test_answers_are_looked_for_where_the_key_says(answer_from: str, text: str, answer: str | None) -> None:
+    assert extraction(answer_from)(text) == answer
+
+
+def last_word(text: str) -> str | None:
+    return text.split()[-1] if text.split() else None
+
+
+@pytest.mark.parametrize("answer_from", ["box", "pattern:(", "tests.tasks.test_answers:nothing", "no.module:f", ""])
+def test_a_wrong_place_is_named(answer_from: str) -> None:
+    with pytest.raises(InputError, match="key 'answer_from' has the value"):
+        extraction(answer_from)
+
+
+def test_a_pattern_that_backtracks_without_end_finds_nothing() -> None:
+    assert extraction(r"pattern:(a|a)*b")("a" * 5000) is None

@@ -227,4 +227,5 @@ class RoundJob:
             schedule.reward_options,
             round_.limit,
             current_ranks().world_size,
+            schedule.answer_from,
         )

@@ -11,6 +11,7 @@ from secateur.runtime.dry_run import PLAN_KEYS, PlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.hub import check_key
+from secateur.tasks.answers.extraction import ANSWER, extraction
 from trainers.judges.fit import FOCAL_GAMMA, MINORITY_FACTOR
 
 # Keys that change what is shown and sent, not what is trained; they may differ between starts.
@@ -29,6 +30,8 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
       metrics.json. `train` may be missing where `epochs` is 0.
     cut_kind, cut_k: where traces are cut: after the k-th reasoning word (words) or token (tokens); by default the
       rule of the train folder.
+    answer_from: where the final answer of a trace is: answer, anywhere, pattern:REGEX or package.module:function
+      (see secateur/tasks/answers/extraction.py); pairs with equal answers are what the judge learns.
     push_to_hub: upload the judge with its card when it is done; a start after that uploads what was not.
     hub_model_id: repository, `user/name` or `name` of your own; by default the name of `output_dir`.
     hub_private_repo: whether a repository that is made is private; by default as its owner has it.
@@ -46,6 +49,8 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
     cut_kind: Literal["words", "tokens"] | None = None
     cut_k: int | None = None
     prompt_family: Literal["deepseek", "qwen", "plain"] | None = None  # how they were prompted; None = as they say
+
+    answer_from: str = ANSWER
 
     # Training
     learning_rate: float = 3e-3  # the highest; it rises over `warmup_share` of the steps and falls after them
@@ -84,6 +89,7 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
         if (self.cut_kind is None) != (self.cut_k is None):
             raise InputError("give both 'cut_kind' and 'cut_k', or neither to take the rule of the train folder")
         check_key("hub_model_id", self.hub_model_id)
+        extraction(self.answer_from)
         self.check_plan()
         self._check_training()
         self._check_adapters()

@@ -22,6 +22,7 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json
+from secateur.tasks.answers.extraction import Extract, extraction
 from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
 from trainers.judges.config import JudgeConfig
 
@@ -64,7 +65,15 @@ def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
     tokenizer = load_tokenizer(config.generator or config.model)
     family = _prompt_family(config, folders, settings)
     stored_layers = next(iter(settings.values())).layers
-    reader = _Reader(family, rule, tokenizer, Detokenizer(tokenizer), layers if with_states else None, stored_layers)
+    reader = _Reader(
+        family,
+        config.answer_from,
+        rule,
+        tokenizer,
+        Detokenizer(tokenizer),
+        layers if with_states else None,
+        stored_layers,
+    )
     splits = {key: reader.split(folder) for key, folder in folders.items()}
     tests = _checked_tests(config, splits)
     states = splits["dev"][0].cuts[0].states
@@ -159,6 +168,7 @@ def _check_states(tests: dict[str, list[LabelledProblem]], dev: list[LabelledPro
 @dataclass(frozen=True)
 class _Reader:
     family: str
+    answer_from: str
     rule: CutRule
     tokenizer: PreTrainedTokenizerBase
     detokenizer: Detokenizer
@@ -166,8 +176,8 @@ class _Reader:
     stored_layers: tuple[int, ...] | None
 
     def split(self, folder: str) -> list[LabelledProblem]:
-        thinking = starts_inside_thinking(self.tokenizer)
-        problems = [self._problem(entry, thinking) for entry in read_trace_folder(folder)]
+        extract = extraction(self.answer_from, starts_inside_thinking(self.tokenizer))
+        problems = [self._problem(entry, extract) for entry in read_trace_folder(folder)]
         problems = [problem for problem in problems if len(problem.pairs)]
         if not problems:
             raise InputError(f"{folder}: no problem has two traces with a known outcome; collect more traces")
@@ -178,13 +188,13 @@ class _Reader:
             )
         return problems
 
-    def _problem(self, entry: ProblemTraces, thinking: bool) -> LabelledProblem:
+    def _problem(self, entry: ProblemTraces, extract: Extract) -> LabelledProblem:
         prompt_ids = tuple(encode_prompt(self.tokenizer, evaluation_messages(entry.problem.problem, self.family)))
         read = [self._cut(stored, prompt_ids) for stored in entry.traces]
         cuts, whole, shares = (tuple(column) for column in zip(*read, strict=True))
         traces = [stored.trace for stored in entry.traces]
         ended = [trace.finish_reason == "stop" for trace in traces]
-        pairs = make_pairs(answer_keys(traces, thinking), ended, whole)
+        pairs = make_pairs(answer_keys(traces, extract), ended, whole)
         return LabelledProblem(entry.problem.id, entry.problem.group, cuts, whole, shares, pairs)
 
     def _cut(self, stored: StoredTrace, prompt_ids: tuple[int, ...]) -> tuple[CutTrace, bool, float]:

@@ -16,7 +16,7 @@ from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.equality import group_answers
-from secateur.tasks.answers.extraction import extract_answer
+from secateur.tasks.answers.extraction import Extract, extract_answer
 from secateur.tasks.records import Trace
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ class JudgeData:
     sources: dict[str, str]
 
 
-def answer_keys(traces: Sequence[Trace], thinking: bool = False) -> list[int | None]:
-    """Equal final answers share a key; None = no answer. `thinking`: completions begin inside `<think>`."""
-    return group_answers([extract_answer(trace.text, thinking) for trace in traces])
+def answer_keys(traces: Sequence[Trace], extract: Extract = extract_answer) -> list[int | None]:
+    """Equal final answers share a key; None = no answer. `extract` takes them out of the texts."""
+    return group_answers([extract(trace.text) for trace in traces])
 
 
 def make_pairs(keys: Sequence[int | None], ended: Sequence[bool], whole: Sequence[bool]) -> Pairs:

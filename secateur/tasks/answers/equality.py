@@ -18,7 +18,7 @@ import functools
 import importlib.metadata
 from collections.abc import Hashable, Sequence
 
-from secateur.tasks.answers.extraction import extract_answer
+from secateur.tasks.answers.extraction import Extract, extract_answer
 from secateur.tasks.answers.pool import GradingPool
 from secateur.tasks.answers.reading import read_answer
 from secateur.tasks.answers.record import NeedsAlgebra, Reading
@@ -40,14 +40,14 @@ def compare_answers(pairs: Sequence[tuple[str, str]]) -> list[bool]:
     return [left.key == right.key and left.key != _EMPTY for left, right in zip(found[::2], found[1::2], strict=True)]
 
 
-def grade(text: str, gold: str, thinking: bool = False) -> bool:
+def grade(text: str, gold: str, extract: Extract = extract_answer) -> bool:
     """Whether the final answer of a completion is right."""
-    return grade_batch([text], [gold], thinking)[0]
+    return grade_batch([text], [gold], extract)[0]
 
 
-def grade_batch(texts: Sequence[str], golds: Sequence[str], thinking: bool = False) -> list[bool]:
+def grade_batch(texts: Sequence[str], golds: Sequence[str], extract: Extract = extract_answer) -> list[bool]:
     """`grade` for many completions; a completion without an answer is wrong."""
-    return grade_answers([extract_answer(text, thinking) for text in texts], golds)
+    return grade_answers([extract(text) for text in texts], golds)
 
 
 def grade_answers(answers: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
