@@ -91,8 +91,8 @@ def test_commands_have_the_keys_that_their_configs_know(document: str) -> None:
     [
         ("prune my model", "schedules/run.py"),
         ("train a judge", "trainers/judge.py"),
-        ("use DeepPrune in my program", "prune("),
-        ("compare with DeepConf", "eval/combined.py"),
+        ("call it from my program", "prune("),
+        ("compare it with DeepConf", "eval/combined.py"),
     ],
 )
 def test_the_first_table_of_the_readme_leads_to_a_command(wish: str, words: str) -> None:

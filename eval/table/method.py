@@ -291,14 +291,12 @@ class Method:
     name: in configs and rows; label: in tables and reports; mark: path of its mark in the frontier's plot, SVG, about
       14 wide around the origin.
     run: the rows of one model; None for controls, whose rows come with those of the method `beside`.
-    keys: dataclass of the options that are its own; check: raises `InputError` for options that cannot be, asked for
-    or
-      not; require: raises it where n traces, the most that a run samples, are too few.
+    keys: dataclass of the options that are its own; check: raises `InputError` for options that cannot be, whether
+      it is asked for or not; require: raises it where n traces, the most that a run samples, are too few.
     runs_at: whether it can be run with n traces.
     prunes: it asks the judges of a model; reads_similarity, reads_confidences: it needs scores or token confidences.
     is_bound: a bound or a control, that nobody can run by itself; is_rival: pruning rules are compared with it,
-    paired
-      by problem; depends_on_n: False where every n comes to the same.
+      paired by problem; depends_on_n: False where every n comes to the same.
     """
 
     name: str
@@ -316,3 +314,14 @@ class Method:
     is_bound: bool = False
     is_rival: bool = False
     depends_on_n: bool = True
+
+
+def one_row(
+    name: str, outcome_of: Callable[[ReplayProblem], Outcome]
+) -> Callable[[ReplayModel, ReplayKeys], list[Result]]:
+    """The `run` of a method that asks no judge and looks at one problem after the other."""
+
+    def run(model: ReplayModel, keys: ReplayKeys) -> list[Result]:
+        return [Result(model.name, name, None, Parameters(model.parameters), list(map(outcome_of, model.plain)))]
+
+    return run

@@ -5,7 +5,8 @@ fraction (0-1), tokens may be fractional.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from eval.table.method import (
     ReplayTrace,
     Result,
     mean_usage,
+    one_row,
     rng_for,
 )
 from secateur.deepprune.vote import majority
@@ -123,23 +125,17 @@ def controls_of(
     return found
 
 
-def _rows(
-    name: str, outcome_of: Callable[[ReplayProblem], Outcome]
-) -> Callable[[ReplayModel, ReplayKeys], list[Result]]:
-    def run(model: ReplayModel, keys: ReplayKeys) -> list[Result]:
-        outcomes = [outcome_of(problem) for problem in model.plain]
-        wall_s = model.wall_s if name == "consensus" else None
-        return [Result(model.name, name, None, Parameters(model.parameters), outcomes, wall_s)]
-
-    return run
+def _consensus_row(model: ReplayModel, keys: ReplayKeys) -> list[Result]:
+    """With the wall time of sampling, which is what a consensus takes."""
+    return [replace(result, wall_s=model.wall_s) for result in one_row("consensus", consensus)(model, keys)]
 
 
-SINGLE = Method("single", "one trace", "M0-7 7 0 0 7-7 0Z", _rows("single", single), depends_on_n=False)
-CONSENSUS = Method("consensus", "consensus", "M-5.5-5.5h11v11h-11Z", _rows("consensus", consensus))
+SINGLE = Method("single", "one trace", "M0-7 7 0 0 7-7 0Z", one_row("single", single), depends_on_n=False)
+CONSENSUS = Method("consensus", "consensus", "M-5.5-5.5h11v11h-11Z", _consensus_row)
 ORACLE = Method(
     "oracle",
     "any trace right",
     "M0-8 2-2.5 8-2.5 3 1 5 7 0 3.3-5 7-3 1-8-2.5-2-2.5Z",
-    _rows("oracle", oracle),
+    one_row("oracle", oracle),
     is_bound=True,
 )
