@@ -78,7 +78,7 @@ def complete_lines(folder: Path) -> dict[Path, bytes]:
 
 
 @dataclass
-class Outcome:
+class KilledOutcome:
     """`at` says how many results were on disk at each kill that hit a run, `wrong` what was there and is no more."""
 
     at: list[int] = field(default_factory=list)
@@ -87,10 +87,10 @@ class Outcome:
 
 def run_killed(
     start: Callable[[], Process], folder: Path, goals: Sequence[int], latest_s: float = LATEST_S, seed: int = 0
-) -> Outcome:
+) -> KilledOutcome:
     """Start, kill when a start has stored something and `stored` has reached the next of `goals`, start again, and
     let the last start go to the end. Raises `RuntimeError` if a start fails by itself."""
-    rng, outcome = random.Random(seed), Outcome()
+    rng, outcome = random.Random(seed), KilledOutcome()
     for goal in [*goals, None]:
         before, lines, process = stored(folder), complete_lines(folder), start()
         while process.running() and (goal is None or stored(folder) < max(goal, before + 1)):
@@ -147,7 +147,7 @@ def _comparable(value: JSON) -> JSON:
     return [_comparable(inner) for inner in value] if isinstance(value, list) else value
 
 
-class Command:
+class RunCommand:
     """eval/combined.py as a user starts it."""
 
     def __init__(self, config: Path, log: Path) -> None:
@@ -182,12 +182,12 @@ def main() -> None:
         runs[name] = folder / name
         write_text(folder / f"{name}.yaml", yaml.safe_dump(GRID | {"output_dir": str(runs[name])}))
     console.print("a run that is left alone …")
-    if Command(folder / "alone.yaml", folder / "alone.log").finish():
+    if RunCommand(folder / "alone.yaml", folder / "alone.log").finish():
         raise RuntimeError(f"it failed; see {folder / 'alone.log'}")
     everything = stored(runs["alone"])
     goals = sorted(random.Random(options.seed).sample(range(everything + 1), options.kills))
     console.print(f"kills when so many of {everything} results are on disk: {', '.join(map(str, goals))}")
-    outcome = run_killed(lambda: Command(folder / "killed.yaml", folder / "killed.log"), runs["killed"], goals)
+    outcome = run_killed(lambda: RunCommand(folder / "killed.yaml", folder / "killed.log"), runs["killed"], goals)
     wrong = outcome.wrong + differences(runs["alone"], runs["killed"])
     console.print(f"{len(outcome.at)} kills hit, with {', '.join(map(str, outcome.at))} on disk")
     for line in wrong or ["the same results, no trace sampled twice"]:

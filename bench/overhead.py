@@ -96,7 +96,7 @@ def peak_memory() -> float:
     return psutil.Process().memory_info().rss / 2**30
 
 
-class Contender:
+class Trainee:
     """`command` with the port of its `Clock` behind it, then `argv`; its output goes to `log`."""
 
     def __init__(self, name: str, command: list[str], argv: list[str], log: Path) -> None:
@@ -202,7 +202,7 @@ def run_arm(name: str, port: str, argv: list[str]) -> None:
     train_bare(argv, graded=name != "bare, no grading")
 
 
-def open_contender(name: str, folder: Path, argv: list[str], accelerate_config: str | None) -> Contender:
+def open_contender(name: str, folder: Path, argv: list[str], accelerate_config: str | None) -> Trainee:
     folder.mkdir()
     command = [sys.executable]
     if accelerate_config is not None:
@@ -215,7 +215,7 @@ def open_contender(name: str, folder: Path, argv: list[str], accelerate_config: 
             "0",
         ]
     command += [str(Path(__file__).resolve()), "--arm", name]
-    return Contender(name, command, [*argv, "--output_dir", str(folder / "run")], folder / "log")
+    return Trainee(name, command, [*argv, "--output_dir", str(folder / "run")], folder / "log")
 
 
 def build_model(shape: str, folder: Path) -> Path:
@@ -257,7 +257,7 @@ def check_same_work(records: Records) -> None:
         say("note: the contenders did not sample the same completions, so their times are not those of the same work")
 
 
-def run_steps(contenders: list[Contender], steps: int, records: Records) -> None:
+def run_steps(contenders: list[Trainee], steps: int, records: Records) -> None:
     """`steps` steps of each, in turn; the last step of a training cannot be timed, so one more must be planned."""
     for step in range(steps):
         for contender in contenders if step % 2 == 0 else contenders[::-1]:
@@ -293,7 +293,7 @@ def measure(options: argparse.Namespace, overrides: list[str], scratch: Path) ->
     with progress("overhead", options.repeats * len(ARMS)) as bar:
         for repeat in range(options.repeats):
             for names in [[name] for name in ARMS] if options.one_by_one else [list(ARMS)]:
-                opened: list[Contender] = []
+                opened: list[Trainee] = []
                 try:
                     for name in names:
                         folder = scratch / f"{repeat}-{ARMS.index(name)}"

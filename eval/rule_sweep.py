@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from eval.studies.rule_sweep import FIXED, StoredCells, Sweep, gather, load_run, rules_to_try, write_sweep
-from eval.studies.rule_sweep_report import print_sweep, write_plot, write_rows
+from eval.studies.rule_sweep import FIXED, RuleSweep, StoredCells, gather, load_run, rules_to_try, write_rule_sweep
+from eval.studies.rule_sweep_report import print_rule_sweep, write_plot, write_rows
 from eval.table.pruning import changed_rule
 from eval.traces.sampling import wait_for_all_processes
 from secateur.deepprune.rule import PruneRule
@@ -61,7 +61,7 @@ class RuleSweepConfig:
         rules_to_try(changed_rule(PruneRule(), self.fixed, FIXED), self.sweep, self.grid)
 
 
-def run_sweep(config: RuleSweepConfig) -> Sweep | None:
+def run_sweep(config: RuleSweepConfig) -> RuleSweep | None:
     """Compute what is missing, write all results and return them (main process; None elsewhere)."""
     run = load_run(
         config.run,
@@ -78,7 +78,7 @@ def run_sweep(config: RuleSweepConfig) -> Sweep | None:
     if not current_ranks().is_main:
         return None
     sweep = gather(run, rules, stored, asdict(config))
-    write_sweep(folder, sweep)
+    write_rule_sweep(folder, sweep)
     write_rows(sweep, folder / "sweep.csv")
     write_plot(sweep, folder / "sweep.png")
     return sweep
@@ -89,7 +89,7 @@ def main() -> None:
     config = parse_config(RuleSweepConfig)
     sweep = run_sweep(config)
     if sweep is not None:
-        print_sweep(sweep)
+        print_rule_sweep(sweep)
         say(f"results: {escape(str(Path(config.output_dir) / 'sweep.json'))}, sweep.csv, sweep.png")
 
 

@@ -33,7 +33,7 @@ from trainers.judges.trainee import scored_part, split_scores
 from trainers.judges.training import make_judge, publish
 from trainers.sweep.config import CutAgain, JudgeSweepConfig, SweepCell
 from trainers.sweep.record import SWEEP_FILE, CellFigures, CellRecord, Sweep, read_cell, write_cell, write_sweep
-from trainers.sweep.report import print_sweep, write_csv, write_plot
+from trainers.sweep.report import print_sweep, write_plot, write_sweep_csv
 from trainers.sweep.summary import CellResult, make_sweep
 
 _SCORES_FILE = "scores.npz"
@@ -150,7 +150,7 @@ def run(config: JudgeSweepConfig) -> Sweep | None:
     results = [_result(folder / "cells" / cell.name) for cell in cells if is_done(config, cell)]
     sweep = make_sweep(config.kind, results, config.to_json(), missing_cells=len(cells) - len(results))
     write_sweep(folder, sweep)
-    write_csv(sweep, folder / "sweep.csv")
+    write_sweep_csv(sweep, folder / "sweep.csv")
     write_plot(sweep, folder / "sweep.png")
     return sweep
 

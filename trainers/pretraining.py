@@ -161,7 +161,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Figures:
+class HeldOutFigures:
     """What an evaluation measured."""
 
     problems: int
@@ -224,11 +224,11 @@ def _vote(samples: Sequence[Sample]) -> str | None:
     return answers.most_common(1)[0][0] if answers else None
 
 
-def summarise(problems: Sequence[Problem], groups: Sequence[Sequence[Sample]]) -> Figures:
-    """Figures over all samples; every problem has the same number of samples."""
+def summarise(problems: Sequence[Problem], groups: Sequence[Sequence[Sample]]) -> HeldOutFigures:
+    """HeldOutFigures over all samples; every problem has the same number of samples."""
     flat = [sample for group in groups for sample in group]
     won = sum(_vote(group) == problem.answer for problem, group in zip(problems, groups, strict=True))
-    return Figures(
+    return HeldOutFigures(
         problems=len(problems),
         samples=len(groups[0]),
         pass_at_1=sum(sample.correct for sample in flat) / len(flat),

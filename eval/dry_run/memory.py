@@ -12,7 +12,7 @@ from eval.table.config import CombinedConfig
 from eval.table.store import names_of_judges
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.folder import check_generator, find_judge
-from secateur.deepprune.judges.kind import Reading
+from secateur.deepprune.judges.kind import JudgeReading
 from secateur.deepprune.judges.record import read_judge
 from secateur.deepprune.judges.registry import UNTRAINED, stored_kind
 from secateur.engines.memory import (
@@ -35,7 +35,7 @@ _REMEDIES = "a smaller 'rows' or 'max_tokens', engine vllm, or a larger card (--
 
 
 @dataclass(frozen=True)
-class Engine:
+class PlannedEngine:
     """How models are run: kind, its options, processes of a machine, and the memory of one GPU, or of the machine for
     `device: cpu` [bytes]."""
 
@@ -57,7 +57,9 @@ class Engine:
         return VLLM_SHARE if given is None else float(given)
 
 
-def show_memory(engine: Engine, name: str, cap: SamplingLoad, expected_tokens: int, judges: Sequence[Item]) -> bool:
+def show_memory(
+    engine: PlannedEngine, name: str, cap: SamplingLoad, expected_tokens: int, judges: Sequence[Item]
+) -> bool:
     """Print the memory of one process with the model `name`; False if it does not fit.
 
     cap: the load if every trace reached the cap at once; expected_tokens: mean length of a trace.
@@ -68,7 +70,7 @@ def show_memory(engine: Engine, name: str, cap: SamplingLoad, expected_tokens: i
 
 
 def _show_transformers(
-    engine: Engine, name: str, cap: SamplingLoad, expected_tokens: int, judges: Sequence[Item]
+    engine: PlannedEngine, name: str, cap: SamplingLoad, expected_tokens: int, judges: Sequence[Item]
 ) -> bool:
     limit = psutil.virtual_memory().total / engine.processes if engine.on_cpu else engine.gpu_bytes
     where = "host memory of a process" if engine.on_cpu else "memory of a GPU"
@@ -93,7 +95,9 @@ def _verdict(needed: float, usual: float, limit: float) -> bool:
     return False
 
 
-def _show_vllm(engine: Engine, name: str, cap: SamplingLoad, expected_tokens: int, judges: Sequence[Item]) -> bool:
+def _show_vllm(
+    engine: PlannedEngine, name: str, cap: SamplingLoad, expected_tokens: int, judges: Sequence[Item]
+) -> bool:
     shape, parallel = cap.shape, engine.parallel
     weights, work = cap.width * shape.parameters / parallel, vllm_work_bytes(shape, cap.rows, parallel)
     given = engine.options.get("kv_cache_gib")
@@ -113,7 +117,7 @@ def _show_vllm(engine: Engine, name: str, cap: SamplingLoad, expected_tokens: in
     return _judges_fit(needed, limit, bool(judges)) and fits
 
 
-def _vllm_verdict(engine: Engine, cap: SamplingLoad, expected_tokens: int, cache: float) -> bool:
+def _vllm_verdict(engine: PlannedEngine, cap: SamplingLoad, expected_tokens: int, cache: float) -> bool:
     at_cap, usual = (
         vllm_sequences(cap.shape, cap.prompt + tokens, max(0.0, cache) * 2 / cap.width, engine.parallel)
         for tokens in (cap.tokens, expected_tokens)
@@ -145,7 +149,7 @@ class PlannedJudge:
 
     label: str
     cut: CutRule | None
-    reading: Reading = field(default_factory=Reading)
+    reading: JudgeReading = field(default_factory=JudgeReading)
     parameters: int = 0
     width: int = 4
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from eval.dry_run.memory import Engine, show_memory
+from eval.dry_run.memory import PlannedEngine, show_memory
 from eval.dry_run.models import (
     ModelPlan,
     PlannedConfig,
@@ -71,7 +71,7 @@ def plan_combined(config: CombinedConfig) -> None:
 def _show_all(config: PlannedConfig, plans: Sequence[ModelPlan], rates: dict[str, float]) -> None:
     launch = config.planned_launch()
     per_machine = max(1, launch.processes // launch.machines)
-    engine = Engine(
+    engine = PlannedEngine(
         config.engine, config.engine_options, config.device == "cpu", per_machine, config.gpu_memory_gib * GIB
     )
     _show_facts(config, plans, launch, engine)
@@ -83,7 +83,7 @@ def _show_all(config: PlannedConfig, plans: Sequence[ModelPlan], rates: dict[str
     _show_disk(config, plans)
 
 
-def _show_facts(config: PlannedConfig, plans: Sequence[ModelPlan], launch: LaunchFile, engine: Engine) -> None:
+def _show_facts(config: PlannedConfig, plans: Sequence[ModelPlan], launch: LaunchFile, engine: PlannedEngine) -> None:
     rows = []
     for plan in plans:
         size = f", {plan.shape.parameters:,} parameters" if plan.shape else ""
@@ -145,7 +145,7 @@ def _measured_rates(config: CombinedConfig, plans: Sequence[ModelPlan]) -> dict[
 
 
 def _show_time(
-    config: PlannedConfig, plans: Sequence[ModelPlan], processes: int, engine: Engine, rates: dict[str, float]
+    config: PlannedConfig, plans: Sequence[ModelPlan], processes: int, engine: PlannedEngine, rates: dict[str, float]
 ) -> None:
     unit = "of processes" if engine.on_cpu or not engine_kind(engine.kind).in_process else "of GPUs"
     gpus = processes * engine.parallel
@@ -162,7 +162,7 @@ def _show_time(
         say(_RATE_MEASURED if rates else _RATE_UNKNOWN)
 
 
-def _show_memories(engine: Engine, plans: Sequence[ModelPlan]) -> None:
+def _show_memories(engine: PlannedEngine, plans: Sequence[ModelPlan]) -> None:
     """One table for models of the same sizes and judges."""
     shown: dict[tuple, str] = {}
     for plan in plans:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.report.bars import printable
-from eval.report.texts import Source, TraceTexts, cut_rules, pack_problems, packed
+from eval.report.texts import TextSource, TraceTexts, cut_rules, pack_problems, packed
 from eval.table.explorer import RuleRun, TracedModel, TracedProblem, read_examples, read_explorer
 from eval.table.labels import judge_label
 from eval.table.registry import method_label
@@ -101,9 +101,9 @@ def explorer_data(traced: Sequence[TracedBenchmark], config: Mapping[str, JSON])
     return ExplorerData(packed(_index(traced, models)), problems, limit if longest > limit else None)
 
 
-def _source(one: TracedBenchmark, models: Sequence[str], config: Mapping[str, JSON]) -> Source:
+def _source(one: TracedBenchmark, models: Sequence[str], config: Mapping[str, JSON]) -> TextSource:
     texts = TraceTexts.of_run(one.folder, models, read_examples(one.folder))
-    return Source(one.problems, texts, cut_rules(one.folder, models, config))
+    return TextSource(one.problems, texts, cut_rules(one.folder, models, config))
 
 
 def _index(traced: Sequence[TracedBenchmark], models: Sequence[str]) -> Index:

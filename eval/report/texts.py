@@ -135,7 +135,7 @@ class PackedProblem:
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """Problems of one run folder, the texts of their traces, and where each model's traces were cut. All sources of a
     report have the same models, in the same order."""
 
@@ -173,7 +173,7 @@ class Source:
         )
 
 
-def pack_problems(sources: Sequence[Source], budget: int = BUDGET) -> tuple[list[str], int]:
+def pack_problems(sources: Sequence[TextSource], budget: int = BUDGET) -> tuple[list[str], int]:
     """All problems of all sources packed into at most `budget` bytes, and the number of characters kept of each text.
 
     Texts are shortened as little as the budget allows: a guess from their lengths and from how well those of a few
@@ -193,7 +193,7 @@ def pack_problems(sources: Sequence[Source], budget: int = BUDGET) -> tuple[list
         limit = limit * 3 // 4 if limit > 64 else 0
 
 
-def _first_limit(sources: Sequence[Source], budget: int) -> int:
+def _first_limit(sources: Sequence[TextSource], budget: int) -> int:
     unpacked = sum(min(length, LONGEST) for source in sources for length in source.texts.lengths)
     if unpacked <= budget:  # packed text is hardly ever larger
         return LONGEST
@@ -206,7 +206,7 @@ def _first_limit(sources: Sequence[Source], budget: int) -> int:
     return limit
 
 
-def _guessed_size(source: Source, limit: int) -> float:
+def _guessed_size(source: TextSource, limit: int) -> float:
     count = len(source.problems)
     some = source.problems[:: max(1, count // _TRIED)][:_TRIED]
     return sum(len(source.pack(problem, limit)) for problem in some) * count / len(some)

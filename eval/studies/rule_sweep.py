@@ -186,7 +186,7 @@ class RuleCell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepRow(RuleCell):
+class RuleSweepRow(RuleCell):
     """A cell beside the others: `pareto`: no other one is as accurate and as cheap, and better in one of the two;
     `to_default`: its accuracy minus that of the first one."""
 
@@ -203,11 +203,11 @@ class ConsensusFigures:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class RuleSweep:
     """All of sweep.json: the default rule's row first; `fewer_full_traces` what fewer traces without any pruning
     come to; `config` as the user gave it."""
 
-    rows: tuple[SweepRow, ...]
+    rows: tuple[RuleSweepRow, ...]
     model: str
     judge: str
     n: int
@@ -221,14 +221,14 @@ class Sweep:
     parameters: Parameters
 
 
-def write_sweep(folder: str | Path, sweep: Sweep) -> None:
+def write_rule_sweep(folder: str | Path, sweep: RuleSweep) -> None:
     """Replace `<folder>/sweep.json`."""
     write_record(Path(folder) / SWEEP_FILE, sweep, _FORMAT)
 
 
-def read_sweep(folder: str | Path) -> Sweep:
+def read_rule_sweep(folder: str | Path) -> RuleSweep:
     """Raises `InputError` for a folder without sweep.json, or with one of another format."""
-    return read_record(Path(folder) / SWEEP_FILE, Sweep, _FORMAT, "start eval/rule_sweep.py again")
+    return read_record(Path(folder) / SWEEP_FILE, RuleSweep, _FORMAT, "start eval/rule_sweep.py again")
 
 
 def measure(run: StoredRun, rule: PruneRule, full: FullConsensus) -> RuleCell:
@@ -283,10 +283,10 @@ def _compared_pairs(problem: ReplayProblem, rule: PruneRule) -> int:
     return cluster_traces(problem.scores, rule.cluster, problem.decision_seed).comparisons
 
 
-def beside_each_other(cells: Sequence[RuleCell]) -> tuple[SweepRow, ...]:
+def beside_each_other(cells: Sequence[RuleCell]) -> tuple[RuleSweepRow, ...]:
     """The first one is the default."""
     return tuple(
-        SweepRow(
+        RuleSweepRow(
             **vars(cell),
             pareto=not any(_dominates(other, cell) for other in cells),
             to_default=_difference(cell.accuracies, cells[0].accuracies),
@@ -353,10 +353,10 @@ def _settings(run: StoredRun) -> dict[str, JSON]:
     return {"run": run.fingerprint} | about
 
 
-def gather(run: StoredRun, rules: Sequence[PruneRule], stored: StoredCells, config: Mapping[str, JSON]) -> Sweep:
+def gather(run: StoredRun, rules: Sequence[PruneRule], stored: StoredCells, config: Mapping[str, JSON]) -> RuleSweep:
     """All cells of the sweep, which must be done."""
     found, full = stored.read(), full_consensus(run.problems)
-    return Sweep(
+    return RuleSweep(
         rows=beside_each_other([found[rule_key(flat_rule(rule))] for rule in rules]),
         model=run.model,
         judge=run.judge,

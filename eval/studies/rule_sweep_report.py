@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich.markup import escape
 from rich.table import Table
 
-from eval.studies.rule_sweep import FlatRule, PairedDifference, Sweep, SweepRow
+from eval.studies.rule_sweep import FlatRule, PairedDifference, RuleSweep, RuleSweepRow
 from eval.table.labels import judge_label
 from secateur.results import Value, flat_row
 from secateur.runtime.console import plain_table, wide_console, write_csv
@@ -37,17 +37,17 @@ def key_name(key: str) -> str:
     return _NAMES.get(key, key)
 
 
-def changes(row: SweepRow, default: FlatRule) -> dict[str, JSON]:
+def changes(row: RuleSweepRow, default: FlatRule) -> dict[str, JSON]:
     """The fields in which a row's rule differs from the default."""
     return {key: value for key, value in row.rule.items() if value != default[key]}
 
 
-def label(row: SweepRow, default: FlatRule) -> str:
+def label(row: RuleSweepRow, default: FlatRule) -> str:
     changed = changes(row, default)
     return ", ".join(f"{key_name(key)} {value}" for key, value in changed.items()) or "default"
 
 
-def _about(sweep: Sweep) -> str:
+def _about(sweep: RuleSweep) -> str:
     return f"{sweep.model}, judge {judge_label(sweep.judge)}"
 
 
@@ -56,7 +56,7 @@ def _signed(found: PairedDifference) -> str:
     return f"{value:+.3f} ({low:+.3f}…{high:+.3f})"
 
 
-def sweep_table(sweep: Sweep) -> Table:
+def rule_sweep_table(sweep: RuleSweep) -> Table:
     """One line per rule; a star marks those that no other rule beats in both accuracy and net tokens."""
     table = plain_table(f"{_about(sweep)}: {sweep.problems} problems, n = {sweep.n}", _COLUMNS)
     for row in sweep.rows:
@@ -74,9 +74,9 @@ def sweep_table(sweep: Sweep) -> Table:
     return table
 
 
-def print_sweep(sweep: Sweep) -> None:
+def print_rule_sweep(sweep: RuleSweep) -> None:
     console = wide_console(_WIDTH)
-    console.print(sweep_table(sweep))
+    console.print(rule_sweep_table(sweep))
     default = ", ".join(f"{key_name(key)} {value}" for key, value in sweep.default.items())
     console.print(
         f"default: {escape(default)}.\nConsensus of all {sweep.n} traces: {sweep.consensus.accuracy:.3f} for "
@@ -87,19 +87,19 @@ def print_sweep(sweep: Sweep) -> None:
     )
 
 
-def write_rows(sweep: Sweep, path: Path) -> None:
+def write_rows(sweep: RuleSweep, path: Path) -> None:
     """As CSV, one line per rule: its fields, then the figures; intervals as two columns."""
     write_csv(path, [_flat(row) for row in sweep.rows])
 
 
-def _flat(row: SweepRow) -> dict[str, Value]:
+def _flat(row: RuleSweepRow) -> dict[str, Value]:
     values = as_json(row)
     rule = values.pop("rule")
     del values["accuracies"]
     return rule | {name.removesuffix("_difference"): value for name, value in flat_row(values).items()}
 
 
-def write_plot(sweep: Sweep, path: Path) -> None:
+def write_plot(sweep: RuleSweep, path: Path) -> None:
     """Accuracy against net tokens with the Pareto front; below it each key by itself, where they were swept so."""
     keys = [] if sweep.config["grid"] else list(sweep.config["sweep"])
     colours = {key: _COLOURS[index % len(_COLOURS)] for index, key in enumerate(keys)}
@@ -116,7 +116,7 @@ def write_plot(sweep: Sweep, path: Path) -> None:
         save_png(figure, path, dpi=130)
 
 
-def _draw_front(axes: Axes, sweep: Sweep, colours: Mapping[str, str]) -> None:
+def _draw_front(axes: Axes, sweep: RuleSweep, colours: Mapping[str, str]) -> None:
     curve, front = sweep.fewer_full_traces, sorted((r for r in sweep.rows if r.pareto), key=lambda r: r.net_tokens)
     fewer = [point.tokens for point in curve], [point.accuracy for point in curve]
     axes.plot(*fewer, color=_GREY, linewidth=1.2, marker=".", label="vote of fewer full traces")
@@ -137,7 +137,7 @@ def _draw_front(axes: Axes, sweep: Sweep, colours: Mapping[str, str]) -> None:
     axes.legend(fontsize=8, loc="lower right")
 
 
-def _draw_row(axes: Axes, row: SweepRow, changed: Sequence[str], colours: Mapping[str, str]) -> None:
+def _draw_row(axes: Axes, row: RuleSweepRow, changed: Sequence[str], colours: Mapping[str, str]) -> None:
     axes.errorbar(
         row.net_tokens,
         row.accuracy,
@@ -158,13 +158,13 @@ def _use_log_tokens(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
 
 
-def _bars(rows: Sequence[SweepRow]) -> list[list[float]]:
+def _bars(rows: Sequence[RuleSweepRow]) -> list[list[float]]:
     """Lengths of the error bars below and above each accuracy."""
     below = [max(0.0, row.accuracy - row.accuracy_ci95[0]) for row in rows]
     return [below, [max(0.0, row.accuracy_ci95[1] - row.accuracy) for row in rows]]
 
 
-def _draw_key(upper: Axes, lower: Axes, sweep: Sweep, key: str, colour: str, first: bool) -> None:
+def _draw_key(upper: Axes, lower: Axes, sweep: RuleSweep, key: str, colour: str, first: bool) -> None:
     """Accuracy (with what the same tokens buy) and net saving over the values of one key."""
     wanted = sweep.config["sweep"][key]
     rows = [row for row in sweep.rows if set(changes(row, sweep.default)) <= {key} and row.rule[key] in wanted]

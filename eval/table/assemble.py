@@ -87,12 +87,12 @@ class ModelTraces:
 
     def _problem(self, index: int) -> ReplayProblem:
         problem, stored = self.problems[index], self.stored[index]
-        keys, right = answer_keys(self.answers[index], problem.answer)
+        keys, right = keys_and_right_ones(self.answers[index], problem.answer)
         traces = tuple(ReplayTrace(key, s.trace.n_tokens, s.cut_tokens) for key, s in zip(keys, stored, strict=True))
         return ReplayProblem(problem.id, right, traces, decision_seed(self.config.seed, problem.id))
 
 
-def answer_keys(answers: Sequence[str | None], gold: str) -> tuple[list[int | None], frozenset[int]]:
+def keys_and_right_ones(answers: Sequence[str | None], gold: str) -> tuple[list[int | None], frozenset[int]]:
     """A key per answer, equal ones sharing it, and the keys of those that are right."""
     keys, verdicts = group_answers(answers), grade_answers(answers, [gold] * len(answers))
     return keys, frozenset(key for key, verdict in zip(keys, verdicts, strict=True) if verdict)

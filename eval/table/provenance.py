@@ -24,7 +24,7 @@ _DEPTH = 3  # <run>/rounds/<round>/checkpoint-<step>
 
 
 @dataclass(frozen=True)
-class Source:
+class ProblemSource:
     """Problems by name, as `secateur.tasks.sources.load_problems` takes them."""
 
     name: str
@@ -60,7 +60,7 @@ def any_of(answers: Iterable[bool | None]) -> bool | None:
     return True if True in found else None if None in found else False
 
 
-def shares_problems(trained: Source | None, benchmark: str, problems: Sequence[Problem]) -> bool | None:
+def shares_problems(trained: ProblemSource | None, benchmark: str, problems: Sequence[Problem]) -> bool | None:
     """Whether `problems`, which were loaded from `benchmark`, are among those of `trained`: the same set by name, or
     the same texts. None where the name is all that is known of one, as for a set of the Hub."""
     if trained is None:
@@ -86,8 +86,8 @@ def seen_by_model(path: str, benchmark: str, problems: Sequence[Problem]) -> See
     if schedule is None:
         return UNKNOWN
     seed = schedule.get("seed", 0)
-    trained = Source(schedule["problems"], schedule.get("problem_count"), seed)
-    chosen = Source(schedule["validation_problems"], schedule.get("validation_count"), seed)
+    trained = ProblemSource(schedule["problems"], schedule.get("problem_count"), seed)
+    chosen = ProblemSource(schedule["validation_problems"], schedule.get("validation_count"), seed)
     taken_out = {part for source in schedule.get("decontaminate") or [] for part in _parts(source)}
     if set(_parts(benchmark)) <= taken_out:
         return Seen(False, shares_problems(chosen, benchmark, problems))
@@ -117,8 +117,8 @@ def seen_by_judge(folder_or_name: str, benchmark: str, problems: Sequence[Proble
     return Seen(shares_problems(train, benchmark, problems), shares_problems(dev, benchmark, problems))
 
 
-def _traced(folder: JSON) -> Source | None:
+def _traced(folder: JSON) -> ProblemSource | None:
     """Where the problems of a folder of traces came from."""
     path = Path(str(folder)) / "settings.json"
     name = read_json(path).get("problems") if folder and path.is_file() else None
-    return Source(name) if isinstance(name, str) else None
+    return ProblemSource(name) if isinstance(name, str) else None

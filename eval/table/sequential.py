@@ -94,7 +94,7 @@ def _first_of(problem: ReplayProblem, order: Sequence[int], count: int, group: i
     return Voters(sorted(drawn), key, Usage(generated=sum(lengths), longest_path=path))
 
 
-def one_row(
+def one_row_of_orders(
     model: ReplayModel, name: str, keys: ReplayKeys, runs_of: Callable[[ReplayProblem], list[Voters]]
 ) -> list[Result]:
     """They vote over traces taken at random, so the control is the same number of tokens, not of traces."""
@@ -120,11 +120,11 @@ class EarlyStoppingKeys(ReplayKeys):
 
 def _run_adaptive(model: ReplayModel, keys: AdaptiveConsistencyKeys) -> list[Result]:
     runs = lambda problem: adaptive_consistency(problem, keys.orders, keys.adaptive_threshold)  # noqa: E731
-    return one_row(model, ADAPTIVE_CONSISTENCY.name, keys, runs)
+    return one_row_of_orders(model, ADAPTIVE_CONSISTENCY.name, keys, runs)
 
 
 def _run_early(model: ReplayModel, keys: EarlyStoppingKeys) -> list[Result]:
-    return one_row(
+    return one_row_of_orders(
         model, EARLY_STOPPING.name, keys, lambda problem: early_stopping(problem, keys.orders, keys.early_window)
     )
 

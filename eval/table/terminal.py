@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
@@ -11,7 +10,7 @@ from rich.table import Table as Grid
 from eval.table.labels import ALL, is_chance, judge_label, mark_notes, marks, planted_errors_note
 from eval.table.registry import method_label, method_of
 from secateur.results import Difference, LiveEntry, Row, Table
-from secateur.runtime.console import WIDTH
+from secateur.runtime.console import WIDTH, plain_table
 
 _ACROSS = 4  # benchmarks, or n, beside each other
 _COST_WIDTH = 12  # more columns where costs are shown
@@ -158,13 +157,6 @@ def _add_model(grid: Grid, model: str) -> None:
     """A heading of its own for the lines of one model."""
     grid.add_section()
     grid.add_row(f"[bold]{escape(model)}[/bold]", *[""] * (len(grid.columns) - 1))
-
-
-def plain_table(title: str) -> Grid:
-    """Without lines between rows and columns."""
-    return Grid(
-        box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, title=title, title_justify="left", pad_edge=False
-    )
 
 
 def _print_differences(found: Iterable[Difference], console: Console) -> None:

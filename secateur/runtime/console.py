@@ -101,7 +101,7 @@ WIDTH = 100
 CsvValue = str | int | float | bool | None
 
 
-def plain_table(title: str, columns: Sequence[str], left: int = 1) -> Table:
+def plain_table(title: str, columns: Sequence[str] = (), left: int = 1) -> Table:
     """A table for a terminal; all but the first `left` columns hold numbers."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
     table.pad_edge = False

@@ -50,7 +50,7 @@ _ENVIRONMENTS = {"\\begin", "\\end"}
 
 
 @dataclass(frozen=True)
-class Overlap:
+class ProblemOverlap:
     """A problem that is also in an evaluation set; `similarity` is the Jaccard similarity of the word triples."""
 
     id: str
@@ -85,7 +85,7 @@ def _tokens(text: str) -> list[str]:
     return [token for token in _TOKEN.findall(text) if token not in _ENVIRONMENTS]
 
 
-def find_overlaps(problems: Sequence[Problem], evaluation: Mapping[str, Sequence[Problem]]) -> list[Overlap]:
+def find_overlaps(problems: Sequence[Problem], evaluation: Mapping[str, Sequence[Problem]]) -> list[ProblemOverlap]:
     """The problems that occur in an evaluation set (source → its problems), each with its most similar counterpart.
 
     In the order of `problems`; time and memory grow with the number of word triples that occur on both sides.
@@ -95,7 +95,7 @@ def find_overlaps(problems: Sequence[Problem], evaluation: Mapping[str, Sequence
         return []
     left = [_prepare(problem.problem) for problem in problems]
     right = [_prepare(other.problem) for _, other in others]
-    best: dict[int, Overlap] = {}
+    best: dict[int, ProblemOverlap] = {}
     for row, column, similarity in _similar_pairs(left, right):
         source, other = others[column]
         exact = left[row].tokens == right[column].tokens
@@ -103,7 +103,7 @@ def find_overlaps(problems: Sequence[Problem], evaluation: Mapping[str, Sequence
             continue
         if row not in best or (exact, similarity) > (best[row].kind == "exact", best[row].similarity):
             kind = "exact" if exact else "near"
-            best[row] = Overlap(problems[row].id, source, other.id, kind, round(similarity, 3))
+            best[row] = ProblemOverlap(problems[row].id, source, other.id, kind, round(similarity, 3))
     return [best[row] for row in sorted(best)]
 
 

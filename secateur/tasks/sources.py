@@ -24,7 +24,7 @@ class Located:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableGold:
     """A problem of a published set whose gold answer the grader cannot read, and why."""
 
     id: str
@@ -45,7 +45,7 @@ def load_problems(source: str, count: int | None = None, seed: int = 0) -> list[
     return [one.problem for one in located]
 
 
-def load_training_set(source: str, count: int | None, seed: int) -> tuple[list[Problem], list[Unreadable]]:
+def load_training_set(source: str, count: int | None, seed: int) -> tuple[list[Problem], list[UnreadableGold]]:
     """`load_problems` for training: from a published set, problems that cannot be graded are left out and returned.
 
     Nobody can mend a pinned set, and such a problem would only give every completion the reward 0. In a file of the
@@ -56,7 +56,7 @@ def load_training_set(source: str, count: int | None, seed: int) -> tuple[list[P
     for one, reason in _unreadable(located):
         if one.own:
             raise InputError(_unreadable_message(one, reason))
-        left_out.append(Unreadable(one.problem.id, one.problem.answer, reason))
+        left_out.append(UnreadableGold(one.problem.id, one.problem.answer, reason))
     ids = {entry.id for entry in left_out}
     return [one.problem for one in located if one.problem.id not in ids], left_out
 

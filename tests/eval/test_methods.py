@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.table.assemble import answer_keys
+from eval.table.assemble import keys_and_right_ones
 from eval.table.method import Parameters, ReplayProblem, ReplayTrace, rng_for
 from eval.table.pruning import deepprune, prune_in_orders, prune_once, random_traces
 from eval.table.votes import consensus, consensus_equal_tokens, oracle, single, vote_of_some
@@ -160,7 +160,7 @@ def test_a_failed_judge_prunes_nobody() -> None:
 
 def test_a_problem_may_have_several_right_answers() -> None:
     """50 % and 0.5 are not equal, so they are voted on apart, yet both are right where 0.5 is asked for."""
-    keys, right = answer_keys(["0.5", "50\\%", "50\\%", "7", None], "0.5")
+    keys, right = keys_and_right_ones(["0.5", "50\\%", "50\\%", "7", None], "0.5")
     assert keys == [0, 1, 1, 3, None] and right == {0, 1}
     record = ReplayProblem("p", right, tuple(ReplayTrace(key, 10, 5) for key in keys))
     assert (single(record).accuracy, consensus(record).accuracy) == (0.6, 1.0)

@@ -8,7 +8,7 @@ import pytest
 
 from eval.collect_traces import CollectConfig
 from eval.rule_sweep import RuleSweepConfig, run_sweep
-from eval.studies.rule_sweep import PairedDifference, RuleCell, beside_each_other, read_sweep, rules_to_try
+from eval.studies.rule_sweep import PairedDifference, RuleCell, beside_each_other, read_rule_sweep, rules_to_try
 from eval.table.config import CombinedConfig
 from eval.table.pruning import changed_rule, flat_rule, rule_keys
 from eval.table.run import run as run_combined
@@ -70,7 +70,7 @@ def test_default_cell_has_the_figures_of_the_run_it_replays(combined, tmp_path):
     folder, table = combined
     row = next(r for r in table.rows if (r.method, r.judge) == ("deepprune", "linear_own_states"))
     sweep = run_sweep(sweep_config(folder, tmp_path / "out"))
-    assert read_sweep(tmp_path / "out") == sweep
+    assert read_rule_sweep(tmp_path / "out") == sweep
     default = sweep.rows[0]
     assert default.accuracy == pytest.approx(row.accuracy)
     assert default.generated == pytest.approx(row.generated_per_problem, rel=1e-6)

@@ -16,11 +16,11 @@ from schedules.config import ScheduleConfig
 from schedules.records import DataRecord
 from schedules.rounds import Round
 from secateur.runtime.errors import InputError
-from secateur.tasks.decontaminate import Overlap, find_overlaps
+from secateur.tasks.decontaminate import ProblemOverlap, find_overlaps
 from secateur.tasks.hub_sets import HUB_SETS
 from secateur.tasks.prompts import Messages, encode_prompt, training_messages
 from secateur.tasks.records import Problem
-from secateur.tasks.sources import Unreadable, load_training_set, read_source, split_source
+from secateur.tasks.sources import UnreadableGold, load_training_set, read_source, split_source
 
 Row = dict[str, Messages | str | int]
 """An entry of the dataset that TRL trains on."""
@@ -44,10 +44,10 @@ class DataReport(DataRecord):
     """
 
     problems: str
-    unreadable: list[Unreadable]
+    unreadable: list[UnreadableGold]
     evaluation: dict[str, int]
-    exact: list[Overlap]
-    near: list[Overlap]
+    exact: list[ProblemOverlap]
+    near: list[ProblemOverlap]
     max_prompt_tokens: int
     too_long: list[TooLong]
 

@@ -1,7 +1,5 @@
 """A judge sweep as table, CSV and picture."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from secateur.runtime.files import write_text
+from secateur.runtime.console import CsvValue, write_csv
 from secateur.runtime.pictures import PLOT_STYLE
 from trainers.sweep.record import FIGURES, Effect, Sweep, SweepFigure, SweepRow
 
@@ -105,17 +103,12 @@ def _effect_line(effect: Effect) -> str:
     )
 
 
-def write_csv(sweep: Sweep, path: Path) -> None:
+def write_sweep_csv(sweep: Sweep, path: Path) -> None:
     """One line per setting; intervals as two columns."""
-    lines = [_csv_line(row) for row in sweep.rows]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(lines[0]) if lines else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(path, buffer.getvalue())
+    write_csv(path, [_csv_line(row) for row in sweep.rows])
 
 
-def _csv_line(row: SweepRow) -> dict[str, str | float | None]:
+def _csv_line(row: SweepRow) -> dict[str, CsvValue]:
     line = {**vars(row.setting), "seeds": row.seeds}
     shares = ("whole_cut_share", "median_cut_share", "mean_cut_tokens", "unfinished_pairs", "training_cpu_s")
     line |= {key: getattr(row, key) for key in shares}

@@ -11,7 +11,7 @@ import numpy as np
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace, JudgeError, VectorJudge
-from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind, Reading
+from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind, JudgeReading
 from secateur.deepprune.judges.pairs import JudgeData
 from secateur.deepprune.judges.record import JUDGE_FILE, JudgeParts, JudgeRecord
 from secateur.engines.accounting import Usage
@@ -75,8 +75,8 @@ class EmbeddingKind(JudgeKind[JudgeKeys]):
             raise JudgeError(f"{folder / JUDGE_FILE}: names no 'model', the sentence encoder of this judge; add it")
         return EmbeddingJudge(record.model, record.cut, device)
 
-    def reading(self, folder: Path, record: JudgeRecord) -> Reading:
-        return Reading(tokens=lambda n, prompt, cut: n * cut)
+    def reading(self, folder: Path, record: JudgeRecord) -> JudgeReading:
+        return JudgeReading(tokens=lambda n, prompt, cut: n * cut)
 
 
 KIND = EmbeddingKind(

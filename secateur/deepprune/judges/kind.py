@@ -94,7 +94,7 @@ def nothing_read(n: int, prompt: float, cut: float) -> float:
 
 
 @dataclass(frozen=True)
-class Reading:
+class JudgeReading:
     """What a judge keeps of a trace and reads of a problem, as its judge.json tells.
 
     layers, hidden: of the generator's states that it reads, 0 without; vector: numbers that it makes of those of one
@@ -174,6 +174,6 @@ class JudgeKind(Generic[Keys]):
         """What training and scoring read; by default every cut once."""
         return PassCounter(cut_lengths)
 
-    def reading(self, folder: Path, record: JudgeRecord) -> Reading:
+    def reading(self, folder: Path, record: JudgeRecord) -> JudgeReading:
         """What a judge keeps and reads; by default nothing."""
-        return Reading()
+        return JudgeReading()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind, PassCounter, Reading, must_be_trained
+from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind, JudgeReading, PassCounter, must_be_trained
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
 from secateur.deepprune.judges.record import JUDGE_FILE, JudgeRecord
 from secateur.runtime.errors import InputError
@@ -62,14 +62,14 @@ class LinearKind(JudgeKind[LinearKeys]):
 
         return PassCounter(count)
 
-    def reading(self, folder: Path, record: JudgeRecord) -> Reading:
+    def reading(self, folder: Path, record: JudgeRecord) -> JudgeReading:
         """The prompt once per problem, cut and query once per trace."""
         shape = _shape(folder, record)
 
         def tokens(n: int, prompt: float, cut: float) -> float:
             return prompt + n * (min(cut, shape.max_tokens) + len(shape.query_ids))
 
-        return Reading(tokens=tokens)
+        return JudgeReading(tokens=tokens)
 
 
 def _query_ids(keys: LinearKeys, data: JudgeData) -> list[int]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind, Reading, must_be_trained
+from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind, JudgeReading, must_be_trained
 from secateur.deepprune.judges.pairs import JudgeData
 from secateur.deepprune.judges.record import JUDGE_FILE, JudgeRecord
 from secateur.runtime.records import record_of
@@ -32,9 +32,9 @@ class OwnStatesKind(JudgeKind[JudgeKeys]):
 
         return load_own_states(folder, record.cut, _shape(folder, record), device)
 
-    def reading(self, folder: Path, record: JudgeRecord) -> Reading:
+    def reading(self, folder: Path, record: JudgeRecord) -> JudgeReading:
         shape = _shape(folder, record)
-        return Reading(len(shape.layers), shape.hidden, shape.heads * shape.width)
+        return JudgeReading(len(shape.layers), shape.hidden, shape.heads * shape.width)
 
 
 def _shape(folder: Path, record: JudgeRecord) -> "OwnStatesShape":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind, PassCounter, Reading
+from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind, JudgeReading, PassCounter
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
 from secateur.deepprune.judges.record import JUDGE_FILE, JudgeRecord
 from secateur.runtime.errors import InputError
@@ -78,7 +78,7 @@ class PairwiseKind(JudgeKind[PairwiseKeys]):
             return PassCounter(lambda problem: _without_prompt(problem, keys.max_tokens), note)
         return PassCounter(lambda problem: _with_prompt(problem, reader))
 
-    def reading(self, folder: Path, record: JudgeRecord) -> Reading:
+    def reading(self, folder: Path, record: JudgeRecord) -> JudgeReading:
         """The first part of a pair's prompt once per trace, the second once per pair."""
         shape = _stored_format(folder, record)
         reader = _reader(record.language_model(folder), shape)
@@ -88,7 +88,7 @@ class PairwiseKind(JudgeKind[PairwiseKeys]):
             cut = min(cut, (shape.max_tokens - begin - end) / 2)
             return (n - 1) * (begin + cut) + n * (n - 1) / 2 * (cut + end)
 
-        return Reading(tokens=tokens)
+        return JudgeReading(tokens=tokens)
 
 
 def _format(keys: PairwiseKeys) -> "PairwiseFormat":
