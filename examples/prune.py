@@ -10,10 +10,7 @@ lets it finish as --max_tokens.
 import argparse
 from pathlib import Path
 
-from secateur import load_judge, prune
-from secateur.engines.base import SamplingSpec
-from secateur.engines.local.engine import TransformersEngine
-from secateur.runtime.errors import InputError
+from secateur import InputError, SamplingSpec, TransformersEngine, load_judge, prune
 from secateur.runtime.process import entry_point
 
 DEMO = Path(__file__).resolve().parent.parent / "outputs" / "demo"

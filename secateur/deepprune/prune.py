@@ -1,15 +1,13 @@
 """Pruned consensus in a program of your own.
 
-    from secateur import load_judge, prune
-    from secateur.engines.local.engine import TransformersEngine
+    from secateur import TransformersEngine, load_judge, prune
 
     judge = load_judge("path/of/judge", "path/of/model")
     engine = TransformersEngine("path/of/model", capture_layers=judge.capture_layers)
     result = prune("What is 17 · 23?", engine, judge, n=64)
     print(result.answer, result.usage)
 
-Many problems at once share the engine's batch through `secateur.deepprune.controller.run_live`, on which this
-stands."""
+Many problems at once share the engine's batch through `secateur.run_live`, on which this stands."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
