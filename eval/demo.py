@@ -7,6 +7,7 @@ any time; what is done is passed over.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from secateur.deepprune.judges.record import JudgeMetrics, read_metrics
 from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.results import Difference, LiveEquality, Row, Table, read_table
-from secateur.runtime.config import parse_config
+from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.console import console, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
@@ -196,8 +197,8 @@ class Demo:
         names += [_JUDGE_CONFIGS[self.config.judge], *(["control.yaml"] if self.config.control else [])]
         prints = {BASE_MODEL: model_fingerprint(REPOSITORY / BASE_MODEL)}
         for name in names:
-            content = (REPOSITORY / CONFIGS / name).read_bytes()
-            prints[f"{CONFIGS}/{name}"] = hashlib.sha256(content).hexdigest()[:16]
+            values = json.dumps(read_yaml(REPOSITORY / CONFIGS / name), sort_keys=True)  # comments change nothing
+            prints[f"{CONFIGS}/{name}"] = hashlib.sha256(values.encode()).hexdigest()[:16]
         return prints
 
     def stages(self) -> list[Stage]:

@@ -62,10 +62,10 @@ class Row:
     `judge_kind` its kind (`secateur.deepprune.judges.registry`). `accuracy` (0-1) with its 95 % interval over
     problems. `oracle_accuracy` (0-1): how often one of the traces that vote is right; `finished`: how many vote, a
     mean. `tokens` are summed over the problems, except `longest_path`, which is their mean. `saving_gross`,
-    `saving_net`: fractions of what the base model's consensus spends; `net_tokens`: everything spent per problem, the
-    judge included, in tokens of the base model. `controls`: name → what the method is compared with. `wall_s`
-    [seconds] where all problems ran live. `trained_on`, `chosen_on`: whether model or judge had seen problems of the
-    benchmark; None = not known.
+    `saving_net`: fractions of what the base model's consensus spends; `net_tokens`: everything spent per problem,
+    the judge included, in tokens of the base model. `controls`: name → what the method is compared with. `wall_s`
+    [seconds]: of a consensus that of sampling its traces, of pruning that of the live runs where all problems ran
+    live. `trained_on`, `chosen_on`: whether model or judge had seen problems of the benchmark; None = not known.
     """
 
     id: str
@@ -153,9 +153,9 @@ class ModelChoice:
 @dataclass(frozen=True)
 class Recommendation:
     """Which method to run on a benchmark: for each model and `overall` the cheapest that is shown to lose no more
-    than
-    `tolerance_points` [percentage points of accuracy] against `reference`, all by the ids of rows. `frontier_tokens`,
-    `frontier_wall`: rows that no other beats in accuracy and net tokens, or accuracy and longest path."""
+    than `tolerance_points` [percentage points of accuracy] against `reference`, all by the ids of rows.
+    `frontier_tokens`, `frontier_wall`: rows that no other beats in accuracy and net tokens, or accuracy and
+    longest path."""
 
     benchmark: str
     tolerance_points: float

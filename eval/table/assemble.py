@@ -116,8 +116,7 @@ def assemble(
     config: CombinedConfig, benchmark: str, problems: list[Problem]
 ) -> tuple[Table, BenchmarkTable, list[GridCell]]:
     """Replay every method on the stored traces of one benchmark, whose own `config` this is; writes combined.json,
-    its
-    .csv, and for the report explorer.json and examples.json."""
+    its .csv, and for the report explorer.json and examples.json."""
     traces = {name: ModelTraces(config, name, problems) for name in config.models}
     models = {name: found.replay_model() for name, found in traces.items()}
     cells = measure_cells(config, benchmark, models, _seen(config, problems))

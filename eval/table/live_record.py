@@ -55,8 +55,7 @@ class TraceSpan:
 @dataclass(frozen=True)
 class ProblemSide:
     """One problem's live run, or its replay: the answer and whether it is right, traces that finished and that ran
-    into
-    the cap, all that was spent, and why the judge failed."""
+    into the cap, all that was spent, and why the judge failed."""
 
     answer: str | None
     right: bool
@@ -77,8 +76,7 @@ class CauseSize:
 @dataclass(frozen=True)
 class LiveWall:
     """`problem_s`: seconds from the problem's first token to its vote; `phase_s`: the seconds by which it made the
-    live
-    phase longer, since problems share the engine; `rank`: the process that ran it."""
+    live phase longer, since problems share the engine; `rank`: the process that ran it."""
 
     problem_s: float
     phase_s: float

@@ -35,8 +35,7 @@ class SamplingTime:
 @dataclass(frozen=True)
 class LiveRunsOf:
     """Live runs of one model by one rule: problem id → record, how it was run, and whether the judge was asked for
-    all
-    pairs."""
+    all pairs."""
 
     records: Mapping[str, LiveProblem]
     engine: EngineFacts

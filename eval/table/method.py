@@ -83,9 +83,8 @@ class Pruned:
 @dataclass(frozen=True)
 class ConfidenceProfile:
     """All that DeepConf (deepconf.py) asks of one trace: `mean` token confidence, and each new low of its group
-    confidence,
-    `lows` descending, with `tokens` ascending, how many were generated when it was seen. A trace shorter than the
-    window has no group: it is never stopped, and its confidence is its mean."""
+    confidence, `lows` descending, with `tokens` ascending, how many were generated when it was seen. A trace
+    shorter than the window has no group: it is never stopped, and its confidence is its mean."""
 
     mean: float
     lows: np.ndarray
@@ -114,9 +113,8 @@ def confidence_profile(confidences: Sequence[float], window: int) -> ConfidenceP
 
 
 def part(problem: ReplayProblem, chosen: np.ndarray) -> ReplayProblem:
-    """The problem as if only the `chosen` traces [m] had been sampled, in that order; the judge's usage is the part
-    of
-    the stored one that falls to them."""
+    """The problem as if only the `chosen` traces [m] had been sampled, in that order; the judge's usage is the
+    part of the stored one that falls to them."""
     places = chosen.tolist()
     return ReplayProblem(
         problem.problem_id,

@@ -89,8 +89,7 @@ def flat_rule(rule: PruneRule) -> dict[str, JSON]:
 @dataclass(kw_only=True)
 class PruningKeys(RuleKeys, ReplayKeys):
     """variants: name → values of those rules that differ, for a method `deepprune_<name>` beside deepprune; for
-    example
-    {adaptive: {start_batch: 8, lead: 3}}."""
+    example {adaptive: {start_batch: 8, lead: 3}}."""
 
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
 

@@ -1,6 +1,5 @@
-"""Similarity pruning after Slim-SC (arXiv 2509.13990), replayed on stored cuts: a trace that resembles one that runs
-is
-dropped. It needs no trained judge; any similarity of two cuts will do."""
+"""Similarity pruning after Slim-SC (arXiv 2509.13990), replayed on stored cuts: a trace that resembles one that
+runs is dropped. It needs no trained judge; any similarity of two cuts will do."""
 
 from dataclasses import dataclass
 

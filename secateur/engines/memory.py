@@ -122,9 +122,8 @@ class SamplingLoad:
 
 
 def grown_columns(columns: int, first: int = 0) -> int:
-    """Columns [tokens] that a buffer of secateur/engines/local/kv_cache.py has when one row needs `columns`, having
-    begun with
-    `first`: it grows by half at a time."""
+    """Columns [tokens] that a buffer of secateur/engines/local/kv_cache.py has when one row needs `columns`,
+    having begun with `first`: it grows by half at a time."""
     have = max(first, _FIRST_COLUMNS)
     while have < columns:
         have = max(have + 1, int(have * _GROWTH))

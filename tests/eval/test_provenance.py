@@ -8,8 +8,8 @@ import yaml
 from eval.table.provenance import (
     UNKNOWN,
     UNTOUCHED,
+    ProblemSource,
     Seen,
-    Source,
     any_of,
     seen_by_judge,
     seen_by_model,
@@ -79,8 +79,8 @@ def test_a_judge_says_what_it_was_trained_and_chosen_on(tmp_path: Path, benchmar
 
 
 def test_splits_of_the_embedded_task_are_told_apart() -> None:
-    assert shares_problems(Source("arithmetic:train"), "arithmetic:train", []) is True
-    assert shares_problems(Source("arithmetic:train"), "arithmetic:combined", []) is False
+    assert shares_problems(ProblemSource("arithmetic:train"), "arithmetic:train", []) is True
+    assert shares_problems(ProblemSource("arithmetic:train"), "arithmetic:combined", []) is False
     assert shares_problems(None, "arithmetic:combined", []) is None
 
 

@@ -289,6 +289,6 @@ def test_a_report_is_named_after_its_models_unless_it_has_a_title(tmp_path: Path
 def test_the_vote_of_all_n_has_one_name(tmp_path: Path) -> None:
     """It is explained once, below the table; everywhere else it is the consensus."""
     html = render_report(ReportInputs(make_combined(tmp_path, ["1", "2"]))).lower()
-    assert html.count("vote of all") == 1 and "consensus is the vote of all 4 traces" in html
+    assert html.count("vote of all") == 1 and "consensus is the majority vote of all 4 traces" in html
     for other in ("full vote", "vote over all", "held against", "blade"):
         assert other not in html

@@ -16,7 +16,7 @@ from bench.report_size import write_large_run
 from eval.report.bars import printable, ranked
 from eval.report.explorer import TracedBenchmark, explorer_data, read_traced, run_summaries
 from eval.report.page import ReportInputs, write_report
-from eval.report.texts import Source, TraceTexts, cut_rules, pack_problems, shortened, split_at_cut
+from eval.report.texts import TextSource, TraceTexts, cut_rules, pack_problems, shortened, split_at_cut
 from eval.table.explorer import TracedProblem, read_examples, read_explorer, write_explorer
 from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace
 from eval.table.pruning import prune_once
@@ -101,7 +101,7 @@ def test_texts_come_from_the_trace_folder_and_a_budget_is_kept(tmp_path: Path) -
     problems, rules = read_explorer(folder), cut_rules(folder, ["base"], {"cut_kind": "tokens", "cut_k": 9})
     assert rules == {"base": CutRule("words", 3)}
     texts = TraceTexts.of_run(folder, ["base"], {})
-    source = Source(problems, texts, rules)
+    source = TextSource(problems, texts, rules)
     blocks, limit = pack_problems([source])
     for number, block in enumerate(blocks):
         (model,) = unpacked(block)["models"]

@@ -127,8 +127,7 @@ class OpenAIEngine:
     @cached_property
     def parameters(self) -> int:
         """Parameters of the model: the weight of its tokens in `secateur.engines.accounting`. Raises `InputError`
-        where
-        nothing says how many they are."""
+        where nothing says how many they are."""
         return self._parameters if self._parameters is not None else parameters_of(self._tokenizer_source)
 
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
