@@ -20,9 +20,9 @@ import numpy as np
 
 from bench.equal_tokens_report import BenchResult, BenchRow, MethodFigures, Mix, write_report
 from eval.studies.rule_sweep import StoredRun, load_run
-from eval.table.method import Outcome, Parameters, ReplayProblem, mean_outcome, part, rng_for
+from eval.table.answers import adaptive_consistency, answer_in_orders
+from eval.table.method import Outcome, Parameters, ReplayProblem, average, mean_outcome, part, rng_for
 from eval.table.pruning import changed_rule, deepprune, prune_once
-from eval.table.sequential import adaptive_consistency, average
 from eval.table.votes import consensus, consensus_equal_tokens, single, vote_of_some
 from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.engines.accounting import net_cost
@@ -72,7 +72,7 @@ def prune(record: ReplayProblem, rule: PruneRule, chosen: np.ndarray) -> Outcome
 def ask_in_turn(record: ReplayProblem, chosen: np.ndarray) -> Outcome:
     """Adaptive-Consistency on the chosen traces, one after another."""
     taken = part(record, chosen)
-    return average(taken, adaptive_consistency(taken, orders=1))
+    return average(taken, answer_in_orders(taken, adaptive_consistency(), orders=1))
 
 
 @dataclass(frozen=True)

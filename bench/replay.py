@@ -27,12 +27,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from eval.table.answers import ANSWERS, answer_in_orders
 from eval.table.assemble import ModelTraces
 from eval.table.config import CombinedConfig
-from eval.table.method import Method, Outcome, Parameters, ReplayModel
+from eval.table.method import Method, Outcome, Parameters, ReplayModel, average
 from eval.table.pruning import deepprune, prune_in_orders, random_traces
 from eval.table.registry import METHODS
 from eval.table.votes import EQUAL_TOKENS, RANDOM_TRACES, consensus_equal_tokens
+from secateur.deepprune.answers import AnswerRule
 from secateur.results import TABLE_FILE, read_table
 from secateur.runtime.config import check_types
 from secateur.runtime.console import progress, say
@@ -92,9 +94,15 @@ def works(model: ReplayModel, config: CombinedConfig) -> dict[str, Work]:
     found: dict[str, Work] = {}
     for name in config.methods:
         method = METHODS[name]
-        if method.run is not None and not method.prunes:
+        if name == ANSWERS:
+            found |= {row: _rule_work(model, rule) for row, rule in config.answer_rules.items()}
+        elif method.run is not None and not method.prunes:
             found[name] = lambda orders, draws, method=method: _outcomes(method, model, config, orders, draws)
     return found | _judged_works(model, config)
+
+
+def _rule_work(model: ReplayModel, rule: AnswerRule) -> Work:
+    return lambda orders, draws: [average(p, answer_in_orders(p, rule, orders)) for p in model.plain]
 
 
 def _outcomes(method: Method, model: ReplayModel, config: CombinedConfig, orders: int, draws: int) -> list[Outcome]:

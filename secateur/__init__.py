@@ -1,10 +1,8 @@
 """Secateur cuts the tokens that long-thinking language models waste, inside a trace and across parallel traces.
 
-    from secateur import TransformersEngine, load_judge, prune
+    from secateur import TransformersEngine, prune
 
-    judge = load_judge("outputs/judge", "path/of/model")
-    engine = TransformersEngine("path/of/model", capture_layers=judge.capture_layers)
-    result = prune("What is 17 · 23?", engine, judge, n=64)
+    result = prune("What is 17 · 23?", TransformersEngine("path/of/model"), n=64)
 
 What is here is the public API. Each name is loaded when it is asked for, so that `import secateur` costs nothing and
 the pure parts come without torch.
@@ -14,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from secateur.deepprune.answers import AHEAD, FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule
     from secateur.deepprune.controller import LiveResult, ProblemJob, TraceResult, run_live
     from secateur.deepprune.cut import CutRule
     from secateur.deepprune.judges.base import Judge, JudgeError
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
         PruneRule,
         StartRule,
     )
+    from secateur.deepprune.starting import OnDemand, StartingPolicy
+    from secateur.deepprune.stopping import Lead, StoppingRule
     from secateur.engines.accounting import Usage
     from secateur.engines.base import Engine, EngineError, SamplingSpec
     from secateur.engines.local.engine import TransformersEngine
@@ -44,6 +45,9 @@ _HOMES = {
     "deepprune.judges.base": ("Judge", "JudgeError"),
     "deepprune.rule": ("PruneRule", "ClusterRule", "StartRule", "FinishRule", "ADAPTIVE_RULE", "PUBLISHED_RULE"),
     "deepprune.cut": ("CutRule",),
+    "deepprune.answers": ("AnswerRule", "AHEAD", "FEWEST_TOKENS", "SHORTEST_WAIT"),
+    "deepprune.stopping": ("StoppingRule", "Lead"),
+    "deepprune.starting": ("StartingPolicy", "OnDemand"),
     "engines.base": ("Engine", "SamplingSpec", "EngineError"),
     "engines.local.engine": ("TransformersEngine",),
     "engines.vllm.engine": ("VLLMEngine",),
@@ -56,7 +60,11 @@ _HOME_OF = {name: f"secateur.{module}" for module, names in _HOMES.items() for n
 
 __all__ = [
     "ADAPTIVE_RULE",
+    "AHEAD",
+    "FEWEST_TOKENS",
     "PUBLISHED_RULE",
+    "SHORTEST_WAIT",
+    "AnswerRule",
     "ClusterRule",
     "CutRule",
     "Decision",
@@ -66,7 +74,9 @@ __all__ = [
     "InputError",
     "Judge",
     "JudgeError",
+    "Lead",
     "LiveResult",
+    "OnDemand",
     "OpenAIEngine",
     "ProblemJob",
     "PruneResult",
@@ -74,6 +84,8 @@ __all__ = [
     "Row",
     "SamplingSpec",
     "StartRule",
+    "StartingPolicy",
+    "StoppingRule",
     "Table",
     "TraceResult",
     "TransformersEngine",

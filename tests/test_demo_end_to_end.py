@@ -41,7 +41,7 @@ def test_length_pruning_halves_the_traces_and_keeps_the_accuracy(demo: Path) -> 
     assert summary.base.problems >= 200
     assert summary.pruned.mean_tokens <= 0.5 * summary.base.mean_tokens
     assert summary.pruned.pass_at_1 >= summary.base.pass_at_1
-    assert [round_["limit"] for round_ in summary.rounds] == [220, 160, 125]
+    assert [round_.limit for round_ in summary.rounds] == [220, 160, 125]
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def combined_models(config: CombinedConfig, benchmarks: Mapping[str, PlannedSet]
         live = sum(
             plan.results_left(index, f"live/{method}", config.live_count(len(part.problems)))
             for index, part in enumerate(parts)
-            for method in config.rules
+            for method in config.live_rules
         )
         plans.append(replace(plan, judges=judges, live_tokens=live * config.largest_n * plan.lengths.tokens))
     return plans

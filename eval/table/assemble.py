@@ -141,7 +141,7 @@ def assemble(
     texts = {problems[i].id: {name: found.texts(i) for name, found in traces.items()} for i in chosen}
     write_examples(config.output_dir, texts)
     answers = {name: found.answers for name, found in traces.items()}
-    write_explorer(config.output_dir, problems, config.rules, models, answers)
+    write_explorer(config.output_dir, problems, config.live_rules, models, answers)
     _write(config, table)
     return table, found, cells
 

@@ -11,9 +11,11 @@ from eval.table.labels import ALL
 from eval.table.registry import METHOD_KEYS, METHODS
 from eval.traces.benchmarks import Problems, check_counts, check_names, count_of, load_benchmarks, sources_of
 from eval.traces.sampling import SamplingKeys
+from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.folder import check_judge, judge_kind
 from secateur.deepprune.judges.registry import JUDGE_KINDS
+from secateur.deepprune.rule import PruneRule
 from secateur.engines.registry import engine_kind
 from secateur.runtime.dry_run import SamplingPlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
@@ -115,9 +117,9 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
 
     def _check_numbers(self) -> None:
         self.require_positive("orders", "draws")
-        fewest = 2 if self.prunes or self.needs_similarity else 1
+        fewest = 2 if self.live_rules or self.needs_similarity else 1
         if not self.sizes or self.sizes[0] < fewest:
-            why = "; pruning compares traces of one problem" if fewest > 1 else ""
+            why = "; traces of one problem are compared" if fewest > 1 else ""
             raise InputError(f"key 'n' has the value {self.n}{why}: at least {fewest}")
         if self.live < 0 or self.examples < 0:
             raise InputError(
@@ -146,7 +148,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
     def _check_live(self) -> None:
         """vLLM refuses more traces than it was opened for, and a live problem may start all of its traces at once."""
         places = engine_kind(self.engine).places(self.engine_options, self.rows)
-        if places is None or not self.live or not self.prunes:
+        if places is None or not self.live or not self.live_rules:
             return
         if places < self.largest_n:
             raise InputError(
@@ -235,9 +237,15 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
         judges = {kind: f"the judge {judge}" for kind, judge in kinds.items() if JUDGE_KINDS[kind].reads_tokens}
         return read_prices(self.prices, {name: f"the model {path}" for name, path in self.models.items()}, judges)
 
+    @property
+    def live_rules(self) -> dict[str, PruneRule | AnswerRule]:
+        """Method → rule, of those that run live and are shown trace by trace: without a judge, then with one."""
+        without = {name: rule for method in self.methods for name, rule in METHODS[method].rules(self).items()}
+        return {**without, **self.rules}
+
     def live_count(self, problems: int) -> int:
         """How many of the problems run live as well."""
-        if not self.prunes:
+        if not self.live_rules:
             return 0
         return problems if self.live is True else min(int(self.live), problems)
 

@@ -22,9 +22,10 @@ from eval.table.method import (
     ReplayModel,
     ReplayProblem,
     Result,
+    Voters,
+    average,
     trace_orders,
 )
-from eval.table.sequential import Voters, average
 from eval.table.votes import controls_of
 from secateur.engines.accounting import Usage
 from secateur.runtime.errors import InputError
@@ -174,9 +175,9 @@ def _method(name: str, label: str, mark: str) -> Method:
         mark,
         run,
         DeepConfKeys,
-        check,
-        require,
-        lambda keys, n: n > keys.deepconf_warmup,
+        check=check,
+        require=require,
+        runs_at=lambda keys, n: n > keys.deepconf_warmup,
         reads_confidences=True,
         is_rival=True,
     )

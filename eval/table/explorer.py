@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.table.answers import answer_once
 from eval.table.method import Pruned, ReplayModel, ReplayProblem
 from eval.table.pruning import prune_once
+from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.rule import PruneRule
 from secateur.deepprune.vote import majority
 from secateur.runtime.files import write_text
@@ -77,7 +79,7 @@ class _Examples:
 def write_explorer(
     folder: str | Path,
     problems: Sequence[Problem],
-    rules: Mapping[str, PruneRule],
+    rules: Mapping[str, PruneRule | AnswerRule],
     models: Mapping[str, ReplayModel],
     answers: Mapping[str, Sequence[Sequence[str | None]]],
 ) -> None:
@@ -121,7 +123,7 @@ def evenly_chosen(problems: Sequence[ReplayProblem], count: int) -> list[int]:
 
 
 def _traced(
-    model: ReplayModel, index: int, answers: Sequence[str | None], rules: Mapping[str, PruneRule]
+    model: ReplayModel, index: int, answers: Sequence[str | None], rules: Mapping[str, PruneRule | AnswerRule]
 ) -> TracedModel:
     plain = model.plain[index]
     first: dict[Hashable, str] = {}
@@ -130,9 +132,15 @@ def _traced(
             first.setdefault(key, answer)
     places = {key: place for place, key in enumerate(first)}
     runs = [
+        _rule_run(method, None, answer_once(plain, rule), places, plain)
+        for method, rule in rules.items()
+        if isinstance(rule, AnswerRule)
+    ]
+    runs += [
         _rule_run(method, judge, prune_once(model.judged[judge][index], rule), places, plain)
         for judge in model.pruned_by
         for method, rule in rules.items()
+        if isinstance(rule, PruneRule)
     ]
     return TracedModel(
         n_tokens=tuple(trace.n_tokens for trace in plain.traces),
@@ -145,7 +153,7 @@ def _traced(
 
 
 def _rule_run(
-    method: str, judge: str, run: Pruned, places: Mapping[Hashable, int], problem: ReplayProblem
+    method: str, judge: str | None, run: Pruned, places: Mapping[Hashable, int], problem: ReplayProblem
 ) -> RuleRun:
     return RuleRun(
         method,

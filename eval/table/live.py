@@ -3,21 +3,21 @@ replay."""
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from eval.table.config import CombinedConfig
+from eval.table.judges import ModelJudges
 from eval.table.live_record import FORMAT, LiveWall, compare
 from eval.table.registry import method_label
 from eval.table.store import live_path, names_of_judges, read_live, read_scores
 from eval.traces.sampling import prompt_ids
+from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.policy import decision_seed
-from secateur.deepprune.replay import replay
+from secateur.deepprune.replay import Replay, replay, replay_answers
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.base import Engine, Event, SamplingSpec
 from secateur.engines.trace_folder import StoredTrace
@@ -29,23 +29,25 @@ from secateur.tasks.records import Problem
 
 
 class LiveRuns:
-    """One model, one rule, and the first of the model's judges, whose scores were stored `scored_with` settings."""
+    """One model and one rule, with the first of the model's judges where the rule asks one."""
 
     def __init__(
         self,
         config: CombinedConfig,
         model: str,
         method: str,
-        rule: PruneRule,
-        judge: Judge,
-        tokenizer: PreTrainedTokenizerBase,
-        scored_with: str,
+        rule: PruneRule | AnswerRule,
+        judges: ModelJudges,
     ) -> None:
-        self.config, self.model, self.method, self.rule, self.judge = config, model, method, rule, judge
-        self.tokenizer = tokenizer
-        made_with = {"scores": scored_with, "rule": asdict(rule), "grader": GRADER_VERSION}
+        self.config, self.model, self.method, self.rule = config, model, method, rule
+        asks = isinstance(rule, PruneRule)
+        self.judge: Judge | None = judges.judges[0] if asks else None
+        self.tokenizer = judges.tokenizer
+        made_with = {"rule": repr(rule), "grader": GRADER_VERSION}
+        if asks:
+            made_with["scores"] = judges.score_settings(0)
         self._settings = json.dumps(made_with, sort_keys=True)
-        self._extract = config.extract(tokenizer)
+        self._extract = config.extract(self.tokenizer)
 
     def missing(self, problems: Sequence[Problem]) -> list[Problem]:
         """Those of `problems` that have not been run with these settings."""
@@ -74,22 +76,20 @@ class LiveRuns:
 
     def _write(self, problem: Problem, result: LiveResult, stored: Sequence[StoredTrace], wall: LiveWall) -> None:
         answers = [self._extract(trace.trace.text) for trace in stored]
-        label = names_of_judges(self.config, self.model)[0]
-        found = read_scores(self.config, self.model, label, problem)
-        replayed = replay(
-            [trace.trace.n_tokens for trace in stored],
-            [trace.cut_tokens for trace in stored],
-            group_answers(answers),
-            found.scores,
-            self.rule,
-            decision_seed(self.config.seed, problem.id),
-            found.usage,
-        )
+        replayed = self._replay(problem, stored, group_answers(answers))
         answer = None if replayed.key is None else answers[replayed.key]  # the index of the first equal answer
         record = compare(
             result, replayed, answer, stored, problem.answer, self.rule, settings=self._settings, wall=wall
         )
         write_record(live_path(self.config, self.model, self.method, problem), record, FORMAT)
+
+    def _replay(self, problem: Problem, stored: Sequence[StoredTrace], keys: Sequence[Hashable | None]) -> Replay:
+        lengths = [trace.trace.n_tokens for trace in stored]
+        if isinstance(self.rule, AnswerRule):
+            return replay_answers(lengths, keys, self.rule)
+        found = read_scores(self.config, self.model, names_of_judges(self.config, self.model)[0], problem)
+        cuts, seed = [trace.cut_tokens for trace in stored], decision_seed(self.config.seed, problem.id)
+        return replay(lengths, cuts, keys, found.scores, self.rule, seed, found.usage)
 
 
 class ClockedEngine:

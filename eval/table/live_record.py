@@ -6,12 +6,15 @@ The difference in generated tokens is divided, trace by trace and without a rest
 - after_cut: the trace went on in both, or in neither, and its tokens behind the cut differ;
 - cap: the trace went on in both, but ran into the cap on tokens in only one;
 - choice: the trace went on, or was started at all, in only one of them.
+
+Where a rule has no cuts, everything is behind them.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.controller import LiveResult, TraceResult
 from secateur.deepprune.gathering import ALL_PAIRS
 from secateur.deepprune.replay import Replay
@@ -36,12 +39,12 @@ class TraceSpan:
     @classmethod
     def of_live(cls, trace: TraceResult) -> "TraceSpan":
         finished = trace.finish_reason is not None
-        return cls(trace.cut_tokens, len(trace.token_ids), finished, trace.finish_reason == "length")
+        return cls(trace.cut_tokens or 0, len(trace.token_ids), finished, trace.finish_reason == "length")
 
     @classmethod
-    def of_replay(cls, stored: StoredTrace, kept: int) -> "TraceSpan":
-        """`kept` [tokens] is how far the replay let the stored trace run."""
-        length, cut = stored.trace.n_tokens, stored.cut_tokens
+    def of_replay(cls, stored: StoredTrace, kept: int, cuts: bool) -> "TraceSpan":
+        """`kept` [tokens] is how far the replay let the stored trace run; without `cuts` all of it is behind them."""
+        length, cut = stored.trace.n_tokens, stored.cut_tokens if cuts else 0
         reach = length if cut is None else min(cut, length)
         finished = kept == length
         return cls(min(reach, kept), kept, finished, finished and stored.trace.finish_reason == "length")
@@ -100,11 +103,13 @@ class LiveProblem:
     wall: LiveWall
 
 
-def token_causes(live: LiveResult, replayed: Replay, stored: Sequence[StoredTrace]) -> dict[str, CauseSize]:
+def token_causes(
+    live: LiveResult, replayed: Replay, stored: Sequence[StoredTrace], cuts: bool = True
+) -> dict[str, CauseSize]:
     """The size of each cause; the tokens of all causes add up to the whole difference."""
     traces, generated = Counter(), Counter()
     for ran, trace, kept in zip(live.traces, stored, replayed.kept_tokens, strict=True):
-        a, b = TraceSpan.of_live(ran), TraceSpan.of_replay(trace, kept)
+        a, b = TraceSpan.of_live(ran), TraceSpan.of_replay(trace, kept, cuts)
         later = _later_cause(a, b)
         started_in_one = (a.length == 0) != (b.length == 0)
         first = 0 if started_in_one else a.reach - b.reach
@@ -125,9 +130,11 @@ def _later_cause(live: TraceSpan, replayed: TraceSpan) -> str:
     return "cap" if live.went_on and live.capped != replayed.capped else "after_cut"
 
 
-def asks_all_pairs(rule: PruneRule, n: int) -> bool:
+def asks_all_pairs(rule: PruneRule | AnswerRule, n: int) -> bool:
     """Whether the live judge compares everybody with everybody, as the stored scores do; else it is asked for fewer
-    pairs than they hold."""
+    pairs than they hold. Where there is no judge nothing is left out either."""
+    if isinstance(rule, AnswerRule):
+        return True
     return rule.mode == "barrier" and not rule.start.start_batch and n <= ALL_PAIRS
 
 
@@ -157,7 +164,7 @@ def compare(
     replayed_answer: str | None,
     stored: Sequence[StoredTrace],
     gold: str,
-    rule: PruneRule,
+    rule: PruneRule | AnswerRule,
     *,
     settings: str,
     wall: LiveWall,
@@ -166,7 +173,8 @@ def compare(
     difference = _answers_differ(live.answer, replayed_answer)
     difference = difference or first_difference(live, replayed, stored, asks_all_pairs(rule, len(stored)))
     spans = [TraceSpan.of_live(trace) for trace in live.traces]
-    again = [TraceSpan.of_replay(trace, kept) for trace, kept in zip(stored, replayed.kept_tokens, strict=True)]
+    cuts = isinstance(rule, PruneRule)
+    again = [TraceSpan.of_replay(trace, kept, cuts) for trace, kept in zip(stored, replayed.kept_tokens, strict=True)]
     failures = live.decision.judge_failure, replayed.decision.judge_failure
     return LiveProblem(
         settings=settings,
@@ -174,7 +182,7 @@ def compare(
         difference=difference,
         live=_side(live.answer, gold, spans, live.usage, failures[0]),
         replay=_side(replayed_answer, gold, again, replayed.usage, failures[1]),
-        causes=token_causes(live, replayed, stored),
+        causes=token_causes(live, replayed, stored, cuts),
         traces=len(stored),
         stored_tokens=sum(trace.trace.n_tokens for trace in stored),
         wall=wall,

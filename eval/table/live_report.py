@@ -16,6 +16,7 @@ from eval.table.config import CombinedConfig
 from eval.table.live_record import TOKEN_CAUSES, LiveProblem, ProblemSide, asks_all_pairs
 from eval.table.rows import rounded
 from eval.table.store import EngineFacts, names_of_judges, read_engine, read_live
+from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import JUDGE_COSTS
 from secateur.engines.registry import engine_kind
 from secateur.results import LiveCause, LiveDifference, LiveEntry, LiveEquality, LiveSide
@@ -57,7 +58,7 @@ def live_equality(config: CombinedConfig, problems: Sequence[Problem]) -> LiveEq
     records = {
         (name, method, problem.id): read_live(config, name, method, problem)
         for name in config.models
-        for method in config.rules
+        for method in config.live_rules
         for problem in live
     }
     unequal = {", ".join(key): record.difference for key, record in records.items() if not record.equal}
@@ -75,15 +76,16 @@ def live_entries(config: CombinedConfig, problems: Sequence[Problem], benchmark:
     for model in config.models if live else ():
         engine = read_engine(config, model)
         sampled = sampling_time(Path(config.output_dir) / model)
-        for method, rule in config.rules.items():
+        for method, rule in config.live_rules.items():
             records = {problem.id: read_live(config, model, method, problem) for problem in live}
             all_pairs = asks_all_pairs(rule, next(iter(records.values())).traces)
             runs = LiveRunsOf(records, engine, config.rows, config.dtype, all_pairs, sampled)
-            entries.append(live_entry(runs, benchmark, model, method, names_of_judges(config, model)[0]))
+            judge = names_of_judges(config, model)[0] if isinstance(rule, PruneRule) else None
+            entries.append(live_entry(runs, benchmark, model, method, judge))
     return entries
 
 
-def live_entry(runs: LiveRunsOf, benchmark: str, model: str, method: str, judge: str) -> LiveEntry:
+def live_entry(runs: LiveRunsOf, benchmark: str, model: str, method: str, judge: str | None) -> LiveEntry:
     """Live and replay of some problems beside each other."""
     found = runs.found
     live, replayed = (_side(found, side) for side in (_live, _replay))

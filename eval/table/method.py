@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.cut import ended_before_cut
 from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
 
@@ -67,9 +68,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruning rule on one problem in one order of its traces; traces are numbered as in the problem.
+    """A rule on one problem in one order of its traces; traces are numbered as in the problem.
 
-    `labels` [n] are the clusters, None where unassigned; `kept_tokens` [n] is how far each trace would have run.
+    `labels` [n] are the clusters, None where unassigned or where no judge is asked; `kept_tokens` [n] is how far each
+    trace would have run.
     """
 
     survivors: list[int]
@@ -77,7 +79,7 @@ class Pruned:
     kept_tokens: list[int]
     key: Hashable | None
     usage: Usage
-    judge_failure: str | None
+    judge_failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,23 @@ def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
         float(np.mean([outcome.finished for outcome in outcomes])),
         float(np.mean(shares)) if shares else None,
     )
+
+
+@dataclass(frozen=True)
+class Voters:
+    """One run of a method on one problem: the traces that vote, their answer, and what was spent."""
+
+    survivors: list[int]
+    key: Hashable | None
+    usage: Usage
+
+
+def average(problem: ReplayProblem, runs: "Sequence[Voters | Pruned]") -> Outcome:
+    """The mean over runs."""
+    right = [run.key in problem.right for run in runs]
+    voters = float(np.mean([len(run.survivors) for run in runs]))
+    usage = mean_usage([run.usage for run in runs])
+    return Outcome(float(np.mean(right)), usage, voters, oracle_share(problem, [run.survivors for run in runs]))
 
 
 def mean_usage(usages: Sequence[Usage]) -> Usage:
@@ -274,6 +293,10 @@ def _always(keys: ReplayKeys, n: int) -> bool:
     return True
 
 
+def _no_rules(keys: ReplayKeys) -> Mapping[str, AnswerRule]:
+    return {}
+
+
 def _nothing_to_check(keys: ReplayKeys) -> None:
     return None
 
@@ -289,12 +312,13 @@ class Method:
     name: in configs and rows; label: in tables and reports; mark: path of its mark in the frontier's plot, SVG, about
       14 wide around the origin.
     run: the rows of one model; None for controls, whose rows come with those of the method `beside`.
+    rules: method → rule without a judge, for those that run live and are shown trace by trace.
     keys: dataclass of the options that are its own; check: raises `InputError` for options that cannot be, whether
       it is asked for or not; require: raises it where n traces, the most that a run samples, are too few.
     runs_at: whether it can be run with n traces.
     prunes: it asks the judges of a model; reads_similarity, reads_confidences: it needs scores or token confidences.
-    is_bound: a bound or a control, that nobody can run by itself; is_rival: pruning rules are compared with it,
-      paired by problem; depends_on_n: False where every n comes to the same.
+    is_bound: a bound or a control, that nobody can run by itself; is_ours: its accuracy is compared with that of
+      others, paired by problem, of those that are is_rival; depends_on_n: False where every n comes to the same.
     """
 
     name: str
@@ -302,6 +326,7 @@ class Method:
     mark: str
     run: Callable[[ReplayModel, K], list[Result]] | None
     keys: type[ReplayKeys] = ReplayKeys
+    rules: Callable[[K], Mapping[str, AnswerRule]] = _no_rules
     check: Callable[[K], None] = _nothing_to_check
     require: Callable[[K, int], None] = _any_n
     runs_at: Callable[[K, int], bool] = _always
@@ -310,6 +335,7 @@ class Method:
     reads_similarity: bool = False
     reads_confidences: bool = False
     is_bound: bool = False
+    is_ours: bool = False
     is_rival: bool = False
     depends_on_n: bool = True
 

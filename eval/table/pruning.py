@@ -192,7 +192,9 @@ def _pruned(model: ReplayModel, judge: str, method: str, rule: PruneRule, keys: 
     return Result(model.name, method, judge, parameters, outcomes, controls=controls)
 
 
-DEEPPRUNE = Method(PUBLISHED, "DeepPrune", "M-7 0a7 7 0 1 0 14 0a7 7 0 1 0-14 0Z", _run, PruningKeys, prunes=True)
+DEEPPRUNE = Method(
+    PUBLISHED, "DeepPrune", "M-7 0a7 7 0 1 0 14 0a7 7 0 1 0-14 0Z", _run, PruningKeys, prunes=True, is_ours=True
+)
 RANDOM_CONTROL = Method(
     RANDOM_TRACES, "as many random traces", "M-6.5-5h13L0 6.5Z", None, beside=PUBLISHED, is_bound=True
 )

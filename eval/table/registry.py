@@ -2,31 +2,53 @@
 
 from collections.abc import Mapping
 
+from eval.table.answers import (
+    ADAPTIVE_CONSISTENCY,
+    AHEAD,
+    AHEAD_WAIT,
+    ANSWERS,
+    BAYES_THREE,
+    CANNOT_CHANGE,
+    CERTIFICATE,
+    CONSOL,
+    CONSOL_MIXTURE,
+    EARLY_STOPPING,
+    FIRST_ENDED,
+    NAMED_RULES,
+)
 from eval.table.deepconf import DEEPCONF_HIGH, DEEPCONF_LOW
 from eval.table.method import Method, ReplayKeys
 from eval.table.pruning import DEEPPRUNE, EQUAL_TOKENS_CONTROL, PUBLISHED, RANDOM_CONTROL
-from eval.table.sequential import ADAPTIVE_CONSISTENCY, EARLY_STOPPING
 from eval.table.similarity import EMBEDDING
 from eval.table.votes import CONSENSUS, ORACLE, SINGLE
 
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        *(SINGLE, CONSENSUS, ORACLE),
-        *(ADAPTIVE_CONSISTENCY, EARLY_STOPPING, DEEPCONF_LOW, DEEPCONF_HIGH, EMBEDDING),
+        *(SINGLE, CONSENSUS, ORACLE, AHEAD, AHEAD_WAIT, NAMED_RULES),
+        *(ADAPTIVE_CONSISTENCY, EARLY_STOPPING, CONSOL, CONSOL_MIXTURE, BAYES_THREE, CERTIFICATE),
+        *(FIRST_ENDED, CANNOT_CHANGE, DEEPCONF_LOW, DEEPCONF_HIGH, EMBEDDING),
         *(DEEPPRUNE, RANDOM_CONTROL, EQUAL_TOKENS_CONTROL),
     )
 }
 METHOD_KEYS = tuple(dict.fromkeys(method.keys for method in METHODS.values() if method.keys is not ReplayKeys))
 """The options of all methods, each a dataclass."""
-_VARIANT = f"{PUBLISHED}_"
-_VARIANT_MARK = "M0-7.5 6.5-3.75V3.75L0 7.5-6.5 3.75V-3.75Z"
 _UNKNOWN_MARK = "M-7-3.5h14v7h-14Z"
+_VARIANT_MARK = "M0-7.5 6.5-3.75V3.75L0 7.5-6.5 3.75V-3.75Z"
+_FAMILIES = {f"{name}_": name for name in (PUBLISHED, ANSWERS)}
+
+
+def _family(name: str) -> tuple[str, str]:
+    """The method that a row's belongs to, and the name of its variant, "" for the method itself."""
+    for prefix, family in _FAMILIES.items():
+        if name.startswith(prefix):
+            return family, name.removeprefix(prefix)
+    return name, ""
 
 
 def method_of(name: str) -> Method:
     """The method of a row; a variant of DeepPrune is DeepPrune. Raises `KeyError` for an unknown one."""
-    return METHODS[PUBLISHED if name.startswith(_VARIANT) else name]
+    return METHODS[_family(name)[0]]
 
 
 def prunes(name: str) -> bool:
@@ -35,12 +57,13 @@ def prunes(name: str) -> bool:
 
 
 def method_label(name: str) -> str:
-    """How a method is called in tables; a variant of DeepPrune by its own name."""
-    if name.startswith(_VARIANT):
-        return f"{METHODS[PUBLISHED].label}, {name.removeprefix(_VARIANT).replace('_', ' ')}"
-    return METHODS[name].label
+    """How a method is called in tables; a variant by its own name."""
+    family, variant = _family(name)
+    label = METHODS[family].label
+    return f"{label}, {variant.replace('_', ' ')}" if variant else label
 
 
 def method_mark(name: str) -> str:
     """The SVG path of a method's mark; the variants of DeepPrune share one."""
-    return _VARIANT_MARK if name.startswith(_VARIANT) else METHODS[name].mark
+    family, variant = _family(name)
+    return _VARIANT_MARK if variant and METHODS[family].prunes else METHODS[family].mark

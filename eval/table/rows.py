@@ -141,12 +141,12 @@ def _control(outcomes: Sequence[Outcome], others: Sequence[Outcome]) -> Control:
 def make_differences(
     results: Sequence[Result], base: str, judge_kinds: Mapping[tuple[str, str], str], benchmark: str, n: int
 ) -> list[Difference]:
-    """Every pruning rule by each judge but the one at chance against the base model's consensus, its controls, and
-    the rivals on its own model, paired by problem. `judge_kinds`: (model, judge) → kind."""
+    """Every method of ours, by each judge but the one at chance, against the base model's consensus, its controls,
+    and the rivals on its own model, paired by problem. `judge_kinds`: (model, judge) → kind."""
     consensus = [result for result in results if (result.model, result.method) == (base, "consensus")]
     differences = []
     for pruned in results:
-        if not method_of(pruned.method).prunes or JUDGE_KINDS[judge_kinds[pruned.model, pruned.judge]].is_chance:
+        if not method_of(pruned.method).is_ours or _is_at_chance(pruned, judge_kinds):
             continue
         others = [(RowName(base, "consensus", None), result.outcomes) for result in consensus]
         others += [
@@ -161,11 +161,16 @@ def make_differences(
     return differences
 
 
+def _is_at_chance(result: Result, judge_kinds: Mapping[tuple[str, str], str]) -> bool:
+    return result.judge is not None and JUDGE_KINDS[judge_kinds[result.model, result.judge]].is_chance
+
+
 def _difference(a: Result, b: RowName, outcomes: Sequence[Outcome], benchmark: str, n: int) -> Difference:
     mean, low, high = paired_difference([o.accuracy for o in a.outcomes], [o.accuracy for o in outcomes])
     of_model = f" of {b.model}" if b.model != a.model else ""
+    judge = "" if a.judge is None else f" ({judge_label(a.judge)})"
     return Difference(
-        label=f"{a.model}: {method_label(a.method)} ({judge_label(a.judge)}) − {method_label(b.method)}{of_model}",
+        label=f"{a.model}: {method_label(a.method)}{judge} − {method_label(b.method)}{of_model}",
         a=RowName(a.model, a.method, a.judge),
         b=b,
         difference=mean,

@@ -3,8 +3,18 @@ runs is dropped. It needs no trained judge; any similarity of two cuts will do."
 
 from dataclasses import dataclass
 
-from eval.table.method import Method, Parameters, ReplayKeys, ReplayModel, ReplayProblem, Result, trace_orders
-from eval.table.sequential import Voters, average, check_share
+from eval.table.answers import check_share
+from eval.table.method import (
+    Method,
+    Parameters,
+    ReplayKeys,
+    ReplayModel,
+    ReplayProblem,
+    Result,
+    Voters,
+    average,
+    trace_orders,
+)
 from eval.table.votes import controls_of
 from secateur.deepprune.vote import majority
 from secateur.engines.accounting import Usage
@@ -58,6 +68,6 @@ EMBEDDING = Method(
     "M0-7 6.7-2.2 4.1 5.7H-4.1L-6.7-2.2Z",
     _run,
     SimilarityKeys,
-    lambda keys: check_share("similarity_threshold", keys.similarity_threshold),
+    check=lambda keys: check_share("similarity_threshold", keys.similarity_threshold),
     reads_similarity=True,
 )

@@ -81,9 +81,8 @@ class BenchmarkWork:
     def run(self) -> None:
         self._sample()
         self._score()
-        for method, rule in self.config.rules.items():
-            first = self.judges.judges[0], self.judges.tokenizer, self.judges.score_settings(0)
-            live = LiveRuns(self.config, self.model, method, rule, *first)
+        for method, rule in self.config.live_rules.items():
+            live = LiveRuns(self.config, self.model, method, rule, self.judges)
             todo = live.missing(self.live)
             if todo:
                 began, engine = time.monotonic(), self._engine()

@@ -1,9 +1,11 @@
 """Pruning while the traces run: problems share an engine's batch, each follows its rule's policy.
 
-Under the barrier every trace of a problem runs to its cut and is parked there. When the last one has come to its cut
-or its end, the judge scores them, losers are pruned, and survivors go on from where they stood, as the policy says
-(gathering.py, finishing.py). Under overlap nobody waits: each trace is judged as it comes and runs on meanwhile.
-Several problems share the engine's batch, so that it stays full while one of them waits for its last trace.
+By a rule of answers (answers.py) traces run to their ends, start as they are asked for, and stop when one answer is
+ahead. Rules that ask a judge have a cut. Under the barrier every trace of a problem runs to its cut and is parked
+there. When the last one has come to its cut or its end, the judge scores them, losers are pruned, and survivors go
+on from where they stood, as the policy says (gathering.py, finishing.py). Under overlap nobody waits: each trace is
+judged as it comes and runs on meanwhile. Several problems share the engine's batch, so that it stays full while one
+of them waits for its last trace.
 
 A judge that fails (`JudgeFailure`, or scores that are no probabilities) costs no problem: all traces that have not
 been pruned before run to their ends and vote, and a warning says so. An engine that fails ends the run.
@@ -15,11 +17,12 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from secateur.deepprune.answers import AnswerPolicy, AnswerRule
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.deepprune.gathering import JudgedPolicy
 from secateur.deepprune.judges.base import CutTrace, Judge, JudgeSession, out_of_memory_is_failure
 from secateur.deepprune.pair_scores import PairScores
-from secateur.deepprune.policy import Decision, Move, Progress, decision_seed
+from secateur.deepprune.policy import Decision, Move, Policy, Progress, decision_seed
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec, trace_seed
@@ -60,13 +63,13 @@ class TraceResult:
 
     `status`: "whole" ended before its cut, "finished" ran to its end after it, "pruned" was stopped, at its cut or,
     under overlap or by a policy that had seen enough, after it; "unstarted" was not needed. `cut_tokens` [tokens]
-    were generated when it came to its cut (all, if whole); `cluster` is None where unassigned; `finish_reason` is
-    "stop" or "length", None if pruned."""
+    were generated when it came to its cut (all, if whole), None where the rule has no cuts; `cluster` is None where
+    unassigned; `finish_reason` is "stop" or "length", None if pruned."""
 
     token_ids: tuple[int, ...]
     text: str
     status: Literal["whole", "finished", "pruned", "unstarted"]
-    cut_tokens: int
+    cut_tokens: int | None
     cluster: int | None
     finish_reason: str | None
 
@@ -89,12 +92,13 @@ def run_live(
     engine: Engine,
     jobs: Iterable[ProblemJob],
     spec: SamplingSpec,
-    judge: Judge,
-    rule: PruneRule,
+    judge: Judge | None,
+    rule: PruneRule | AnswerRule,
     max_rows: int,
     extract: Extract = extract_answer,
 ) -> Iterator[LiveResult]:
-    """Run problems through one engine and yield each as it is done.
+    """Run problems through one engine and yield each as it is done. A `PruneRule` asks the `judge`; an `AnswerRule`
+    asks none.
 
     A problem is started while the traces it starts at once and those held for others, running or parked, are at most
     `max_rows`; one that is larger than that runs alone. An engine serves one such run at a time. `extract`
@@ -103,7 +107,7 @@ def run_live(
     waiting = deque(jobs)
     active: list[_ProblemRun] = []
     while waiting or active:
-        while waiting and _fits(len(rule.start.batches(len(waiting[0].seeds))[0]), active, max_rows):
+        while waiting and _fits(rule.first(len(waiting[0].seeds)), active, max_rows):
             active.append(_ProblemRun(waiting.popleft(), engine, spec, judge, rule, extract))
         _advance(engine, active)
         for run in [run for run in active if run.done]:
@@ -129,13 +133,13 @@ class _RunningTrace:
     """The tokens and text of one trace so far. `cut_tokens` [tokens] is set when it comes to its cut, or to its end
     before that; where it stands is its status in the problem's `Progress`."""
 
-    def __init__(self, handle: int, rule: CutRule) -> None:
+    def __init__(self, handle: int, rule: CutRule | None) -> None:
         self.handle = handle
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
         self.cut_tokens: int | None = None
         self._pieces: list[str] = []
-        self._detector = CutDetector(rule)
+        self._detector = None if rule is None else CutDetector(rule)
 
     @property
     def text(self) -> str:
@@ -146,6 +150,8 @@ class _RunningTrace:
         self.token_ids.extend(event.token_ids)
         self._pieces.append(event.text)
         self.finish_reason = event.done
+        if self._detector is None:
+            return False
         reached = self._detector.feed(event.text, len(event.token_ids))
         if self.cut_tokens is not None or not (reached or event.done):
             return False
@@ -175,7 +181,13 @@ class _ProblemRun:
     """One problem while it runs: feed it every engine step's events of its `handles` until it is `done`."""
 
     def __init__(
-        self, job: ProblemJob, engine: Engine, spec: SamplingSpec, judge: Judge, rule: PruneRule, extract: Extract
+        self,
+        job: ProblemJob,
+        engine: Engine,
+        spec: SamplingSpec,
+        judge: Judge | None,
+        rule: PruneRule | AnswerRule,
+        extract: Extract,
     ) -> None:
         self.job, self._engine, self._judge, self._spec = job, engine, judge, spec
         n = len(job.seeds)
@@ -185,9 +197,14 @@ class _ProblemRun:
         self._steps = 0  # decode steps of the engine in which a trace of this problem ran
         self._keys = _AnswerKeys(extract)
         self._session: JudgeSession | None = None
-        self._policy = JudgedPolicy(PairScores(n, self._ask, self._introduce), rule, job.decision_seed)
+        self._policy = self._policy_of(rule, n)
         self._warned = False
         self._move(self._policy.next(self.progress, ()))
+
+    def _policy_of(self, rule: PruneRule | AnswerRule, n: int) -> Policy:
+        if isinstance(rule, AnswerRule):
+            return AnswerPolicy(rule, n)
+        return JudgedPolicy(PairScores(n, self._ask, self._introduce), rule, self.job.decision_seed)
 
     @property
     def handles(self) -> list[int]:
@@ -233,9 +250,10 @@ class _ProblemRun:
             self._prune(sorted(self.progress.parked))
 
     def _start(self, count: int) -> None:
-        begun = self.progress.start(count)
+        cut_rule = self._judge.cut_rule if self._policy.cuts else None
+        begun = self.progress.start(count, self._policy.cuts)
         handles = self._engine.start(self.job.prompt_ids, self.job.seeds[begun.start : begun.stop], self._spec)
-        self.traces += [_RunningTrace(handle, self._judge.cut_rule) for handle in handles]
+        self.traces += [_RunningTrace(handle, cut_rule) for handle in handles]
         self._index.update(zip(handles, begun, strict=True))
 
     def _prune(self, traces: Sequence[int]) -> None:

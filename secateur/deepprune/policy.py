@@ -26,7 +26,7 @@ class Decision:
     """What came of one problem: `survivors` ascend; they reached their ends and voted, with `weights`.
 
     `order` is the order in which the traces that were started were taken for clustering: of arrival under overlap,
-    ascending under the barrier. Where the judge failed, `judge_failure` says why and `clustering` is None.
+    ascending under the barrier. Without a judge `clustering` is None; where one failed, `judge_failure` says why.
     """
 
     clustering: Clustering | None
@@ -66,6 +66,8 @@ class Progress:
         self.n = n
         self.started = 0
         self.finished: dict[int, Hashable | None] = {}
+        self.ended: list[int] = []
+        """The keys of `finished`, in the order of their ends."""
         self.to_cut: set[int] = set()
         self.parked: set[int] = set()
         self.running: set[int] = set()
@@ -89,11 +91,11 @@ class Progress:
         """Nothing runs any more."""
         return not self.to_cut and not self.running
 
-    def start(self, count: int) -> range:
-        """The next `count` traces begin to run towards their cuts."""
+    def start(self, count: int, to_cut: bool = True) -> range:
+        """The next `count` traces begin to run, towards their cuts where they have one."""
         begun = range(self.started, self.started + count)
         self.started += count
-        self._set(begun, "to_cut")
+        self._set(begun, "to_cut" if to_cut else "running")
         return begun
 
     def park(self, traces: Iterable[int]) -> None:
@@ -109,6 +111,7 @@ class Progress:
     def end(self, trace: int, key: Hashable | None) -> None:
         """A running trace has come to its end with the answer `key`."""
         self.finished[trace] = key
+        self.ended.append(trace)
         self._set((trace,), "whole" if self._statuses[trace] == "to_cut" else "finished")
 
     def _set(self, traces: Iterable[int], status: Status) -> None:
@@ -125,11 +128,12 @@ class Progress:
 class Policy(ABC):
     """A rule at work on one problem. It must not depend on anything but what it is told.
 
-    `parks`: traces wait at their cuts until the policy lets them go on. `judge_failure` says why a judge had no part
-    in the decision.
+    `cuts`: traces have a cut that the policy looks at; without it they run from their start to their end. `parks`:
+    they wait at it until the policy lets them go on. `judge_failure` says why a judge had no part in the decision.
     """
 
     parks: bool
+    cuts: bool = True
     judge_failure: str | None = None
 
     @abstractmethod

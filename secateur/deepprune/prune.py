@@ -1,11 +1,16 @@
 """Pruned consensus in a program of your own.
 
-    from secateur import TransformersEngine, load_judge, prune
+    from secateur import TransformersEngine, prune
+
+    engine = TransformersEngine("path/of/model")
+    result = prune("What is 17 · 23?", engine, n=64)
+    print(result.answer, result.usage)
+
+With a judge of the model's own states, traces that would end in the same answer stop early:
 
     judge = load_judge("path/of/judge", "path/of/model")
     engine = TransformersEngine("path/of/model", capture_layers=judge.capture_layers)
     result = prune("What is 17 · 23?", engine, judge, n=64)
-    print(result.answer, result.usage)
 
 Many problems at once share the engine's batch through `secateur.run_live`, on which this stands."""
 
@@ -13,6 +18,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from secateur.deepprune.answers import AHEAD, AnswerRule
 from secateur.deepprune.controller import ProblemJob, TraceResult, run_live
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.policy import Decision
@@ -45,42 +51,53 @@ class PruneResult:
 def prune(
     problem: str | Sequence[Mapping[str, str]],
     engine: Engine,
-    judge: Judge,
+    judge: Judge | None = None,
     n: int = 64,
     *,
     spec: SamplingSpec = DEFAULT_SPEC,
-    rule: PruneRule = ADAPTIVE_RULE,
+    rule: AnswerRule | PruneRule | None = None,
     prompt_family: str | None = None,
     answer_from: str | Extract = ANSWER,
     seed: int = 0,
 ) -> PruneResult:
-    """Answer one problem by the vote of n parallel traces, of which redundant ones stop while they run.
+    """Answer one problem by the vote of up to n parallel traces, as few of which run as the answer needs.
+
+    Without a judge the rule is `ahead` (`FEWEST_TOKENS`): a few traces start, more as far as their answers differ,
+    and all stop once one answer leads by two. `SHORTEST_WAIT` is the same for those who wait. With a judge, traces
+    that it takes for redundant stop at their cut: `ADAPTIVE_RULE`, or `PUBLISHED_RULE`, the paper's.
 
     `problem` is the problem's text, which gets the instruction of `prompt_family` (secateur/tasks/prompts.py:
-    deepseek, qwen, or plain for none; by default as the judge's traces were prompted, deepseek where it does
-    not say), or chat messages, which are rendered as they are; the final answer is taken from the last
-    `\\boxed{…}` after the thinking, unless `answer_from` says otherwise (`anywhere`, `pattern:REGEX`, or a
-    function from text to answer or None). By default up to n traces start in batches and few of them finish;
-    `rule=PruneRule()` is the published rule. `seed` makes the run repeatable. The engine may be used again, but
-    for one call at a time.
+    deepseek, qwen, or plain for none; by default as the judge's traces were prompted, deepseek where it does not
+    say), or chat messages, which are rendered as they are. The final answer is taken from the last `\\boxed{…}`
+    after the thinking, unless `answer_from` says otherwise (`anywhere`, `pattern:REGEX`, or a function from text
+    to answer or None). `seed` makes the run repeatable. The engine may be used again, but for one call at a time.
 
     Raises `InputError` for an engine that lacks what the judge reads, fewer than 2 traces, or a prompt that the
     engine refuses, and `EngineError` if the engine breaks down.
     """
-    _check_states(engine, judge)
+    rule = _rule_of(rule, judge)
+    if judge is not None:
+        _check_states(engine, judge)
     if engine.tokenizer is None:
         raise InputError(
             "the engine has no tokenizer, so no prompt can be rendered: open it with the model's tokenizer"
         )
-    prompt_ids = encode_prompt(
-        engine.tokenizer, _messages(problem, prompt_family or judge.prompt_family or DEFAULT_FAMILY)
-    )
+    known = None if judge is None else judge.prompt_family
+    prompt_ids = encode_prompt(engine.tokenizer, _messages(problem, prompt_family or known or DEFAULT_FAMILY))
     name = hashlib.sha256(repr(prompt_ids).encode()).hexdigest()[:16]
     job = ProblemJob.sampled(name, prompt_ids, n, seed)
     thinking = starts_inside_thinking(engine.tokenizer)
     extract = extraction(answer_from, thinking) if isinstance(answer_from, str) else answer_from
     (result,) = run_live(engine, [job], spec, judge, rule, max_rows=n, extract=extract)
     return PruneResult(result.answer, result.traces, result.usage, result.decision)
+
+
+def _rule_of(rule: AnswerRule | PruneRule | None, judge: Judge | None) -> AnswerRule | PruneRule:
+    if rule is None:
+        return AHEAD if judge is None else ADAPTIVE_RULE
+    if isinstance(rule, PruneRule) and judge is None:
+        raise InputError("the rule asks a judge, but there is none: give a judge, or take the rule FEWEST_TOKENS")
+    return rule
 
 
 def _messages(problem: str | Sequence[Mapping[str, str]], prompt_family: str) -> list[dict[str, str]]:

@@ -8,10 +8,11 @@ under overlap a live run asks it for fewer pairs than a stored matrix holds.
 
 import heapq
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from secateur.deepprune.answers import AnswerPolicy, AnswerRule
 from secateur.deepprune.cut import ended_before_cut
 from secateur.deepprune.gathering import ALL_PAIRS, JudgedPolicy
 from secateur.deepprune.pair_scores import PairScores
@@ -49,15 +50,24 @@ def replay(
     needless, so the live judge may cost less.
     """
     reach = [length if ended_before_cut(length, cut) else cut for length, cut in zip(lengths, cuts, strict=True)]
-    policy = JudgedPolicy(_numbered_by_arrival(scores, rule, reach), rule, seed)
+    found = _follow(JudgedPolicy(_numbered_by_arrival(scores, rule, reach), rule, seed), lengths, reach, keys)
+    decision = found.decision
+    less = _asks_less(decision, rule)
+    judged = judge.of(decision.order, decision.clustering.comparisons) if less else judge.everything
+    return replace(found, usage=found.usage + judged)
+
+
+def replay_answers(lengths: Sequence[int], keys: Sequence[Hashable | None], rule: AnswerRule) -> Replay:
+    """Replay one problem by a rule that asks no judge; `lengths` and `keys` as in `replay`."""
+    return _follow(AnswerPolicy(rule, len(lengths)), lengths, lengths, keys)
+
+
+def _follow(policy: Policy, lengths: Sequence[int], reach: Sequence[int], keys: Sequence[Hashable | None]) -> Replay:
     clock = _Clock(lengths, reach, keys, policy)
     clock.run()
     finished = clock.progress.finished
-    decision = policy.decision(finished)
-    less = _asks_less(decision, rule)
-    judged = judge.of(decision.order, decision.clustering.comparisons) if less else judge.everything
-    usage = Usage(generated=sum(clock.kept), longest_path=clock.now) + judged
-    return Replay(decision, policy.vote(finished), clock.kept, usage)
+    usage = Usage(generated=sum(clock.kept), longest_path=clock.now)
+    return Replay(policy.decision(finished), policy.vote(finished), clock.kept, usage)
 
 
 def _numbered_by_arrival(scores: np.ndarray | PairScores, rule: PruneRule, reach: Sequence[int]) -> PairScores:
@@ -108,7 +118,7 @@ class _Clock:
             self._expect(trace, self._lengths[trace])
         progress.run(move.resume)
         if move.start:
-            for trace in progress.start(move.start):
+            for trace in progress.start(move.start, self._policy.cuts):
                 self._began[trace] = self.now
                 self._expect(trace, self._reach[trace])
         if progress.stands_still:

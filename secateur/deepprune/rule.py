@@ -128,6 +128,10 @@ class PruneRule:
                 "'largest' or 'representatives'; write start_batch = 0 to start all traces at once"
             )
 
+    def first(self, n: int) -> int:
+        """How many of n traces are started at once."""
+        return len(self.start.batches(n)[0])
+
 
 PUBLISHED_RULE = PruneRule()
 """The paper's: start all n, finish up to K2 traces of the largest cluster."""

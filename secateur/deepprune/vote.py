@@ -5,6 +5,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from math import comb
 
+from scipy.special import betainc
+
 
 def majority(keys: Sequence[Hashable | None], weights: Sequence[float] | None = None) -> Hashable | None:
     """The answer key with the greatest total weight; of equals the one seen first.
@@ -61,14 +63,16 @@ def is_decided(finished: Mapping[int, Hashable | None], weights: Mapping[int, fl
 
 
 @lru_cache(maxsize=65536)
-def majority_stays(first: int, second: int) -> float:
+def majority_stays(first: float, second: float) -> float:
     """P(p > 1/2) for p ~ Beta(first + 1, second + 1): the probability that the most frequent answer is more frequent
     than the second, given how often both were seen.
 
-    For whole counts it is a binomial tail, computed exactly.
+    For whole counts it is a binomial tail, computed exactly. Counts may be fractional, where cuts vote in part.
 
     >>> majority_stays(1, 0), majority_stays(3, 1)
     (0.75, 0.8125)
     """
+    if not (isinstance(first, int) and isinstance(second, int)):
+        return float(betainc(second + 1, first + 1, 0.5))
     trials = first + second + 1
     return sum(comb(trials, successes) for successes in range(first + 1)) / 2**trials

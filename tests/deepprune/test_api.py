@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur import PruneResult, load_judge, prune
+from secateur import SHORTEST_WAIT, PruneResult, load_judge, prune
 from secateur.deepprune.judges.untrained import RandomJudge
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.base import SamplingSpec
@@ -43,6 +43,20 @@ def test_a_problem_is_answered_by_the_vote_of_survivors(
     again = prune(PROBLEM, engine, judge, n=6, spec=SPEC)
     assert again == result
     assert prune(PROBLEM, engine, judge, n=6, spec=SPEC, seed=1).traces != result.traces
+
+
+def test_without_a_judge_traces_start_as_answers_ask_for_them(engine: TransformersEngine) -> None:
+    """Random weights give no answer, so one trace after another starts until all have; answers of one's own agree."""
+    silent = prune(PROBLEM, engine, n=5, spec=SPEC)
+    assert silent.answer is None and {trace.status for trace in silent.traces} == {"finished"}
+    assert silent.decision.survivors == [0, 1, 2, 3, 4]
+    agreed = prune(PROBLEM, engine, n=5, spec=SPEC, answer_from=lambda text: "7")
+    assert agreed.answer == "7" and len(agreed.decision.survivors) == 2
+    assert agreed.usage.generated < silent.usage.generated
+    faster = prune(PROBLEM, engine, n=5, spec=SPEC, rule=SHORTEST_WAIT, answer_from=lambda text: "7")
+    assert faster.usage.longest_path < silent.usage.longest_path
+    with pytest.raises(InputError, match="asks a judge, but there is none"):
+        prune(PROBLEM, engine, n=5, spec=SPEC, rule=PruneRule())
 
 
 def test_messages_are_rendered_as_they_are(engine: TransformersEngine) -> None:

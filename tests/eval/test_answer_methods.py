@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.table.method import ReplayProblem, ReplayTrace, trace_orders
-from eval.table.sequential import adaptive_consistency, adaptive_stop, average, early_stopping, window_stop
+from eval.table.answers import adaptive_consistency, answer_in_orders, early_stopping
+from eval.table.method import ReplayProblem, ReplayTrace, average, trace_orders
 from eval.table.similarity import similar_dropped
+from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.vote import majority_stays
 from secateur.engines.accounting import JudgeUsage, Usage
 
@@ -43,29 +44,35 @@ def test_the_stability_is_the_beta_integral(first: int, second: int) -> None:
     assert majority_stays(first, second) == pytest.approx(density.mean() * 0.5 / constant, abs=1e-6)
 
 
+def drawn(keys: str, rule: AnswerRule) -> int:
+    """How many traces are run before the rule has had enough."""
+    (run,) = answer_in_orders(make_record(keys), rule, orders=1)
+    return len(run.survivors)
+
+
 def test_adaptive_consistency_by_hand() -> None:
     """k equal answers give 1 − 2^−(k+1): 0.9375 after three, 0.96875 after four. Beside one other answer, five of six
     give 0.9375 and six of seven 0.965. Traces without an answer change nothing."""
-    assert adaptive_stop("ggggg", 0.95) == 4
-    assert adaptive_stop("ggggg", 0.9) == 3
-    assert adaptive_stop("agggggggg", 0.95) == 7
-    assert adaptive_stop(["g", None, "g", None, "g", "g", "g"], 0.95) == 6
-    assert adaptive_stop("gaga", 0.95) == 4, "never sure: all are drawn"
+    assert drawn("ggggg", adaptive_consistency(0.95)) == 4
+    assert drawn("ggggg", adaptive_consistency(0.9)) == 3
+    assert drawn("agggggggg", adaptive_consistency(0.95)) == 7
+    assert drawn("g-g-ggg", adaptive_consistency(0.95)) == 6
+    assert drawn("gaga", adaptive_consistency(0.95)) == 4, "never sure: all are drawn"
 
 
 def test_early_stopping_by_hand() -> None:
-    assert window_stop("gagggggg", 3) == 6, "the second window agrees, a window that straddles does not count"
-    assert window_stop("ggg", 3) == 3
-    assert window_stop("gaagg", 2) == 5
-    assert window_stop([None, None, "g", "g", "a"], 2) == 4, "no answer is no agreement"
+    assert drawn("gagggggg", early_stopping(3)) == 6, "a window that straddles does not count"
+    assert drawn("ggg", early_stopping(3)) == 3
+    assert drawn("gaagg", early_stopping(2)) == 4, "the last window is not full, so it is not drawn"
+    assert drawn("--gga", early_stopping(2)) == 4, "no answer is no agreement"
 
 
 def test_sequential_methods_wait_for_one_trace_after_another() -> None:
     record = make_record("gggggg", [10, 20, 30, 40, 50, 60])
-    (one_by_one,) = adaptive_consistency(record, orders=1)
+    (one_by_one,) = answer_in_orders(record, adaptive_consistency(), orders=1)
     assert one_by_one.survivors == [0, 1, 2, 3]
     assert one_by_one.usage == Usage(generated=100, longest_path=100)
-    (in_windows,) = early_stopping(make_record("gagggg", [10, 20, 30, 40, 50, 60]), orders=1, window=2)
+    (in_windows,) = answer_in_orders(make_record("gagggg", [10, 20, 30, 40, 50, 60]), early_stopping(2), orders=1)
     assert in_windows.survivors == [0, 1, 2, 3]
     assert in_windows.usage == Usage(generated=100, longest_path=20 + 40)
     assert in_windows.key == GOLD
@@ -93,11 +100,12 @@ def test_a_failed_similarity_drops_nobody() -> None:
 @given(records)
 def test_nothing_costs_more_than_all_traces_one_by_one(record: ReplayProblem) -> None:
     total = sum(trace.n_tokens for trace in record.traces)
-    for runs in (adaptive_consistency(record, 3), early_stopping(record, 3, window=4)):
+    for rule in (adaptive_consistency(), early_stopping(4)):
+        runs = answer_in_orders(record, rule, orders=3)
         for run in runs:
-            drawn = [record.traces[index].n_tokens for index in run.survivors]
-            assert run.usage.generated == sum(drawn) <= total
-            assert max(drawn) <= run.usage.longest_path <= run.usage.generated
+            lengths = [record.traces[index].n_tokens for index in run.survivors]
+            assert run.usage.generated == sum(lengths) <= total
+            assert max(lengths, default=0) <= run.usage.longest_path <= run.usage.generated
         outcome = average(record, runs)
         assert 0 <= outcome.accuracy <= outcome.oracle <= 1
         assert outcome.finished == pytest.approx(np.mean([len(run.survivors) for run in runs]))

@@ -1,0 +1,202 @@
+"""Methods that look at finished answers alone, replayed on stored traces by the policies that run live.
+
+Each is a rule of stopping and one of starting (secateur/deepprune/stopping.py, starting.py). `ahead` is ours; most of
+the others are published. `answers` takes any combination that a config names.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from eval.table.method import (
+    Method,
+    Parameters,
+    Pruned,
+    ReplayKeys,
+    ReplayModel,
+    ReplayProblem,
+    Result,
+    average,
+    trace_orders,
+)
+from eval.table.votes import EQUAL_TOKENS, controls_of
+from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule, answer_rule
+from secateur.deepprune.replay import replay_answers
+from secateur.deepprune.starting import AllAtOnce, MissingWaves, Pool, Waves
+from secateur.deepprune.stopping import (
+    BetaPosterior,
+    CannotChange,
+    FirstEnded,
+    MajorityCertificate,
+    MixtureSprt,
+    Sprt,
+    TopThreePosterior,
+    WindowAgrees,
+)
+from secateur.runtime.errors import InputError
+
+ANSWERS = "answers"
+"""The method whose rules a config names; each has a row `answers_<name>`."""
+
+
+def answer_once(problem: ReplayProblem, rule: AnswerRule, order: Sequence[int] | None = None) -> Pruned:
+    """A rule on the stored traces, taken in `order`; by default as they are stored, which is what a live run does."""
+    n = len(problem.traces)
+    order = range(n) if order is None else order
+    taken = [problem.traces[index] for index in order]
+    found = replay_answers([trace.n_tokens for trace in taken], [trace.key for trace in taken], rule)
+    kept = [0] * n
+    for index, tokens in zip(order, found.kept_tokens, strict=True):
+        kept[index] = tokens
+    survivors = sorted(order[place] for place in found.decision.survivors)
+    return Pruned(survivors, [None] * n, kept, found.key, found.usage)
+
+
+def answer_in_orders(problem: ReplayProblem, rule: AnswerRule, orders: int) -> list[Pruned]:
+    """A rule in `orders` orders of the traces."""
+    return [answer_once(problem, rule, order) for order in trace_orders(problem, orders)]
+
+
+def answers_row(model: ReplayModel, name: str, rule: AnswerRule, keys: ReplayKeys) -> Result:
+    """The row `name`. Traces are taken at random, so its control is the same number of tokens, not of traces."""
+    parameters = Parameters(model.parameters)
+    outcomes = [average(problem, answer_in_orders(problem, rule, keys.orders)) for problem in model.plain]
+    controls = controls_of(model.plain, outcomes, parameters, keys, (EQUAL_TOKENS,))
+    return Result(model.name, name, None, parameters, outcomes, controls=controls)
+
+
+@dataclass(kw_only=True)
+class AdaptiveConsistencyKeys(ReplayKeys):
+    """adaptive_threshold: Adaptive-Consistency stops once the majority stays with this probability (0-1)."""
+
+    adaptive_threshold: float = 0.95
+
+
+@dataclass(kw_only=True)
+class EarlyStoppingKeys(ReplayKeys):
+    """early_window: early stopping: so many answers in a row that agree."""
+
+    early_window: int = 5
+
+
+@dataclass(kw_only=True)
+class AnswersKeys(ReplayKeys):
+    """answers: name → a rule of stopping and starting, for a method `answers_<name>`; for example
+    {pool: {stop: lead, lead: 3, start: pool, size: 8}}. The names are in secateur/deepprune/answers.py."""
+
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def answer_rules(self) -> dict[str, AnswerRule]:
+        """Method → rule."""
+        return {
+            f"{ANSWERS}_{name}": answer_rule(values, f"key 'answers.{name}'") for name, values in self.answers.items()
+        }
+
+
+Run = Callable[[ReplayModel, ReplayKeys], list[Result]]
+
+
+def _row_of(name: str, rule: AnswerRule) -> Run:
+    return lambda model, keys: [answers_row(model, name, rule, keys)]
+
+
+def _adaptive(model: ReplayModel, keys: AdaptiveConsistencyKeys) -> list[Result]:
+    return [answers_row(model, ADAPTIVE_CONSISTENCY.name, adaptive_consistency(keys.adaptive_threshold), keys)]
+
+
+def _early(model: ReplayModel, keys: EarlyStoppingKeys) -> list[Result]:
+    return [answers_row(model, EARLY_STOPPING.name, early_stopping(keys.early_window), keys)]
+
+
+def _named(model: ReplayModel, keys: AnswersKeys) -> list[Result]:
+    return [answers_row(model, name, rule, keys) for name, rule in keys.answer_rules.items()]
+
+
+def adaptive_consistency(threshold: float = 0.95) -> AnswerRule:
+    """Adaptive-Consistency (arXiv 2305.11860): one trace after another."""
+    return AnswerRule(BetaPosterior(threshold), Waves(1))
+
+
+def early_stopping(window: int = 5) -> AnswerRule:
+    """Early-stopping self-consistency (arXiv 2401.10480): windows one after another, full ones only."""
+    return AnswerRule(WindowAgrees(window), Waves(window, only_full=True))
+
+
+def check_share(key: str, value: float) -> None:
+    """Raise `InputError` unless a key's value is a share above 0, at most 1."""
+    if not 0 < value <= 1:
+        raise InputError(f"key '{key}' has the value {value}; write a number above 0, at most 1")
+
+
+def _check_window(keys: EarlyStoppingKeys) -> None:
+    if keys.early_window < 1:
+        raise InputError(f"key 'early_window' has the value {keys.early_window}; it must be at least 1")
+
+
+def _check_rules(keys: AnswersKeys) -> None:
+    if ANSWERS in keys.methods and not keys.answer_rules:
+        raise InputError("key 'answers' is empty, but 'methods' has answers; name a rule, or leave that method out")
+
+
+def _published(name: str, label: str, mark: str, rule: AnswerRule, is_bound: bool = False) -> Method:
+    return Method(name, label, mark, _row_of(name, rule), is_rival=not is_bound, is_bound=is_bound)
+
+
+_PLUS = "M-2-6.5h4v4.5h4.5v4h-4.5v4.5h-4v-4.5h-4.5v-4h4.5Z"
+_CROSS = "M-6-3.5-3.5-6 0-2.5 3.5-6 6-3.5 2.5 0 6 3.5 3.5 6 0 2.5-3.5 6-6 3.5-2.5 0Z"
+AHEAD = Method(
+    "ahead",
+    "ahead",
+    "M7 0-5.5 6.5-2.5 0-5.5-6.5Z",
+    _row_of("ahead", FEWEST_TOKENS),
+    rules=lambda keys: {"ahead": FEWEST_TOKENS},
+    is_ours=True,
+)
+AHEAD_WAIT = Method(
+    "ahead_wait",
+    "ahead, shortest wait",
+    "M-7 0 5.5-6.5 2.5 0 5.5 6.5Z",
+    _row_of("ahead_wait", SHORTEST_WAIT),
+    rules=lambda keys: {"ahead_wait": SHORTEST_WAIT},
+    is_ours=True,
+)
+NAMED_RULES = Method(
+    ANSWERS,
+    ANSWERS,
+    "M-6 0-3-5.5h6L6 0 3 5.5h-6Z",
+    _named,
+    AnswersKeys,
+    lambda keys: keys.answer_rules,
+    _check_rules,
+    is_ours=True,
+)
+ADAPTIVE_CONSISTENCY = Method(
+    "adaptive_consistency",
+    "adaptive consistency",
+    _PLUS,
+    _adaptive,
+    AdaptiveConsistencyKeys,
+    check=lambda keys: check_share("adaptive_threshold", keys.adaptive_threshold),
+    is_rival=True,
+)
+EARLY_STOPPING = Method(
+    "early_stopping", "early stopping", _CROSS, _early, EarlyStoppingKeys, check=_check_window, is_rival=True
+)
+CONSOL = _published("consol", "ConSol", "M0-7 2-2 7 0 2 2 0 7-2 2-7 0-2-2Z", AnswerRule(Sprt(), MissingWaves()))
+CONSOL_MIXTURE = _published(
+    "consol_mixture",
+    "ConSol, mixture",
+    "M0-7 2-2 7 0 2 2 0 7-2 2-7 0-2-2Z",
+    AnswerRule(MixtureSprt(), MissingWaves()),
+)
+BAYES_THREE = _published(
+    "bayes_three", "Bayes, top three", "M-6.5 3.5 0-7.5 6.5 3.5Z", AnswerRule(TopThreePosterior(), Waves(1))
+)
+CERTIFICATE = _published(
+    "certificate", "majority certificate", "M-6-6H6V1L0 7-6 1Z", AnswerRule(MajorityCertificate(), Waves(1))
+)
+FIRST_ENDED = _published("first_ended", "first 5 to end", "M-7-5H3L7 0 3 5H-7Z", AnswerRule(FirstEnded(5), Pool(8)))
+CANNOT_CHANGE = _published(
+    "cannot_change", "cannot change", "M-5-6.5h10v5h-3v8h-4v-8h-3Z", AnswerRule(CannotChange(), AllAtOnce())
+)
