@@ -45,10 +45,10 @@ class AnswerRule:
         return min(n, self.start.running(Tally(n, unstarted=n), self.stop))
 
 
-FEWEST_TOKENS = AnswerRule(Lead(2), OnDemand(growth=1.0, contest=0.5))
-"""`ahead`: one answer leads by 2; as few traces run as disagreement allows."""
-SHORTEST_WAIT = AnswerRule(Lead(2, least=3), OnDemand(first=6, growth=2.0, contest=0.5))
-"""`ahead` with a critical path that is no longer than the consensus' own: six traces start, more of them run."""
+FEWEST_TOKENS = AnswerRule(Lead(), OnDemand(growth=1.0, contest=0.5))
+"""`ahead`: a trace runs for every vote that the leader misses, and one more for every two votes against it."""
+SHORTEST_WAIT = AnswerRule(Lead(), OnDemand(growth=2.0, contest=0.75))
+"""`ahead` with a critical path no longer than the consensus' own: two traces run for every vote that is missing."""
 AHEAD = FEWEST_TOKENS
 
 

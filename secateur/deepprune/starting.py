@@ -77,12 +77,12 @@ class Pool(StartingPolicy):
 
 @dataclass(frozen=True)
 class OnDemand(StartingPolicy):
-    """`first` traces start. From then on as many run as disagreement asks for: `growth` for each vote that the leader
-    misses, and `contest` for each vote against it.
+    """As many run as disagreement asks for: `growth` for each vote that the leader misses, `contest` for each vote
+    against it.
 
     So an answer that nobody contests costs a few traces, and a contested one is decided by many side by side. With
-    `growth` 1 and `contest` 0 as few run as can be, one after another where answers differ. `first` None: one more
-    than the answers that `Lead` wants.
+    `growth` 1 and `contest` 0 as few run as can be, one after another where answers differ. `first` traces start;
+    None: those that are missing, by `growth`, and one more than missing at least.
     """
 
     first: int | None = None
@@ -100,7 +100,7 @@ class OnDemand(StartingPolicy):
     def running(self, tally: Tally, stop: StoppingRule) -> int:
         missing = stop.missing(tally)
         if not tally.answers:
-            return self.first if self.first is not None else missing + 1
+            return max(missing + 1, math.ceil(self.growth * missing)) if self.first is None else self.first
         against = tally.given - tally.top_two[0]
         return math.ceil(self.growth * missing + self.contest * against)
 

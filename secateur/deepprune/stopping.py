@@ -63,39 +63,48 @@ class Lead(StoppingRule):
     """One answer leads the next by `lead` votes: first to be k ahead (arXiv 2511.09030). Between two answers with
     fixed odds that is Wald's sequential probability ratio test.
 
-    `least` answers must have been given; None: ⌈log₄ n⌉, at least 2, so that a vote of more traces is asked for more.
-    Without it the two shortest traces decide, and where those err together (MATH) they decide wrongly.
+    `least` answers must have been given. Without it the shortest traces decide, and where those err together (MATH)
+    they decide wrongly. None, for both: ⌈log₄ n⌉, at least 2. Who asks for the vote of more traces wants to be surer,
+    and the odds of a lead by k grow with the power of k.
 
     >>> tally = Tally(16, votes={"7": 2}, answers=["7", "7"])
-    >>> Lead(2).enough(tally), Lead(3).missing(tally), Lead(2, least=3).missing(tally)
+    >>> Lead().enough(tally), Lead(3).missing(tally), Lead(2, least=3).missing(tally)
     (True, 1, 1)
     """
 
-    lead: int = 2
+    lead: int | None = None
     least: int | None = None
 
     def __post_init__(self) -> None:
-        if self.lead < 1:
-            raise InputError(f"lead = {self.lead}: one answer must be ahead of the next; write 1 or more")
-        if self.least is not None and self.least < 1:
-            raise InputError(
-                f"least = {self.least}: somebody must answer; write 1 or more, or null for a number by n"
-            )
+        for key in ("lead", "least"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise InputError(f"{key} = {value}: write 1 or more, or null for a number by n")
+
+    def lead_wanted(self, n: int) -> int:
+        """`lead`, or what it is for n traces."""
+        return _by_size(n) if self.lead is None else self.lead
 
     def answers_wanted(self, n: int) -> int:
-        """`least`, or what it is for n traces.
-
-        >>> [Lead().answers_wanted(n) for n in (4, 8, 16, 17, 64, 65, 512)]
-        [2, 2, 2, 3, 3, 4, 5]
-        """
-        return self.least if self.least is not None else max(2, (max(1, n) - 1).bit_length() + 1 >> 1)
+        """`least`, or what it is for n traces; never fewer than the lead."""
+        return max(_by_size(n) if self.least is None else self.least, self.lead_wanted(n))
 
     def missing(self, tally: Tally) -> int:
         first, second = tally.top_two
-        return max(0, math.ceil(self.lead - (first - second)), math.ceil(self.answers_wanted(tally.n) - tally.given))
+        ahead = self.lead_wanted(tally.n) - (first - second)
+        return max(0, math.ceil(ahead), math.ceil(self.answers_wanted(tally.n) - tally.given))
 
     def enough(self, tally: Tally) -> bool:
         return self.missing(tally) == 0
+
+
+@lru_cache(maxsize=1024)
+def _by_size(n: int) -> int:
+    """
+    >>> [_by_size(n) for n in (4, 16, 17, 64, 65, 512)]
+    [2, 2, 3, 3, 4, 5]
+    """
+    return max(2, (max(1, n) - 1).bit_length() + 1 >> 1)
 
 
 @dataclass(frozen=True)

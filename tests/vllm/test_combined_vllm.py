@@ -66,27 +66,29 @@ def test_live_and_replay_stand_side_by_side(embedded_model: Path, repository: Pa
     assert done.returncode == 0, done.stderr[-3000:]
     combined = read_json(out / "combined.json")
     full = sum(t.trace.n_tokens for entry in read_trace_folder(out / "base" / "traces") for t in entry.traces)
-    assert [entry.method for entry in combined.live] == ["deepprune", "deepprune_overlapping"]
-    for entry in combined.live:
-        check_entry(entry, [read_json(file) for file in (out / "base" / "live" / entry.method).iterdir()], full)
-    summary = combined.live_equals_replay
-    assert summary.problems == 2 * PROBLEMS and not summary.exact
-    assert summary.equal == sum(entry.equal for entry in combined.live)
+    assert [entry["method"] for entry in combined["live"]] == ["deepprune", "deepprune_overlapping"]
+    for entry in combined["live"]:
+        check_entry(entry, [read_json(file) for file in (out / "base" / "live" / entry["method"]).iterdir()], full)
+    summary = combined["live_equals_replay"]
+    assert summary["problems"] == 2 * PROBLEMS and not summary["exact"]
+    assert summary["equal"] == sum(entry["equal"] for entry in combined["live"])
 
 
 def check_entry(entry: dict[str, Any], records: list[dict[str, Any]], full: int) -> None:
     """`full` tokens were sampled."""
-    live, replayed = entry.live, entry.replay
-    assert entry.problems == len(records) == PROBLEMS and not entry.exact
-    assert set(live) == set(replayed) == SIDE_KEYS and replayed.wall_s is None and live.wall_s > 0
-    assert entry.sampling_wall_s > 0 and entry.sampling_wall_measured, "all sampled traces are of these problems"
-    assert sum(record.stored_tokens for record in records) == full
-    causes = {cause.cause: cause for cause in entry.causes}
-    assert sum(cause.get("generated", 0) for cause in causes.values()) == live.generated - replayed.generated
-    assert live.overrun == sum(record.live.usage.overrun for record in records)
-    assert live.overrun == causes.get("overrun", {"tokens": 0}).tokens and replayed.overrun == 0
-    assert live.judge_head > 0 and live.generated < full
-    if entry.method == "deepprune":  # its survivors were parked
-        assert causes["after_cut"].traces > 0
-        assert "draws other tokens when a trace goes on" in entry.words
-    assert all(record.wall.problem_s > 0 for record in records)
+    live, replayed = entry["live"], entry["replay"]
+    assert entry["problems"] == len(records) == PROBLEMS and not entry["exact"]
+    assert set(live) == set(replayed) == SIDE_KEYS and replayed["wall_s"] is None and live["wall_s"] > 0
+    assert entry["sampling_wall_s"] > 0 and entry["sampling_wall_measured"], (
+        "all sampled traces are of these problems"
+    )
+    assert sum(record["stored_tokens"] for record in records) == full
+    causes = {cause["cause"]: cause for cause in entry["causes"]}
+    assert sum(cause.get("generated", 0) for cause in causes.values()) == live["generated"] - replayed["generated"]
+    assert live["overrun"] == sum(record["live"]["usage"]["overrun"] for record in records)
+    assert live["overrun"] == causes.get("overrun", {"tokens": 0})["tokens"] and replayed["overrun"] == 0
+    assert live["judge_head"] > 0 and live["generated"] < full
+    if entry["method"] == "deepprune":  # its survivors were parked
+        assert causes["after_cut"]["traces"] > 0
+        assert "draws other tokens when a trace goes on" in entry["words"]
+    assert all(record["wall"]["problem_s"] > 0 for record in records)
