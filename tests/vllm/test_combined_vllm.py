@@ -16,14 +16,11 @@ from secateur.deepprune.judges.folder import describe_generator, save_judge
 from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
 from secateur.deepprune.judges.record import JudgeOrigin
 from secateur.engines.trace_folder import read_trace_folder
+from secateur.results import LiveEntry, read_table
 from secateur.runtime.files import read_json
 from tests.engines.contract import LAYERS
 
 CUT, N, PROBLEMS = 25, 8, 3
-SIDE_KEYS = {
-    "accuracy", "finished", "capped", "generated", "overrun", "judge_prefill", "judge_cached", "judge_generated",
-    "judge_head", "longest_path", "wall_s",
-}  # fmt: skip
 
 
 def settings(model: Path, folder: Path) -> dict[str, Any]:
@@ -64,31 +61,29 @@ def test_live_and_replay_stand_side_by_side(embedded_model: Path, repository: Pa
     environment = os.environ | {"PYTHONPATH": str(repository)}
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    combined = read_json(out / "combined.json")
+    table = read_table(out)
     full = sum(t.trace.n_tokens for entry in read_trace_folder(out / "base" / "traces") for t in entry.traces)
-    assert [entry["method"] for entry in combined["live"]] == ["deepprune", "deepprune_overlapping"]
-    for entry in combined["live"]:
-        check_entry(entry, [read_json(file) for file in (out / "base" / "live" / entry["method"]).iterdir()], full)
-    summary = combined["live_equals_replay"]
-    assert summary["problems"] == 2 * PROBLEMS and not summary["exact"]
-    assert summary["equal"] == sum(entry["equal"] for entry in combined["live"])
+    assert [entry.method for entry in table.live] == ["deepprune", "deepprune_overlapping"]
+    for entry in table.live:
+        check_entry(entry, [read_json(file) for file in (out / "base" / "live" / entry.method).iterdir()], full)
+    summary = table.live_equals_replay
+    assert summary.problems == 2 * PROBLEMS and not summary.exact
+    assert summary.equal == sum(entry.equal for entry in table.live)
 
 
-def check_entry(entry: dict[str, Any], records: list[dict[str, Any]], full: int) -> None:
+def check_entry(entry: LiveEntry, records: list[dict[str, Any]], full: int) -> None:
     """`full` tokens were sampled."""
-    live, replayed = entry["live"], entry["replay"]
-    assert entry["problems"] == len(records) == PROBLEMS and not entry["exact"]
-    assert set(live) == set(replayed) == SIDE_KEYS and replayed["wall_s"] is None and live["wall_s"] > 0
-    assert entry["sampling_wall_s"] > 0 and entry["sampling_wall_measured"], (
-        "all sampled traces are of these problems"
-    )
+    live, replayed = entry.live.tokens, entry.replay.tokens
+    assert entry.problems == len(records) == PROBLEMS and not entry.exact
+    assert entry.replay.wall_s is None and entry.live.wall_s > 0
+    assert entry.sampling_wall_s > 0 and entry.sampling_wall_measured, "all traces that were sampled are of these"
     assert sum(record["stored_tokens"] for record in records) == full
-    causes = {cause["cause"]: cause for cause in entry["causes"]}
-    assert sum(cause.get("generated", 0) for cause in causes.values()) == live["generated"] - replayed["generated"]
-    assert live["overrun"] == sum(record["live"]["usage"]["overrun"] for record in records)
-    assert live["overrun"] == causes.get("overrun", {"tokens": 0})["tokens"] and replayed["overrun"] == 0
-    assert live["judge_head"] > 0 and live["generated"] < full
-    if entry["method"] == "deepprune":  # its survivors were parked
-        assert causes["after_cut"]["traces"] > 0
-        assert "draws other tokens when a trace goes on" in entry["words"]
+    causes = {cause.cause: cause for cause in entry.causes}
+    assert sum(cause.generated or 0 for cause in causes.values()) == live.generated - replayed.generated
+    assert live.overrun == sum(record["live"]["tokens"]["overrun"] for record in records)
+    assert live.overrun == (causes["overrun"].tokens if "overrun" in causes else 0) and replayed.overrun == 0
+    assert live.judge_head > 0 and live.generated < full
+    if entry.method == "deepprune":  # its survivors were parked
+        assert causes["after_cut"].traces > 0
+        assert "draws other tokens when a trace goes on" in entry.words
     assert all(record["wall"]["problem_s"] > 0 for record in records)
