@@ -31,7 +31,7 @@ from eval.table.answers import ANSWERS, answer_in_orders
 from eval.table.assemble import ModelTraces
 from eval.table.config import CombinedConfig
 from eval.table.method import Method, Outcome, Parameters, ReplayModel, average
-from eval.table.pruning import deepprune, prune_in_orders, random_traces
+from eval.table.pruning import PUBLISHED, deepprune, prune_in_orders, random_traces
 from eval.table.registry import METHODS
 from eval.table.votes import EQUAL_TOKENS, RANDOM_TRACES, consensus_equal_tokens
 from secateur.deepprune.answers import AnswerRule
@@ -96,7 +96,7 @@ def works(model: ReplayModel, config: CombinedConfig) -> dict[str, Work]:
         method = METHODS[name]
         if name == ANSWERS:
             found |= {row: _rule_work(model, rule) for row, rule in config.answer_rules.items()}
-        elif method.run is not None and not method.prunes:
+        elif method.run is not None and name != PUBLISHED:
             found[name] = lambda orders, draws, method=method: _outcomes(method, model, config, orders, draws)
     return found | _judged_works(model, config)
 
@@ -108,7 +108,7 @@ def _rule_work(model: ReplayModel, rule: AnswerRule) -> Work:
 def _outcomes(method: Method, model: ReplayModel, config: CombinedConfig, orders: int, draws: int) -> list[Outcome]:
     """Without its controls."""
     alone = replace(config, methods=[method.name], variants={}, orders=orders, draws=draws)
-    return method.run(model, alone)[0].outcomes
+    return method.run(model, alone)[0].outcomes  # with the first judge, where there are several
 
 
 def _judged_works(model: ReplayModel, config: CombinedConfig) -> dict[str, Work]:

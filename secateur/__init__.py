@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from secateur.deepprune.answers import AHEAD, FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule
     from secateur.deepprune.controller import LiveResult, ProblemJob, TraceResult, run_live
     from secateur.deepprune.cut import CutRule
+    from secateur.deepprune.evidence import EVIDENCE_RULE, EvidenceRule
     from secateur.deepprune.judges.base import Judge, JudgeError
     from secateur.deepprune.judges.folder import load_judge
     from secateur.deepprune.policy import Decision
@@ -45,6 +46,7 @@ _HOMES = {
     "deepprune.judges.base": ("Judge", "JudgeError"),
     "deepprune.rule": ("PruneRule", "ClusterRule", "StartRule", "FinishRule", "ADAPTIVE_RULE", "PUBLISHED_RULE"),
     "deepprune.cut": ("CutRule",),
+    "deepprune.evidence": ("EvidenceRule", "EVIDENCE_RULE"),
     "deepprune.answers": ("AnswerRule", "AHEAD", "FEWEST_TOKENS", "SHORTEST_WAIT"),
     "deepprune.stopping": ("StoppingRule", "Lead"),
     "deepprune.starting": ("StartingPolicy", "OnDemand"),
@@ -61,6 +63,7 @@ _HOME_OF = {name: f"secateur.{module}" for module, names in _HOMES.items() for n
 __all__ = [
     "ADAPTIVE_RULE",
     "AHEAD",
+    "EVIDENCE_RULE",
     "FEWEST_TOKENS",
     "PUBLISHED_RULE",
     "SHORTEST_WAIT",
@@ -70,6 +73,7 @@ __all__ = [
     "Decision",
     "Engine",
     "EngineError",
+    "EvidenceRule",
     "FinishRule",
     "InputError",
     "Judge",

@@ -7,12 +7,15 @@ from typing import Any
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.calibration import CalibrationFigures
 from secateur.deepprune.judges.record import (
+    AddsOverAhead,
+    Estimate,
     JudgeCost,
     JudgeMetrics,
     JudgeRecord,
     PairFigures,
     ScoreFigures,
     TrainingFigures,
+    WithinProblems,
     write_judge,
     write_metrics,
 )
@@ -65,6 +68,20 @@ def measure_judge(
         ),
         cost=JudgeCost(0),
         kind=kind,
+        auroc_within_problems=WithinProblems(
+            value=0.7, ci95=(0.65, 0.75), problems=8, problem_mean=0.85, minus_ngram=Estimate(0.1, (0.05, 0.15))
+        ),
+        weight=0.5,
+        kappa=Estimate(0.5, (0.4, 0.6)),
+        adds_over_ahead=AddsOverAhead(
+            saving=Estimate(0.2, (0.1, 0.3)),
+            accuracy=Estimate(0.0, (-0.01, 0.01)),
+            oracle_saving=Estimate(0.5, (0.4, 0.6)),
+            oracle_accuracy=Estimate(0.0, (0.0, 0.0)),
+            problems=9,
+            n=16,
+        ),
+        verdict="a judged cut counts 0.50 of a vote",
         baselines={"ngram": score_figures(0.8), "zero_shot": score_figures(None)},
         models={},
         training=TrainingFigures(steps=3, dev_problems=2),

@@ -16,6 +16,7 @@ cuts (`unfinished`, the headline), per test folder where there are several (`mod
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -26,11 +27,9 @@ from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
 from secateur.deepprune.judges.record import (
     METRICS_FILE,
-    JudgeFigures,
     JudgeMetrics,
     ScoreFigures,
-    TrainingFigures,
-    store_calibration,
+    store_measured,
     write_metrics,
 )
 from secateur.runtime.cards import library_versions
@@ -42,7 +41,15 @@ from secateur.runtime.process import entry_point
 from trainers.dry_run.judge import plan_judge
 from trainers.judges.config import FREE_KEYS, JudgeConfig
 from trainers.judges.data import load_judge_data
-from trainers.judges.figures import baseline_figures, calibrated, figure_rows, test_figures
+from trainers.judges.figures import (
+    baseline_figures,
+    calibrated,
+    figure_rows,
+    ngram_scores,
+    raw_scores,
+    test_figures,
+    within_figures,
+)
 from trainers.judges.fit import steps_done
 from trainers.judges.trainee import scored_part
 from trainers.judges.training import (
@@ -54,6 +61,7 @@ from trainers.judges.training import (
     start_trackers,
     train_ngram,
 )
+from trainers.judges.worth import measure_worth
 
 _LIBRARIES = ("secateur", "torch", "transformers", "peft", "sentence-transformers")
 
@@ -97,53 +105,56 @@ def _make_and_measure(config: JudgeConfig) -> None:
     judge, training = make_judge(config, data, accelerator)
     calibration = calibrated(judge, data, config)
     tests = {name: scored_part(config, problems, config.test_pairs) for name, problems in data.tests.items()}
-    models = {name: test_figures(judge, data, problems) for name, problems in tests.items()}
+    raw = {name: raw_scores(judge, problems) for name, problems in tests.items()}
+    models = {name: test_figures(judge, data, problems, raw[name]) for name, problems in tests.items()}
     first, problems = next(iter(tests.items()))
-    baselines = _baselines(config, data, problems, accelerator.device)
-    _track(accelerator, models[first])
-    if accelerator.is_main_process:
-        store_calibration(folder / "best", calibration)
-        publish(folder)
-        write_metrics(folder, _metrics(config, models, baselines, training))
-    say(f"judge {config.kind}: {escape(str(folder))}")
-    for row in figure_rows(models, baselines):
-        say(f"  {escape(row)}")
-
-
-def _baselines(
-    config: JudgeConfig, data: JudgeData, problems: list[LabelledProblem], device: torch.device
-) -> dict[str, ScoreFigures]:
-    """What the judge has to beat; where it could be used without training, that as well."""
-    found = baseline_figures(train_ngram(config, data) if config.epochs else None, data, problems, config)
-    if config.epochs and config.judge_kind.training == "possible":
-        zero_shot: Judge = config.judge_kind.as_it_is(config, data, device)
-        calibrated(zero_shot, data, config)
-        found["zero_shot"] = test_figures(zero_shot, data, problems)
-    return found
-
-
-def _metrics(
-    config: JudgeConfig,
-    models: dict[str, JudgeFigures],
-    baselines: dict[str, ScoreFigures],
-    training: TrainingFigures,
-) -> JudgeMetrics:
-    first = next(iter(models.values()))
-    return JudgeMetrics(
-        **vars(first),
+    ngram = ngram_scores(train_ngram(config, data), problems) if config.epochs else None
+    within = within_figures(problems, calibration(raw[first]), ngram)
+    worth = measure_worth(judge, within, data, config)
+    baselines = _baselines(config, data, problems, ngram, accelerator.device)
+    metrics = JudgeMetrics(
+        **vars(models[first]),
+        **vars(worth),
         kind=config.kind,
+        auroc_within_problems=within,
         baselines=baselines,
         models=models if len(models) > 1 else {},
         training=training,
         config=config.to_json(),
         versions=library_versions(_LIBRARIES),
     )
+    _track(accelerator, metrics)
+    if accelerator.is_main_process:
+        store_measured(folder / "best", calibration, worth.weight, worth.verdict)
+        publish(folder)
+        write_metrics(folder, metrics)
+    say(f"judge {config.kind}: {escape(str(folder))}")
+    for row in figure_rows(metrics):
+        say(f"  {escape(row)}")
 
 
-def _track(accelerator: Accelerator, figures: JudgeFigures) -> None:
+def _baselines(
+    config: JudgeConfig,
+    data: JudgeData,
+    problems: list[LabelledProblem],
+    ngram: np.ndarray | None,
+    device: torch.device,
+) -> dict[str, ScoreFigures]:
+    """What the judge has to beat; where it could be used without training, that as well. `ngram`: the trained
+    baseline's scores [pairs]."""
+    found = baseline_figures(ngram, data, problems, config)
+    if config.epochs and config.judge_kind.training == "possible":
+        zero_shot: Judge = config.judge_kind.as_it_is(config, data, device)
+        calibrated(zero_shot, data, config)
+        found["zero_shot"] = test_figures(zero_shot, data, problems, raw_scores(zero_shot, problems))
+    return found
+
+
+def _track(accelerator: Accelerator, figures: JudgeMetrics) -> None:
     accelerator.log({"test/auroc": figures.auroc, "test/tnr_at_fnr20": figures.tnr_at_fnr20})
     part = figures.unfinished
     accelerator.log({"test/unfinished_auroc": part.auroc, "test/unfinished_tnr_at_fnr20": part.tnr_at_fnr20})
+    accelerator.log({"test/auroc_within_problems": figures.auroc_within_problems.value, "dev/weight": figures.weight})
     accelerator.end_training()
 
 

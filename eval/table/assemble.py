@@ -17,13 +17,13 @@ from eval.table.provenance import Seen, seen_by_judge, seen_by_model
 from eval.table.store import names_of_judges, read_engine, read_scores, stored_traces, traces_folder, wall_seconds
 from eval.traces.benchmarks import Problems
 from eval.traces.sampling import prompt_ids
-from secateur.deepprune.judges.folder import judge_kind
+from secateur.deepprune.judges.folder import judge_kind, judge_weight
 from secateur.deepprune.policy import decision_seed
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace, read_trace_folder
 from secateur.results import LiveEquality, Table, rows_as_csv, write_table
 from secateur.runtime.files import write_text
-from secateur.tasks.answers.equality import GRADER_VERSION, grade_answers, group_answers
+from secateur.tasks.answers.equality import GRADER_VERSION, group_answers, right_keys
 from secateur.tasks.records import Problem
 
 _PACKAGES = ("secateur", "torch", "transformers", "numpy")
@@ -62,7 +62,8 @@ class ModelTraces:
             judged=judged,
             judge_parameters=parameters,
             judge_kinds={name: judge_kind(judge) for name, judge in zip(names, judges, strict=True)},
-            pruned_by=names[: len(config.judges_of(self.name))] if config.prunes else [],
+            judge_weights=dict(zip(names, map(judge_weight, judges), strict=True)),
+            pruned_by=names[: len(config.judges_of(self.name))] if config.asks_judges else [],
             similarity=names[judges.index(config.similarity)] if config.needs_similarity else None,
             confidences=self._confidences(),
             wall_s=self._sampling_seconds(),
@@ -94,8 +95,8 @@ class ModelTraces:
 
 def keys_and_right_ones(answers: Sequence[str | None], gold: str) -> tuple[list[int | None], frozenset[int]]:
     """A key per answer, equal ones sharing it, and the keys of those that are right."""
-    keys, verdicts = group_answers(answers), grade_answers(answers, [gold] * len(answers))
-    return keys, frozenset(key for key, verdict in zip(keys, verdicts, strict=True) if verdict)
+    keys = group_answers(answers)
+    return keys, right_keys(answers, keys, gold)
 
 
 def assemble_all(config: CombinedConfig, problems: Problems) -> Table:

@@ -11,11 +11,10 @@ from eval.table.labels import ALL
 from eval.table.registry import METHOD_KEYS, METHODS
 from eval.traces.benchmarks import Problems, check_counts, check_names, count_of, load_benchmarks, sources_of
 from eval.traces.sampling import SamplingKeys
-from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.cut import CutRule
+from secateur.deepprune.evidence import Rule
 from secateur.deepprune.judges.folder import check_judge, judge_kind
 from secateur.deepprune.judges.registry import JUDGE_KINDS
-from secateur.deepprune.rule import PruneRule
 from secateur.engines.registry import engine_kind
 from secateur.runtime.dry_run import SamplingPlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
@@ -133,7 +132,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
             if model not in self.models:
                 raise InputError(f"key 'judges' names the model '{model}', which key 'models' does not have")
         for model in self.models:
-            if self.prunes and not self.judges_of(model):
+            if self.asks_judges and not self.judges_of(model):
                 raise InputError(f"key 'judges' has none for the model '{model}'; name its judge folder, or random")
             for judge in self.scored_by(model):
                 key = f"judges.{model}" if judge in self.judges_of(model) else "similarity"
@@ -205,6 +204,10 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
         )
 
     @property
+    def asks_judges(self) -> bool:
+        return any(METHODS[name].prunes for name in self.methods)
+
+    @property
     def needs_similarity(self) -> bool:
         return any(METHODS[name].reads_similarity for name in self.methods)
 
@@ -228,7 +231,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
     def scored_by(self, model: str) -> list[str]:
         """The judges of a model, the one that gives the similarity last, if it is not among them."""
         extra = [self.similarity] if self.needs_similarity else []
-        return list(dict.fromkeys([*(self.judges_of(model) if self.prunes else []), *extra]))
+        return list(dict.fromkeys([*(self.judges_of(model) if self.asks_judges else []), *extra]))
 
     @property
     def token_prices(self) -> dict[str, TokenPrices]:
@@ -238,10 +241,10 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
         return read_prices(self.prices, {name: f"the model {path}" for name, path in self.models.items()}, judges)
 
     @property
-    def live_rules(self) -> dict[str, PruneRule | AnswerRule]:
-        """Method → rule, of those that run live and are shown trace by trace: without a judge, then with one."""
-        without = {name: rule for method in self.methods for name, rule in METHODS[method].rules(self).items()}
-        return {**without, **self.rules}
+    def live_rules(self) -> dict[str, Rule]:
+        """Method → rule, of those that run live and are shown trace by trace, DeepPrune's last."""
+        others = {name: rule for method in self.methods for name, rule in METHODS[method].rules(self).items()}
+        return {**others, **self.rules}
 
     def live_count(self, problems: int) -> int:
         """How many of the problems run live as well."""

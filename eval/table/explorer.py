@@ -13,8 +13,9 @@ import numpy as np
 
 from eval.table.answers import answer_once
 from eval.table.method import Pruned, ReplayModel, ReplayProblem
-from eval.table.pruning import prune_once
+from eval.table.pruning import prune_once, weighed_once
 from secateur.deepprune.answers import AnswerRule
+from secateur.deepprune.evidence import EvidenceRule, Rule
 from secateur.deepprune.rule import PruneRule
 from secateur.deepprune.vote import majority
 from secateur.runtime.files import write_text
@@ -79,7 +80,7 @@ class _Examples:
 def write_explorer(
     folder: str | Path,
     problems: Sequence[Problem],
-    rules: Mapping[str, PruneRule | AnswerRule],
+    rules: Mapping[str, Rule],
     models: Mapping[str, ReplayModel],
     answers: Mapping[str, Sequence[Sequence[str | None]]],
 ) -> None:
@@ -122,9 +123,7 @@ def evenly_chosen(problems: Sequence[ReplayProblem], count: int) -> list[int]:
     return [order[round(place)] for place in np.linspace(0, len(order) - 1, count)] if count else []
 
 
-def _traced(
-    model: ReplayModel, index: int, answers: Sequence[str | None], rules: Mapping[str, PruneRule | AnswerRule]
-) -> TracedModel:
+def _traced(model: ReplayModel, index: int, answers: Sequence[str | None], rules: Mapping[str, Rule]) -> TracedModel:
     plain = model.plain[index]
     first: dict[Hashable, str] = {}
     for key, answer in zip(plain.keys, answers, strict=True):
@@ -137,10 +136,10 @@ def _traced(
         if isinstance(rule, AnswerRule)
     ]
     runs += [
-        _rule_run(method, judge, prune_once(model.judged[judge][index], rule), places, plain)
+        _rule_run(method, judge, _run_once(model, judge, index, rule), places, plain)
         for judge in model.pruned_by
         for method, rule in rules.items()
-        if isinstance(rule, PruneRule)
+        if not isinstance(rule, AnswerRule)
     ]
     return TracedModel(
         n_tokens=tuple(trace.n_tokens for trace in plain.traces),
@@ -150,6 +149,12 @@ def _traced(
         right=tuple(key in plain.right for key in plain.keys),
         runs=(*runs, _consensus(plain, places)),
     )
+
+
+def _run_once(model: ReplayModel, judge: str, index: int, rule: PruneRule | EvidenceRule) -> Pruned:
+    if isinstance(rule, EvidenceRule):
+        return weighed_once(model.judged[judge][index], rule.weighed(model.judge_weights.get(judge)))
+    return prune_once(model.judged[judge][index], rule)
 
 
 def _rule_run(

@@ -15,10 +15,10 @@ from eval.table.store import live_path, names_of_judges, read_live, read_scores
 from eval.traces.sampling import prompt_ids
 from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
+from secateur.deepprune.evidence import EvidenceRule, Rule
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.replay import Replay, replay, replay_answers
-from secateur.deepprune.rule import PruneRule
 from secateur.engines.base import Engine, Event, SamplingSpec
 from secateur.engines.trace_folder import StoredTrace
 from secateur.runtime.console import progress
@@ -36,11 +36,13 @@ class LiveRuns:
         config: CombinedConfig,
         model: str,
         method: str,
-        rule: PruneRule | AnswerRule,
+        rule: Rule,
         judges: ModelJudges,
     ) -> None:
+        if isinstance(rule, EvidenceRule):
+            rule = rule.weighed(judges.judges[0].weight)
         self.config, self.model, self.method, self.rule = config, model, method, rule
-        asks = isinstance(rule, PruneRule)
+        asks = not isinstance(rule, AnswerRule)
         self.judge: Judge | None = judges.judges[0] if asks else None
         self.tokenizer = judges.tokenizer
         made_with = {"rule": repr(rule), "grader": GRADER_VERSION}

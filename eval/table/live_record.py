@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.controller import LiveResult, TraceResult
+from secateur.deepprune.evidence import EvidenceRule, Rule
 from secateur.deepprune.gathering import ALL_PAIRS
 from secateur.deepprune.replay import Replay
-from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import Usage
 from secateur.engines.trace_folder import StoredTrace
 from secateur.tasks.answers.equality import grade_answers, group_answers
@@ -130,11 +130,13 @@ def _later_cause(live: TraceSpan, replayed: TraceSpan) -> str:
     return "cap" if live.went_on and live.capped != replayed.capped else "after_cut"
 
 
-def asks_all_pairs(rule: PruneRule | AnswerRule, n: int) -> bool:
+def asks_all_pairs(rule: Rule, n: int) -> bool:
     """Whether the live judge compares everybody with everybody, as the stored scores do; else it is asked for fewer
     pairs than they hold. Where there is no judge nothing is left out either."""
     if isinstance(rule, AnswerRule):
         return True
+    if isinstance(rule, EvidenceRule):
+        return False
     return rule.mode == "barrier" and not rule.start.start_batch and n <= ALL_PAIRS
 
 
@@ -164,7 +166,7 @@ def compare(
     replayed_answer: str | None,
     stored: Sequence[StoredTrace],
     gold: str,
-    rule: PruneRule | AnswerRule,
+    rule: Rule,
     *,
     settings: str,
     wall: LiveWall,
@@ -173,7 +175,7 @@ def compare(
     difference = _answers_differ(live.answer, replayed_answer)
     difference = difference or first_difference(live, replayed, stored, asks_all_pairs(rule, len(stored)))
     spans = [TraceSpan.of_live(trace) for trace in live.traces]
-    cuts = isinstance(rule, PruneRule)
+    cuts = not isinstance(rule, AnswerRule)
     again = [TraceSpan.of_replay(trace, kept, cuts) for trace, kept in zip(stored, replayed.kept_tokens, strict=True)]
     failures = live.decision.judge_failure, replayed.decision.judge_failure
     return LiveProblem(

@@ -14,6 +14,7 @@ import numpy as np
 
 from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.cut import ended_before_cut
+from secateur.deepprune.evidence import EvidenceRule
 from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
 
 
@@ -203,7 +204,8 @@ class ReplayModel:
     `judge_kinds` and `judge_parameters` have the keys of `judged`; `pruned_by` names the judges of the pruning rules,
     `similarity` the one of "embedding". `confidences` are those of each problem's traces, empty where no method asks
     for them. `wall_s`: wall time of sampling all traces [seconds], None where none were sampled. `prompt_tokens`:
-    mean length of a prompt [tokens], 0 where no prices ask for it."""
+    mean length of a prompt [tokens], 0 where no prices ask for it. `judge_weights`: votes (0-1) that a judge's cuts
+    have earned; judges that were never measured have none."""
 
     name: str
     parameters: int
@@ -216,6 +218,7 @@ class ReplayModel:
     confidences: list[list[ConfidenceProfile]] = field(default_factory=list)
     wall_s: float | None = None
     prompt_tokens: float = 0.0
+    judge_weights: dict[str, float | None] = field(default_factory=dict)
 
     def part(self, chosen: np.ndarray) -> "ReplayModel":
         """As if only the `chosen` traces [m] of each problem had been sampled."""
@@ -273,8 +276,9 @@ def mean_outcomes(found: Sequence[Sequence[Outcome]]) -> list[Outcome]:
 class ReplayKeys:
     """The keys that every method may ask.
 
-    methods: single, consensus, deepprune, random_traces, consensus_equal_tokens, adaptive_consistency,
-      early_stopping, deepconf_low, deepconf_high, embedding, oracle.
+    methods: single, consensus, ahead, ahead_wait, answers, evidence, deepprune, random_traces,
+      consensus_equal_tokens, adaptive_consistency, early_stopping, consol, consol_mixture, bayes_three, certificate,
+      first_ended, cannot_change, deepconf_low, deepconf_high, embedding, oracle.
     orders: orders of the traces that methods are averaged over which take them one after another; draws: random
       draws of the other methods.
     """
@@ -293,7 +297,7 @@ def _always(keys: ReplayKeys, n: int) -> bool:
     return True
 
 
-def _no_rules(keys: ReplayKeys) -> Mapping[str, AnswerRule]:
+def _no_rules(keys: ReplayKeys) -> Mapping[str, AnswerRule | EvidenceRule]:
     return {}
 
 
@@ -312,7 +316,7 @@ class Method:
     name: in configs and rows; label: in tables and reports; mark: path of its mark in the frontier's plot, SVG, about
       14 wide around the origin.
     run: the rows of one model; None for controls, whose rows come with those of the method `beside`.
-    rules: method → rule without a judge, for those that run live and are shown trace by trace.
+    rules: method → rule, for those that run live and are shown trace by trace; DeepPrune's are its own keys.
     keys: dataclass of the options that are its own; check: raises `InputError` for options that cannot be, whether
       it is asked for or not; require: raises it where n traces, the most that a run samples, are too few.
     runs_at: whether it can be run with n traces.
@@ -326,7 +330,7 @@ class Method:
     mark: str
     run: Callable[[ReplayModel, K], list[Result]] | None
     keys: type[ReplayKeys] = ReplayKeys
-    rules: Callable[[K], Mapping[str, AnswerRule]] = _no_rules
+    rules: Callable[[K], Mapping[str, AnswerRule | EvidenceRule]] = _no_rules
     check: Callable[[K], None] = _nothing_to_check
     require: Callable[[K, int], None] = _any_n
     runs_at: Callable[[K, int], bool] = _always

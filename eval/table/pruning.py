@@ -1,5 +1,6 @@
-"""Redundancy pruning replayed on stored traces and judge scores, and the controls that tell what its choice is worth.
+"""Methods that ask a judge, replayed on stored traces and scores, and the controls that tell what a choice is worth.
 
+`evidence` lets finished answers and judged cuts vote together, a cut with the weight that its judge has earned.
 `deepprune` follows the rule keys of the config, `deepprune_<name>` each of its `variants`: a `PruneRule` written as
 flat keys. With each judge it is compared with as many random traces, and with the consensus of the fewer full traces
 that the same tokens would buy.
@@ -13,6 +14,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from eval.table.answers import answer_once
 from eval.table.method import (
     Method,
     Outcome,
@@ -22,12 +24,15 @@ from eval.table.method import (
     ReplayModel,
     ReplayProblem,
     Result,
+    average,
     mean_usage,
     oracle_share,
     rng_for,
     trace_orders,
 )
 from eval.table.votes import EQUAL_TOKENS, RANDOM_TRACES, controls_of, vote_of_some
+from secateur.deepprune.answers import AnswerRule
+from secateur.deepprune.evidence import EVIDENCE_RULE, EvidenceRule
 from secateur.deepprune.judges.registry import JUDGE_KINDS
 from secateur.deepprune.replay import replay
 from secateur.deepprune.rule import PruneRule
@@ -113,7 +118,14 @@ class PruningKeys(RuleKeys, ReplayKeys):
         return {PUBLISHED: self.rule, **variants}
 
 
-def prune_once(problem: ReplayProblem, rule: PruneRule, order: Sequence[int] | None = None) -> Pruned:
+def weighed_once(
+    problem: ReplayProblem, rule: EvidenceRule | AnswerRule, order: Sequence[int] | None = None
+) -> Pruned:
+    """A judge's evidence on stored traces, or the answers alone where it has earned no weight."""
+    return (answer_once if isinstance(rule, AnswerRule) else prune_once)(problem, rule, order)
+
+
+def prune_once(problem: ReplayProblem, rule: PruneRule | EvidenceRule, order: Sequence[int] | None = None) -> Pruned:
     """A rule on stored traces, taken in `order`; by default as they are stored, which is what a live run does."""
     n = len(problem.traces)
     order = list(range(n)) if order is None else [int(place) for place in order]
@@ -192,6 +204,30 @@ def _pruned(model: ReplayModel, judge: str, method: str, rule: PruneRule, keys: 
     return Result(model.name, method, judge, parameters, outcomes, controls=controls)
 
 
+def _run_evidence(model: ReplayModel, keys: ReplayKeys) -> list[Result]:
+    return [_evidence(model, judge, keys) for judge in model.pruned_by]
+
+
+def _evidence(model: ReplayModel, judge: str, keys: ReplayKeys) -> Result:
+    rule, problems = EVIDENCE_RULE.weighed(model.judge_weights.get(judge)), model.judged[judge]
+    parameters = Parameters(model.parameters, model.judge_parameters[judge])
+    outcomes = []
+    for problem in problems:
+        orders = trace_orders(problem, keys.orders)
+        outcomes.append(average(problem, [weighed_once(problem, rule, order) for order in orders]))
+    controls = controls_of(problems, outcomes, parameters, keys, (EQUAL_TOKENS,))
+    return Result(model.name, EVIDENCE.name, judge, parameters, outcomes, controls=controls)
+
+
+EVIDENCE = Method(
+    "evidence",
+    "judged evidence",
+    "M0-7.5 7.5 0 0 7.5-7.5 0ZM0-3 3 0 0 3-3 0Z",
+    _run_evidence,
+    rules=lambda keys: {"evidence": EVIDENCE_RULE},
+    prunes=True,
+    is_ours=True,
+)
 DEEPPRUNE = Method(
     PUBLISHED, "DeepPrune", "M-7 0a7 7 0 1 0 14 0a7 7 0 1 0-14 0Z", _run, PruningKeys, prunes=True, is_ours=True
 )

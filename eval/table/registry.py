@@ -18,7 +18,7 @@ from eval.table.answers import (
 )
 from eval.table.deepconf import DEEPCONF_HIGH, DEEPCONF_LOW
 from eval.table.method import Method, ReplayKeys
-from eval.table.pruning import DEEPPRUNE, EQUAL_TOKENS_CONTROL, PUBLISHED, RANDOM_CONTROL
+from eval.table.pruning import DEEPPRUNE, EQUAL_TOKENS_CONTROL, EVIDENCE, PUBLISHED, RANDOM_CONTROL
 from eval.table.similarity import EMBEDDING
 from eval.table.votes import CONSENSUS, ORACLE, SINGLE
 
@@ -28,7 +28,7 @@ METHODS: Mapping[str, Method] = {
         *(SINGLE, CONSENSUS, ORACLE, AHEAD, AHEAD_WAIT, NAMED_RULES),
         *(ADAPTIVE_CONSISTENCY, EARLY_STOPPING, CONSOL, CONSOL_MIXTURE, BAYES_THREE, CERTIFICATE),
         *(FIRST_ENDED, CANNOT_CHANGE, DEEPCONF_LOW, DEEPCONF_HIGH, EMBEDDING),
-        *(DEEPPRUNE, RANDOM_CONTROL, EQUAL_TOKENS_CONTROL),
+        *(EVIDENCE, DEEPPRUNE, RANDOM_CONTROL, EQUAL_TOKENS_CONTROL),
     )
 }
 METHOD_KEYS = tuple(dict.fromkeys(method.keys for method in METHODS.values() if method.keys is not ReplayKeys))

@@ -108,9 +108,9 @@ class AnswerPolicy(Policy):
         tally, rule = self._tally, self._rule
         for trace in progress.ended[len(tally.answers) :]:
             tally.add(progress.finished[trace])
-        tally.running, tally.unstarted = len(progress.running), progress.n - progress.started
+        tally.running, tally.unstarted = progress.held, progress.n - progress.started
         if rule.stop.enough(tally):
-            return Move(prune=tuple(sorted(progress.running)))
+            return Move(prune=tuple(progress.held_traces))
         wanted = rule.start.running(tally, rule.stop) - tally.running
         return Move(start=min(max(0, wanted), tally.unstarted))
 

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Literal
 
 from secateur.deepprune.answers import AnswerPolicy, AnswerRule
 from secateur.deepprune.cut import CutDetector, CutRule
-from secateur.deepprune.gathering import JudgedPolicy
+from secateur.deepprune.evidence import EvidenceRule, Rule, judged_policy
 from secateur.deepprune.judges.base import CutTrace, Judge, JudgeSession, out_of_memory_is_failure
 from secateur.deepprune.pair_scores import PairScores
 from secateur.deepprune.policy import Decision, Move, Policy, Progress, decision_seed
-from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec, trace_seed
 from secateur.runtime.errors import InputError
@@ -93,17 +92,19 @@ def run_live(
     jobs: Iterable[ProblemJob],
     spec: SamplingSpec,
     judge: Judge | None,
-    rule: PruneRule | AnswerRule,
+    rule: Rule,
     max_rows: int,
     extract: Extract = extract_answer,
 ) -> Iterator[LiveResult]:
     """Run problems through one engine and yield each as it is done. A `PruneRule` asks the `judge`; an `AnswerRule`
-    asks none.
+    asks none, and neither does an `EvidenceRule` beside a judge that has earned no weight.
 
     A problem is started while the traces it starts at once and those held for others, running or parked, are at most
     `max_rows`; one that is larger than that runs alone. An engine serves one such run at a time. `extract`
     takes the final answer out of a text; see `secateur.tasks.answers.extraction.extraction`.
     """
+    if isinstance(rule, EvidenceRule):
+        rule = rule.weighed(judge.weight)
     waiting = deque(jobs)
     active: list[_ProblemRun] = []
     while waiting or active:
@@ -186,7 +187,7 @@ class _ProblemRun:
         engine: Engine,
         spec: SamplingSpec,
         judge: Judge | None,
-        rule: PruneRule | AnswerRule,
+        rule: Rule,
         extract: Extract,
     ) -> None:
         self.job, self._engine, self._judge, self._spec = job, engine, judge, spec
@@ -201,10 +202,10 @@ class _ProblemRun:
         self._warned = False
         self._move(self._policy.next(self.progress, ()))
 
-    def _policy_of(self, rule: PruneRule | AnswerRule, n: int) -> Policy:
+    def _policy_of(self, rule: Rule, n: int) -> Policy:
         if isinstance(rule, AnswerRule):
             return AnswerPolicy(rule, n)
-        return JudgedPolicy(PairScores(n, self._ask, self._introduce), rule, self.job.decision_seed)
+        return judged_policy(rule, PairScores(n, self._ask, self._introduce), self.job.decision_seed)
 
     @property
     def handles(self) -> list[int]:
@@ -279,19 +280,11 @@ class _ProblemRun:
             return self._session.scores(list(map(tuple, pairs.tolist())))
 
     def _warn_of_failure(self) -> None:
-        """Once, when all that were started have come to their cuts."""
-        failure, progress = self._policy.judge_failure, self.progress
-        if failure is None or self._warned or progress.to_cut or progress.started < progress.n:
-            return
-        self._warned = True
-        pruned = sum(progress.status(trace) == "pruned" for trace in range(progress.n))
-        rest = f"the other {progress.n - pruned} run to their ends" if pruned else "no trace is pruned"
-        before = f"{pruned} traces had been pruned before, " if pruned else ""
-        warnings.warn(
-            f"problem '{self.job.problem_id}': the judge failed ({failure}); {before}{rest}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        """Once, as soon as the policy knows what becomes of the problem."""
+        words = None if self._warned else self._policy.failure_words(self.progress)
+        if words is not None:
+            self._warned = True
+            warnings.warn(f"problem '{self.job.problem_id}': {words}", RuntimeWarning, stacklevel=2)
 
     def result(self) -> LiveResult:
         """The record of a problem that is done."""

@@ -31,6 +31,11 @@ class FinishPolicy(ABC):
     def weights(self, finished: Finished) -> Mapping[int, float]:
         """The positive weight of every trace that has a vote or may still get one; others do not vote."""
 
+    def disagree(self, finished: Finished) -> bool:
+        """Whether voters that have finished say that the clusters were trusted too early. Never where the published
+        rule decides."""
+        return False
+
     def vote(self, finished: Finished) -> Hashable | None:
         """The answer; None if no voter gave one."""
         return weighted_vote(finished, self.weights(finished))
@@ -74,8 +79,7 @@ class FinishUntilLead(FinishPolicy):
 
     def next(self, finished: Finished, running: Collection[int], parked: Collection[int]) -> Move:
         held = {*running, *parked}
-        votes = Counter(finished[trace] for trace in self._survivors if finished.get(trace) is not None)
-        first, second = (*sorted(votes.values(), reverse=True)[:2], 0, 0)[:2]
+        first, second = self._top_two(finished)
         missing = self._lead - (first - second)
         if missing <= 0 or (self._stops and is_decided(finished, self.weights(finished))):
             return Move(prune=tuple(sorted(held)))
@@ -85,6 +89,15 @@ class FinishUntilLead(FinishPolicy):
             resume=tuple(waiting[: max(0, missing - len(going))]),
             prune=tuple(sorted(held.difference(self._survivors))),
         )
+
+    def disagree(self, finished: Finished) -> bool:
+        first, second = self._top_two(finished)
+        return second > 0 and first - second < self._lead
+
+    def _top_two(self, finished: Finished) -> tuple[int, int]:
+        votes = Counter(finished[trace] for trace in self._survivors if finished.get(trace) is not None)
+        first, second = (*sorted(votes.values(), reverse=True)[:2], 0, 0)[:2]
+        return first, second
 
 
 def finish_policy(

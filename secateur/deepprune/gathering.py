@@ -1,9 +1,9 @@
 """How the traces of a problem come before the judge: one small family, used live and in replay.
 
 `Barrier`: every trace waits at its cut until the last of its batch has come; with a start rule the traces are started
-in batches, and no more once the clusters have said enough. `Overlap`: each trace is judged as it comes and runs on
-meanwhile; it is pruned at once if it can never be needed. `JudgedPolicy` is an entire rule: gathering, then
-finishing.
+in batches, and no more once the clusters have said enough, unless finished answers disagree. `Overlap`: each trace is
+judged as it comes and runs on meanwhile; it is pruned at once if it can never be needed. `JudgedPolicy` is an entire
+rule: gathering, then finishing.
 """
 
 from abc import ABC, abstractmethod
@@ -31,7 +31,7 @@ class Gathering(ABC):
         self._clusters: KnownClusters | AskingClusters | None = None
         self.order: list[int] = []
         self.gone: set[int] = set()
-        """Pruned when they came."""
+        """Pruned before the finishing is planned."""
         self.judge_failure: str | None = None
 
     @property
@@ -51,6 +51,10 @@ class Gathering(ABC):
             except JudgeFailure as failure:
                 self.judge_failure = str(failure)
         return consensus_of([trace for trace in self.order if trace not in self.gone])
+
+    def reopen(self, progress: Progress) -> Move | None:
+        """Start more traces after all, because finished answers disagree; None where no more can be had."""
+        return None
 
     @abstractmethod
     def _by_rule(self, finished: Finished) -> FinishPolicy:
@@ -103,8 +107,14 @@ class Barrier(Gathering):
             self._scores.ask_all()
         super()._extend(count)
 
+    def reopen(self, progress: Progress) -> Move | None:
+        if not self._batches or self.judge_failure is not None:
+            return None
+        self.gone.update(trace for trace in self.order if progress.status(trace) == "pruned")
+        return Move(start=len(self._batches.popleft()))
+
     def _by_rule(self, finished: Finished) -> FinishPolicy:
-        return finish_policy(self.clustering, self._scores, self._rule.finish, self._seed, finished)
+        return finish_policy(self.clustering, self._scores, self._rule.finish, self._seed, finished, self.gone)
 
 
 class Overlap(Gathering):
@@ -185,8 +195,21 @@ class JudgedPolicy(Policy):
                 return move
             pruned = move.prune
             self._finishing = self._gathering.finishing(progress.finished)
+        if self._finishing.disagree(progress.finished):
+            again = self._gathering.reopen(progress)
+            if again is not None:
+                self._finishing = None
+                return again
         move = self._finishing.next(progress.finished, progress.running.difference(pruned), progress.parked)
         return replace(move, prune=pruned + move.prune) if pruned else move
+
+    def failure_words(self, progress: Progress) -> str | None:
+        if self.judge_failure is None or progress.to_cut or progress.started < progress.n:
+            return None
+        pruned = sum(progress.status(trace) == "pruned" for trace in range(progress.n))
+        rest = f"the other {progress.n - pruned} run to their ends" if pruned else "no trace is pruned"
+        before = f"{pruned} traces had been pruned before, " if pruned else ""
+        return f"the judge failed ({self.judge_failure}); {before}{rest}"
 
     def vote(self, finished: Finished) -> Hashable | None:
         return self._finishing.vote(finished)
@@ -194,8 +217,9 @@ class JudgedPolicy(Policy):
     def decision(self, finished: Finished) -> Decision:
         gathering, weights = self._gathering, self._finishing.weights(finished)
         voters = sorted(trace for trace in weights if trace in finished)
+        clustering = gathering.clustering
         return Decision(
-            _of_traces(gathering.clustering, gathering.order),
+            None if clustering is None else of_traces(clustering, gathering.order),
             voters,
             [weights[trace] for trace in voters],
             gathering.order,
@@ -203,9 +227,7 @@ class JudgedPolicy(Policy):
         )
 
 
-def _of_traces(clustering: Clustering | None, order: Sequence[int]) -> Clustering | None:
+def of_traces(clustering: Clustering, order: Sequence[int]) -> Clustering:
     """A clustering of places as one of traces."""
-    if clustering is None:
-        return None
     clusters = [[order[place] for place in members] for members in clustering.clusters]
     return Clustering(clusters, [order[place] for place in clustering.unassigned], clustering.comparisons)

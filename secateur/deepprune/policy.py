@@ -87,6 +87,11 @@ class Progress:
         return len(self.to_cut) + len(self.parked) + len(self.running)
 
     @property
+    def held_traces(self) -> list[int]:
+        """Which they are, ascending."""
+        return sorted(self.to_cut | self.parked | self.running)
+
+    @property
     def stands_still(self) -> bool:
         """Nothing runs any more."""
         return not self.to_cut and not self.running
@@ -150,3 +155,8 @@ class Policy(ABC):
     @abstractmethod
     def decision(self, finished: Finished) -> Decision:
         """The record of a problem that is done."""
+
+    def failure_words(self, progress: Progress) -> str | None:
+        """What becomes of the problem where the judge failed, once that is known; None before that and where it did
+        not fail."""
+        return None

@@ -15,14 +15,15 @@ With a judge of the model's own states, traces that would end in the same answer
 Many problems at once share the engine's batch through `secateur.run_live`, on which this stands."""
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from secateur.deepprune.answers import AHEAD, AnswerRule
 from secateur.deepprune.controller import ProblemJob, TraceResult, run_live
+from secateur.deepprune.evidence import EVIDENCE_RULE, EvidenceRule, Rule
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.policy import Decision
-from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, SamplingSpec
 from secateur.runtime.errors import InputError
@@ -55,7 +56,7 @@ def prune(
     n: int = 64,
     *,
     spec: SamplingSpec = DEFAULT_SPEC,
-    rule: AnswerRule | PruneRule | None = None,
+    rule: Rule | None = None,
     prompt_family: str | None = None,
     answer_from: str | Extract = ANSWER,
     seed: int = 0,
@@ -63,8 +64,9 @@ def prune(
     """Answer one problem by the vote of up to n parallel traces, as few of which run as the answer needs.
 
     Without a judge the rule is `ahead` (`FEWEST_TOKENS`): a few traces start, more as far as their answers differ,
-    and all stop once one answer leads by two. `SHORTEST_WAIT` is the same for those who wait. With a judge, traces
-    that it takes for redundant stop at their cut: `ADAPTIVE_RULE`, or `PUBLISHED_RULE`, the paper's.
+    and all stop once one answer leads. `SHORTEST_WAIT` is the same for those who wait. With a judge the rule is
+    `EVIDENCE_RULE`: cuts add to the vote what the judge has earned on development problems, and a judge that has
+    earned nothing is not asked, which a warning says. `ADAPTIVE_RULE` and `PUBLISHED_RULE`, the paper's, ask any.
 
     `problem` is the problem's text, which gets the instruction of `prompt_family` (secateur/tasks/prompts.py:
     deepseek, qwen, or plain for none; by default as the judge's traces were prompted, deepseek where it does not
@@ -76,7 +78,7 @@ def prune(
     engine refuses, and `EngineError` if the engine breaks down.
     """
     rule = _rule_of(rule, judge)
-    if judge is not None:
+    if judge is not None and not isinstance(rule, AnswerRule):
         _check_states(engine, judge)
     if engine.tokenizer is None:
         raise InputError(
@@ -92,12 +94,20 @@ def prune(
     return PruneResult(result.answer, result.traces, result.usage, result.decision)
 
 
-def _rule_of(rule: AnswerRule | PruneRule | None, judge: Judge | None) -> AnswerRule | PruneRule:
-    if rule is None:
-        return AHEAD if judge is None else ADAPTIVE_RULE
-    if isinstance(rule, PruneRule) and judge is None:
-        raise InputError("the rule asks a judge, but there is none: give a judge, or take the rule FEWEST_TOKENS")
-    return rule
+def _rule_of(rule: Rule | None, judge: Judge | None) -> Rule:
+    """The rule that runs: a judge without weight has none that asks it, unless the rule is one that always does."""
+    if judge is None:
+        if rule is not None and not isinstance(rule, AnswerRule):
+            raise InputError("the rule asks a judge, but there is none: give a judge, or take the rule FEWEST_TOKENS")
+        return AHEAD if rule is None else rule
+    rule = EVIDENCE_RULE if rule is None else rule
+    if not isinstance(rule, EvidenceRule):
+        return rule
+    weighed = rule.weighed(judge.weight)
+    if isinstance(weighed, AnswerRule):
+        why = judge.verdict or "what a cut is worth was never measured (trainers/judge.py does)"
+        warnings.warn(f"the judge '{judge.name}' is not asked: {why}", RuntimeWarning, stacklevel=3)
+    return weighed
 
 
 def _messages(problem: str | Sequence[Mapping[str, str]], prompt_family: str) -> list[dict[str, str]]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from secateur.deepprune.answers import AnswerPolicy, AnswerRule
 from secateur.deepprune.cut import ended_before_cut
-from secateur.deepprune.gathering import ALL_PAIRS, JudgedPolicy
+from secateur.deepprune.evidence import EvidenceRule, judged_policy
+from secateur.deepprune.gathering import ALL_PAIRS
 from secateur.deepprune.pair_scores import PairScores
 from secateur.deepprune.policy import Decision, Move, Policy, Progress
 from secateur.deepprune.rule import PruneRule
@@ -37,11 +38,11 @@ def replay(
     cuts: Sequence[int | None],
     keys: Sequence[Hashable | None],
     scores: np.ndarray | PairScores,
-    rule: PruneRule,
+    rule: PruneRule | EvidenceRule,
     seed: int,
     judge: JudgeUsage = NO_JUDGE,
 ) -> Replay:
-    """Replay one problem.
+    """Replay one problem by a rule that asks a judge; an `EvidenceRule` has its weight.
 
     `lengths` [tokens] of the n complete traces, end token included; `cuts` [tokens] up to and including the one that
     showed the cut, None if never reached (`cut_length`); `keys` name the answers, equal ones alike, None for none;
@@ -50,7 +51,7 @@ def replay(
     needless, so the live judge may cost less.
     """
     reach = [length if ended_before_cut(length, cut) else cut for length, cut in zip(lengths, cuts, strict=True)]
-    found = _follow(JudgedPolicy(_numbered_by_arrival(scores, rule, reach), rule, seed), lengths, reach, keys)
+    found = _follow(judged_policy(rule, _numbered_by_arrival(scores, rule), seed), lengths, reach, keys)
     decision = found.decision
     less = _asks_less(decision, rule)
     judged = judge.of(decision.order, decision.clustering.comparisons) if less else judge.everything
@@ -70,19 +71,21 @@ def _follow(policy: Policy, lengths: Sequence[int], reach: Sequence[int], keys: 
     return Replay(policy.decision(finished), policy.vote(finished), clock.kept, usage)
 
 
-def _numbered_by_arrival(scores: np.ndarray | PairScores, rule: PruneRule, reach: Sequence[int]) -> PairScores:
+def _numbered_by_arrival(scores: np.ndarray | PairScores, rule: PruneRule | EvidenceRule) -> PairScores:
     """Scores whose traces have the numbers under which a live judge would know them."""
-    if rule.mode == "barrier":
+    if isinstance(rule, PruneRule) and rule.mode == "barrier":
         return PairScores.of_matrix(scores) if isinstance(scores, np.ndarray) else scores
-    order = np.array(sorted(range(len(reach)), key=lambda trace: (reach[trace], trace)))
     table = PairScores.of_table(scores) if isinstance(scores, np.ndarray) else scores
-    return PairScores(table.n, lambda pairs: table.ask(-np.sort(-order[pairs], axis=1)))
+    order: list[int] = []
+    return PairScores(table.n, lambda pairs: table.ask(-np.sort(-np.array(order)[pairs], axis=1)), order.extend)
 
 
-def _asks_less(decision: Decision, rule: PruneRule) -> bool:
+def _asks_less(decision: Decision, rule: PruneRule | EvidenceRule) -> bool:
     """Whether a live judge reads fewer cuts or compares fewer pairs than there are."""
     if decision.clustering is None:
         return False
+    if isinstance(rule, EvidenceRule):
+        return True
     return bool(rule.start.start_batch) or rule.mode == "overlap" or len(decision.order) > ALL_PAIRS
 
 
@@ -120,7 +123,7 @@ class _Clock:
         if move.start:
             for trace in progress.start(move.start, self._policy.cuts):
                 self._began[trace] = self.now
-                self._expect(trace, self._reach[trace])
+                self._expect(trace, (self._reach if self._policy.cuts else self._lengths)[trace])
         if progress.stands_still:
             progress.prune(sorted(progress.parked))
 

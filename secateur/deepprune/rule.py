@@ -50,6 +50,7 @@ class FinishRule:
     lead: ours, for `largest`, 0 is off: survivors go on a few at a time, just as many as one answer still needs to
       be so many votes ahead of the next, and no more once it is (Wald's sequential test between two answers).
       Members of one cluster mostly agree, so two or three of them finish where the published rule finishes all K2.
+      Where they disagree, the clusters were wrong: with `start_batch`, the next batch starts after all.
     """
 
     largest: int = 10

@@ -99,7 +99,7 @@ class OnDemand(StartingPolicy):
 
     def running(self, tally: Tally, stop: StoppingRule) -> int:
         missing = stop.missing(tally)
-        if not tally.answers:
+        if tally.unstarted == tally.n:
             return max(missing + 1, math.ceil(self.growth * missing)) if self.first is None else self.first
         against = tally.given - tally.top_two[0]
         return math.ceil(self.growth * missing + self.contest * against)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur import SHORTEST_WAIT, PruneResult, load_judge, prune
+from secateur import PUBLISHED_RULE, SHORTEST_WAIT, EvidenceRule, PruneResult, load_judge, prune
 from secateur.deepprune.judges.untrained import RandomJudge
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.base import SamplingSpec
@@ -34,6 +34,7 @@ def test_a_problem_is_answered_by_the_vote_of_survivors(
     engine: TransformersEngine, tiny_model: Path, judge_folder: Path
 ) -> None:
     judge = load_judge(judge_folder, tiny_model)
+    judge.weight = 0.8
     result = prune(PROBLEM, engine, judge, n=6, spec=SPEC)
     assert isinstance(result, PruneResult)
     assert len(result.traces) == 6
@@ -59,8 +60,23 @@ def test_without_a_judge_traces_start_as_answers_ask_for_them(engine: Transforme
         prune(PROBLEM, engine, n=5, spec=SPEC, rule=PruneRule())
 
 
+def test_a_judge_is_asked_for_what_it_has_earned(engine: TransformersEngine, tiny_model: Path) -> None:
+    """Without a weight the problem is answered as if there were no judge, with a warning that says why; a rule that
+    always asks is told otherwise, and so is a weight that is given."""
+    judge, alone = RandomJudge(CUT), prune(PROBLEM, engine, n=4, spec=SPEC)
+    with pytest.warns(RuntimeWarning, match="'random' is not asked: what a cut is worth was never measured"):
+        assert prune(PROBLEM, engine, judge, n=4, spec=SPEC) == alone
+    judge.weight, judge.verdict = 0.0, "no better than chance within problems: running without it"
+    with pytest.warns(RuntimeWarning, match="is not asked: no better than chance within problems"):
+        assert prune(PROBLEM, TransformersEngine(tiny_model, dtype="float64"), judge, n=4, spec=SPEC) == alone
+    for rule in (PUBLISHED_RULE, EvidenceRule(weight=0.5)):
+        asked = prune(PROBLEM, engine, judge, n=4, spec=SPEC, rule=rule)
+        assert asked.decision.clustering is not None and asked.decision.clustering.comparisons > 0
+
+
 def test_messages_are_rendered_as_they_are(engine: TransformersEngine) -> None:
     judge = RandomJudge(CUT)
+    judge.weight = 0.5
     text = prune(PROBLEM, engine, judge, n=2, spec=SPEC, prompt_family="plain")
     messages = prune([{"role": "user", "content": PROBLEM}], engine, judge, n=2, spec=SPEC)
     instructed = prune(PROBLEM, engine, judge, n=2, spec=SPEC)
@@ -69,6 +85,7 @@ def test_messages_are_rendered_as_they_are(engine: TransformersEngine) -> None:
 
 def test_a_problem_is_prompted_as_the_judges_traces_were(engine: TransformersEngine) -> None:
     judge = RandomJudge(CUT)
+    judge.weight = 0.5
     first = {
         family: prune(PROBLEM, engine, judge, n=2, spec=SPEC, prompt_family=family)
         for family in ("deepseek", "plain")
@@ -86,18 +103,19 @@ def test_overlap_is_a_rule_away(engine: TransformersEngine) -> None:
 @pytest.mark.parametrize("problem", ["", "  ", [], [{"role": "user"}]])
 def test_no_problem_is_refused(engine: TransformersEngine, problem: object) -> None:
     with pytest.raises(InputError, match="the problem is"):
-        prune(problem, engine, RandomJudge(CUT), n=2, spec=SPEC)
+        prune(problem, engine, n=2, spec=SPEC)
 
 
 def test_what_is_missing_is_named(tiny_model: Path, judge_folder: Path) -> None:
     judge = load_judge(judge_folder, tiny_model)
+    judge.weight = 0.8
     without_states = TransformersEngine(tiny_model)
     with pytest.raises(InputError, match=r"captures none: open it with capture_layers=\(0, 1, 2\)"):
         prune(PROBLEM, without_states, judge, n=2, spec=SPEC)
     with pytest.raises(InputError, match=r"captures those of layers \(1,\)"):
         prune(PROBLEM, TransformersEngine(tiny_model, capture_layers=(1,)), judge, n=2, spec=SPEC)
     with pytest.raises(InputError, match="n = 1"):
-        prune(PROBLEM, without_states, RandomJudge(CUT), n=1, spec=SPEC)
+        prune(PROBLEM, without_states, n=1, spec=SPEC)
     with pytest.raises(InputError, match="max_tokens"):  # the default is for models with a long context
         prune(PROBLEM, without_states, RandomJudge(CUT), n=2)
     without_states.tokenizer = None

@@ -25,7 +25,7 @@ from secateur.deepprune.judges.record import (
     JudgeRecord,
     read_judge,
     read_metrics,
-    store_calibration,
+    store_measured,
 )
 from secateur.deepprune.judges.registry import JUDGE_KINDS, STORED, UNTRAINED
 from secateur.engines.accounting import Usage
@@ -92,8 +92,10 @@ def test_a_folder_names_a_kind_that_lies_in_a_folder(tmp_path: Path) -> None:
 
 def test_judge_json_comes_back_and_another_format_is_refused(tmp_path: Path) -> None:
     describe_judge(tmp_path)
-    store_calibration(tmp_path, Calibration(2.0, -1.0))
-    expected = JudgeRecord(kind="linear", cut=CutRule("words", 2), calibration=Calibration(2.0, -1.0))
+    store_measured(tmp_path, Calibration(2.0, -1.0), 0.5, "good")
+    expected = JudgeRecord(
+        kind="linear", cut=CutRule("words", 2), calibration=Calibration(2.0, -1.0), weight=0.5, verdict="good"
+    )
     assert read_judge(tmp_path) == expected
     values = read_json(tmp_path / JUDGE_FILE)
     write_json(tmp_path / JUDGE_FILE, values | {"cut": {"kind": "lines", "k": 2}})
@@ -111,7 +113,7 @@ def test_metrics_json_comes_back_and_another_format_is_refused(tmp_path: Path) -
     values = read_json(tmp_path / METRICS_FILE)
     assert values["auroc"] == 0.9 and values["baselines"]["zero_shot"]["auroc"] is None
     write_json(tmp_path / METRICS_FILE, values | {"format": 0})
-    with pytest.raises(InputError, match="has format 0, this version reads 1"):
+    with pytest.raises(InputError, match="has format 0, this version reads 2"):
         read_metrics(tmp_path)
 
 

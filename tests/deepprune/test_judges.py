@@ -14,7 +14,7 @@ from secateur.deepprune.judges.folder import describe_generator, load_judge, sav
 from secateur.deepprune.judges.linear import LinearModel, LinearShape
 from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel
 from secateur.deepprune.judges.pairwise import PairReader
-from secateur.deepprune.judges.record import JudgeOrigin, store_calibration
+from secateur.deepprune.judges.record import JudgeOrigin, store_measured
 from tests.judges import FORMAT, RULE, SHAPE, check_session, linear, make_cuts, own_states, pairwise
 from tests.tiny import build_tiny_model
 
@@ -65,7 +65,7 @@ def test_a_calibration_keeps_the_order_and_changes_the_values(judge, cuts, tmp_p
     plain = judge.score(cuts)
     save_judge(judge, tmp_path / "judge", JudgeOrigin(generator=describe_generator(tiny_model)))
     calibration = Calibration(temperature=0.3, shift=-0.7)
-    store_calibration(tmp_path / "judge", calibration)
+    store_measured(tmp_path / "judge", calibration, 0.5, "good")
     found = load_judge(tmp_path / "judge", tiny_model)
     scores, above = found.score(cuts), np.triu_indices(5, k=1)
     assert np.allclose(scores[above], calibration(plain[above]), atol=1e-9) and (np.diag(scores) == 1).all()

@@ -10,6 +10,7 @@ import torch
 
 from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
 from secateur.deepprune.cut import CutDetector, CutRule, cut_text
+from secateur.deepprune.evidence import EvidenceRule, Rule
 from secateur.deepprune.judges.base import CutTrace, VectorJudge
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.replay import replay
@@ -52,7 +53,7 @@ class ProjectionJudge(VectorJudge):
         return int((mean - mean.mean()).matmul(directions).argmax())
 
 
-def live(engine: TransformersEngine, problems: list, n: int, spec: SamplingSpec, judge, rule: PruneRule) -> dict:
+def live(engine: TransformersEngine, problems: list, n: int, spec: SamplingSpec, judge, rule: Rule) -> dict:
     jobs = [ProblemJob.sampled(problem.id, prompt, n, BASE_SEED) for problem, prompt in problems]
     return {result.problem_id: result for result in run_live(engine, jobs, spec, judge, rule, max_rows=3 * n)}
 
@@ -80,7 +81,7 @@ def stored_cut(trace: FinishedTrace, rule: CutRule) -> CutTrace:
     return CutTrace(trace.job.prompt_ids, token_ids, text, trace.states)
 
 
-def check_same(result: LiveResult, stored: list[FinishedTrace], judge: ProjectionJudge, rule: PruneRule) -> None:
+def check_same(result: LiveResult, stored: list[FinishedTrace], judge: ProjectionJudge, rule: Rule) -> None:
     scores = judge.score([stored_cut(trace, judge.cut_rule) for trace in stored])
     seed = decision_seed(BASE_SEED, result.problem_id)
     lengths, cuts = [trace.n_tokens for trace in stored], [trace.cut_tokens for trace in stored]
@@ -90,7 +91,9 @@ def check_same(result: LiveResult, stored: list[FinishedTrace], judge: Projectio
     assert replace(replayed.decision, clustering=None) == replace(result.decision, clustering=None)
     assert replayed.decision.clustering.clusters == result.decision.clustering.clusters
     assert replayed.decision.clustering.comparisons == result.decision.clustering.comparisons
-    if rule.mode == "barrier" and not rule.start.start_batch:  # else the judge is asked for fewer pairs
+    if (
+        isinstance(rule, PruneRule) and rule.mode == "barrier" and not rule.start.start_batch
+    ):  # else the judge is asked for fewer pairs
         assert replayed.usage == result.usage
     assert replayed.usage.generated == result.usage.generated
     assert replayed.usage.longest_path == result.usage.longest_path
@@ -112,6 +115,7 @@ RULES = {
     "batches": PruneRule(
         ClusterRule(compared=3), FinishRule(largest=6, lead=2), start=StartRule(start_batch=3, start_confidence=0.8)
     ),
+    "evidence": EvidenceRule(confidence=0.8, cluster=ClusterRule(compared=3), weight=0.6),
 }
 
 
@@ -125,11 +129,14 @@ def test_random_model(tiny_model: Path) -> None:
     ]
     judge = ProjectionJudge((1, 2), CutRule("tokens", 12), groups=4)
     stored = sampled(engine, problems, 16, spec, judge)
-    for name in ("largest", "overlap", "batches"):
+    for name in ("largest", "overlap", "batches", "evidence"):
         results = live(engine, problems, 16, spec, judge, RULES[name])
         for problem, _ in problems:
             check_same(results[problem.id], stored[problem.id], judge, RULES[name])
         statuses = {trace.status for result in results.values() for trace in result.traces}
+        if name == "evidence":  # random weights give no answer, so every trace is asked for one
+            assert statuses == {"whole", "finished"}
+            continue
         assert statuses == {"whole", "finished", "pruned"} | ({"unstarted"} if name == "batches" else set())
         assert len({len(result.decision.clustering.clusters) for result in results.values()}) > 1
 

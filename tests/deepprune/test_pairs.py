@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.deepprune.judges.base import CutTrace
-from secateur.deepprune.judges.pairs import LabelledProblem, answer_keys, check_disjoint, make_pairs
+from secateur.deepprune.judges.pairs import LabelledProblem, check_disjoint, make_pairs
 from secateur.runtime.errors import InputError
+from secateur.tasks.answers.equality import group_answers
+from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.records import Trace
 
 
@@ -22,7 +24,7 @@ def problem(identity: str) -> LabelledProblem:
 
 def test_labels_are_the_project_wide_equality_of_answers():
     texts = ["so \\boxed{1/2}", "\\boxed{\\frac{1}{2}}", "\\boxed{0.75}", "no answer"]
-    keys = answer_keys([trace(text, i) for i, text in enumerate(texts)])
+    keys = group_answers([extract_answer(text) for text in texts])
     pairs = make_pairs(keys, [True] * 4, [False] * 4)
     same = {(int(i), int(j)) for i, j, label in zip(pairs.first, pairs.second, pairs.labels, strict=True) if label}
     assert same == {(0, 1)}

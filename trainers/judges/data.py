@@ -13,7 +13,6 @@ from secateur.deepprune.judges.pairs import (
     JudgeData,
     LabelledProblem,
     all_labels,
-    answer_keys,
     check_disjoint,
     make_pairs,
 )
@@ -22,6 +21,7 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json
+from secateur.tasks.answers.equality import group_answers
 from secateur.tasks.answers.extraction import Extract, extraction
 from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
 from trainers.judges.config import JudgeConfig
@@ -194,8 +194,20 @@ class _Reader:
         cuts, whole, shares = (tuple(column) for column in zip(*read, strict=True))
         traces = [stored.trace for stored in entry.traces]
         ended = [trace.finish_reason == "stop" for trace in traces]
-        pairs = make_pairs(answer_keys(traces, extract), ended, whole)
-        return LabelledProblem(entry.problem.id, entry.problem.group, cuts, whole, shares, pairs)
+        answers = [extract(trace.text) for trace in traces]
+        keys = group_answers(answers)
+        return LabelledProblem(
+            id=entry.problem.id,
+            group=entry.problem.group,
+            cuts=cuts,
+            whole=whole,
+            cut_shares=shares,
+            pairs=make_pairs(keys, ended, whole),
+            gold=entry.problem.answer,
+            answers=tuple(answers),
+            keys=tuple(keys),
+            lengths=tuple(round(len(cut.token_ids) / share) for cut, share in zip(cuts, shares, strict=True)),
+        )
 
     def _cut(self, stored: StoredTrace, prompt_ids: tuple[int, ...]) -> tuple[CutTrace, bool, float]:
         """The cut, whether it is the whole trace, and its share (0-1) of the trace."""

@@ -1,7 +1,7 @@
 """The figures of a judge on its test problems, beside the baselines, as they go into metrics.json."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,14 @@ from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.judges.calibration import Calibration, calibration_figures, fit_calibration
 from secateur.deepprune.judges.embedding import EmbeddingJudge
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem, all_labels
-from secateur.deepprune.judges.record import CutFigures, JudgeFigures, PairFigures, ScoreFigures
+from secateur.deepprune.judges.record import (
+    CutFigures,
+    JudgeFigures,
+    JudgeMetrics,
+    PairFigures,
+    ScoreFigures,
+    WithinProblems,
+)
 from secateur.deepprune.judges.registry import JUDGE_KINDS, UNTRAINED
 from trainers.judges.config import JudgeConfig
 from trainers.judges.trainee import Trainee, scored_part, split_scores
@@ -83,12 +90,18 @@ def calibrated(judge: Judge, data: JudgeData, config: JudgeConfig) -> Calibratio
     return judge.calibration
 
 
-def test_figures(judge: Judge, data: JudgeData, problems: Sequence[LabelledProblem]) -> JudgeFigures:
-    """The judge's own figures on one test folder, what its cuts look like, and what one score costs."""
-    pairs = TestPairs(problems, data.train)
+def raw_scores(judge: Judge, problems: Sequence[LabelledProblem]) -> np.ndarray:
+    """[pairs] of all problems in a row, before calibration."""
     calibration, judge.calibration = judge.calibration, Calibration()
     raw = split_scores(judge, problems)
     judge.calibration = calibration
+    return raw
+
+
+def test_figures(judge: Judge, data: JudgeData, problems: Sequence[LabelledProblem], raw: np.ndarray) -> JudgeFigures:
+    """The judge's own figures on one test folder, what its cuts look like, and what one score costs; `raw` are its
+    scores there."""
+    pairs, calibration = TestPairs(problems, data.train), judge.calibration
     return JudgeFigures(
         **vars(pairs.figures(calibration(raw))),
         **vars(cut_figures(problems)),
@@ -98,18 +111,23 @@ def test_figures(judge: Judge, data: JudgeData, problems: Sequence[LabelledProbl
     )
 
 
+def within_figures(
+    problems: Sequence[LabelledProblem], scores: np.ndarray, ngram: np.ndarray | None
+) -> WithinProblems:
+    """Of the unfinished pairs of a test folder, by the judge's `scores` [pairs] and those of the n-gram baseline."""
+    columns = PairColumns(problems)
+    chosen = columns.unfinished
+    less = None if ngram is None else ngram[chosen]
+    return metrics.within_problems(columns.labels[chosen], scores[chosen], columns.problem[chosen], less)
+
+
 def baseline_figures(
-    ngram: Trainee[LabelledProblem] | None,
-    data: JudgeData,
-    problems: Sequence[LabelledProblem],
-    config: JudgeConfig,
+    ngram: np.ndarray | None, data: JudgeData, problems: Sequence[LabelledProblem], config: JudgeConfig
 ) -> dict[str, ScoreFigures]:
-    """The same figures for the trained n-gram model (where something was trained) and the untrained similarities,
-    name → figures."""
+    """The same figures for the trained n-gram model, from its scores [pairs] (None where nothing was trained), and
+    for the untrained similarities, name → figures."""
     pairs = TestPairs(problems, data.train)
-    found = {}
-    if ngram is not None:
-        found["ngram"] = pairs.figures(np.concatenate([_ngram_scores(ngram, problem) for problem in problems]))
+    found = {} if ngram is None else {"ngram": pairs.figures(ngram)}
     judges = _baseline_judges(config, data)
     return found | {judge.name: pairs.figures(split_scores(judge, problems)) for judge in judges}
 
@@ -125,11 +143,12 @@ def _baseline_judges(config: JudgeConfig, data: JudgeData) -> list[Judge]:
     return judges
 
 
-def figure_rows(models: Mapping[str, JudgeFigures], baselines: Mapping[str, ScoreFigures]) -> list[str]:
-    """What the terminal shows: a line per test folder and one for the baselines on the first of them. The headline is
-    the figure of unfinished pairs: a cut that holds its answer makes any judge look good."""
+def figure_rows(metrics: JudgeMetrics) -> list[str]:
+    """What the terminal shows: a line per test folder, one for the baselines on the first of them, one within its
+    problems, and what the judge is worth. The headline is the figure of unfinished pairs: a cut that holds its answer
+    makes any judge look good."""
     rows = []
-    for name, figures in models.items():
+    for name, figures in metrics.tests.items():
         part = figures.unfinished
         rows.append(
             f"{name}: AUROC {_with_interval(part.auroc, part.auroc_ci95)} on unfinished pairs, "
@@ -138,8 +157,16 @@ def figure_rows(models: Mapping[str, JudgeFigures], baselines: Mapping[str, Scor
             f"{figures.whole_cut_share:.1%} of the cuts are whole traces, the median cut is "
             f"{figures.median_cut_share:.1%} of its trace; calibration error {figures.calibration.ece:.3f}"
         )
-    shown = (f"{name} {_number(figures.unfinished.auroc)}" for name, figures in baselines.items())
-    return [*rows, f"baselines: {', '.join(shown)}"]
+    shown = (f"{name} {_number(figures.unfinished.auroc)}" for name, figures in metrics.baselines.items())
+    return [*rows, f"baselines: {', '.join(shown)}", within_row(metrics.auroc_within_problems), metrics.verdict]
+
+
+def within_row(within: WithinProblems) -> str:
+    """How well pairs of one problem are told apart, beside the controls."""
+    less = within.minus_ngram
+    beside = f"each problem's mean score alone: AUROC {_number(within.problem_mean)} on all"
+    ngram = f"; {less.value:+.3f} ({less.ci95[0]:+.3f} … {less.ci95[1]:+.3f}) over the n-grams" if less else ""
+    return f"within problems: AUROC {_with_interval(within.value, within.ci95)}{ngram}; {beside}"
 
 
 def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
@@ -151,5 +178,7 @@ def _number(value: float | None) -> str:
 
 
 @torch.no_grad()
-def _ngram_scores(ngram: Trainee[LabelledProblem], problem: LabelledProblem) -> np.ndarray:
-    return torch.sigmoid(ngram.module([problem]).double()).cpu().numpy()
+def ngram_scores(ngram: Trainee[LabelledProblem], problems: Sequence[LabelledProblem]) -> np.ndarray:
+    """[pairs] of all problems in a row."""
+    scores = [torch.sigmoid(ngram.module([problem]).double()).cpu().numpy() for problem in problems]
+    return np.concatenate(scores)

@@ -72,7 +72,8 @@ class Judge(Protocol):
     `needs_states` is False. `parameters` counts those of the model that reads tokens (0 if no token is read again).
     `usage` holds the cost of the last `score` or of all `encode` and `score_vectors` calls since `reset_usage`.
     `calibration` turns what the judge computes into the probabilities that all methods return. `prompt_family` is how
-    the problems of its traces were prompted, None where that is not known.
+    the problems of its traces were prompted, None where that is not known. `weight` and `verdict`: what a judged cut
+    has earned on development problems, in votes (0-1) and in words; None where that was never measured.
     """
 
     name: str
@@ -83,6 +84,8 @@ class Judge(Protocol):
     usage: Usage
     calibration: Calibration
     prompt_family: str | None
+    weight: float | None
+    verdict: str | None
 
     def open(self, cuts: Sequence[CutTrace] = ()) -> JudgeSession:
         """A session that holds `cuts` as numbers 0, 1, …"""
@@ -108,10 +111,12 @@ def symmetric(n: int, first: np.ndarray, second: np.ndarray, values: np.ndarray)
 
 
 class BaseJudge:
-    """What all judges share: nothing is calibrated, known of prompts, or spent yet."""
+    """What all judges share: nothing is calibrated, known of prompts, measured or spent yet."""
 
     calibration = Calibration()
     prompt_family: str | None = None
+    weight: float | None = None
+    verdict: str | None = None
     parameters: int
     usage: Usage
 

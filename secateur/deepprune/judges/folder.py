@@ -151,6 +151,7 @@ def load_judge(
     except (OSError, SafetensorError, RuntimeError) as error:
         raise JudgeError(f"{folder}: the judge's weights cannot be read ({error}); train it again") from None
     judge.calibration, judge.prompt_family = record.calibration, record.prompt_family
+    judge.weight, judge.verdict = record.weight, record.verdict
     return judge
 
 
@@ -199,6 +200,11 @@ def _fetched(name: str) -> Path:
 def judge_kind(name: str) -> str:
     """What a judge is called: an untrained one by its name, a trained one by its kind."""
     return kind_of(name).name
+
+
+def judge_weight(name: str) -> float | None:
+    """What its cuts have earned (`JudgeRecord.weight`); None where that was never measured."""
+    return None if name in UNTRAINED else read_judge(judge_folder(name)).weight
 
 
 def kind_of(name: str) -> JudgeKind:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from secateur.deepprune.judges.record import PairFigures
+from secateur.deepprune.judges.record import Estimate, PairFigures, WithinProblems
+from secateur.runtime.statistics import ratio_with_interval
 
 BOOTSTRAP_RESAMPLES = 2000
 THRESHOLD_RESAMPLES = 500  # each sorts out a threshold of its own, which takes longer
@@ -64,6 +65,82 @@ def auroc_ci95(
     values = ordered[total > 0] / total[total > 0]
     low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)
+
+
+def auroc_within(labels: np.ndarray, scores: np.ndarray, problems: np.ndarray) -> float | None:
+    """Share (0-1) of (same, different) pairs of pairs *of one problem* that are ranked rightly, ties counted half.
+
+    What is left of an AUROC without the difficulty of problems, which most of a pooled one is. `problems` [pairs]
+    numbers the problem of each pair. None where no problem has both labels.
+    """
+    right, total = _within_counts(labels, scores, problems)
+    return float(right.sum() / total.sum()) if total.sum() else None
+
+
+def within_problems(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    problems: Sequence[int] | np.ndarray,
+    ngram: np.ndarray | None = None,
+    seed: int = 0,
+) -> WithinProblems:
+    """`auroc_within` with its control and, where the trained n-gram baseline's scores [pairs] are given, what the
+    judge has more than they. Intervals of 95 % over problems."""
+    numbers = np.unique(np.asarray(problems), return_inverse=True)[1]
+    right, total = _within_counts(labels, scores, numbers)
+    found = _ratio(right, total, seed)
+    pairs_of = np.maximum(np.bincount(numbers), 1)
+    means = (np.bincount(numbers, weights=scores) / pairs_of)[numbers] if len(labels) else scores
+    less = None
+    if ngram is not None:
+        less = _ratio(right - _within_counts(labels, ngram, numbers)[0], total, seed)
+    return WithinProblems(
+        value=None if found is None else found[0],
+        ci95=None if found is None else found[1:],
+        problems=int(np.count_nonzero(total)),
+        problem_mean=auroc(labels, means),
+        minus_ngram=None if less is None else Estimate(less[0], less[1:]),
+    )
+
+
+def _within_counts(labels: np.ndarray, scores: np.ndarray, problems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per problem [problems]: (same, different) pairs of its pairs that are ranked rightly, and all there are."""
+    if not len(labels):
+        return np.zeros(0), np.zeros(0)
+    count = int(problems.max()) + 1
+    right, total = np.zeros(count), np.zeros(count)
+    for problem in range(count):
+        own = problems == problem
+        same, different = scores[own & (labels == 1)], np.sort(scores[own & (labels == 0)])
+        below = np.searchsorted(different, same, "left") + np.searchsorted(different, same, "right")
+        right[problem], total[problem] = below.sum() / 2, len(same) * len(different)
+    return right, total
+
+
+def _ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int) -> tuple[float, float, float] | None:
+    if not denominators.sum():
+        return None
+    return ratio_with_interval(numerators, denominators, seed=seed)
+
+
+def kappa(
+    labels: np.ndarray, scores: np.ndarray, problems: np.ndarray, threshold: float = 0.5, seed: int = 0
+) -> Estimate:
+    """How much of a vote (0-1) a judged cut is worth: of the pairs that the judge puts together (score above
+    `threshold`), the share that belong together beyond what two traces of that problem do anyway.
+
+        Σ (label − p) ÷ Σ (1 − p),  p = the share of same-answer pairs of the pair's problem
+
+    That is Cohen's kappa within problems: 0 for a judge that knows the problem's difficulty and no more, 1 for one
+    whose clusters are answers. Interval of 95 % over problems; 0 where nothing is put together or nothing differs.
+    """
+    together = scores > threshold
+    count = int(problems.max()) + 1 if len(problems) else 0
+    base = np.bincount(problems, weights=labels, minlength=count) / np.maximum(np.bincount(problems), 1)
+    gained = np.bincount(problems, weights=together * (labels - base[problems]), minlength=count)
+    possible = np.bincount(problems, weights=together * (1 - base[problems]), minlength=count)
+    found = _ratio(gained, possible, seed)
+    return Estimate(0.0, (0.0, 0.0)) if found is None else Estimate(found[0], found[1:])
 
 
 def tnr_at_fnr(labels: np.ndarray, scores: np.ndarray, fnr: float = 0.2) -> float | None:

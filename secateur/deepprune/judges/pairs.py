@@ -8,6 +8,7 @@ its pairs are left out.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +16,7 @@ import numpy as np
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace
 from secateur.runtime.errors import InputError
-from secateur.tasks.answers.equality import group_answers
-from secateur.tasks.answers.extraction import Extract, extract_answer
-from secateur.tasks.records import Trace
+from secateur.tasks.answers.equality import right_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +44,9 @@ class LabelledProblem:
     """One problem of judge data: what a judge reads, and what it should say.
 
     `whole[i]` says that trace i ended before its cut was reached, so its cut is the whole trace; `cut_shares` are
-    fractions (0-1) of the trace's tokens that lie in the cut. `group` names the problem's rule or subject.
+    fractions (0-1) of the trace's tokens that lie in the cut. `group` names the problem's rule or subject. `answers`
+    are the traces' final ones, None for none, equal ones have equal `keys`; `lengths` [tokens] are those of the whole
+    traces.
     """
 
     id: str
@@ -54,6 +55,15 @@ class LabelledProblem:
     whole: tuple[bool, ...]
     cut_shares: tuple[float, ...]
     pairs: Pairs
+    gold: str = ""
+    answers: tuple[str | None, ...] = ()
+    keys: tuple[int | None, ...] = ()
+    lengths: tuple[int, ...] = ()
+
+    @cached_property
+    def right(self) -> frozenset[int]:
+        """The keys of right answers."""
+        return right_keys(self.answers, self.keys, self.gold)
 
 
 @dataclass(frozen=True)
@@ -77,15 +87,11 @@ class JudgeData:
     sources: dict[str, str]
 
 
-def answer_keys(traces: Sequence[Trace], extract: Extract = extract_answer) -> list[int | None]:
-    """Equal final answers share a key; None = no answer. `extract` takes them out of the texts."""
-    return group_answers([extract(trace.text) for trace in traces])
-
-
 def make_pairs(keys: Sequence[int | None], ended: Sequence[bool], whole: Sequence[bool]) -> Pairs:
     """All pairs of the traces whose outcome is known (see the module's text).
 
-    `keys` as `answer_keys` gives them; `ended[i]`: trace i ended by itself; `whole[i]`: its cut is all of it.
+    `keys`: equal final answers share one, None = no answer; `ended[i]`: trace i ended by itself; `whole[i]`: its cut
+    is all of it.
     """
     known = np.array([key is not None or end for key, end in zip(keys, ended, strict=True)], dtype=bool)
     first, second = np.triu_indices(len(known), k=1)

@@ -60,11 +60,14 @@ class JudgeParts:
 @dataclass(frozen=True, kw_only=True)
 class JudgeRecord(JudgeOrigin, JudgeParts):
     """All of judge.json. `kind` is a name of registry.py; `cut` where its traces are cut; `calibration` turns its
-    scores into probabilities (none: they are taken as they are)."""
+    scores into probabilities (none: they are taken as they are). `weight`: votes (0-1) that a judged cut has earned,
+    0 for a judge that is not worth asking; `verdict`: the same in words; both None where it was never measured."""
 
     kind: str
     cut: CutRule
     calibration: Calibration = field(default_factory=Calibration)
+    weight: float | None = None
+    verdict: str | None = None
 
     def language_model(self, folder: Path) -> str | Path:
         """Where the language model of the judge in `folder` lies."""
@@ -81,12 +84,13 @@ def read_judge(folder: str | Path) -> JudgeRecord:
     return read_record(Path(folder) / JUDGE_FILE, JudgeRecord, JUDGE_FORMAT, _REMEDY)
 
 
-def store_calibration(folder: str | Path, calibration: Calibration) -> None:
-    """Put a calibration into the folder of a judge that is saved already."""
-    write_judge(folder, dataclasses.replace(read_judge(folder), calibration=calibration))
+def store_measured(folder: str | Path, calibration: Calibration, weight: float, verdict: str) -> None:
+    """Put what was measured on development problems into the folder of a judge that is saved already."""
+    measured = {"calibration": calibration, "weight": weight, "verdict": verdict}
+    write_judge(folder, dataclasses.replace(read_judge(folder), **measured))
 
 
-METRICS_FORMAT = 1
+METRICS_FORMAT = 2
 METRICS_FILE = "metrics.json"
 
 
@@ -124,6 +128,63 @@ class ScoreFigures(PairFigures):
     auroc_unseen_groups_ci95: Bounds | None = None
     auroc_seen_groups: float | None = None
     auroc_seen_groups_ci95: Bounds | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval over problems."""
+
+    value: float
+    ci95: Bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithinProblems:
+    """How well scores tell the pairs of one problem apart, so what they know beyond the problem's difficulty.
+
+    value: share (0-1) of (same, different) pairs of pairs of one problem that are ranked rightly, over the `problems`
+    that have both labels; None if none has. problem_mean: the control, the pooled AUROC of a score that gives every
+    pair the mean of its problem. minus_ngram: value less that of the trained n-gram baseline, None where nothing was
+    trained.
+    """
+
+    value: float | None
+    ci95: Bounds | None
+    problems: int
+    problem_mean: float | None
+    minus_ngram: Estimate | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddsOverAhead:
+    """The judged rule less `ahead`, which asks no judge: paired by development problem, replayed in several orders.
+
+    saving: of what `ahead` spends, the judge's own work paid (share, negative where more is spent). accuracy: of the
+    vote (fraction 0-1). oracle_saving, oracle_accuracy: the same with a judge that knows the answers, on the same
+    cuts: as much as any judge could add. `n` traces per problem.
+    """
+
+    saving: Estimate
+    accuracy: Estimate
+    oracle_saving: Estimate
+    oracle_accuracy: Estimate
+    problems: int
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worth:
+    """What a judge is worth, on development problems.
+
+    weight: votes (0-1) of a judged cut in the judged rule; 0: not worth asking, and `prune` runs without the judge.
+    kappa: how much better than chance within its problem the judge puts pairs together (see `metrics.kappa`).
+    adds_over_ahead: None where that cannot be told from 0. verdict: all of it in words.
+    """
+
+    weight: float
+    kappa: Estimate
+    adds_over_ahead: AddsOverAhead | None
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -176,8 +237,11 @@ class TrainingFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeMetrics(JudgeFigures):
-    """All of metrics.json; the figures at its top are those of the first test folder.
+class JudgeMetrics(JudgeFigures, Worth):
+    """All of metrics.json; the figures at its top are those of the first test folder, and the judge's worth on the
+    development problems.
+
+    auroc_within_problems: of the first test folder, unfinished pairs.
 
     kind: as registry.py names it. baselines: name → figures on the first test folder of what the judge has to beat,
     and of the same model before training (`zero_shot`). models: name → figures of every test folder, empty for one.
@@ -185,6 +249,7 @@ class JudgeMetrics(JudgeFigures):
     """
 
     kind: str
+    auroc_within_problems: WithinProblems
     baselines: Mapping[str, JudgeFigures | ScoreFigures]
     models: Mapping[str, JudgeFigures]
     training: TrainingFigures

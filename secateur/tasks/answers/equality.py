@@ -64,6 +64,12 @@ def group_answers(answers: Sequence[str | None]) -> list[int | None]:
     return [None if answer is None else groups.add(index, answer) for index, answer in enumerate(answers)]
 
 
+def right_keys(answers: Sequence[str | None], keys: Sequence[int | None], gold: str) -> frozenset[int]:
+    """The keys of those answers that are right; `keys` as of `group_answers`."""
+    verdicts = grade_answers(answers, [gold] * len(answers))
+    return frozenset(key for key, verdict in zip(keys, verdicts, strict=True) if verdict)
+
+
 class AnswerGroups:
     """Groups of answers that come one by one: in each, all are equal up to what some of them leave out."""
 
