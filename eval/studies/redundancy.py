@@ -131,7 +131,7 @@ def measure(
         majority_share=sum(one.answers.majority_share for one in counted) / n,
         majority_accuracy=sum(one.answers.right for one in counted) / n,
         pass_at_1=sum(sum(one.right) / len(one.right) for one in counted) / n,
-        cut=f"{rule.k} {'reasoning words' if rule.kind == 'words' else 'tokens'}",
+        cut=rule.in_words,
         whole_cuts=sum(cut.whole for cut in cuts) / len(cuts),
         median_cut_share=median(cut.share for cut in cuts),
         cut_unit="tokens" if all(_has_ids(trace) for entry in problems for trace in entry.traces) else "characters",
