@@ -2,8 +2,8 @@
 
 The paper names "wait", "thus" and "since" as examples of reasoning words and 25 as the best k; its list and its
 matching rules are published nowhere. Ours, in this one place:
-- the list is `REASONING_WORDS`: words with which a chain of thought opens a new move (go on, doubt, conclude), English
-  and, with the same meanings, Chinese;
+- the list is `REASONING_WORDS`: words with which a chain of thought opens a new move (go on, doubt, conclude),
+  English and, with the same meanings, Chinese;
 - an English word is a maximal run of letters of any script but Chinese characters, compared without case; everything
   else ends it, apostrophes, digits and underscores included, so "let's" counts as "let" and "sofa" does not count as
   "so";
@@ -30,11 +30,10 @@ _OPENS = ("okay", "first", "next", "then", "now", "let")
 _DOUBTS = ("wait", "hmm", "alternatively", "but", "however", "maybe", "actually")
 _CONCLUDES = ("so", "therefore", "thus", "since", "because")
 # In simplified characters, and in traditional ones where they differ.
-_CHINESE_OPENS = ("好的", "首先", "接下来", "接下來", "然后", "然後", "那么", "那麼", "现在", "現在", "让我", "讓我")
-_CHINESE_DOUBTS = ("等等", "等一下", "另外", "但是", "可是", "不过", "不過", "然而", "或者", "可能", "也许", "也許",
-                   "或许", "或許", "其实", "其實", "实际上", "實際上")  # fmt: skip
-_CHINESE_CONCLUDES = ("所以", "因此", "于是", "於是", "由于", "由於", "因为", "因為", "既然")
-CHINESE_WORDS = frozenset(_CHINESE_OPENS + _CHINESE_DOUBTS + _CHINESE_CONCLUDES)
+_CHINESE_OPENS = "好的 首先 接下来 接下來 然后 然後 那么 那麼 现在 現在 让我 讓我"
+_CHINESE_DOUBTS = "等等 等一下 另外 但是 可是 不过 不過 然而 或者 可能 也许 也許 或许 或許 其实 其實 实际上 實際上"
+_CHINESE_CONCLUDES = "所以 因此 于是 於是 由于 由於 因为 因為 既然"
+CHINESE_WORDS = frozenset(f"{_CHINESE_OPENS} {_CHINESE_DOUBTS} {_CHINESE_CONCLUDES}".split())
 REASONING_WORDS = frozenset(_OPENS + _DOUBTS + _CONCLUDES) | CHINESE_WORDS
 _LONGEST = max(map(len, REASONING_WORDS))
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Unicode's blocks of Chinese characters
@@ -186,8 +185,8 @@ def cut_text(text: str, rule: CutRule) -> str:
 
 @dataclass(frozen=True)
 class CutFigures:
-    """What a rule makes of some traces: the median share of a trace that its cut is (fraction, 1 for a whole one), and
-    the share of cuts that are whole traces (fraction)."""
+    """What a rule makes of some traces: the median share of its trace that a cut is (fraction, 1 for a whole one),
+    and the share of cuts that are whole traces (fraction)."""
 
     rule: CutRule
     median_share: float
@@ -215,9 +214,9 @@ def choose_cut(
     are whole.
 
     `traces` are development traces, each as the text of its tokens [tokens]. Reasoning words come first, the paper's
-    measure; where no number of them keeps both bounds tokens are tried, unless `tokens_too` is off, as for pieces that
-    are no tokens. Where these do not either, the bound on whole cuts gives way; where no median comes near the share,
-    both do. The nearest is taken then, and `words` of the result says so. Raises `InputError` for no trace.
+    measure. Where no number of them keeps both bounds, tokens are tried, unless `tokens_too` is off, as for pieces
+    that are no tokens. Where these do not either, the bound on whole cuts gives way; where no median comes near the
+    share, both do. The nearest is taken then, and `words` of the result says so. Raises `InputError` for no trace.
     """
     lengths = [len(pieces) for pieces in traces if len(pieces)]
     if not lengths:
@@ -231,9 +230,7 @@ def choose_cut(
     return ChosenCut(chosen, share, len(lengths), said + why)
 
 
-def _choice(
-    by_words: Sequence[CutFigures], by_tokens: Sequence[CutFigures], share: float
-) -> tuple[CutFigures, str]:
+def _choice(by_words: Sequence[CutFigures], by_tokens: Sequence[CutFigures], share: float) -> tuple[CutFigures, str]:
     """The figures chosen, and what there is to say of why."""
     for found in (by_words, by_tokens):
         if fitting := [one for one in _near(found, share) if one.whole_share < WHOLE_BOUND]:
@@ -246,7 +243,7 @@ def _choice(
 
 
 def word_places(pieces: Iterable[str]) -> list[int]:
-    """For each reasoning word of a trace, given as the text of its tokens, the number of tokens at which it counts."""
+    """For each reasoning word of a trace, given as the text of its tokens, the number of tokens where it counts."""
     counter = _WordCounter()
     return [number for number, piece in enumerate(pieces, start=1) for _ in counter.feed(piece)]
 
@@ -285,6 +282,6 @@ def _words_fail(by_words: Sequence[CutFigures], share: float) -> str:
         return "; there are no reasoning words to cut at"
     best = _nearest(by_words, share)
     return (
-        f"; no number of reasoning words does as well: at {best.rule.k} the median cut is {best.median_share:.1%}, and "
-        f"{best.whole_share:.1%} are whole"
+        f"; no number of reasoning words does as well: at {best.rule.k} the median cut is {best.median_share:.1%}, "
+        f"and {best.whole_share:.1%} are whole"
     )

@@ -57,15 +57,15 @@ class Trace:
         """Raises `InputError` for a trace that came without."""
         if self.text is None:
             raise InputError(
-                f"sample {self.sample} of '{self.problem_id}' has an answer but no text, which is read here; give its "
-                "'text' as well"
+                f"sample {self.sample} of '{self.problem_id}' has an answer but no text, which is read here; give "
+                "its 'text' as well"
             )
         return self.text
 
 
 def read_problems(path: str | Path) -> list[Problem]:
-    """Problems of a JSONL file (`id, problem, answer`, optional `group`; other keys are ignored), or those that a file
-    of traces is about, each once.
+    """Problems of a JSONL file (`id, problem, answer`, optional `group`; other keys are ignored), or those that a
+    file of traces is about, each once.
 
     Raises `InputError` naming file and line for a missing key, an empty answer or an id seen before.
     """
@@ -116,7 +116,9 @@ def trace_of(record: Mapping[str, JSON], where: str) -> Trace:
     fields of `Trace` if known. Raises `InputError`, naming `where`, for a missing key or an impossible value."""
     _require(record, ("problem_id", "problem", "gold", "sample"), where)
     if record.get("text") is None and ("answer" not in record or record.get("n_tokens") is None):
-        raise InputError(f"{where}: the key 'text' is missing, and so are 'answer' and 'n_tokens', which would also do")
+        raise InputError(
+            f"{where}: the key 'text' is missing, and so are 'answer' and 'n_tokens', which would also do"
+        )
     try:
         return Trace(
             problem_id=str(record["problem_id"]),

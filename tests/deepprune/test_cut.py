@@ -23,7 +23,9 @@ from secateur.runtime.errors import InputError
 FRAGMENTS = st.sampled_from(
     [*sorted(REASONING_WORDS), "Sofa", "WAIT", "let's", "é", "über", "so", " ", "\n", ".", "7", "_", "。", "我们"]
 )
-CHINESE = st.sampled_from(sorted({character for word in CHINESE_WORDS for character in word} | {"so", "。", "a", "か"}))
+CHINESE = st.sampled_from(
+    sorted({character for word in CHINESE_WORDS for character in word} | {"so", "。", "a", "か"})
+)
 TEXTS = st.one_of(
     st.lists(FRAGMENTS, max_size=30).map("".join),
     st.lists(CHINESE, max_size=40).map("".join),
@@ -46,7 +48,7 @@ def is_letter(character: str) -> bool:
 
 
 def naive_cut(text: str, k: int) -> str | None:
-    """Reads character by character: a run of letters, or a Chinese word of the list, counts once something follows."""
+    """Character by character: a run of letters, or a Chinese word of the list, counts once something follows."""
     words = place = 0
     while place < len(text):
         end = place
@@ -177,7 +179,9 @@ def test_where_words_fail_tokens_are_counted_and_it_is_said() -> None:
     """Every fourth trace has no reasoning word, so its cut at words is whole."""
     chosen = choose_cut([*([trace(100, 5)] * 15), *([trace(100, 1000)] * 5)])
     assert chosen.rule == CutRule("tokens", 25)
-    assert "no number of reasoning words does as well: at 5 the median cut is 26.0%, and 25.0% are whole" in chosen.words
+    assert (
+        "no number of reasoning words does as well: at 5 the median cut is 26.0%, and 25.0% are whole" in chosen.words
+    )
     assert "there are no reasoning words" in choose_cut([trace(40, 1000)] * 3).words
 
 
