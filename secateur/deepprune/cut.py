@@ -207,6 +207,16 @@ class ChosenCut:
         return self.figures.rule
 
 
+def whole_cuts_warning(whole_share: float) -> str | None:
+    """What is to be said where so many cuts (fraction 0-1) are whole traces; None where they are the fewer."""
+    if whole_share <= 0.5:
+        return None
+    return (
+        f"{whole_share:.0%} of the cuts are whole traces: nothing can be saved there, and a judge that reads them "
+        "looks better than it is; give cut_kind 'auto', or a smaller cut_k"
+    )
+
+
 def choose_cut(
     traces: Sequence[Sequence[str]], share: float = DEFAULT_SHARE, *, tokens_too: bool = True
 ) -> ChosenCut:

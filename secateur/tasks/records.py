@@ -101,29 +101,55 @@ def _problem_of(record: Mapping[str, JSON], where: str) -> Problem:
 
 
 def _problem_of_trace(record: Mapping[str, JSON], where: str) -> Problem:
-    _require(record, ("problem_id", "problem", "gold"), where)
-    return Problem(str(record["problem_id"]), str(record["problem"]), _gold(record["gold"], where))
+    wanted = ("problem_id", "gold") if record.get("text") is None else ("problem_id", "problem", "gold")
+    _require(record, wanted, where)
+    return Problem(str(record["problem_id"]), _problem_text(record), _gold(record["gold"], where))
+
+
+def _problem_text(record: Mapping[str, JSON]) -> str:
+    """What stands without the text of its traces is read by nobody, and may go by its name."""
+    return str(record["problem_id"] if record.get("problem") is None else record["problem"])
+
+
+def trace_lines(path: str | Path) -> Iterator[tuple[str, Mapping[str, JSON]]]:
+    """Where it stands and what it says, for every trace of a `.jsonl` or `.jsonl.gz` file.
+
+    A line is a trace, or a problem with its `traces`, a list; these are numbered as they stand and take what they do
+    not say from the problem. Raises `InputError` for a list that holds anything else.
+    """
+    for line, record in read_jsonl(path):
+        where = f"{path}, line {line}"
+        if "traces" not in record:
+            yield where, record
+            continue
+        shared = {key: value for key, value in record.items() if key != "traces"}
+        if not isinstance(record["traces"], list) or not all(isinstance(one, dict) for one in record["traces"]):
+            raise InputError(f"{where}: the key 'traces' is to be a list of traces, each {{...}}")
+        for sample, trace in enumerate(record["traces"]):
+            yield f"{where}, trace {sample}", shared | {"sample": sample} | trace
 
 
 def read_traces(path: str | Path) -> Iterator[Trace]:
     """Traces of a `.jsonl` or `.jsonl.gz` file, foreign ones included (see `trace_of`)."""
-    for line, record in read_jsonl(path):
-        yield trace_of(record, f"{path}, line {line}")
+    for where, record in trace_lines(path):
+        yield trace_of(record, where)
 
 
 def trace_of(record: Mapping[str, JSON], where: str) -> Trace:
-    """A trace from `problem_id, problem, gold, sample` and `text`, or `answer` and `n_tokens` in its place; the other
-    fields of `Trace` if known. Raises `InputError`, naming `where`, for a missing key or an impossible value."""
-    _require(record, ("problem_id", "problem", "gold", "sample"), where)
+    """A trace from `problem_id, problem, gold, sample` and `text`, or `answer` and `n_tokens` in its place, where
+    `problem` may be missing too; the other fields of `Trace` if known. Raises `InputError`, naming `where`, for a
+    missing key or an impossible value."""
+    problem = _problem_of_trace(record, where)
+    _require(record, ("sample",), where)
     if record.get("text") is None and ("answer" not in record or record.get("n_tokens") is None):
         raise InputError(
             f"{where}: the key 'text' is missing, and so are 'answer' and 'n_tokens', which would also do"
         )
     try:
         return Trace(
-            problem_id=str(record["problem_id"]),
-            problem=str(record["problem"]),
-            gold=_gold(record["gold"], where),
+            problem_id=problem.id,
+            problem=problem.problem,
+            gold=problem.answer,
             sample=_number_or_name(record["sample"]),
             text=_optional_text(record.get("text")),
             model=_optional_text(record.get("model")),
@@ -154,17 +180,17 @@ def _optional_text(value: JSON) -> str | None:
 
 def _gold(value: JSON, where: str) -> str:
     """A table that was exported without a gold answer has an empty one, or NaN."""
-    found = _answer(value)
+    found = _answer(value) if isinstance(value, str | int | float) else None
     if found is None or found.lower() == "nan":
         raise InputError(f"{where}: the key 'gold' has the value {value!r}; every problem needs its right answer")
     return found
 
 
 def _answer(value: JSON) -> str | None:
-    """An answer in words or as a number; blank, null and NaN are none."""
+    """An answer in words or as a number; blank, null, NaN and "ERR", as Parallel-Probe writes it, are none."""
     if value is not None and not isinstance(value, str | int | float):
         raise TypeError(f"an answer is {value!r}, neither text nor a number")
-    if value is None or value != value or not str(value).strip():
+    if value is None or value != value or str(value).strip() in ("", "ERR"):
         return None
     return str(value)
 

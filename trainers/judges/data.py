@@ -209,7 +209,7 @@ class _Reader:
     def _tokens(self, stored: StoredTrace) -> tuple[tuple[int, ...], list[str]]:
         """Token ids of the trace and the text of each. The trace's own where they are this tokenizer's; those of a
         trace made elsewhere, or by a model of another family, are made from its text."""
-        text, ids = stored.trace.text, stored.trace.token_ids
+        text, ids = stored.trace.known_text(), stored.trace.token_ids
         if ids is None or (not self.layers and not self._knows(ids, text)):
             ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         stream = self.detokenizer.stream()

@@ -78,8 +78,9 @@ class JudgeData:
 
 
 def answer_keys(traces: Sequence[Trace], extract: Extract = extract_answer) -> list[int | None]:
-    """Equal final answers share a key; None = no answer. `extract` takes them out of the texts."""
-    return group_answers([extract(trace.text) for trace in traces])
+    """Equal final answers share a key; None = no answer. `extract` takes them out of the texts of traces that name
+    none."""
+    return group_answers([trace.answer_by(extract) for trace in traces])
 
 
 def make_pairs(keys: Sequence[int | None], ended: Sequence[bool], whole: Sequence[bool]) -> Pairs:
