@@ -65,8 +65,8 @@ class ModelWork:
 
     @cached_property
     def importer(self) -> Importer:
-        tokenizer = self.config.tokenizer
-        return Importer(self.judges.cut_rule, None if tokenizer is None else load_tokenizer(tokenizer))
+        tokenizer, rule = self.config.tokenizer, self.judges.cut_rule
+        return Importer(rule, None if tokenizer is None else load_tokenizer(tokenizer), keep_ids=rule is not None)
 
     @cached_property
     def engine(self) -> Engine:

@@ -252,12 +252,15 @@ class Importer:
     """Counts and cuts foreign traces.
 
     Without a tokenizer no cut has a place among the tokens, so none is made; without a `rule` none is asked for.
+    Without `keep_ids` no token ids are stored, which nobody reads who does not cut: they are most of a folder.
     """
 
-    def __init__(self, rule: CutRule | None, tokenizer: "PreTrainedTokenizerBase | None") -> None:
+    def __init__(
+        self, rule: CutRule | None, tokenizer: "PreTrainedTokenizerBase | None", keep_ids: bool = True
+    ) -> None:
         if rule is not None and rule.kind == "tokens" and tokenizer is None:
             raise InputError("cut_kind: tokens needs a tokenizer for traces made elsewhere; give one, or 'words'")
-        self._rule, self._tokenizer = rule, tokenizer
+        self._rule, self._tokenizer, self._keep_ids = rule, tokenizer, keep_ids
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
 
     def stored(self, traces: Sequence[Trace]) -> Iterator[StoredTrace]:
@@ -280,22 +283,24 @@ class Importer:
         found = iter(self._tokenizer(present, add_special_tokens=False, verbose=False)["input_ids"])
         return [None if text is None else tuple(next(found)) for text in texts]
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
+    def pieces(self, ids: Sequence[int]) -> Iterator[str]:
         """The text of every token."""
-        stream = self._detokenizer.stream()
-        return [stream.push(token) for token in ids]
+        return map(self._detokenizer.stream().push, ids)
 
     def _stored(self, trace: Trace, ids: tuple[int, ...] | None) -> StoredTrace:
         given = trace.token_ids if trace.n_tokens is None else range(trace.n_tokens)
         if ids is None:
-            return StoredTrace(replace(trace, n_tokens=None if given is None else len(given)), None, None)
+            kept = trace.token_ids if self._keep_ids else None
+            return StoredTrace(
+                replace(trace, token_ids=kept, n_tokens=None if given is None else len(given)), None, None
+            )
         # Ids of the file may be another tokenizer's, and begin with a prompt: one rule for all is better.
         length = max(1, len(ids)) if given is None else len(given)
         cut = None
         if self._rule is not None:
             self._check_length(trace, length, len(ids))
             cut = cut_length(self.pieces(ids), self._rule)
-        return StoredTrace(replace(trace, token_ids=ids, n_tokens=length), cut, None)
+        return StoredTrace(replace(trace, token_ids=ids if self._keep_ids else None, n_tokens=length), cut, None)
 
     def _check_length(self, trace: Trace, given: int, counted: int) -> None:
         if abs(given - counted) > max(_MISCOUNT_TOKENS, _MISCOUNT_SHARE * given):

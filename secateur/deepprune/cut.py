@@ -20,6 +20,7 @@ Which k, `choose_cut` says from development traces.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import median
 from typing import Literal
 
@@ -138,13 +139,15 @@ class Cut:
     n_tokens: int | None
 
 
-def cut_pieces(pieces: Sequence[str], rule: CutRule) -> Cut:
-    """Cut a stored trace given as the text of each token, exactly as it would have been cut live."""
-    rough = CutDetector(rule)
-    for first in range(0, len(pieces), _BLOCK):
-        block = pieces[first : first + _BLOCK]
+def cut_pieces(pieces: Iterable[str], rule: CutRule) -> Cut:
+    """Cut a stored trace given as the text of each token, exactly as it would have been cut live; little is asked of
+    `pieces` beyond the cut."""
+    rough, taken, rest = CutDetector(rule), [], iter(pieces)
+    while block := list(islice(rest, _BLOCK)):
+        first = len(taken)
+        taken += block
         if rough.feed("".join(block), len(block)):
-            return _cut_after(pieces, first, rule)
+            return _cut_after(taken, first, rule)
     return Cut(rough.text, None)
 
 
@@ -166,7 +169,7 @@ def ended_before_cut(n_tokens: int, cut_tokens: int | None) -> bool:
     return cut_tokens is None or cut_tokens >= n_tokens
 
 
-def cut_length(pieces: Sequence[str], rule: CutRule) -> int | None:
+def cut_length(pieces: Iterable[str], rule: CutRule) -> int | None:
     """Tokens up to and including the one that shows the cut; None = the trace ended first."""
     return cut_pieces(pieces, rule).n_tokens
 
