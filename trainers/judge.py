@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.markup import escape
 
+from secateur.deepprune.cut import whole_cuts_warning
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
 from secateur.deepprune.judges.record import (
@@ -42,7 +43,7 @@ from secateur.runtime.process import entry_point
 from trainers.dry_run.judge import plan_judge
 from trainers.judges.config import FREE_KEYS, JudgeConfig
 from trainers.judges.data import load_judge_data
-from trainers.judges.figures import baseline_figures, calibrated, figure_rows, test_figures
+from trainers.judges.figures import baseline_figures, calibrated, cut_figures, figure_rows, test_figures
 from trainers.judges.fit import steps_done
 from trainers.judges.trainee import scored_part
 from trainers.judges.training import (
@@ -90,6 +91,7 @@ def _make_and_measure(config: JudgeConfig) -> None:
     check_precision(config, accelerator)
     set_seed(config.seed)
     data = load_judge_data(config)
+    say_cut(data)
     if accelerator.is_main_process:  # only now: input that does not fit leaves no folder behind
         write_text(folder / "config.yaml", yaml.safe_dump(config.to_json(), sort_keys=False, allow_unicode=True))
     resumed_at = steps_done(folder / "checkpoint")
@@ -104,10 +106,18 @@ def _make_and_measure(config: JudgeConfig) -> None:
     if accelerator.is_main_process:
         store_calibration(folder / "best", calibration)
         publish(folder)
-        write_metrics(folder, _metrics(config, models, baselines, training))
+        write_metrics(folder, _metrics(config, data, models, baselines, training))
     say(f"judge {config.kind}: {escape(str(folder))}")
     for row in figure_rows(models, baselines):
         say(f"  {escape(row)}")
+
+
+def say_cut(data: JudgeData) -> None:
+    """How the cut was chosen, and what it leaves if that is little."""
+    if data.cut_choice is not None:
+        say(f"cut: {data.cut_choice}")
+    if warning := whole_cuts_warning(cut_figures(data.dev).whole_cut_share):
+        say(f"[bold]warning: {warning}[/bold]")
 
 
 def _baselines(
@@ -124,6 +134,7 @@ def _baselines(
 
 def _metrics(
     config: JudgeConfig,
+    data: JudgeData,
     models: dict[str, JudgeFigures],
     baselines: dict[str, ScoreFigures],
     training: TrainingFigures,
@@ -137,6 +148,7 @@ def _metrics(
         training=training,
         config=config.to_json(),
         versions=library_versions(_LIBRARIES),
+        cut_choice=data.cut_choice,
     )
 
 

@@ -8,13 +8,13 @@ files rarely keep their ids. Without a tokenizer both lengths and cuts may stay 
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secateur.deepprune.cut import CutRule, cut_length
+from secateur.deepprune.cut import ChosenCut, CutRule, choose_cut, cut_length
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter
 from secateur.runtime.console import progress
@@ -198,19 +198,39 @@ def import_file(
     path: str | Path,
     output_dir: str | Path,
     set_name: str,
-    rule: CutRule,
+    cut: CutRule | ChosenCut,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> dict[str, Path]:
     """Write a foreign file into `<output_dir>/<model>/<set_name>`; what is there already is left. Returns model →
     folder. Raises `InputError` if a folder was made from another file, with another cut or tokenizer."""
+    rule = cut.rule if isinstance(cut, ChosenCut) else cut
     name = None if tokenizer is None else tokenizer.name_or_path
     settings = import_settings(path, name) | {"cut": {"kind": rule.kind, "k": rule.k}, "layers": []}
+    settings |= {"cut_choice": cut.words} if isinstance(cut, ChosenCut) else {}
     folders = {}
     for model, problems in read_foreign(path).items():
         folders[model] = Path(output_dir) / model / set_name
         with TraceFolderWriter(folders[model], settings) as writer:
             store(problems, writer, Importer(rule, tokenizer), f"{model}, {set_name}")
     return folders
+
+
+def choose_for_files(
+    paths: Iterable[str | Path], share: float, tokenizer: "PreTrainedTokenizerBase | None"
+) -> ChosenCut:
+    """One cut for the traces of all files, its median about `share` (fraction) of a trace: of its tokens or, without a
+    tokenizer, of its characters, where the cut is at words. Raises `InputError` like `read_foreign`."""
+    importer = Importer(None, tokenizer)
+    texts = [
+        trace.known_text()
+        for path in paths
+        for entries in read_foreign(path).values()
+        for entry in entries
+        for trace in entry.traces
+    ]
+    if tokenizer is None:
+        return choose_cut(texts, share, tokens_too=False)
+    return choose_cut([list(importer.pieces(ids)) for ids in importer.token_ids(texts)], share)
 
 
 def store(problems: Sequence[ForeignProblem], writer: TraceFolderWriter, importer: "Importer", title: str) -> None:

@@ -45,6 +45,8 @@ _BEGUN = re.compile(rf"(?:{'|'.join(sorted(_BEGINNINGS))})\Z")
 WHOLE_BOUND = 0.05  # of the cuts that `choose_cut` makes, fewer than this share are whole traces
 SHARE_TOLERANCE = 0.05  # so near to the share that is asked for its median cut lies (fraction of the trace)
 DEFAULT_SHARE = 0.25
+AUTO = "auto"
+"""The value of a key `cut_kind` that has `choose_cut` pick the rule."""
 _BLOCK = 64  # tokens of a stored trace that are looked through at once
 _MOST_CANDIDATES = 1000  # numbers of tokens that `choose_cut` tries
 
@@ -208,6 +210,12 @@ class ChosenCut:
     @property
     def rule(self) -> CutRule:
         return self.figures.rule
+
+
+def check_share(share: float) -> None:
+    """Raise `InputError` for a value of key `cut_share` that no cut can have."""
+    if not 0 < share < 1:
+        raise InputError(f"key 'cut_share' has the value {share}; give the share of a trace, between 0 and 1")
 
 
 def whole_cuts_warning(whole_share: float) -> str | None:

@@ -22,7 +22,7 @@ METHODS = ["single", "consensus", "ahead", "adaptive_consistency"]
 
 
 def answers_file(path: Path, **changes: object) -> Path:
-    """Two problems × 8 traces without text; sample k of problem p takes 10 p + k + 1 tokens, every fourth is wrong."""
+    """Two problems × 8 traces without text; sample k of p takes 10 p + k + 1 tokens; every fourth is not right."""
     append_jsonl(
         path,
         [
@@ -38,15 +38,11 @@ def answers_file(path: Path, **changes: object) -> Path:
 
 def texts_file(path: Path) -> Path:
     """Four problems × 6 traces with text and no length."""
-    append_jsonl(
-        path,
-        [
-            {"problem_id": f"p{p}", "problem": f"What is {p} + {p}?", "gold": str(2 * p), "sample": k, "model": "r1"}
-            | {"text": f"<think>\nSo {p} so wait, {k} then but so now {p}.\n</think>\n\\boxed{{{2 * p + k % 2}}}"}
-            for p in range(1, 5)
-            for k in range(6)
-        ],
-    )
+    for p in range(1, 5):
+        about = {"problem_id": f"p{p}", "problem": f"What is {p} + {p}?", "gold": str(2 * p), "model": "r1"}
+        for k in range(6):
+            thinking = f"<think>\nSo {31 + k % 2} is {57 + k % 2} so wait, {k} then but so.\n</think>\n"
+            append_jsonl(path, [about | {"sample": k, "text": f"{thinking}\\boxed{{{2 * p + k % 2}}}"}])
     return path
 
 
@@ -103,7 +99,7 @@ def test_texts_are_counted_cut_and_judged(tmp_path: Path, repository: Path, embe
     found = rows(read_table(output))
     assert {"r1/deepprune/values", "r1/random_traces/values", "r1/consensus"} <= found.keys()
     pruned = found["r1/deepprune/values"]
-    assert 0 < pruned.tokens.generated < found["r1/consensus"].tokens.generated
+    assert 0 < pruned.tokens.generated < found["r1/consensus"].tokens.generated and pruned.finished < 6
     lines = [line for _, line in read_jsonl(output / "r1" / "traces" / "traces-rank0.jsonl")]
     assert all(len(line["token_ids"]) == line["n_tokens"] > line["cut_tokens"] > 0 for line in lines)
 
