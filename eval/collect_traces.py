@@ -86,10 +86,9 @@ def redundancy(config: CollectConfig, imported: dict[str, dict[str, Path]]) -> l
         for set_name in config.problems:
             problems = read_trace_folder(Path(config.output_dir) / name / set_name)
             reports.append(measure(name, set_name, problems, config.cut_rule, extract))
-    for set_name, folders in imported.items():
-        for model, folder in folders.items():
-            reports.append(measure_folder(folder, None, extraction(config.answer_from)))
-    return reports
+    extract = extraction(config.answer_from)
+    folders = [folder for of_set in imported.values() for folder in of_set.values()]
+    return reports + [measure_folder(folder, None, extract) for folder in folders]
 
 
 def say_sizes(config: CollectConfig) -> None:

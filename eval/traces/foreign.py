@@ -218,8 +218,8 @@ def import_file(
 def choose_for_files(
     paths: Iterable[str | Path], share: float, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> ChosenCut:
-    """One cut for the traces of all files, its median about `share` (fraction) of a trace: of its tokens or, without a
-    tokenizer, of its characters, where the cut is at words. Raises `InputError` like `read_foreign`."""
+    """One cut for the traces of all files, its median about `share` (fraction) of a trace: of its tokens or, without
+    a tokenizer, of its characters, where the cut is at words. Raises `InputError` like `read_foreign`."""
     importer = Importer(None, tokenizer)
     texts = [
         trace.known_text()

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from eval.collect_traces import CollectConfig, import_all, redundancy
 from eval.table.config import CombinedConfig
 from eval.table.run import run
 from eval.traces.foreign import read_foreign
 from secateur.results import Row, Table, read_table
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl, read_jsonl
+from secateur.runtime.files import append_jsonl, read_json, read_jsonl
 from secateur.tasks.answers.extraction import extraction
 from tests.combined_runs import config as sampled_config
 from tests.combined_runs import make_judge, write_problems
@@ -123,6 +124,22 @@ def test_a_replay_of_exported_answers_is_the_replay_of_the_traces(tmp_path: Path
     assert replayed.keys() == own.keys()
     for name, row in own.items():
         assert (replayed[name].accuracy, replayed[name].tokens) == (row.accuracy, row.tokens)
+
+
+def test_an_import_with_cut_kind_auto_says_what_it_picked(
+    tmp_path: Path, embedded_model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = texts_file(tmp_path / "traces.jsonl")
+    keys = {"imports": {"math": str(path)}, "tokenizer": str(embedded_model), "output_dir": str(tmp_path / "out")}
+    config = CollectConfig(**keys, cut_kind="auto", cut_share=0.4)
+    (report,) = redundancy(config, import_all(config))
+    assert abs(report.median_cut_share - 0.4) <= 0.05 and report.whole_cuts < 0.05
+    settings = read_json(tmp_path / "out" / "r1" / "math" / "settings.json")
+    assert settings["cut_choice"].startswith(report.cut) and "over 24 development traces" in settings["cut_choice"]
+    assert report.cut in capsys.readouterr().out
+    import_all(config)  # goes on with the folder
+    with pytest.raises(InputError, match="give words or tokens"):
+        CollectConfig(**keys, cut_kind="auto", problems={"x": "arithmetic:test"}, models={"m": str(embedded_model)})
 
 
 @pytest.mark.parametrize(
