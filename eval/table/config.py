@@ -9,7 +9,6 @@ from pathlib import Path
 from eval.table.costs import TokenPrices, read_prices
 from eval.table.labels import ALL
 from eval.table.registry import METHOD_KEYS, METHODS
-from eval.table.votes import CONSENSUS
 from eval.traces.benchmarks import Problems, check_counts, check_names, count_of, load_benchmarks, sources_of
 from eval.traces.foreign import ImportKeys
 from eval.traces.sampling import SamplingKeys
@@ -75,7 +74,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
         self.check_imports()
         super().__post_init__()
         self._take_imports()
-        if not self.problems:
+        if self.problems == "":
             raise InputError("key 'problems' is missing; name a source, for example aime24 or a JSONL file")
         self.n = 64 if self.n is None else self.n
         check_names(self.benchmarks, (ALL,))
@@ -101,7 +100,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
             raise InputError(f"key 'live' has the value {self.live}, but imported traces have no model to run")
         self.models, self.problems = dict(self.imports), self.problems or self.imported_problems
         self.n = min(outline.fewest for outline in self.outlines.values()) if self.n is None else self.n
-        lacking = {name: why for name in self.methods if (why := self._lack(name))}
+        lacking = {name: why for name in self.methods if name in METHODS and (why := self._lack(name))}
         for name, why in lacking.items():
             say(f"imports: method {name} is left out, since it needs {why}")
         self.methods = [name for name in self.methods if name not in lacking]
@@ -111,7 +110,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
 
     def _lack(self, name: str) -> str | None:
         """What a method needs and the imports do not have."""
-        method = METHODS.get(name, CONSENSUS)  # an unknown name is refused elsewhere
+        method = METHODS[name]
         others = [self._lack(other) for other in method.beside if other in self.methods]
         if others and all(others):
             return others[0]
@@ -132,7 +131,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
         for name in self.methods:
             beside = METHODS[name].beside
             if beside and not set(beside) & set(self.methods):
-                raise InputError(f"key 'methods': '{name}' is measured beside {' or '.join(beside)}; add one")
+                raise InputError(f"key 'methods': '{name}' is measured beside another; add {' or '.join(beside)}")
         if self.variants and not self.prunes:
             raise InputError(
                 "key 'variants' gives variants of 'deepprune', which key 'methods' does not name; add it"
@@ -218,8 +217,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
 
     def load(self) -> Problems:
         """The problems of every benchmark. Raises `InputError` for a source that cannot be read."""
-        parts = {name: ids for outline in self.outlines.values() for name, ids in outline.problems.items() if name}
-        return load_benchmarks(self.benchmarks, self.problem_count, self.seed, parts)
+        return load_benchmarks(self.benchmarks, self.problem_count, self.seed, self.imported_parts)
 
     @property
     def folders(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval.traces.benchmarks import benchmark_name
 from secateur.deepprune.cut import ChosenCut, CutRule, choose_cut, cut_length
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter
@@ -177,6 +178,15 @@ class ImportKeys:
         name, path = next(iter(self.imports.items()))
         benchmarks = self.outlines[name].problems
         return path if None in benchmarks else dict.fromkeys(benchmarks, path)
+
+    @property
+    def imported_parts(self) -> dict[str, frozenset[str]]:
+        """Benchmark → ids of its problems in the first file that has it; one without a name is called by its file."""
+        found: dict[str, frozenset[str]] = {}
+        for model, path in self.imports.items():
+            for name, ids in self.outlines[model].problems.items():
+                found.setdefault(name or benchmark_name(path), ids)
+        return found
 
 
 def first_traces(found: Mapping[str, ForeignProblem], problem: Problem, n: int, path: str) -> ForeignProblem:
