@@ -4,9 +4,10 @@
 
 The file has a line per problem, `problem_id, benchmark, gold, traces: [{n_tokens, answer}]`, or other traces of
 docs/data.md. Of a grid of settings (growth, contest) the one that saves most is chosen, among those that keep the
-bounds of the preset on the other benchmarks at n = 16 and 64: accuracy lost with lengths as they are, and with lengths turned round (the longest trace
-of a problem as short as its shortest), and the critical path. Turned round, because short traces are right on some
-benchmarks and wrong on others, and a rule that hears the short ones first must hold on both.
+bounds of the preset on the other benchmarks at n = 16 and 64: accuracy lost with lengths as they are, and with
+lengths turned round (the longest trace of a problem as short as its shortest), and the critical path. Turned round,
+because short traces are right on some benchmarks and wrong on others, and a rule that hears the short ones first must
+hold on both.
 """
 
 import argparse
