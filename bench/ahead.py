@@ -2,11 +2,12 @@
 
     python bench/ahead.py --answers qwen3_8b_answers.jsonl.gz [--n 16 64 128] [--orders 48]
 
-The file has a line per problem: `problem_id, benchmark, gold, traces: [{n_tokens, answer}]`. Of a grid of settings
-(growth, contest) the one that saves most is chosen, among those that keep the bounds of the preset on the other
-benchmarks at n = 16 and 64: accuracy lost with lengths as they are, and with lengths turned round (the longest trace
-of a problem as short as its shortest), and the critical path. Turned round, because short traces are right on some
-benchmarks and wrong on others, and a rule that hears the short ones first must hold on both.
+The file has a line per problem, `problem_id, benchmark, gold, traces: [{n_tokens, answer}]`, or other traces of
+docs/data.md. Of a grid of settings (growth, contest) the one that saves most is chosen, among those that keep the
+bounds of the preset on the other benchmarks at n = 16 and 64: accuracy lost with lengths as they are, and with
+lengths turned round (the longest trace of a problem as short as its shortest), and the critical path. Turned round,
+because short traces are right on some benchmarks and wrong on others, and a rule that hears the short ones first must
+hold on both.
 """
 
 import argparse
@@ -19,7 +20,9 @@ import numpy as np
 from rich.markup import escape
 
 from eval.table.answers import answer_in_orders
+from eval.table.assemble import keys_and_right_ones
 from eval.table.method import ReplayProblem, ReplayTrace, blocks, part
+from eval.traces.foreign import ForeignProblem, read_foreign
 from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.starting import OnDemand
@@ -27,10 +30,8 @@ from secateur.deepprune.stopping import Lead
 from secateur.deepprune.vote import majority
 from secateur.runtime.console import plain_table, print_table, progress, say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, read_jsonl
 from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import mean_with_interval
-from secateur.tasks.answers.equality import grade_answers, group_answers
 
 GROWTHS, CONTESTS = (1.0, 1.5, 2.0, 2.5, 3.0), (0.0, 0.5, 0.75, 1.0, 2.0)
 PRESETS = {"fewest tokens": FEWEST_TOKENS, "shortest wait": SHORTEST_WAIT}
@@ -39,9 +40,6 @@ LONGEST_PATH = {"fewest tokens": 1.5, "shortest wait": 1.0}
 """Preset → bound of its longest path ÷ that of the consensus."""
 LOSS, LOSS_TURNED = 0.01, 0.02
 """Accuracy (fraction 0-1) that may be lost against the consensus, with lengths as they are and turned round."""
-
-
-NO_ANSWER = (None, "", "ERR")
 
 
 @dataclass(frozen=True)
@@ -79,20 +77,17 @@ def read_answers(path: Path) -> dict[str, list[ReplayProblem]]:
     if not path.is_file():
         raise InputError(f"--answers {path}: no such file")
     found: dict[str, list[ReplayProblem]] = {}
-    for number, line in read_jsonl(path):
-        missing = [key for key in ("problem_id", "benchmark", "gold", "traces") if key not in line]
-        if missing:
-            raise InputError(f"{path}, line {number}: no '{missing[0]}'")
-        found.setdefault(str(line["benchmark"]), []).append(_problem(line))
+    for entries in read_foreign(path).values():
+        for entry in entries:
+            found.setdefault(str(entry.benchmark), []).append(_problem(entry))
     return found
 
 
-def _problem(line: Mapping[str, JSON]) -> ReplayProblem:
-    answers = [None if trace["answer"] in NO_ANSWER else trace["answer"] for trace in line["traces"]]
-    keys, verdicts = group_answers(answers), grade_answers(answers, [str(line["gold"])] * len(answers))
-    right = frozenset(key for key, verdict in zip(keys, verdicts, strict=True) if verdict)
-    traces = tuple(ReplayTrace(key, trace["n_tokens"], None) for key, trace in zip(keys, line["traces"], strict=True))
-    return ReplayProblem(line["problem_id"], right, traces, decision_seed(0, line["problem_id"]))
+def _problem(entry: ForeignProblem) -> ReplayProblem:
+    keys, right = keys_and_right_ones([trace.answer for trace in entry.traces], entry.problem.answer)
+    lengths = [trace.n_tokens for trace in entry.traces]
+    traces = tuple(ReplayTrace(key, tokens, None) for key, tokens in zip(keys, lengths, strict=True))
+    return ReplayProblem(entry.problem.id, right, traces, decision_seed(0, entry.problem.id))
 
 
 def turned_round(problem: ReplayProblem) -> ReplayProblem:

@@ -97,7 +97,7 @@ def scaling_table(rows: Iterable[Row], model: str) -> str:
     """One model: a line per method and judge, a column per n."""
     cells: dict[str, dict[int, str]] = {}
     for row in rows:
-        if row.model == model and method_of(row.method).beside is None:
+        if row.model == model and not method_of(row.method).beside:
             cells.setdefault(_name(row), {})[row.n] = _cell(row)
     return _markdown("| method (judge) |", {f"| {name} |": by_n for name, by_n in cells.items()})
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.markup import escape
 
 from eval.dry_run.runs import plan_collect
-from eval.studies.redundancy import Redundancy, measure, show, write
+from eval.studies.redundancy import Redundancy, measure, measure_folder, show, write
 from eval.traces.collect import CollectConfig, captured_layers, load_sets, trace_folders
-from eval.traces.foreign import import_file
+from eval.traces.foreign import choose_for_files, import_file
 from eval.traces.sampling import WantedTraces, model_by_model, sample_missing, wait_for_all_processes
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
@@ -69,8 +69,11 @@ def import_all(config: CollectConfig) -> dict[str, dict[str, Path]]:
             "No tokenizer is given for the imported traces, so their lengths in tokens and the places of their cuts "
             "stay unknown. Judges can be trained on them, which tokenise for themselves; a replay needs 'tokenizer'."
         )
+    chosen = choose_for_files(config.imports.values(), config.cut_share, tokenizer) if config.chooses_cut else None
+    if chosen is not None:
+        say(f"cut: {chosen.words}")
     return {
-        set_name: import_file(path, config.output_dir, set_name, config.cut_rule, tokenizer)
+        set_name: import_file(path, config.output_dir, set_name, chosen or config.cut_rule, tokenizer)
         for set_name, path in config.imports.items()
     }
 
@@ -83,12 +86,9 @@ def redundancy(config: CollectConfig, imported: dict[str, dict[str, Path]]) -> l
         for set_name in config.problems:
             problems = read_trace_folder(Path(config.output_dir) / name / set_name)
             reports.append(measure(name, set_name, problems, config.cut_rule, extract))
-    for set_name, folders in imported.items():
-        for model, folder in folders.items():
-            reports.append(
-                measure(model, set_name, read_trace_folder(folder), config.cut_rule, extraction(config.answer_from))
-            )
-    return reports
+    extract = extraction(config.answer_from)
+    folders = [folder for of_set in imported.values() for folder in of_set.values()]
+    return reports + [measure_folder(folder, None, extract) for folder in folders]
 
 
 def say_sizes(config: CollectConfig) -> None:

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.markup import escape
 
+from secateur.deepprune.cut import whole_cuts_warning
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
 from secateur.deepprune.judges.record import (
@@ -44,6 +45,7 @@ from trainers.judges.data import load_judge_data
 from trainers.judges.figures import (
     baseline_figures,
     calibrated,
+    cut_figures,
     figure_rows,
     ngram_scores,
     raw_scores,
@@ -98,6 +100,7 @@ def _make_and_measure(config: JudgeConfig) -> None:
     check_precision(config, accelerator)
     set_seed(config.seed)
     data = load_judge_data(config)
+    say_cut(data)
     if accelerator.is_main_process:  # only now: input that does not fit leaves no folder behind
         write_text(folder / "config.yaml", yaml.safe_dump(config.to_json(), sort_keys=False, allow_unicode=True))
     resumed_at = steps_done(folder / "checkpoint")
@@ -122,6 +125,7 @@ def _make_and_measure(config: JudgeConfig) -> None:
         training=training,
         config=config.to_json(),
         versions=library_versions(_LIBRARIES),
+        cut_choice=data.cut_choice,
     )
     _track(accelerator, metrics)
     if accelerator.is_main_process:
@@ -131,6 +135,14 @@ def _make_and_measure(config: JudgeConfig) -> None:
     say(f"judge {config.kind}: {escape(str(folder))}")
     for row in figure_rows(metrics):
         say(f"  {escape(row)}")
+
+
+def say_cut(data: JudgeData) -> None:
+    """How the cut was chosen, and what it leaves if that is little."""
+    if data.cut_choice is not None:
+        say(f"cut: {data.cut_choice}")
+    if warning := whole_cuts_warning(cut_figures(data.dev).whole_cut_share):
+        say(f"[bold]warning: {warning}[/bold]")
 
 
 def _baselines(

@@ -60,6 +60,9 @@ def plan_collect(config: CollectConfig) -> None:
 
 def plan_combined(config: CombinedConfig) -> None:
     """Print the plan of eval/combined.py."""
+    if config.imports:
+        say("[bold]dry run of eval/combined.py[/bold]: imported traces are replayed, so that no model runs")
+        return
     counts = {name: count_of(config.problem_count, name) for name in config.benchmarks}
     benchmarks = planned_sets(config.benchmarks, counts, config.seed)
     plans = combined_models(config, benchmarks)

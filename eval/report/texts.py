@@ -50,7 +50,7 @@ class TraceTexts:
                     trace = json.loads(line)
                     place = self.places.setdefault((model, trace["problem_id"]), {})
                     place[trace["sample"]] = (path, offset)
-                    self.lengths.append(len(trace["text"]))
+                    self.lengths.append(len(trace.get("text", "")))
                 offset += len(line)
 
     def of(self, problem_id: str, model: str, count: int) -> list[str]:
@@ -66,7 +66,7 @@ class TraceTexts:
             return ""
         with place[0].open("rb") as file:
             file.seek(place[1])
-            return str(json.loads(file.readline())["text"])
+            return str(json.loads(file.readline()).get("text", ""))
 
 
 def cut_rules(combined: Path, models: Sequence[str], config: Mapping[str, JSON]) -> dict[str, CutRule]:

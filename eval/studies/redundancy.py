@@ -18,8 +18,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.traces.benchmarks import stem_of
-from eval.traces.foreign import read_foreign
-from secateur.deepprune.cut import CutRule, cut_pieces, ended_before_cut
+from eval.traces.foreign import Importer, read_foreign
+from secateur.deepprune.cut import CutRule, cut_pieces, ended_before_cut, whole_cuts_warning
 from secateur.deepprune.judges.pairs import make_pairs
 from secateur.deepprune.vote import majority
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
@@ -131,7 +131,7 @@ def measure(
         majority_share=sum(one.answers.majority_share for one in counted) / n,
         majority_accuracy=sum(one.answers.right for one in counted) / n,
         pass_at_1=sum(sum(one.right) / len(one.right) for one in counted) / n,
-        cut=f"{rule.k} {'reasoning words' if rule.kind == 'words' else 'tokens'}",
+        cut=rule.in_words,
         whole_cuts=sum(cut.whole for cut in cuts) / len(cuts),
         median_cut_share=median(cut.share for cut in cuts),
         cut_unit="tokens" if all(_has_ids(trace) for entry in problems for trace in entry.traces) else "characters",
@@ -141,7 +141,7 @@ def measure(
 
 def _count(entry: ProblemTraces, rule: CutRule, extract: Extract) -> _Counted:
     traces = [stored.trace for stored in entry.traces]
-    texts = [extract(trace.text) for trace in traces]
+    texts = [trace.answer_by(extract) for trace in traces]
     keys = group_answers(texts)
     verdicts = _verdicts(keys, texts, entry.problem.answer)
     cuts = [_cut(stored, rule) for stored in entry.traces]
@@ -180,8 +180,9 @@ def _cut(stored: StoredTrace, rule: CutRule) -> _Cut:
             f"sample {stored.trace.sample} of '{stored.trace.problem_id}' has no tokens to cut at; give 'cut_kind: "
             "words', or a tokenizer"
         )
-    cut = cut_pieces([stored.trace.text], rule)
-    return _Cut(cut.n_tokens is None, len(cut.text) / max(1, len(stored.trace.text)))
+    text = stored.trace.known_text()
+    cut = cut_pieces([text], rule)
+    return _Cut(cut.n_tokens is None, len(cut.text) / max(1, len(text)))
 
 
 def measure_folder(path: Path, rule: CutRule | None, extract: Extract = extract_answer) -> Redundancy:
@@ -204,8 +205,11 @@ def measure_file(
     path: Path, rule: CutRule, tokenizer: "PreTrainedTokenizerBase | None", extract: Extract = extract_answer
 ) -> list[Redundancy]:
     """A file of traces, which may hold several models."""
-    models = read_foreign(path, rule, tokenizer)
-    return [measure(model, stem_of(path), problems, rule, extract) for model, problems in models.items()]
+    importer = Importer(rule, tokenizer)
+    return [
+        measure(model, stem_of(path), [importer.problem(one) for one in problems], rule, extract)
+        for model, problems in read_foreign(path).items()
+    ]
 
 
 def show(reports: Sequence[Redundancy]) -> None:
@@ -224,6 +228,8 @@ def show(reports: Sequence[Redundancy]) -> None:
             f"their cut is the whole trace; the median cut is {report.median_cut_share:.1%} of its trace's "
             f"{report.cut_unit}"
         )
+        if warning := whole_cuts_warning(report.whole_cuts):
+            say(f"[bold]{number}: {warning}[/bold]")
 
 
 def _cells(report: Redundancy) -> list[str]:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.traces.benchmarks import stem_of
-from eval.traces.foreign import read_foreign
-from secateur.deepprune.cut import CutRule
+from eval.traces.foreign import Importer, of_model, read_foreign
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_json, write_json
@@ -39,7 +38,8 @@ def read_model_traces(
 ) -> list[ReadProblem]:
     """The traces of model `name` at `path`: a trace folder, a folder of trace folders (one per benchmark, as
     eval/single.py leaves them), or a `.jsonl[.gz]` file of traces made elsewhere, whose tokens `tokenizer` counts; of
-    a file with several models those that it calls `name`. Raises `InputError` for anything else.
+    a file with several models those that it calls `name`. Raises `InputError` for anything else, and for traces
+    without text.
     """
     path = Path(path)
     if not path.is_dir():
@@ -55,13 +55,15 @@ def read_model_traces(
 
 
 def _from_file(name: str, path: Path, tokenizer: "PreTrainedTokenizerBase | None") -> list[ReadProblem]:
-    models = read_foreign(path, CutRule(), tokenizer)
-    if len(models) > 1 and name not in models:
-        raise InputError(
-            f"{path}: holds the traces of {', '.join(models)}; key 'traces' must call its model by one of these names"
-        )
-    entries = models.get(name) or next(iter(models.values()))
-    return [ReadProblem(stem_of(path), entry.problem, [s.trace for s in entry.traces]) for entry in entries]
+    importer = Importer(None, tokenizer)
+    found = [
+        ReadProblem(stem_of(path), entry.problem, [stored.trace for stored in importer.stored(entry.traces)])
+        for entry in of_model(read_foreign(path), name, f"key 'traces.{name}' has the value '{path}', which")
+    ]
+    for entry in found:
+        for trace in entry.traces:
+            trace.known_text()  # every study reads it
+    return found
 
 
 def check_traces_key(traces: Mapping[str, str]) -> None:

@@ -3,8 +3,10 @@ runs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +26,11 @@ from secateur.engines.trace_folder import StoredTrace, read_trace_folder
 from secateur.results import LiveEquality, Table, rows_as_csv, write_table
 from secateur.runtime.files import write_text
 from secateur.tasks.answers.equality import GRADER_VERSION, group_answers, right_keys
+from secateur.tasks.answers.extraction import extraction
 from secateur.tasks.records import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _PACKAGES = ("secateur", "torch", "transformers", "numpy")
 
@@ -36,12 +42,16 @@ class ModelTraces:
         self.config, self.name, self.problems = config, name, problems
         found = stored_traces(read_trace_folder(traces_folder(config, name)), config.largest_n)
         self.stored: list[list[StoredTrace]] = [found[problem.id] for problem in problems]
-        self.tokenizer = load_tokenizer(config.tokenizer_of(name))
-        extract = config.extract(self.tokenizer)
-        self.answers = [[extract(s.trace.text) for s in stored] for stored in self.stored]
+        extract = extraction(config.answer_from) if config.imports else config.extract(self.tokenizer)
+        self.answers = [[s.trace.answer_by(extract) for s in stored] for stored in self.stored]
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        return load_tokenizer(self.config.tokenizer_of(self.name))
 
     def texts(self, index: int) -> list[str]:
-        return [stored.trace.text for stored in self.stored[index]]
+        """ "" for one that came without."""
+        return [stored.trace.text or "" for stored in self.stored[index]]
 
     def replay_model(self) -> ReplayModel:
         plain = [self._problem(index) for index in range(len(self.problems))]

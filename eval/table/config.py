@@ -10,12 +10,14 @@ from eval.table.costs import TokenPrices, read_prices
 from eval.table.labels import ALL
 from eval.table.registry import METHOD_KEYS, METHODS
 from eval.traces.benchmarks import Problems, check_counts, check_names, count_of, load_benchmarks, sources_of
+from eval.traces.foreign import ImportKeys
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.evidence import Rule
 from secateur.deepprune.judges.folder import check_judge, judge_kind
 from secateur.deepprune.judges.registry import JUDGE_KINDS
 from secateur.engines.registry import engine_kind
+from secateur.runtime.console import say
 from secateur.runtime.dry_run import SamplingPlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
@@ -23,7 +25,7 @@ from secateur.runtime.tracking import check_services, reporters
 
 
 @dataclass(kw_only=True)
-class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
+class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
     """Models × methods × benchmarks × n.
 
     models: name → model folder or Hub id; the first is the base that savings are measured against.
@@ -34,7 +36,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
     problem_count: how many problems, for all benchmarks or benchmark → number; all by default.
     output_dir: gets combined.json, explorer.json, and per model its traces and scores, which a later run takes up.
     n: traces per problem, or several such numbers. The largest is sampled; each smaller one is the mean over as many
-      blocks of the stored traces as fit, all methods on the same blocks.
+      blocks of the stored traces as fit, all methods on the same blocks. By default 64, or all that is imported.
     cut_kind, cut_k: where untrained judges cut traces of a model that has no trained one (words: after the k-th
       reasoning word; tokens: after k tokens); trained ones bring their own cut.
     tau and every other value of a rule (secateur/deepprune/rule.py): how scores become survivors (the paper's K is
@@ -52,10 +54,11 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
       model path `<run folder>/final`, else the group is the name of output_dir.
     """
 
-    problems: str | dict[str, str]
+    models: dict[str, str] = field(default_factory=dict)
+    problems: str | dict[str, str] = ""
     judges: dict[str, str | list[str]] = field(default_factory=dict)
     problem_count: int | dict[str, int] | None = None
-    n: int | list[int] = 64
+    n: int | list[int] | None = None
     cut_kind: str = "words"
     cut_k: int = 25
     keep_states: bool = False
@@ -67,7 +70,12 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
     tracking_group: str | None = None
 
     def __post_init__(self) -> None:
+        self.check_imports()
         super().__post_init__()
+        self._take_imports()
+        if self.problems == "":
+            raise InputError("key 'problems' is missing; name a source, for example aime24 or a JSONL file")
+        self.n = 64 if self.n is None else self.n
         check_names(self.benchmarks, (ALL,))
         check_counts("problem_count", self.problem_count, self.benchmarks)
         self._check_methods()
@@ -80,14 +88,49 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
         self._check_tracking()
         self.check_plan()
 
+    def _take_imports(self) -> None:
+        """What follows from `imports`: the files stand for models, and tell problems and n where the config does
+        not; methods that need what they do not have are left out."""
+        if not self.imports:
+            return
+        if self.models not in ({}, self.imports):
+            raise InputError("keys 'models' and 'imports' are both given; sample some, or replay the others")
+        if self.live:
+            raise InputError(f"key 'live' has the value {self.live}, but imported traces have no model to run")
+        self.models, self.problems = dict(self.imports), self.problems or self.imported_problems
+        self.n = min(outline.fewest for outline in self.outlines.values()) if self.n is None else self.n
+        lacking = {name: why for name in self.methods if name in METHODS and (why := self._lack(name))}
+        for name, why in lacking.items():
+            say(f"imports: method {name} is left out, since it needs {why}")
+        self.methods = [name for name in self.methods if name not in lacking]
+        self.variants = self.variants if self.prunes else {}
+        if len(self.imports) > 1 or any(map(self.scored_by, self.models)):
+            self.require_parameters()
+
+    def _lack(self, name: str) -> str | None:
+        """What a method needs and the imports do not have."""
+        method = METHODS[name]
+        others = [self._lack(other) for other in method.beside if other in self.methods]
+        if others and all(others):
+            return others[0]
+        if method.reads_confidences:
+            return "token confidences"
+        if not (method.prunes or method.reads_similarity):
+            return None
+        if not all(outline.with_text for outline in self.outlines.values()):
+            return "the text of every trace"
+        if self.tokenizer is None:
+            return "key 'tokenizer', to cut texts"
+        return "key 'judges'" if method.prunes and not self.judges else None
+
     def _check_methods(self) -> None:
         for name in self.methods:
             if name not in METHODS:
                 raise InputError(f"key 'methods' names '{name}'; choose from {', '.join(METHODS)}")
         for name in self.methods:
             beside = METHODS[name].beside
-            if beside is not None and beside not in self.methods:
-                raise InputError(f"key 'methods': '{name}' is measured beside '{beside}'; add {beside}")
+            if beside and not set(beside) & set(self.methods):
+                raise InputError(f"key 'methods': '{name}' is measured beside another; add {' or '.join(beside)}")
         if self.variants and not self.prunes:
             raise InputError(
                 "key 'variants' gives variants of 'deepprune', which key 'methods' does not name; add it"
@@ -173,7 +216,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
 
     def load(self) -> Problems:
         """The problems of every benchmark. Raises `InputError` for a source that cannot be read."""
-        return load_benchmarks(self.benchmarks, self.problem_count, self.seed)
+        return load_benchmarks(self.benchmarks, self.problem_count, self.seed, self.imported_parts)
 
     @property
     def folders(self) -> dict[str, str]:
@@ -228,6 +271,22 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
         judges = self.judges.get(model, [])
         return [judges] if isinstance(judges, str) else list(judges)
 
+    @property
+    def needs_models(self) -> bool:
+        return not self.imports
+
+    @property
+    def sampled_models(self) -> dict[str, str]:
+        return {} if self.imports else self.models
+
+    def tokenizer_of(self, model: str) -> str:
+        """Folder or Hub id of the model's tokenizer. Raises `InputError` where there is none."""
+        if not self.imports:
+            return super().tokenizer_of(model)
+        if self.tokenizer is None:
+            raise InputError("key 'tokenizer' is missing: prompts of imported traces are counted in tokens")
+        return self.tokenizer
+
     def scored_by(self, model: str) -> list[str]:
         """The judges of a model, the one that gives the similarity last, if it is not among them."""
         extra = [self.similarity] if self.needs_similarity else []
@@ -271,6 +330,8 @@ SETTINGS = (
 )
 """Config keys that decide what a row means; the version of the grader joins them. The seed is the seed policy: every
 trace's own seed follows from it, the problem's id and the sample number."""
+_SAMPLED = ("temperature", "top_p", "top_k", "max_tokens", "prompt_family", "dtype")
+"""Of these, what says how traces were sampled, which is not known of imported ones."""
 MAY_GROW = ("problems", "problem_count", "n")
 """What a folder that is gone on with may change: all rows are made anew then, from more or fewer of the traces (the
 trace folder itself guards `problems`)."""
@@ -281,7 +342,9 @@ def table_settings(config: Mapping[str, JSON], grader: str) -> dict[str, JSON]:
     """The settings of a run; `config` has the keys of a `CombinedConfig`. Of several n it is the largest, which was
     sampled and which the others are parts of."""
     n = config["n"]
-    return {key: config[key] for key in SETTINGS} | {"n": max(n) if isinstance(n, list) else n, "grader": grader}
+    unknown = dict.fromkeys(_SAMPLED) if config.get("imports") else {}
+    fixed = {"n": max(n) if isinstance(n, list) else n, "grader": grader}
+    return {key: config[key] for key in SETTINGS} | unknown | fixed
 
 
 def check_same_settings(

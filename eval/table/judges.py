@@ -33,9 +33,11 @@ class ModelJudges:
         names = config.scored_by(model)
         self.labels = names_of_judges(config, model)
         self.prints = [judge_fingerprint(name) for name in names]
-        self.judges = self._load(names, device)
-        self.tokenizer = load_tokenizer(config.tokenizer_of(model))
-        self._detokenizer = Detokenizer(self.tokenizer)
+        # Without judges nobody reads tokens of imported traces, which may have no tokenizer.
+        bare = bool(config.imports) and not names
+        self.judges = [] if bare else self._load(names, device)
+        self.tokenizer = None if bare else load_tokenizer(config.tokenizer_of(model))
+        self._detokenizer = None if self.tokenizer is None else Detokenizer(self.tokenizer)
 
     def _load(self, names: Sequence[str], device: str) -> list[Judge]:
         """Trained judges bring their cut along, untrained ones take theirs over."""

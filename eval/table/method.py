@@ -315,7 +315,7 @@ class Method:
 
     name: in configs and rows; label: in tables and reports; mark: path of its mark in the frontier's plot, SVG, about
       14 wide around the origin.
-    run: the rows of one model; None for controls, whose rows come with those of the method `beside`.
+    run: the rows of one model; None for controls, which are measured with any of the methods `beside`.
     rules: method → rule, for those that run live and are shown trace by trace; DeepPrune's are its own keys.
     keys: dataclass of the options that are its own; check: raises `InputError` for options that cannot be, whether
       it is asked for or not; require: raises it where n traces, the most that a run samples, are too few.
@@ -334,7 +334,7 @@ class Method:
     check: Callable[[K], None] = _nothing_to_check
     require: Callable[[K, int], None] = _any_n
     runs_at: Callable[[K, int], bool] = _always
-    beside: str | None = None
+    beside: tuple[str, ...] = ()
     prunes: bool = False
     reads_similarity: bool = False
     reads_confidences: bool = False

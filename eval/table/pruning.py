@@ -232,8 +232,13 @@ DEEPPRUNE = Method(
     PUBLISHED, "DeepPrune", "M-7 0a7 7 0 1 0 14 0a7 7 0 1 0-14 0Z", _run, PruningKeys, prunes=True, is_ours=True
 )
 RANDOM_CONTROL = Method(
-    RANDOM_TRACES, "as many random traces", "M-6.5-5h13L0 6.5Z", None, beside=PUBLISHED, is_bound=True
+    RANDOM_TRACES, "as many random traces", "M-6.5-5h13L0 6.5Z", None, beside=(PUBLISHED,), is_bound=True
 )
 EQUAL_TOKENS_CONTROL = Method(
-    EQUAL_TOKENS, "full traces, same tokens", "M-6.5 5h13L0-6.5Z", None, beside=PUBLISHED, is_bound=True
+    EQUAL_TOKENS,
+    "full traces, same tokens",
+    "M-6.5 5h13L0-6.5Z",
+    None,
+    beside=(PUBLISHED, "ahead", "ahead_wait", "answers"),
+    is_bound=True,
 )

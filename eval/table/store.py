@@ -53,10 +53,14 @@ def engine_path(config: CombinedConfig, model: str) -> Path:
     return Path(config.output_dir) / model / "engine.json"
 
 
+IMPORTED = "imported"
+"""Stands for the engine of traces made elsewhere."""
+
+
 @dataclass(frozen=True)
 class EngineFacts:
-    """What the traces were made with: the name of the `engine`, `parameters` of the model, and whether it is
-    `exact`."""
+    """What the traces were made with: the name of the `engine` or `IMPORTED`, `parameters` of the model (1 where no
+    cost depends on them), and whether it is `exact`."""
 
     engine: str
     parameters: int

@@ -107,7 +107,7 @@ def size_tables(rows: Sequence[Row], benchmark: str) -> Iterator[Grid]:
 
 
 def _is_control(row: Row) -> bool:
-    return method_of(row.method).beside is not None or is_chance(row)
+    return bool(method_of(row.method).beside) or is_chance(row)
 
 
 def _heading(name: str, rows: Iterable[Row]) -> str:

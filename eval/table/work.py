@@ -1,4 +1,5 @@
-"""The expensive part of a combined run, done by every process for its share of the problems: sample, judge, run live.
+"""The expensive part of a combined run, done by every process for its share of the problems: sample, or take over
+what was sampled elsewhere, judge, run live.
 
 What is on disk (store.py) is not done again, unless scores or live runs were made with other settings.
 """
@@ -6,11 +7,13 @@ What is on disk (store.py) is not done again, unless scores or live runs were ma
 import time
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 from eval.table.config import CombinedConfig
 from eval.table.judges import ModelJudges
 from eval.table.live import LiveRuns
 from eval.table.store import (
+    IMPORTED,
     EngineFacts,
     engine_path,
     read_scores,
@@ -22,8 +25,18 @@ from eval.table.store import (
     write_scores,
 )
 from eval.traces.benchmarks import Problems
+from eval.traces.foreign import (
+    ForeignProblem,
+    Importer,
+    first_traces,
+    import_settings,
+    of_model,
+    read_foreign,
+    store,
+)
 from eval.traces.sampling import WantedTraces, local_device, sample_missing
 from secateur.engines.base import Engine
+from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace, TraceFolderWriter, read_trace_folder
 from secateur.runtime.console import progress
 from secateur.runtime.files import append_jsonl
@@ -43,6 +56,17 @@ class ModelWork:
         self.judges = ModelJudges(config, model, device or local_device(config.device))
         self.benchmarks = [BenchmarkWork(self, name, found) for name, found in problems.items()]
         self._opened = False
+
+    @cached_property
+    def imported(self) -> dict[str, ForeignProblem]:
+        """Problem id → traces made elsewhere; read when they are first needed."""
+        path = self.config.imports[self.model]
+        return {entry.problem.id: entry for entry in of_model(read_foreign(path), self.model, path)}
+
+    @cached_property
+    def importer(self) -> Importer:
+        tokenizer, rule = self.config.tokenizer, self.judges.cut_rule
+        return Importer(rule, None if tokenizer is None else load_tokenizer(tokenizer), keep_ids=rule is not None)
 
     @cached_property
     def engine(self) -> Engine:
@@ -74,14 +98,22 @@ class BenchmarkWork:
         self.problems = current_ranks().shard(problems)
         live = {problem.id for problem in problems[: self.config.live_count(len(problems))]}
         self.live = [problem for problem in self.problems if problem.id in live]
-        settings = self.config.trace_settings(self.model, self.config.problems) | self.judges.trace_settings()
+        settings = self._trace_settings() | self.judges.trace_settings()
         folder = traces_folder(self.config, self.model)
         self.writer = TraceFolderWriter(folder, settings, current_ranks().rank)
 
+    def _trace_settings(self) -> dict[str, Any]:
+        if self.config.imports:
+            return import_settings(self.config.imports[self.model], self.config.tokenizer)
+        return self.config.trace_settings(self.model, self.config.problems)
+
     def run(self) -> None:
-        self._sample()
+        if self.config.imports:
+            self._take_over()
+        else:
+            self._sample()
         self._score()
-        for method, rule in self.config.live_rules.items():
+        for method, rule in self.config.live_rules.items() if self.live else ():
             live = LiveRuns(self.config, self.model, method, rule, self.judges)
             todo = live.missing(self.live)
             if todo:
@@ -99,10 +131,25 @@ class BenchmarkWork:
         path = wall_path(self.config, self.model, current_ranks().rank)
         append_jsonl(path, [{"what": what, "seconds": round(time.monotonic() - began, 3), **counts}])
 
+    def _is_complete(self) -> bool:
+        wanted = {(problem.id, sample) for problem in self.problems for sample in range(self.config.largest_n)}
+        return wanted <= self.writer.done and engine_path(self.config, self.model).is_file()
+
+    def _take_over(self) -> None:
+        """What the folder lacks of the imported traces."""
+        if self._is_complete():
+            return
+        began, parameters = time.monotonic(), self.config.parameters.get(self.model, 1)
+        write_engine(self.config, self.model, EngineFacts(IMPORTED, parameters, exact=False))
+        path, found, n = self.config.imports[self.model], self.work.imported, self.config.largest_n
+        entries = [first_traces(found, problem, n, path) for problem in self.problems]
+        with self.writer as writer:
+            store(entries, writer, self.work.importer, self.title)
+        self._note_time("import", began)
+
     def _sample(self) -> None:
         config, own = self.config, self.judges.own_states
-        wanted = {(problem.id, sample) for problem in self.problems for sample in range(config.largest_n)}
-        if wanted <= self.writer.done and engine_path(config, self.model).is_file():
+        if self._is_complete():
             return
         engine, began = self._engine(), time.monotonic()
         plan = WantedTraces(

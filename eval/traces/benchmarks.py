@@ -65,6 +65,21 @@ def count_of(value: Counts, benchmark: str) -> int | None:
     return value.get(benchmark) if isinstance(value, dict) else value
 
 
-def load_benchmarks(sources: Mapping[str, str], count: Counts, seed: int) -> Problems:
-    """The problems of every benchmark. Raises `InputError` for a source that cannot be read."""
-    return {name: load_problems(source, count_of(count, name), seed) for name, source in sources.items()}
+def load_benchmarks(
+    sources: Mapping[str, str], count: Counts, seed: int, parts: Mapping[str, Collection[str]] | None = None
+) -> Problems:
+    """The problems of every benchmark; of one that `parts` names only those with its ids. Raises `InputError` for a
+    source that cannot be read, and for too few problems."""
+    return {
+        name: _part(name, source, (parts or {})[name], count_of(count, name), seed)
+        if name in (parts or {})
+        else load_problems(source, count_of(count, name), seed)
+        for name, source in sources.items()
+    }
+
+
+def _part(benchmark: str, source: str, ids: Collection[str], count: int | None, seed: int) -> list[Problem]:
+    found = [problem for problem in load_problems(source, seed=seed) if problem.id in ids]
+    if not found or (count is not None and count > len(found)):
+        raise InputError(f"{source}: has {len(found)} problems of '{benchmark}', but {count or 'some'} are wanted")
+    return found[:count]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.traces.sampling import SamplingKeys
-from secateur.deepprune.cut import CutRule
+from secateur.deepprune.cut import AUTO, DEFAULT_SHARE, CutRule, check_share
 from secateur.engines.models import check_capture_layers
 from secateur.engines.registry import engine_kind
 from secateur.runtime.dry_run import SamplingPlanKeys
@@ -24,7 +24,9 @@ class CollectConfig(SamplingKeys, SamplingPlanKeys):
     tokenizer: folder or Hub id that counts the tokens of imported text; without one their lengths stay unknown.
     samples: traces per problem.
     cut_kind, cut_k: where a judge will cut the traces: after the k-th reasoning word (words) or token (tokens); see
-      secateur/deepprune/cut.py.
+      secateur/deepprune/cut.py. auto picks both from the imported traces, so that the median cut is `cut_share` of
+      its trace and under 5 % of the cuts are whole traces.
+    cut_share: what auto aims at, a share of the trace (fraction 0-1).
     states: store the hidden states up to the cut, which own-state judges are trained on; `layers`: their indices in
       `hidden_states` (0 = embeddings), all by default.
     """
@@ -37,6 +39,7 @@ class CollectConfig(SamplingKeys, SamplingPlanKeys):
     samples: int = 16
     cut_kind: str = "words"
     cut_k: int = 25
+    cut_share: float = DEFAULT_SHARE
     states: bool = True
     layers: list[int] | None = None
 
@@ -44,7 +47,7 @@ class CollectConfig(SamplingKeys, SamplingPlanKeys):
         super().__post_init__()
         self.check_plan()
         self.require_positive("samples")
-        CutRule(self.cut_kind, self.cut_k)
+        self._check_cut()
         for name in self.problem_counts:
             if name not in self.problems:
                 raise InputError(f"key 'problem_counts' names the set '{name}', which key 'problems' does not have")
@@ -58,9 +61,23 @@ class CollectConfig(SamplingKeys, SamplingPlanKeys):
         if self.tokenizer is not None and not self.imports:
             raise InputError("key 'tokenizer' counts the tokens of imported text; give 'imports', or leave it out")
 
+    def _check_cut(self) -> None:
+        check_share(self.cut_share)
+        if not self.chooses_cut:
+            CutRule(self.cut_kind, self.cut_k)
+        elif self.problems:
+            raise InputError(
+                "key 'cut_kind' is auto, which looks at traces that are there already, but 'problems' samples some; "
+                "give words or tokens (with states: false trainers/judge.py cuts anew, and can choose)"
+            )
+
     @property
     def needs_models(self) -> bool:
         return bool(self.problems)
+
+    @property
+    def chooses_cut(self) -> bool:
+        return self.cut_kind == AUTO
 
     @property
     def cut_rule(self) -> CutRule:

@@ -76,7 +76,7 @@ class SamplingKeys(EngineKeys):
         if not self.models and self.needs_models:
             raise InputError("key 'models' is empty; give at least one name and folder, for example {base: path}")
         in_process = engine_kind(self.engine).in_process
-        for name, path in self.models.items():
+        for name, path in self.sampled_models.items():
             if in_process and not getattr(self, "dry_run", False):  # which plans with what is to come
                 require_model_folder(f"models.{name}", path)
             self.tokenizer_of(name)
@@ -84,6 +84,11 @@ class SamplingKeys(EngineKeys):
     @property
     def needs_models(self) -> bool:
         return True
+
+    @property
+    def sampled_models(self) -> dict[str, str]:
+        """Those of `models` that an engine opens."""
+        return self.models
 
     def require_positive(self, *keys: str) -> None:
         for key in keys:

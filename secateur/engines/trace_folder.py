@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
-from secateur.tasks.records import Problem, Trace, read_traces
+from secateur.tasks.records import Problem, Trace, trace_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -250,11 +250,10 @@ def _read_file(path: Path) -> list[tuple[Trace, dict[str, Any]]]:
     """Records with their raw lines. Another process may be writing: the line that it has not finished is left alone,
     also if it began it after the count here."""
     whole = path.read_bytes().count(b"\n")
-    records = zip(read_traces(path), read_jsonl(path), strict=True)
     read: list[tuple[Trace, dict[str, Any]]] = []
     try:
-        for trace, (_, line) in records:
-            read.append((trace, line))
+        for number, line in read_jsonl(path):
+            read.append((trace_of(line, f"{path}, line {number}"), line))
     except InputError:
         if len(read) < whole:
             raise

@@ -1,7 +1,7 @@
 """The two records that every part shares: a problem, and one sampled trace of it, with their JSONL forms."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from secateur.runtime.errors import InputError
@@ -24,25 +24,48 @@ class Trace:
 
     `sample` is its number within the problem (a name in some foreign files); `n_tokens` [tokens] counts the engine's
     ids, end token included; `finish_reason` is "stop" (ended by itself) or "length" (ran into the cap). Unknown facts
-    are None, as in files made elsewhere.
+    are None, as in files made elsewhere. There, `answer` is the final answer where the file names it; a trace whose
+    `text` is None has given none if it is None. `probes` are answers that were forced out of the unfinished trace
+    every `probe_every` tokens (arXiv 2602.03845), None for one that gave none.
     """
 
     problem_id: str
     problem: str
     gold: str
     sample: int | str
-    text: str
+    text: str | None
     model: str | None = None
     token_ids: tuple[int, ...] | None = None
     n_tokens: int | None = None
     finish_reason: str | None = None
+    answer: str | None = None
+    probe_every: int | None = None
+    probes: tuple[str | None, ...] | None = None
 
     def to_json(self) -> dict[str, JSON]:
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        found = {key.name: getattr(self, key.name) for key in fields(self)}
+        known = {key: value for key, value in found.items() if value is not None}
+        return known | ({"answer": self.answer} if self.text is None else {})
+
+    def answer_by(self, extract: Callable[[str], str | None]) -> str | None:
+        """Its final answer: the one that it names, else what `extract` takes out of its text."""
+        if self.answer is not None or self.text is None:
+            return self.answer
+        return extract(self.text)
+
+    def known_text(self) -> str:
+        """Raises `InputError` for a trace that came without."""
+        if self.text is None:
+            raise InputError(
+                f"sample {self.sample} of '{self.problem_id}' has an answer but no text, which is read here; give "
+                "its 'text' as well"
+            )
+        return self.text
 
 
 def read_problems(path: str | Path) -> list[Problem]:
-    """Problems of a JSONL file (`id, problem, answer`, optional `group`; other keys are ignored).
+    """Problems of a JSONL file (`id, problem, answer`, optional `group`; other keys are ignored), or those that a
+    file of traces is about, each once.
 
     Raises `InputError` naming file and line for a missing key, an empty answer or an id seen before.
     """
@@ -52,48 +75,99 @@ def read_problems(path: str | Path) -> list[Problem]:
 def read_problem_lines(path: str | Path) -> dict[int, Problem]:
     """`read_problems` with the line number of each problem, for messages about its content."""
     problems: dict[int, Problem] = {}
-    seen: set[str] = set()
+    seen: dict[str, Problem] = {}
     for line, record in read_jsonl(path):
-        _require(record, ("id", "problem", "answer"), path, line)
-        problem = Problem(
-            str(record["id"]), str(record["problem"]), str(record["answer"]), _optional_text(record.get("group"))
-        )
-        if not problem.answer.strip():
-            raise InputError(f"{path}, line {line}: problem '{problem.id}' has an empty answer")
-        if problem.id in seen:
+        of_traces = "id" not in record and "problem_id" in record
+        problem = (_problem_of_trace if of_traces else _problem_of)(record, f"{path}, line {line}")
+        if problem.id not in seen:
+            seen[problem.id] = problems[line] = problem
+        elif not of_traces:
             raise InputError(f"{path}, line {line}: the id '{problem.id}' was used before; ids must be unique")
-        seen.add(problem.id)
-        problems[line] = problem
+        elif problem != seen[problem.id]:
+            raise InputError(f"{path}, line {line}: problem '{problem.id}' had another text or answer before")
     if not problems:
         raise InputError(f"{path}: holds no problem")
     return problems
 
 
-def read_traces(path: str | Path) -> Iterator[Trace]:
-    """Traces of a `.jsonl` or `.jsonl.gz` file, foreign ones included (see `Trace` for the optional keys)."""
+def _problem_of(record: Mapping[str, JSON], where: str) -> Problem:
+    _require(record, ("id", "problem", "answer"), where)
+    problem = Problem(
+        str(record["id"]), str(record["problem"]), str(record["answer"]), _optional_text(record.get("group"))
+    )
+    if not problem.answer.strip():
+        raise InputError(f"{where}: problem '{problem.id}' has an empty answer")
+    return problem
+
+
+def _problem_of_trace(record: Mapping[str, JSON], where: str) -> Problem:
+    wanted = ("problem_id", "gold") if record.get("text") is None else ("problem_id", "problem", "gold")
+    _require(record, wanted, where)
+    return Problem(str(record["problem_id"]), _problem_text(record), _gold(record["gold"], where))
+
+
+def _problem_text(record: Mapping[str, JSON]) -> str:
+    """What stands without the text of its traces is read by nobody, and may go by its name."""
+    return str(record["problem_id"] if record.get("problem") is None else record["problem"])
+
+
+def trace_lines(path: str | Path) -> Iterator[tuple[str, Mapping[str, JSON]]]:
+    """Where it stands and what it says, for every trace of a `.jsonl` or `.jsonl.gz` file.
+
+    A line is a trace, or a problem with its `traces`, a list; these are numbered as they stand and take what they do
+    not say from the problem. Raises `InputError` for a list that holds anything else.
+    """
     for line, record in read_jsonl(path):
-        _require(record, ("problem_id", "problem", "gold", "sample", "text"), path, line)
-        token_ids = record.get("token_ids")
-        try:
-            yield Trace(
-                problem_id=str(record["problem_id"]),
-                problem=str(record["problem"]),
-                gold=str(record["gold"]),
-                sample=_number_or_name(record["sample"]),
-                text=str(record["text"]),
-                model=_optional_text(record.get("model")),
-                token_ids=None if token_ids is None else tuple(int(token) for token in token_ids),
-                n_tokens=None if record.get("n_tokens") is None else int(record["n_tokens"]),
-                finish_reason=_optional_text(record.get("finish_reason")),
-            )
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{path}, line {line}: a value has the wrong type ({error})") from None
+        where = f"{path}, line {line}"
+        if "traces" not in record:
+            yield where, record
+            continue
+        shared = {key: value for key, value in record.items() if key != "traces"}
+        if not isinstance(record["traces"], list) or not all(isinstance(one, dict) for one in record["traces"]):
+            raise InputError(f"{where}: the key 'traces' is to be a list of traces, each {{...}}")
+        for sample, trace in enumerate(record["traces"]):
+            yield f"{where}, trace {sample}", shared | {"sample": sample} | trace
 
 
-def _require(record: dict[str, JSON], keys: tuple[str, ...], path: str | Path, line: int) -> None:
+def read_traces(path: str | Path) -> Iterator[Trace]:
+    """Traces of a `.jsonl` or `.jsonl.gz` file, foreign ones included (see `trace_of`)."""
+    for where, record in trace_lines(path):
+        yield trace_of(record, where)
+
+
+def trace_of(record: Mapping[str, JSON], where: str) -> Trace:
+    """A trace from `problem_id, problem, gold, sample` and `text`, or `answer` and `n_tokens` in its place, where
+    `problem` may be missing too; the other fields of `Trace` if known. Raises `InputError`, naming `where`, for a
+    missing key or an impossible value."""
+    problem = _problem_of_trace(record, where)
+    _require(record, ("sample",), where)
+    if record.get("text") is None and ("answer" not in record or record.get("n_tokens") is None):
+        raise InputError(
+            f"{where}: the key 'text' is missing, and so are 'answer' and 'n_tokens', which would also do"
+        )
+    try:
+        return Trace(
+            problem_id=problem.id,
+            problem=problem.problem,
+            gold=problem.answer,
+            sample=_number_or_name(record["sample"]),
+            text=_optional_text(record.get("text")),
+            model=_optional_text(record.get("model")),
+            token_ids=_token_ids(record.get("token_ids")),
+            n_tokens=_count(record, "n_tokens"),
+            finish_reason=_optional_text(record.get("finish_reason")),
+            answer=_answer(record.get("answer")),
+            probe_every=_count(record, "probe_every"),
+            probes=_probes(record),
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: a value has the wrong type or is impossible ({error})") from None
+
+
+def _require(record: Mapping[str, JSON], keys: tuple[str, ...], where: str) -> None:
     for key in keys:
         if record.get(key) is None:
-            raise InputError(f"{path}, line {line}: the key '{key}' is missing; expected {', '.join(keys)}")
+            raise InputError(f"{where}: the key '{key}' is missing; expected {', '.join(keys)}")
 
 
 def _number_or_name(value: JSON) -> int | str:
@@ -102,3 +176,43 @@ def _number_or_name(value: JSON) -> int | str:
 
 def _optional_text(value: JSON) -> str | None:
     return None if value is None else str(value)
+
+
+def _gold(value: JSON, where: str) -> str:
+    """A table that was exported without a gold answer has an empty one, or NaN."""
+    found = _answer(value) if isinstance(value, str | int | float) else None
+    if found is None or found.lower() == "nan":
+        raise InputError(f"{where}: the key 'gold' has the value {value!r}; every problem needs its right answer")
+    return found
+
+
+def _answer(value: JSON) -> str | None:
+    """An answer in words or as a number; blank, null, NaN and "ERR", as Parallel-Probe writes it, are none."""
+    if value is not None and not isinstance(value, str | int | float):
+        raise TypeError(f"an answer is {value!r}, neither text nor a number")
+    if value is None or value != value or str(value).strip() in ("", "ERR"):
+        return None
+    return str(value)
+
+
+def _token_ids(value: JSON) -> tuple[int, ...] | None:
+    return None if value is None else tuple(map(int, value))
+
+
+def _count(record: Mapping[str, JSON], key: str) -> int | None:
+    """A number of tokens."""
+    value = record.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
+        raise ValueError(f"{key} is {value!r}; a whole number of tokens is wanted")
+    return int(value)
+
+
+def _probes(record: Mapping[str, JSON]) -> tuple[str | None, ...] | None:
+    probes = record.get("probes")
+    if probes is None:
+        return None
+    if not isinstance(probes, list) or not record.get("probe_every"):
+        raise ValueError("probes are a list of answers, and probe_every says how many tokens lie between two of them")
+    return tuple(map(_answer, probes))

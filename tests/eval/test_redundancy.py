@@ -9,7 +9,7 @@ import pytest
 from eval.collect_traces import CollectConfig, import_all, redundancy
 from eval.redundancy import RedundancyConfig, measure_path
 from eval.studies.redundancy import measure, read_redundancy, write
-from eval.traces.foreign import import_file, model_folder, read_foreign, without_prompt
+from eval.traces.foreign import Importer, import_file, model_folder, read_foreign, without_prompt
 from secateur.deepprune.cut import CutRule
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
@@ -88,7 +88,8 @@ def write_foreign(path: Path, **changes: object) -> Path:
 
 def test_named_samples_are_numbered_and_text_is_cut(tmp_path: Path, embedded_model: Path) -> None:
     path = write_foreign(tmp_path / "t.jsonl")
-    (entry,) = read_foreign(path, WORDS)["m"]
+    (found,) = read_foreign(path)["m"]
+    entry = Importer(WORDS, None).problem(found)
     assert [trace.trace.sample for trace in entry.traces] == [0, 1]
     assert [trace.trace.n_tokens for trace in entry.traces] == [None, None]
     report = measure("m", "t", [entry], WORDS)
@@ -96,7 +97,7 @@ def test_named_samples_are_numbered_and_text_is_cut(tmp_path: Path, embedded_mod
     shares = [len("So wait") / len(entry.traces[0].trace.text), 1.0]
     assert report.median_cut_share == pytest.approx(sum(shares) / 2)
     tokenizer = load_tokenizer(embedded_model)
-    (counted,) = read_foreign(path, WORDS, tokenizer)["m"]
+    counted = Importer(WORDS, tokenizer).problem(found)
     first = counted.traces[0]
     assert tokenizer.decode(first.trace.token_ids[: first.cut_tokens]) == "So wait,"
     assert first.trace.n_tokens == len(first.trace.token_ids) and counted.traces[1].cut_tokens is None
@@ -112,12 +113,12 @@ def test_named_samples_are_numbered_and_text_is_cut(tmp_path: Path, embedded_mod
 )
 def test_unusable_files_are_named(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_foreign(write_foreign(tmp_path / "t.jsonl", **changes), WORDS)
+        read_foreign(write_foreign(tmp_path / "t.jsonl", **changes))
 
 
-def test_a_cut_in_tokens_needs_a_tokenizer(tmp_path: Path) -> None:
+def test_a_cut_in_tokens_needs_a_tokenizer() -> None:
     with pytest.raises(InputError, match="needs a tokenizer"):
-        read_foreign(write_foreign(tmp_path / "t.jsonl"), CutRule("tokens", 4))
+        Importer(CutRule("tokens", 4), None)
 
 
 def test_an_import_can_be_repeated_but_not_mixed(tmp_path: Path, embedded_model: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,37 @@ def test_traces_of_another_tokenizer_are_read_by_their_text(traces, tiny_model, 
     for ours, theirs in zip(plain.tests["test"], foreign.tests["test"], strict=True):
         assert [cut.text for cut in ours.cuts] == [cut.text for cut in theirs.cuts]
         assert ours.whole == theirs.whole and ours.cut_shares == theirs.cut_shares
+
+
+def test_auto_picks_the_cut_from_development_traces(traces, tiny_model, tmp_path, capsys):
+    metrics = train(traces, tiny_model, tmp_path / "judge", kind="linear", cut_kind="auto", cut_share=0.4, epochs=0.2)
+    cut = json.loads((tmp_path / "judge" / "judge.json").read_text())["cut"]
+    config = parse_config(
+        JudgeConfig,
+        arguments(traces, tiny_model, tmp_path, kind="linear", cut_kind=cut["kind"], cut_k=cut["k"]),
+    )
+    shares = [share for problem in load_judge_data(config).dev for share in problem.cut_shares]
+    assert abs(statistics.median(shares) - 0.4) <= 0.05 and metrics["whole_cut_share"] < 0.05
+    assert metrics["cut_choice"].startswith(f"{cut['k']} ") and "over 48 development traces" in metrics["cut_choice"]
+    assert metrics["cut_choice"][:60] in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"cut_kind": "auto"}, "states that a judge of kind"),
+        ({"cut_kind": "auto", "cut_k": 3, "kind": "linear"}, "cut_kind auto picks it"),
+        ({"cut_kind": "auto", "cut_share": 1.5, "kind": "linear"}, "'cut_share' has the value 1.5"),
+    ],
+)
+def test_auto_refuses_what_does_not_go_with_it(keys, message, traces, tiny_model, tmp_path):
+    with pytest.raises(InputError, match=message):
+        parse_config(JudgeConfig, arguments(traces, tiny_model, tmp_path, **keys))
+
+
+def test_most_cuts_whole_is_a_warning(traces, tiny_model, tmp_path, capsys):
+    train(traces, tiny_model, tmp_path / "judge", kind="linear", cut_kind="words", cut_k=9, epochs=0.2)
+    assert "100% of the cuts are whole traces" in capsys.readouterr().out.replace("\n", " ")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from secateur.deepprune.cut import AUTO, DEFAULT_SHARE, check_share
 from secateur.deepprune.judges.calibration import CalibrationKind
 from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind
 from secateur.deepprune.judges.registry import DEFAULT, JUDGE_KINDS, STORED
@@ -29,7 +30,10 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
       folder, such as one per model) give a row of figures each; those of the first also stand at the top of
       metrics.json. `train` may be missing where `epochs` is 0.
     cut_kind, cut_k: where traces are cut: after the k-th reasoning word (words) or token (tokens); by default the
-      rule of the train folder.
+      rule of the train folder. auto picks both from the development traces: the median cut is `cut_share` of its
+      trace and under 5 % of the cuts are whole traces (secateur/deepprune/cut.py); not for own states, which end at
+      a cut.
+    cut_share: what auto aims at, a share of the trace (fraction 0-1).
     answer_from: where the final answer of a trace is: answer, anywhere, pattern:REGEX or package.module:function
       (see secateur/tasks/answers/extraction.py); pairs with equal answers are what the judge learns.
     push_to_hub: upload the judge with its card when it is done; a start after that uploads what was not.
@@ -46,8 +50,9 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
     embedding_model: str | None = None  # sentence-transformers model that stands among the baselines
 
     # Data
-    cut_kind: Literal["words", "tokens"] | None = None
+    cut_kind: Literal["words", "tokens", "auto"] | None = None
     cut_k: int | None = None
+    cut_share: float = DEFAULT_SHARE
     prompt_family: Literal["deepseek", "qwen", "plain"] | None = None  # how they were prompted; None = as they say
 
     answer_from: str = ANSWER
@@ -86,14 +91,25 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
             raise InputError(f"key 'focal_gamma' has the value {self.focal_gamma}; it must be 0 or more")
         if self.focal_alpha is not None and not 0 < self.focal_alpha < 1:
             raise InputError(f"key 'focal_alpha' has the value {self.focal_alpha}; it must lie between 0 and 1")
-        if (self.cut_kind is None) != (self.cut_k is None):
-            raise InputError("give both 'cut_kind' and 'cut_k', or neither to take the rule of the train folder")
+        self._check_cut()
         check_key("hub_model_id", self.hub_model_id)
         extraction(self.answer_from)
         self.check_plan()
         self._check_training()
         self._check_adapters()
         self._check_language_model()
+
+    def _check_cut(self) -> None:
+        check_share(self.cut_share)
+        if self.chooses_cut and self.judge_kind.reads_states:
+            raise InputError(
+                f"key 'cut_kind' is auto, but the states that a judge of kind '{self.kind}' reads end where the "
+                "traces were cut when they were sampled; leave it out"
+            )
+        if self.chooses_cut and self.cut_k is not None:
+            raise InputError(f"key 'cut_k' has the value {self.cut_k}, but cut_kind auto picks it; leave one out")
+        if not self.chooses_cut and (self.cut_kind is None) != (self.cut_k is None):
+            raise InputError("give both 'cut_kind' and 'cut_k', or neither to take the rule of the train folder")
 
     def _check_training(self) -> None:
         if self.epochs < 0:
@@ -126,6 +142,10 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
         """The keys as files keep them, without those of a dry run."""
         values = {key.name: getattr(self, key.name) for key in dataclasses.fields(self)}
         return without_plan_keys({key: list(v) if isinstance(v, tuple) else v for key, v in values.items()})
+
+    @property
+    def chooses_cut(self) -> bool:
+        return self.cut_kind == AUTO
 
     @property
     def judge_kind(self) -> JudgeKind:

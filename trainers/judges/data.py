@@ -1,12 +1,12 @@
 """Judge data from trace folders: three splits of problems, their cuts and their labelled pairs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from secateur.deepprune.cut import CutRule, cut_pieces, ended_before_cut
+from secateur.deepprune.cut import ChosenCut, CutRule, choose_cut, cut_pieces, ended_before_cut
 from secateur.deepprune.judges.base import CutTrace
 from secateur.deepprune.judges.folder import generator_identity
 from secateur.deepprune.judges.pairs import (
@@ -60,7 +60,7 @@ def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
     folders = {"train": config.train, "dev": config.dev} if config.train is not None else {"dev": config.dev}
     folders |= {_test_key(config, name): folder for name, folder in config.tests.items()}
     settings = {key: read_settings(folder) for key, folder in folders.items()}
-    rule = _cut_rule(config, folders, settings)
+    given = None if config.chooses_cut else _cut_rule(config, folders, settings)
     layers = _layers(config, folders, settings) if config.judge_kind.reads_states else None
     tokenizer = load_tokenizer(config.generator or config.model)
     family = _prompt_family(config, folders, settings)
@@ -68,12 +68,15 @@ def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
     reader = _Reader(
         family,
         config.answer_from,
-        rule,
+        given or CutRule(),
         tokenizer,
         Detokenizer(tokenizer),
         layers if with_states else None,
         stored_layers,
     )
+    chosen = reader.chosen_cut(config.dev, config.cut_share) if given is None else None
+    rule = given or chosen.rule
+    reader = replace(reader, rule=rule)
     splits = {key: reader.split(folder) for key, folder in folders.items()}
     tests = _checked_tests(config, splits)
     states = splits["dev"][0].cuts[0].states
@@ -87,6 +90,7 @@ def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
         tokenizer=tokenizer,
         prompt_family=family,
         sources={key: found.problems for key, found in settings.items() if found.problems is not None},
+        cut_choice=None if chosen is None else chosen.words,
     )
 
 
@@ -175,6 +179,11 @@ class _Reader:
     layers: tuple[int, ...] | None
     stored_layers: tuple[int, ...] | None
 
+    def chosen_cut(self, folder: str, share: float) -> ChosenCut:
+        """The cut that the traces of a folder suggest."""
+        stored = [one for entry in read_trace_folder(folder) for one in entry.traces]
+        return choose_cut([self._tokens(one)[1] for one in stored], share)
+
     def split(self, folder: str) -> list[LabelledProblem]:
         extract = extraction(self.answer_from, starts_inside_thinking(self.tokenizer))
         problems = [self._problem(entry, extract) for entry in read_trace_folder(folder)]
@@ -194,7 +203,7 @@ class _Reader:
         cuts, whole, shares = (tuple(column) for column in zip(*read, strict=True))
         traces = [stored.trace for stored in entry.traces]
         ended = [trace.finish_reason == "stop" for trace in traces]
-        answers = [extract(trace.text) for trace in traces]
+        answers = [trace.answer_by(extract) for trace in traces]
         keys = group_answers(answers)
         return LabelledProblem(
             id=entry.problem.id,
@@ -221,7 +230,7 @@ class _Reader:
     def _tokens(self, stored: StoredTrace) -> tuple[tuple[int, ...], list[str]]:
         """Token ids of the trace and the text of each. The trace's own where they are this tokenizer's; those of a
         trace made elsewhere, or by a model of another family, are made from its text."""
-        text, ids = stored.trace.text, stored.trace.token_ids
+        text, ids = stored.trace.known_text(), stored.trace.token_ids
         if ids is None or (not self.layers and not self._knows(ids, text)):
             ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         stream = self.detokenizer.stream()

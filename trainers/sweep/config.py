@@ -44,7 +44,7 @@ class SweepCell:
 class JudgeSweepConfig(JudgeConfig):
     """All keys of trainers/judge.py but the cut, and what is varied.
 
-    cut_kind, cut_k: not to be given; the cuts are those of `words` and `tokens`.
+    cut_kind, cut_k, cut_share: not to be given; the cuts are those of `words` and `tokens`.
     report_to: none; a sweep keeps its figures in files.
     words, tokens: the k of each cut.
     focal: with `focal_gamma` and `focal_alpha` (true), or plain cross-entropy (false).
@@ -118,7 +118,7 @@ class JudgeSweepConfig(JudgeConfig):
 
     def common(self) -> dict[str, JSON]:
         """What all cells share; stored cells must have been trained with the same."""
-        left_out = {"output_dir", "cut_kind", "cut_k", *FREE_KEYS}
+        left_out = {"output_dir", "cut_kind", "cut_k", "cut_share", *FREE_KEYS}
         keys = {key.name for key in dataclasses.fields(JudgeConfig)} - left_out
         return {key: value for key, value in self.to_json().items() if key in keys}
 

@@ -4,6 +4,7 @@
 const tracePanels = (() => {
   const DENSE = 96; // traces from which bars become thin
   const PALETTE = 7; // clusters with a colour of their own
+  const HAN = "\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff\\u{20000}-\\u{3ffff}"; // Chinese characters
 
   function make(tag, className, ...children) {
     const element = document.createElement(tag);
@@ -133,10 +134,16 @@ const tracePanels = (() => {
     next.focus();
   }
 
+  /* An English word is a run of letters, a Chinese one stands in running text: the rule of secateur/deepprune/cut.py. */
+  function wordPattern(words) {
+    const chinese = [...words].filter((word) => new RegExp(`[${HAN}]`, "u").test(word));
+    return new RegExp([`(?:(?![${HAN}])\\p{L})+`, ...chinese].join("|"), "gu");
+  }
+
   function highlighted(text, className, words) {
     const part = make("span", className);
     let end = 0;
-    for (const match of text.matchAll(/\p{L}+/gu)) {
+    for (const match of text.matchAll(wordPattern(words))) {
       if (!words.has(match[0].toLowerCase())) continue;
       part.append(text.slice(end, match.index), make("mark", "", match[0]));
       end = match.index + match[0].length;

@@ -70,7 +70,8 @@ class LabelledProblem:
 class JudgeData:
     """All that a judge is made from and measured on.
 
-    The splits: `tests` by name, `train` empty where nothing is trained. `cut_rule`: where all traces are cut.
+    The splits: `tests` by name, `train` empty where nothing is trained. `cut_rule`: where all traces are cut;
+    `cut_choice`: how it was chosen, in words, if it was not given.
     `layers`: those of the states in the cuts, indices into `hidden_states`; `hidden`: how many numbers each has; None
     without states. `tokenizer`: the generator's; `prompt_family`: how the problems were put to it. `sources`: where
     the problems of train, dev and every test come from, where known.
@@ -85,6 +86,7 @@ class JudgeData:
     tokenizer: "PreTrainedTokenizerBase"
     prompt_family: str
     sources: dict[str, str]
+    cut_choice: str | None = None
 
 
 def make_pairs(keys: Sequence[int | None], ended: Sequence[bool], whole: Sequence[bool]) -> Pairs:

@@ -245,7 +245,8 @@ class JudgeMetrics(JudgeFigures, Worth):
 
     kind: as registry.py names it. baselines: name → figures on the first test folder of what the judge has to beat,
     and of the same model before training (`zero_shot`). models: name → figures of every test folder, empty for one.
-    config: of the training. versions: of the libraries.
+    config: of the training. versions: of the libraries. cut_choice: how the cut was chosen, in words, where
+    `cut_kind` was auto.
     """
 
     kind: str
@@ -255,6 +256,7 @@ class JudgeMetrics(JudgeFigures, Worth):
     training: TrainingFigures
     config: Mapping[str, JSON]
     versions: Mapping[str, str]
+    cut_choice: str | None = None
 
     @property
     def tests(self) -> Mapping[str, JudgeFigures]:
