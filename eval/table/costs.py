@@ -2,7 +2,8 @@
 
 Billed as an API bills: the prompt of a problem once (one request with n completions, or a server that keeps
 prefixes), every token that a trace generated or overran, and what forced answers and the judge read, re-read from
-their caches and generated. A judge of the generator's own states reads nothing and costs nothing here; its head is in the net saving.
+their caches and generated. A judge of the generator's own states reads nothing and costs nothing here; its head is in
+the net saving.
 """
 
 import math

@@ -70,8 +70,8 @@ class TraceResult:
     `status`: "whole" ended before its cut, "finished" ran to its end after it, "pruned" was stopped, at its cut or,
     under overlap or by a policy that had seen enough, after it; "unstarted" was not needed. `cut_tokens` [tokens]
     were generated when it came to its cut (all, if whole), None where the rule has no cuts; `cluster` is None where
-    unassigned; `finish_reason` is "stop" or "length", None if pruned. `probes` are the answers that were forced out of
-    it at its marks, None for none, and `probe_tokens` [tokens] what each took to read."""
+    unassigned; `finish_reason` is "stop" or "length", None if pruned. `probes` are the answers that were forced out
+    of it at its marks, None for none, and `probe_tokens` [tokens] what each took to read."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -110,8 +110,8 @@ def run_live(
     or a `ProbeRule` asks none.
 
     A problem is started while the traces it starts at once and those held for others, running or parked, are at most
-    `max_rows`; one that is larger than that runs alone. Where answers are forced a trace counts twice, with its probe. An engine serves one such run at a time. `extract`
-    takes the final answer out of a text; see `secateur.tasks.answers.extraction.extraction`.
+    `max_rows`; one that is larger than that runs alone. Where answers are forced a trace counts twice, with its probe.
+    An engine serves one such run at a time. `extract` takes the final answer out of a text; see `secateur.tasks.answers.extraction.extraction`.
     """
     waiting = deque(jobs)
     active: list[_ProblemRun] = []

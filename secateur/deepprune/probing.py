@@ -362,9 +362,7 @@ class Mars(ProbeRule):
         lost = self.gamma * (sum(switching.values()) + switching.get(leader, 0.0))
         bar = lost + self._slack(running[leader], running.total(), len(challengers))
         gain = 1 + self.gamma  # who leaves the challenger does not come to it
-        return all(
-            votes[leader] - votes.get(key, 0) + gain * switching.get(key, 0.0) > bar for key in challengers
-        )
+        return all(votes[leader] - votes.get(key, 0) + gain * switching.get(key, 0.0) > bar for key in challengers)
 
     def _slack(self, leading: int, running: int, challengers: int) -> float:
         if self.delta is None:

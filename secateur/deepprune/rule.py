@@ -55,8 +55,8 @@ class FinishRule:
     lead: ours, for `largest`, 0 is off: survivors go on a few at a time, just as many as one answer still needs to
       be so many votes ahead of the next, and no more once it is (Wald's sequential test between two answers).
       Members of one cluster mostly agree, so two or three of them finish where the published rule finishes all K2.
-    until: for `largest`: survivors go on `all` at once; one after the other until Adaptive-Consistency's test is passed
-      (`beta`), or five at a time until five agree, as early stopping has it (`window`).
+    until: for `largest`: survivors go on `all` at once; one after the other until Adaptive-Consistency's test is
+      passed (`beta`), or five at a time until five agree, as early stopping has it (`window`).
     """
 
     largest: int = 10
@@ -156,6 +156,6 @@ ADAPTIVE_RULE = PruneRule(finish=FinishRule(lead=3), start=StartRule(start_batch
 """Ours: traces start in batches until the clusters say enough, and finish until one answer leads by three votes."""
 EVERYBODY = 1_000_000  # more traces than any problem has
 POLR_RULE = PruneRule(ClusterRule(tau=0.8, linkage="average"), FinishRule(largest=EVERYBODY, singletons=1))
-"""PoLR (arXiv 2601.21494) with a `tfidf` judge that cuts after 256 tokens: short prefixes are clustered from the bottom
-up, and all of the largest cluster finish. Where the tree is cut no source says that we could read. At .8 seven tenths
-of traces of R1 distills and nearly all of Qwen2.5-Math's are in it (4 and 8 traces of 10 and 100 problems)."""
+"""PoLR (arXiv 2601.21494) with a `tfidf` judge that cuts after 256 tokens: short prefixes are clustered from the
+bottom up, and all of the largest cluster finish. Where the tree is cut no source says that we could read. At .8 seven
+tenths of traces of R1 distills and nearly all of Qwen2.5-Math's are in it (4 and 8 traces of 10 and 100 problems)."""
