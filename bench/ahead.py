@@ -2,35 +2,37 @@
 
     python bench/ahead.py --answers qwen3_8b_answers.jsonl.gz [--n 16 64 128] [--orders 48]
 
-The file has a line per problem: `problem_id, benchmark, gold, traces: [{n_tokens, answer}]`. Of a grid of settings
-(growth, contest) the one that saves most is chosen, among those that keep the bounds of the preset on the other
-benchmarks at n = 16 and 64: accuracy lost with lengths as they are, and with lengths turned round (the longest trace
-of a problem as short as its shortest), and the critical path. Turned round, because short traces are right on some
-benchmarks and wrong on others, and a rule that hears the short ones first must hold on both.
+The file has a line per problem: `problem_id, benchmark, gold, traces: [{n_tokens, answer}]`; it may have
+`probe_every`, and `probes` of each trace, the answers that were forced out of it. Of a grid of settings (growth,
+contest) the one that saves most is chosen, among those that keep the bounds of the preset on the other benchmarks at
+n = 16 and 64: accuracy lost with lengths as they are, and with lengths turned round (the longest trace of a problem
+as short as its shortest), and the critical path. Turned round, because short traces are right on some benchmarks and
+wrong on others, and a rule that hears the short ones first must hold on both.
 """
 
 import argparse
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from rich.markup import escape
 
-from eval.table.answers import answer_in_orders
+from eval.table.answers import WithoutJudge, answer_once
+from eval.table.assemble import keys_and_right_ones
 from eval.table.method import ReplayProblem, ReplayTrace, blocks, part
 from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.starting import OnDemand
 from secateur.deepprune.stopping import Lead
 from secateur.deepprune.vote import majority
+from secateur.engines.accounting import net_cost
 from secateur.runtime.console import plain_table, print_table, progress, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_jsonl
 from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import mean_with_interval
-from secateur.tasks.answers.equality import grade_answers, group_answers
 
 GROWTHS, CONTESTS = (1.0, 1.5, 2.0, 2.5, 3.0), (0.0, 0.5, 0.75, 1.0, 2.0)
 PRESETS = {"fewest tokens": FEWEST_TOKENS, "shortest wait": SHORTEST_WAIT}
@@ -63,18 +65,29 @@ class Figures:
 
 @dataclass(frozen=True)
 class ProblemFigures:
-    """One problem, means over orders: accuracy of the rule and of the consensus, tokens, paths, agreement."""
+    """One problem, means over orders: accuracy of the rule and of the consensus, tokens, of which `probes` for forced
+    answers, paths, agreement."""
 
     right: float
     consensus_right: float
     tokens: float
+    probes: float
     all_tokens: float
     path: float
     consensus_path: float
     agreement: float
 
 
-def read_answers(path: Path) -> dict[str, list[ReplayProblem]]:
+Grading = Callable[[Sequence[str | None], str], tuple[Sequence[Hashable | None], frozenset[Hashable]]]
+"""Answers and the gold one → a key for each, equal ones sharing it, and the keys that are right."""
+
+
+def graded(texts: Sequence[str | None], gold: str) -> tuple[list[int | None], frozenset[int]]:
+    """By this project's equality of answers."""
+    return keys_and_right_ones([None if text in NO_ANSWER else text for text in texts], gold)
+
+
+def read_answers(path: Path, grading: Grading = graded) -> dict[str, list[ReplayProblem]]:
     """Benchmark → its problems. Raises `InputError` for a file that is not there or has other lines."""
     if not path.is_file():
         raise InputError(f"--answers {path}: no such file")
@@ -83,16 +96,21 @@ def read_answers(path: Path) -> dict[str, list[ReplayProblem]]:
         missing = [key for key in ("problem_id", "benchmark", "gold", "traces") if key not in line]
         if missing:
             raise InputError(f"{path}, line {number}: no '{missing[0]}'")
-        found.setdefault(str(line["benchmark"]), []).append(_problem(line))
+        found.setdefault(str(line["benchmark"]), []).append(_problem(line, grading))
     return found
 
 
-def _problem(line: Mapping[str, JSON]) -> ReplayProblem:
-    answers = [None if trace["answer"] in NO_ANSWER else trace["answer"] for trace in line["traces"]]
-    keys, verdicts = group_answers(answers), grade_answers(answers, [str(line["gold"])] * len(answers))
-    right = frozenset(key for key, verdict in zip(keys, verdicts, strict=True) if verdict)
-    traces = tuple(ReplayTrace(key, trace["n_tokens"], None) for key, trace in zip(keys, line["traces"], strict=True))
-    return ReplayProblem(line["problem_id"], right, traces, decision_seed(0, line["problem_id"]))
+def _problem(line: Mapping[str, JSON], grading: Grading) -> ReplayProblem:
+    traces, probes = line["traces"], [trace.get("probes", ()) for trace in line["traces"]]
+    texts = [*(trace["answer"] for trace in traces), *itertools.chain.from_iterable(probes)]
+    keys, right = grading(texts, str(line["gold"]))
+    forced = iter(keys[len(traces) :])
+    found = tuple(
+        ReplayTrace(key, trace["n_tokens"], None, tuple(itertools.islice(forced, len(mine))))
+        for key, trace, mine in zip(keys, traces, probes, strict=False)
+    )
+    seed, every = decision_seed(0, line["problem_id"]), line.get("probe_every")
+    return ReplayProblem(line["problem_id"], right, found, seed, probe_every=every)
 
 
 def turned_round(problem: ReplayProblem) -> ReplayProblem:
@@ -105,19 +123,20 @@ def turned_round(problem: ReplayProblem) -> ReplayProblem:
     return replace(problem, traces=tuple(traces))
 
 
-def figures(problems: Sequence[ReplayProblem], rule: AnswerRule, n: int, orders: int) -> Figures:
+def figures(problems: Sequence[ReplayProblem], rule: WithoutJudge, n: int, orders: int) -> Figures:
     """Means over the disjoint blocks of n traces and `orders` orders of all of them."""
     return summarise([problem_figures(problem, rule, n, orders) for problem in problems])
 
 
-def problem_figures(problem: ReplayProblem, rule: AnswerRule, n: int, orders: int) -> ProblemFigures:
+def problem_figures(problem: ReplayProblem, rule: WithoutJudge, n: int, orders: int) -> ProblemFigures:
     parts = [part(problem, chosen) for chosen in _chosen(problem, n, orders)]
-    runs = [answer_in_orders(one, rule, 1)[0] for one in parts]
+    runs = [answer_once(one, rule) for one in parts]
     votes = [majority(one.keys) for one in parts]
     return ProblemFigures(
         _mean(run.key in problem.right for run in runs),
         _mean(vote in problem.right for vote in votes),
-        _mean(run.usage.generated for run in runs),
+        _mean(net_cost(run.usage, 1, 0) for run in runs),
+        _mean(net_cost(run.usage, 1, 0) - run.usage.generated for run in runs),
         _mean(sum(trace.n_tokens for trace in one.traces) for one in parts),
         _mean(run.usage.longest_path for run in runs),
         _mean(max(trace.n_tokens for trace in one.traces) for one in parts),

@@ -20,11 +20,14 @@ from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
 @dataclass(frozen=True)
 class ReplayTrace:
     """One finished trace: the key of its answer (None: it gave none) and its length [tokens]; `cut_tokens` [tokens]
-    is None for a trace that ended before its cut."""
+    is None for a trace that ended before its cut. `forced` are the keys of the answers that were forced out of it on
+    the way, and `forced_tokens` [tokens] what each took to read, None where that is not known."""
 
     key: Hashable | None
     n_tokens: int
     cut_tokens: int | None
+    forced: tuple[Hashable | None, ...] = ()
+    forced_tokens: tuple[int, ...] | None = None
 
     @property
     def whole(self) -> bool:
@@ -47,6 +50,8 @@ class ReplayProblem:
     scores: np.ndarray | None = None
     """[n, n] probability (0-1) that two traces will end in the same answer, read at their cuts."""
     judge_usage: JudgeUsage = NO_JUDGE
+    probe_every: int | None = None
+    """After how many tokens each time an answer was forced; None where none was."""
 
     @property
     def keys(self) -> list[Hashable | None]:
@@ -118,13 +123,11 @@ def part(problem: ReplayProblem, chosen: np.ndarray) -> ReplayProblem:
     """The problem as if only the `chosen` traces [m] had been sampled, in that order; the judge's usage is the
     part of the stored one that falls to them."""
     places = chosen.tolist()
-    return ReplayProblem(
-        problem.problem_id,
-        problem.right,
-        tuple(problem.traces[place] for place in places),
-        problem.decision_seed,
-        None if problem.scores is None else problem.scores[np.ix_(chosen, chosen)],
-        problem.judge_usage.part(places),
+    return replace(
+        problem,
+        traces=tuple(problem.traces[place] for place in places),
+        scores=None if problem.scores is None else problem.scores[np.ix_(chosen, chosen)],
+        judge_usage=problem.judge_usage.part(places),
     )
 
 

@@ -110,8 +110,9 @@ def run_live(
     or a `ProbeRule` asks none.
 
     A problem is started while the traces it starts at once and those held for others, running or parked, are at most
-    `max_rows`; one that is larger than that runs alone. Where answers are forced a trace counts twice, with its probe.
-    An engine serves one such run at a time. `extract` takes the final answer out of a text; see `secateur.tasks.answers.extraction.extraction`.
+    `max_rows`; one that is larger than that runs alone. Where answers are forced a trace counts twice, with its
+    probe. An engine serves one such run at a time. `extract` takes the final answer out of a text; see
+    `secateur.tasks.answers.extraction.extraction`.
     """
     waiting = deque(jobs)
     active: list[_ProblemRun] = []
