@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from rich.markup import escape
 
-from eval.table.answers import WithoutJudge, answer_once
+from eval.table.answers import answer_once
 from eval.table.assemble import keys_and_right_ones
-from eval.table.method import ReplayProblem, ReplayTrace, blocks, part
+from eval.table.method import ReplayProblem, ReplayTrace, WithoutJudge, blocks, part
 from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.starting import OnDemand

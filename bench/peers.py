@@ -18,8 +18,8 @@ from statistics import fmean
 from rich.markup import escape
 
 from bench.ahead import PRESETS, Figures, ProblemFigures, problem_figures, read_answers, summarise
-from eval.table.answers import PUBLISHED_RULES, WithoutJudge, adaptive_consistency, early_stopping, probed
-from eval.table.method import ReplayProblem
+from eval.table.answers import PUBLISHED_RULES, adaptive_consistency, early_stopping, probed
+from eval.table.method import ReplayProblem, WithoutJudge
 from eval.table.registry import METHODS
 from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.probing import Mars, ParallelProbe, SwitchRates, learn_switch_rates

@@ -1,4 +1,4 @@
-"""Methods that look at finished answers alone, replayed on stored traces by the policies that run live.
+"""Methods that look at answers alone, finished or forced, replayed on stored traces by the policies that run live.
 
 Each is a rule of stopping and one of starting (secateur/deepprune/stopping.py, starting.py). `ahead` is ours; most of
 the others are published. `answers` takes any combination that a config names.
@@ -17,12 +17,19 @@ from eval.table.method import (
     ReplayProblem,
     ReplayTrace,
     Result,
+    WithoutJudge,
     average,
     trace_orders,
 )
 from eval.table.votes import EQUAL_TOKENS, controls_of
 from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule, answer_rule
-from secateur.deepprune.probing import ProbedTraces, ProbeRule
+from secateur.deepprune.probing import (
+    Mars,
+    ParallelProbe,
+    ProbedTraces,
+    SwitchRates,
+    read_switch_rates,
+)
 from secateur.deepprune.replay import Replay, replay_answers, replay_probes
 from secateur.deepprune.starting import AllAtOnce, MissingWaves, Pool, Waves
 from secateur.deepprune.stopping import (
@@ -36,8 +43,8 @@ from secateur.deepprune.stopping import (
     WindowAgrees,
 )
 from secateur.runtime.errors import InputError
+from secateur.tasks.prompts import FORCING, check_forcing
 
-WithoutJudge = AnswerRule | ProbeRule
 ANSWERS = "answers"
 """The method whose rules a config names; each has a row `answers_<name>`."""
 
@@ -116,6 +123,47 @@ class AnswersKeys(ReplayKeys):
 
 
 Run = Callable[[ReplayModel, ReplayKeys], list[Result]]
+
+
+@dataclass(kw_only=True)
+class ProbeKeys(ReplayKeys):
+    """probe_every, probe_tokens: tokens between two forced answers, and the most that one reads; probe_forcing: what
+      is put behind a trace to force it: boxed, or plain for the embedded model (secateur/tasks/prompts.py).
+    probe_stable, probe_patience, probe_warm_up: Parallel-Probe, counted in forced answers: all stop when the
+      majority has been the same for so many more, a trace when it has differed for so many, from the warm-up on.
+    mars_gamma, mars_delta: the MARS-like stop: 1 is the worst case, 0.5 the mildest; bound of its error (0-1), null
+      for none.
+    mars_rates: file of switch rates, the switch_rates.json of a run on other problems; null for a coin toss each.
+    """
+
+    probe_every: int = 500
+    probe_tokens: int = 32
+    probe_forcing: str = "boxed"
+    probe_stable: int = 40
+    probe_patience: int = 7
+    probe_warm_up: int = 15
+    mars_gamma: float = 1.0
+    mars_delta: float | None = None
+    mars_rates: str | None = None
+
+    @property
+    def parallel_probe(self) -> ParallelProbe:
+        stable, patience, warm_up = self.probe_stable, self.probe_patience, self.probe_warm_up
+        return ParallelProbe(**self._probes, stable=stable, patience=patience, warm_up=warm_up)
+
+    @property
+    def mars(self) -> Mars:
+        rates = SwitchRates() if self.mars_rates is None else read_switch_rates(self.mars_rates)
+        return Mars(**self._probes, gamma=self.mars_gamma, delta=self.mars_delta, rates=rates)
+
+    @property
+    def _probes(self) -> dict[str, Any]:
+        check_forcing("probe_forcing", self.probe_forcing)
+        return {"every": self.probe_every, "tokens": self.probe_tokens, "forcing": FORCING[self.probe_forcing]}
+
+
+def _check_probes(keys: ProbeKeys) -> None:
+    _ = keys.parallel_probe, keys.mars
 
 
 def _row_of(name: str, rule: AnswerRule) -> Run:
@@ -219,3 +267,24 @@ BAYES_THREE = _published("bayes_three", "Bayes, top three", "M-6.5 3.5 0-7.5 6.5
 CERTIFICATE = _published("certificate", "majority certificate", "M-6-6H6V1L0 7-6 1Z")
 FIRST_ENDED = _published("first_ended", "first 5 to end", "M-7-5H3L7 0 3 5H-7Z")
 CANNOT_CHANGE = _published("cannot_change", "cannot change", "M-5-6.5h10v5h-3v8h-4v-8h-3Z")
+PARALLEL_PROBE = Method(
+    "parallel_probe",
+    "Parallel-Probe",
+    "M-7-2H-2V-7H2V7H-2V2H-7Z",
+    lambda model, keys: [answers_row(model, "parallel_probe", keys.parallel_probe, keys)],
+    ProbeKeys,
+    lambda keys: {"parallel_probe": keys.parallel_probe},
+    _check_probes,
+    reads_probes=True,
+    is_rival=True,
+)
+MARS = Method(
+    "mars",
+    "MARS-like",
+    "M7-2H2V-7H-2V7H2V2H7Z",
+    lambda model, keys: [answers_row(model, "mars", keys.mars, keys)],
+    ProbeKeys,
+    lambda keys: {"mars": keys.mars},
+    reads_probes=True,
+    is_rival=True,
+)

@@ -11,11 +11,10 @@ from eval.table.labels import ALL
 from eval.table.registry import METHOD_KEYS, METHODS
 from eval.traces.benchmarks import Problems, check_counts, check_names, count_of, load_benchmarks, sources_of
 from eval.traces.sampling import SamplingKeys
-from secateur.deepprune.answers import AnswerRule
+from secateur.deepprune.controller import Rule
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.folder import check_judge, judge_kind
 from secateur.deepprune.judges.registry import JUDGE_KINDS
-from secateur.deepprune.rule import PruneRule
 from secateur.engines.registry import engine_kind
 from secateur.runtime.dry_run import SamplingPlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
@@ -150,11 +149,12 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
         places = engine_kind(self.engine).places(self.engine_options, self.rows)
         if places is None or not self.live or not self.live_rules:
             return
-        if places < self.largest_n:
+        wanted = 2 * self.largest_n if self.needs_probes else self.largest_n
+        if places < wanted:
             raise InputError(
                 f"key 'rows' has the value {self.rows}: a problem that runs live has all its {self.largest_n} traces "
-                f"in vLLM at once, which takes {places}; give rows or engine_options.max_num_seqs at least n, or "
-                "live: 0"
+                f"in vLLM at once, with a probe beside each where answers are forced: {wanted}, and it takes "
+                f"{places}; give rows or engine_options.max_num_seqs at least {wanted}, or live: 0"
             )
 
     @property
@@ -209,6 +209,15 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
         return any(METHODS[name].reads_similarity for name in self.methods)
 
     @property
+    def needs_probes(self) -> bool:
+        return any(METHODS[name].reads_probes for name in self.methods)
+
+    @property
+    def probe_settings(self) -> str:
+        """What fixes a forced answer, besides its trace."""
+        return f"{self.probe_every} {self.probe_tokens} {self.probe_forcing} {self.answer_from}"
+
+    @property
     def needs_confidences(self) -> bool:
         return any(METHODS[name].reads_confidences for name in self.methods)
 
@@ -238,7 +247,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, *METHOD_KEYS):
         return read_prices(self.prices, {name: f"the model {path}" for name, path in self.models.items()}, judges)
 
     @property
-    def live_rules(self) -> dict[str, PruneRule | AnswerRule]:
+    def live_rules(self) -> dict[str, Rule]:
         """Method → rule, of those that run live and are shown trace by trace: without a judge, then with one."""
         without = {name: rule for method in self.methods for name, rule in METHODS[method].rules(self).items()}
         return {**without, **self.rules}

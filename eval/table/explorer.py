@@ -15,6 +15,7 @@ from eval.table.answers import answer_once
 from eval.table.method import Pruned, ReplayModel, ReplayProblem
 from eval.table.pruning import prune_once
 from secateur.deepprune.answers import AnswerRule
+from secateur.deepprune.controller import Rule
 from secateur.deepprune.rule import PruneRule
 from secateur.deepprune.vote import majority
 from secateur.runtime.files import write_text
@@ -79,11 +80,12 @@ class _Examples:
 def write_explorer(
     folder: str | Path,
     problems: Sequence[Problem],
-    rules: Mapping[str, PruneRule | AnswerRule],
+    rules: Mapping[str, Rule],
     models: Mapping[str, ReplayModel],
     answers: Mapping[str, Sequence[Sequence[str | None]]],
 ) -> None:
-    """Replace `explorer.json` in `folder`, a line per problem. `answers` are by model, [problems][traces]."""
+    """Replace `explorer.json` in `folder`, a line per problem; rules of forced answers are left out. `answers` are by
+    model, [problems][traces]."""
     lines = []
     for index, problem in enumerate(problems):
         traced = {name: _traced(found, index, answers[name][index], rules) for name, found in models.items()}
@@ -122,9 +124,7 @@ def evenly_chosen(problems: Sequence[ReplayProblem], count: int) -> list[int]:
     return [order[round(place)] for place in np.linspace(0, len(order) - 1, count)] if count else []
 
 
-def _traced(
-    model: ReplayModel, index: int, answers: Sequence[str | None], rules: Mapping[str, PruneRule | AnswerRule]
-) -> TracedModel:
+def _traced(model: ReplayModel, index: int, answers: Sequence[str | None], rules: Mapping[str, Rule]) -> TracedModel:
     plain = model.plain[index]
     first: dict[Hashable, str] = {}
     for key, answer in zip(plain.keys, answers, strict=True):

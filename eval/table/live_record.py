@@ -12,10 +12,9 @@ Where a rule has no cuts, everything is behind them.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from secateur.deepprune.answers import AnswerRule
-from secateur.deepprune.controller import LiveResult, TraceResult
+from secateur.deepprune.controller import LiveResult, Rule, TraceResult
 from secateur.deepprune.gathering import ALL_PAIRS
 from secateur.deepprune.replay import Replay
 from secateur.deepprune.rule import PruneRule
@@ -130,10 +129,10 @@ def _later_cause(live: TraceSpan, replayed: TraceSpan) -> str:
     return "cap" if live.went_on and live.capped != replayed.capped else "after_cut"
 
 
-def asks_all_pairs(rule: PruneRule | AnswerRule, n: int) -> bool:
+def asks_all_pairs(rule: Rule, n: int) -> bool:
     """Whether the live judge compares everybody with everybody, as the stored scores do; else it is asked for fewer
     pairs than they hold. Where there is no judge nothing is left out either."""
-    if isinstance(rule, AnswerRule):
+    if not isinstance(rule, PruneRule):
         return True
     return rule.mode == "barrier" and not rule.start.start_batch and n <= ALL_PAIRS
 
@@ -142,7 +141,8 @@ def first_difference(
     live: LiveResult, replayed: Replay, stored: Sequence[StoredTrace], all_pairs: bool
 ) -> str | None:
     """What a live run and a replay of its problem disagree about; None if nothing. `all_pairs`: see `asks_all_pairs`;
-    without it the costs of the judge are not compared."""
+    without it the costs of the judge are not compared. What a probe reads of its trace is not: that depends on the
+    engine's cache, and the replay's has everything."""
     for index, (ran, trace, kept) in enumerate(zip(live.traces, stored, replayed.kept_tokens, strict=True)):
         if ran.token_ids != trace.trace.token_ids[: len(ran.token_ids)]:
             return f"trace {index} has other tokens"
@@ -152,7 +152,7 @@ def first_difference(
             return f"trace {index} has another text"
     if live.decision.survivors != replayed.decision.survivors:
         return "the survivors differ"
-    spent, foreseen = live.usage, replayed.usage
+    spent, foreseen = (replace(x.usage, probe_prefill=0, probe_cached=0) for x in (live, replayed))
     if not all_pairs:
         spent, foreseen = (Usage(x.generated, x.overrun, longest_path=x.longest_path) for x in (spent, foreseen))
     return None if spent == foreseen else f"the costs differ: {spent} and {foreseen}"
@@ -164,7 +164,7 @@ def compare(
     replayed_answer: str | None,
     stored: Sequence[StoredTrace],
     gold: str,
-    rule: PruneRule | AnswerRule,
+    rule: Rule,
     *,
     settings: str,
     wall: LiveWall,

@@ -14,7 +14,10 @@ import numpy as np
 
 from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.cut import ended_before_cut
+from secateur.deepprune.probing import ProbeRule
 from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
+
+WithoutJudge = AnswerRule | ProbeRule
 
 
 @dataclass(frozen=True)
@@ -296,7 +299,7 @@ def _always(keys: ReplayKeys, n: int) -> bool:
     return True
 
 
-def _no_rules(keys: ReplayKeys) -> Mapping[str, AnswerRule]:
+def _no_rules(keys: ReplayKeys) -> Mapping[str, WithoutJudge]:
     return {}
 
 
@@ -319,7 +322,8 @@ class Method:
     keys: dataclass of the options that are its own; check: raises `InputError` for options that cannot be, whether
       it is asked for or not; require: raises it where n traces, the most that a run samples, are too few.
     runs_at: whether it can be run with n traces.
-    prunes: it asks the judges of a model; reads_similarity, reads_confidences: it needs scores or token confidences.
+    prunes: it asks the judges of a model; reads_similarity, reads_confidences, reads_probes: it needs scores, token
+      confidences or forced answers.
     is_bound: a bound or a control, that nobody can run by itself; is_ours: its accuracy is compared with that of
       others, paired by problem, of those that are is_rival; depends_on_n: False where every n comes to the same.
     """
@@ -329,7 +333,7 @@ class Method:
     mark: str
     run: Callable[[ReplayModel, K], list[Result]] | None
     keys: type[ReplayKeys] = ReplayKeys
-    rules: Callable[[K], Mapping[str, AnswerRule]] = _no_rules
+    rules: Callable[[K], Mapping[str, WithoutJudge]] = _no_rules
     check: Callable[[K], None] = _nothing_to_check
     require: Callable[[K, int], None] = _any_n
     runs_at: Callable[[K, int], bool] = _always
@@ -337,6 +341,7 @@ class Method:
     prunes: bool = False
     reads_similarity: bool = False
     reads_confidences: bool = False
+    reads_probes: bool = False
     is_bound: bool = False
     is_ours: bool = False
     is_rival: bool = False

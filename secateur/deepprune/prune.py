@@ -18,8 +18,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from secateur.deepprune.answers import AHEAD, AnswerRule
-from secateur.deepprune.controller import ProblemJob, TraceResult, run_live
+from secateur.deepprune.answers import AHEAD
+from secateur.deepprune.controller import ProblemJob, Rule, TraceResult, run_live
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.policy import Decision
 from secateur.deepprune.rule import ADAPTIVE_RULE, PruneRule
@@ -55,7 +55,7 @@ def prune(
     n: int = 64,
     *,
     spec: SamplingSpec = DEFAULT_SPEC,
-    rule: AnswerRule | PruneRule | None = None,
+    rule: Rule | None = None,
     prompt_family: str | None = None,
     answer_from: str | Extract = ANSWER,
     seed: int = 0,
@@ -92,7 +92,7 @@ def prune(
     return PruneResult(result.answer, result.traces, result.usage, result.decision)
 
 
-def _rule_of(rule: AnswerRule | PruneRule | None, judge: Judge | None) -> AnswerRule | PruneRule:
+def _rule_of(rule: Rule | None, judge: Judge | None) -> Rule:
     if rule is None:
         return AHEAD if judge is None else ADAPTIVE_RULE
     if isinstance(rule, PruneRule) and judge is None:

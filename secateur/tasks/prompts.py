@@ -62,8 +62,6 @@ FORCING = {
 }
 FORCING_OF_FAMILY = {"deepseek": "deepseek", "qwen": "qwq", "plain": "plain"}
 """Prompt family → the name of the forcing behind which a whole answer is written."""
-PROBE_OF_FAMILY = {"deepseek": "boxed", "qwen": "boxed", "plain": "plain"}
-"""Prompt family → the name of the forcing behind which the answer is read off."""
 
 
 def check_forcing(key: str, name: str | None) -> None:
