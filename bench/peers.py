@@ -21,10 +21,10 @@ from bench.ahead import PRESETS, Figures, ProblemFigures, problem_figures, read_
 from eval.table.answers import PUBLISHED_RULES, adaptive_consistency, early_stopping, probed
 from eval.table.method import ReplayProblem, WithoutJudge
 from eval.table.registry import METHODS
-from secateur.deepprune.answers import AnswerRule
+from secateur.deepprune.answers import FEWEST_TOKENS, AnswerRule
 from secateur.deepprune.probing import Mars, ParallelProbe, SwitchRates, learn_switch_rates
 from secateur.deepprune.starting import AllAtOnce
-from secateur.deepprune.stopping import FirstEnded, Never
+from secateur.deepprune.stopping import FirstEnded, Lead, Never
 from secateur.runtime.console import plain_table, print_table, progress, say
 from secateur.runtime.process import entry_point
 from secateur.runtime.statistics import mean_with_interval, paired_difference
@@ -47,6 +47,7 @@ def contenders(problems: Problems) -> dict[str, RuleOf]:
     fixed: dict[str, WithoutJudge] = {
         CONSENSUS: AnswerRule(Never(), AllAtOnce()),
         **{f"ahead, {name}": rule for name, rule in PRESETS.items()},
+        **{f"lead of {lead}, as few run": AnswerRule(Lead(lead), FEWEST_TOKENS.start) for lead in (3, 4)},
         "Adaptive-Consistency": adaptive_consistency(),
         "ESC, windows of 5": early_stopping(),
         **{METHODS[name].label: rule for name, rule in PUBLISHED_RULES.items()},
