@@ -279,8 +279,9 @@ def mean_outcomes(found: Sequence[Sequence[Outcome]]) -> list[Outcome]:
 class ReplayKeys:
     """The keys that every method may ask.
 
-    methods: single, consensus, deepprune, random_traces, consensus_equal_tokens, adaptive_consistency,
-      early_stopping, deepconf_low, deepconf_high, embedding, oracle.
+    methods: single, consensus, ahead, ahead_wait, answers, deepprune, random_traces, consensus_equal_tokens,
+      adaptive_consistency, early_stopping, consol, consol_mixture, bayes_three, certificate, first_ended,
+      cannot_change, parallel_probe, mars, polr, deepconf_low, deepconf_high, embedding, oracle.
     orders: orders of the traces that methods are averaged over which take them one after another; draws: random
       draws of the other methods.
     """

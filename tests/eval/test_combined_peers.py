@@ -41,8 +41,8 @@ def test_forced_answers_run_live_as_in_the_replay(tiny_model: Path, tmp_path: Pa
 def test_a_model_that_answers(embedded_model: Path, tmp_path: Path) -> None:
     changes = PROBES | {"probe_every": 40, "probe_tokens": 8, "probe_stable": 2, "probe_patience": 2}
     one = config(
-        *(embedded_model, tmp_path, tmp_path, tmp_path / "out"),
-        **{"problems": "arithmetic:test", "problem_count": 6, "judges": {}, "live": True, "max_tokens": 512},
+        *(embedded_model, tmp_path, "arithmetic:test", tmp_path / "out"),
+        **{"problem_count": 6, "judges": {}, "live": True, "max_tokens": 512},
         methods=["consensus", "parallel_probe", "mars"],
         mars_gamma=0.5,
         **changes,
