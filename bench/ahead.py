@@ -14,6 +14,7 @@ import argparse
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from rich.markup import escape
 
 from eval.table.answers import answer_once
 from eval.table.assemble import keys_and_right_ones
-from eval.table.method import ReplayProblem, ReplayTrace, WithoutJudge, blocks, part
+from eval.table.method import Pruned, ReplayProblem, ReplayTrace, WithoutJudge, blocks, part
 from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.starting import OnDemand
@@ -125,12 +126,15 @@ def turned_round(problem: ReplayProblem) -> ReplayProblem:
 
 def figures(problems: Sequence[ReplayProblem], rule: WithoutJudge, n: int, orders: int) -> Figures:
     """Means over the disjoint blocks of n traces and `orders` orders of all of them."""
-    return summarise([problem_figures(problem, rule, n, orders) for problem in problems])
+    return summarise([problem_figures(problem, partial(answer_once, rule=rule), n, orders) for problem in problems])
 
 
-def problem_figures(problem: ReplayProblem, rule: WithoutJudge, n: int, orders: int) -> ProblemFigures:
+def problem_figures(
+    problem: ReplayProblem, run: Callable[[ReplayProblem], Pruned], n: int, orders: int
+) -> ProblemFigures:
+    """A rule's `run` on `orders` draws of n of the traces."""
     parts = [part(problem, chosen) for chosen in _chosen(problem, n, orders)]
-    runs = [answer_once(one, rule) for one in parts]
+    runs = [run(one) for one in parts]
     votes = [majority(one.keys) for one in parts]
     return ProblemFigures(
         _mean(run.key in problem.right for run in runs),
@@ -187,7 +191,8 @@ class Study:
             for rule in rules:
                 for name, n, is_turned in itertools.product(problems, self.sizes, (False, True)):
                     taken = (turned if is_turned else problems)[name]
-                    mine = [problem_figures(problem, rule, n, orders) for problem in taken]
+                    run = partial(answer_once, rule=rule)
+                    mine = [problem_figures(problem, run, n, orders) for problem in taken]
                     self._found[rule, name, n, is_turned] = mine
                 shown.advance()
 
