@@ -3,31 +3,33 @@
     python bench/ahead.py --answers qwen3_8b_answers.jsonl.gz [--n 16 64 128] [--orders 48]
 
 The file has a line per problem, `problem_id, benchmark, gold, traces: [{n_tokens, answer}]`, or other traces of
-docs/data.md. Of a grid of settings (growth, contest) the one that saves most is chosen, among those that keep the
-bounds of the preset on the other benchmarks at n = 16 and 64: accuracy lost with lengths as they are, and with
-lengths turned round (the longest trace of a problem as short as its shortest), and the critical path. Turned round,
-because short traces are right on some benchmarks and wrong on others, and a rule that hears the short ones first must
-hold on both.
+docs/data.md; it may have `probe_every`, and `probes` of each trace, the answers that were forced out of it. Of a grid
+of settings (growth, contest) the one that saves most is chosen, among those that keep the bounds of the preset on the
+other benchmarks at n = 16 and 64: accuracy lost with lengths as they are, and with lengths turned round (the longest
+trace of a problem as short as its shortest), and the critical path. Turned round, because short traces are right on
+some benchmarks and wrong on others, and a rule that hears the short ones first must hold on both.
 """
 
 import argparse
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.markup import escape
 
-from eval.table.answers import answer_in_orders
+from eval.table.answers import answer_once
 from eval.table.assemble import keys_and_right_ones
-from eval.table.method import ReplayProblem, ReplayTrace, blocks, part
+from eval.table.method import Pruned, ReplayProblem, ReplayTrace, WithoutJudge, blocks, part
 from eval.traces.foreign import ForeignProblem, read_foreign
 from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.starting import OnDemand
 from secateur.deepprune.stopping import Lead
 from secateur.deepprune.vote import majority
+from secateur.engines.accounting import net_cost
 from secateur.runtime.console import plain_table, print_table, progress, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point
@@ -61,33 +63,46 @@ class Figures:
 
 @dataclass(frozen=True)
 class ProblemFigures:
-    """One problem, means over orders: accuracy of the rule and of the consensus, tokens, paths, agreement."""
+    """One problem, means over orders: accuracy of the rule and of the consensus, tokens, of which `probes` for forced
+    answers, paths, agreement."""
 
     right: float
     consensus_right: float
     tokens: float
+    probes: float
     all_tokens: float
     path: float
     consensus_path: float
     agreement: float
 
 
-def read_answers(path: Path) -> dict[str, list[ReplayProblem]]:
+Grading = Callable[[Sequence[str | None], str], tuple[Sequence[Hashable | None], frozenset[Hashable]]]
+"""Answers and the gold one → a key for each, equal ones sharing it, and the keys that are right."""
+
+
+def read_answers(path: Path, grading: Grading = keys_and_right_ones) -> dict[str, list[ReplayProblem]]:
     """Benchmark → its problems. Raises `InputError` for a file that is not there or has other lines."""
     if not path.is_file():
         raise InputError(f"--answers {path}: no such file")
     found: dict[str, list[ReplayProblem]] = {}
     for entries in read_foreign(path).values():
         for entry in entries:
-            found.setdefault(str(entry.benchmark), []).append(_problem(entry))
+            found.setdefault(str(entry.benchmark), []).append(_problem(entry, grading))
     return found
 
 
-def _problem(entry: ForeignProblem) -> ReplayProblem:
-    keys, right = keys_and_right_ones([trace.answer for trace in entry.traces], entry.problem.answer)
-    lengths = [trace.n_tokens for trace in entry.traces]
-    traces = tuple(ReplayTrace(key, tokens, None) for key, tokens in zip(keys, lengths, strict=True))
-    return ReplayProblem(entry.problem.id, right, traces, decision_seed(0, entry.problem.id))
+def _problem(entry: ForeignProblem, grading: Grading) -> ReplayProblem:
+    traces, probes = entry.traces, [trace.probes or () for trace in entry.traces]
+    texts = [*(trace.answer for trace in traces), *itertools.chain.from_iterable(probes)]
+    keys, right = grading(texts, entry.problem.answer)
+    forced = iter(keys[len(traces) :])
+    found = tuple(
+        ReplayTrace(key, trace.n_tokens, None, tuple(itertools.islice(forced, len(mine))))
+        for key, trace, mine in zip(keys, traces, probes, strict=False)
+    )
+    return ReplayProblem(
+        entry.problem.id, right, found, decision_seed(0, entry.problem.id), probe_every=traces[0].probe_every
+    )
 
 
 def turned_round(problem: ReplayProblem) -> ReplayProblem:
@@ -100,19 +115,23 @@ def turned_round(problem: ReplayProblem) -> ReplayProblem:
     return replace(problem, traces=tuple(traces))
 
 
-def figures(problems: Sequence[ReplayProblem], rule: AnswerRule, n: int, orders: int) -> Figures:
+def figures(problems: Sequence[ReplayProblem], rule: WithoutJudge, n: int, orders: int) -> Figures:
     """Means over the disjoint blocks of n traces and `orders` orders of all of them."""
-    return summarise([problem_figures(problem, rule, n, orders) for problem in problems])
+    return summarise([problem_figures(problem, partial(answer_once, rule=rule), n, orders) for problem in problems])
 
 
-def problem_figures(problem: ReplayProblem, rule: AnswerRule, n: int, orders: int) -> ProblemFigures:
+def problem_figures(
+    problem: ReplayProblem, run: Callable[[ReplayProblem], Pruned], n: int, orders: int
+) -> ProblemFigures:
+    """A rule's `run` on `orders` draws of n of the traces."""
     parts = [part(problem, chosen) for chosen in _chosen(problem, n, orders)]
-    runs = [answer_in_orders(one, rule, 1)[0] for one in parts]
+    runs = [run(one) for one in parts]
     votes = [majority(one.keys) for one in parts]
     return ProblemFigures(
         _mean(run.key in problem.right for run in runs),
         _mean(vote in problem.right for vote in votes),
-        _mean(run.usage.generated for run in runs),
+        _mean(net_cost(run.usage, 1, 0) for run in runs),
+        _mean(net_cost(run.usage, 1, 0) - run.usage.generated for run in runs),
         _mean(sum(trace.n_tokens for trace in one.traces) for one in parts),
         _mean(run.usage.longest_path for run in runs),
         _mean(max(trace.n_tokens for trace in one.traces) for one in parts),
@@ -163,7 +182,8 @@ class Study:
             for rule in rules:
                 for name, n, is_turned in itertools.product(problems, self.sizes, (False, True)):
                     taken = (turned if is_turned else problems)[name]
-                    mine = [problem_figures(problem, rule, n, orders) for problem in taken]
+                    run = partial(answer_once, rule=rule)
+                    mine = [problem_figures(problem, run, n, orders) for problem in taken]
                     self._found[rule, name, n, is_turned] = mine
                 shown.advance()
 

@@ -30,13 +30,10 @@ from eval.one_model.sampling import (
     sample_model,
 )
 from eval.studies.budget import (
-    FORCING,
-    OF_FAMILY,
     Budget,
     BudgetPoint,
     BudgetReport,
     Forcer,
-    Forcing,
     budget_point,
     draw,
     force_missing,
@@ -57,6 +54,7 @@ from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.records import as_json
 from secateur.runtime.statistics import mean_with_interval
 from secateur.tasks.answers.equality import GRADER_VERSION
+from secateur.tasks.prompts import FORCING, FORCING_OF_FAMILY, Forcing, check_forcing
 
 
 @dataclass(kw_only=True)
@@ -65,7 +63,7 @@ class BudgetForcingConfig(SingleConfig):
 
     budgets: thinking tokens after which thinking ends by force.
     answer_tokens: cap on what is generated after that [tokens].
-    forcing: which string ends thinking: deepseek, qwq, s1 or plain; by default that of `prompt_family`.
+    forcing: which string ends thinking: deepseek, qwq, s1, plain or boxed; by default that of `prompt_family`.
     """
 
     budgets: tuple[int, ...] = (500, 1000, 2000, 4000, 8000)
@@ -75,8 +73,7 @@ class BudgetForcingConfig(SingleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_positive("answer_tokens")
-        if self.forcing is not None and self.forcing not in FORCING:
-            raise InputError(f"key 'forcing' has the value '{self.forcing}'; choose one of {', '.join(FORCING)}")
+        check_forcing("forcing", self.forcing)
         if not self.budgets or min(self.budgets) < 1 or len(set(self.budgets)) < len(self.budgets):
             raise InputError(
                 f"key 'budgets' has the value {list(self.budgets)}: expected different numbers from 1 on"
@@ -84,7 +81,7 @@ class BudgetForcingConfig(SingleConfig):
 
     @property
     def chosen_forcing(self) -> Forcing:
-        return FORCING[self.forcing or OF_FAMILY[self.prompt_family]]
+        return FORCING[self.forcing or FORCING_OF_FAMILY[self.prompt_family]]
 
     def budget(self, tokens: int) -> Budget:
         spec = SamplingSpec(self.temperature, self.top_p, self.top_k, self.answer_tokens)

@@ -25,6 +25,7 @@ from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
 from secateur.runtime.process import current_ranks
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds, Interval
+from secateur.tasks.prompts import Forcing
 from secateur.tasks.records import Problem, Trace
 
 if TYPE_CHECKING:
@@ -32,25 +33,6 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _FILE = "budget_forcing.json"
-
-
-@dataclass(frozen=True)
-class Forcing:
-    """`injected` ends thinking by force; thinking that holds `end` has ended by itself."""
-
-    injected: str
-    end: str = "</think>"
-
-
-# The first three are those of ThinkPrune's budget_forcing_gen.py; the last is how the embedded model goes on.
-FORCING = {
-    "deepseek": Forcing("</think>\n\n**Final Answer:**\n\n"),
-    "qwq": Forcing("</think>\n\nThe final answer is"),
-    "s1": Forcing("<|im_start|>answer\nFinal Answer:", "<|im_start|>answer"),
-    "plain": Forcing("\n</think>\n\\boxed{"),
-}
-OF_FAMILY = {"deepseek": "deepseek", "qwen": "qwq", "plain": "plain"}
-"""Prompt family → the name of its forcing."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Methods that look at finished answers alone, replayed on stored traces by the policies that run live.
+"""Methods that look at answers alone, finished or forced, replayed on stored traces by the policies that run live.
 
 Each is a rule of stopping and one of starting (secateur/deepprune/stopping.py, starting.py). `ahead` is ours; most of
 the others are published. `answers` takes any combination that a config names.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,22 @@ from eval.table.method import (
     ReplayKeys,
     ReplayModel,
     ReplayProblem,
+    ReplayTrace,
     Result,
+    WithoutJudge,
     average,
     trace_orders,
 )
 from eval.table.votes import EQUAL_TOKENS, controls_of
 from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule, answer_rule
-from secateur.deepprune.replay import replay_answers
+from secateur.deepprune.probing import (
+    Mars,
+    ParallelProbe,
+    ProbedTraces,
+    SwitchRates,
+    read_switch_rates,
+)
+from secateur.deepprune.replay import Replay, replay_answers, replay_probes
 from secateur.deepprune.starting import AllAtOnce, MissingWaves, Pool, Waves
 from secateur.deepprune.stopping import (
     BetaPosterior,
@@ -34,17 +43,18 @@ from secateur.deepprune.stopping import (
     WindowAgrees,
 )
 from secateur.runtime.errors import InputError
+from secateur.tasks.prompts import FORCING, check_forcing
 
 ANSWERS = "answers"
 """The method whose rules a config names; each has a row `answers_<name>`."""
 
 
-def answer_once(problem: ReplayProblem, rule: AnswerRule, order: Sequence[int] | None = None) -> Pruned:
+def answer_once(problem: ReplayProblem, rule: WithoutJudge, order: Sequence[int] | None = None) -> Pruned:
     """A rule on the stored traces, taken in `order`; by default as they are stored, which is what a live run does."""
     n = len(problem.traces)
     order = range(n) if order is None else order
     taken = [problem.traces[index] for index in order]
-    found = replay_answers([trace.n_tokens for trace in taken], [trace.key for trace in taken], rule)
+    found = _replayed(taken, problem.probe_every, rule)
     kept = [0] * n
     for index, tokens in zip(order, found.kept_tokens, strict=True):
         kept[index] = tokens
@@ -52,12 +62,30 @@ def answer_once(problem: ReplayProblem, rule: AnswerRule, order: Sequence[int] |
     return Pruned(survivors, [None] * n, kept, found.key, found.usage)
 
 
-def answer_in_orders(problem: ReplayProblem, rule: AnswerRule, orders: int) -> list[Pruned]:
+def _replayed(traces: Sequence[ReplayTrace], every: int | None, rule: WithoutJudge) -> Replay:
+    if isinstance(rule, AnswerRule):
+        return replay_answers([trace.n_tokens for trace in traces], [trace.key for trace in traces], rule)
+    return replay_probes(probed(traces, every), rule)
+
+
+def probed(traces: Sequence[ReplayTrace], every: int | None) -> ProbedTraces:
+    """The forced answers of the traces of one problem, every so many tokens."""
+    read = [trace.forced_tokens for trace in traces]
+    return ProbedTraces(
+        [trace.key for trace in traces],
+        [trace.n_tokens for trace in traces],
+        [trace.forced for trace in traces],
+        every,
+        None if None in read else read,
+    )
+
+
+def answer_in_orders(problem: ReplayProblem, rule: WithoutJudge, orders: int) -> list[Pruned]:
     """A rule in `orders` orders of the traces."""
     return [answer_once(problem, rule, order) for order in trace_orders(problem, orders)]
 
 
-def answers_row(model: ReplayModel, name: str, rule: AnswerRule, keys: ReplayKeys) -> Result:
+def answers_row(model: ReplayModel, name: str, rule: WithoutJudge, keys: ReplayKeys) -> Result:
     """The row `name`. Traces are taken at random, so its control is the same number of tokens, not of traces."""
     parameters = Parameters(model.parameters)
     outcomes = [average(problem, answer_in_orders(problem, rule, keys.orders)) for problem in model.plain]
@@ -95,6 +123,47 @@ class AnswersKeys(ReplayKeys):
 
 
 Run = Callable[[ReplayModel, ReplayKeys], list[Result]]
+
+
+@dataclass(kw_only=True)
+class ProbeKeys(ReplayKeys):
+    """probe_every, probe_tokens: tokens between two forced answers, and the most that one reads; probe_forcing: what
+      is put behind a trace to force it: boxed, or plain for the embedded model (secateur/tasks/prompts.py).
+    probe_stable, probe_patience, probe_warm_up: Parallel-Probe, counted in forced answers: all stop when the
+      majority has been the same for so many more, a trace when it has differed for so many, from the warm-up on.
+    mars_gamma, mars_delta: the MARS-like stop: 1 is the worst case, 0.5 the mildest; bound of its error (0-1), null
+      for none.
+    mars_rates: file of switch rates, the switch_rates.json of a run on other problems; null for a coin toss each.
+    """
+
+    probe_every: int = 500
+    probe_tokens: int = 32
+    probe_forcing: str = "boxed"
+    probe_stable: int = 40
+    probe_patience: int = 7
+    probe_warm_up: int = 15
+    mars_gamma: float = 1.0
+    mars_delta: float | None = None
+    mars_rates: str | None = None
+
+    @property
+    def parallel_probe(self) -> ParallelProbe:
+        stable, patience, warm_up = self.probe_stable, self.probe_patience, self.probe_warm_up
+        return ParallelProbe(**self._probes, stable=stable, patience=patience, warm_up=warm_up)
+
+    @property
+    def mars(self) -> Mars:
+        rates = SwitchRates() if self.mars_rates is None else read_switch_rates(self.mars_rates)
+        return Mars(**self._probes, gamma=self.mars_gamma, delta=self.mars_delta, rates=rates)
+
+    @property
+    def _probes(self) -> dict[str, Any]:
+        check_forcing("probe_forcing", self.probe_forcing)
+        return {"every": self.probe_every, "tokens": self.probe_tokens, "forcing": FORCING[self.probe_forcing]}
+
+
+def _check_probes(keys: ProbeKeys) -> None:
+    _ = keys.parallel_probe, keys.mars
 
 
 def _row_of(name: str, rule: AnswerRule) -> Run:
@@ -139,8 +208,8 @@ def _check_rules(keys: AnswersKeys) -> None:
         raise InputError("key 'answers' is empty, but 'methods' has answers; name a rule, or leave that method out")
 
 
-def _published(name: str, label: str, mark: str, rule: AnswerRule, is_bound: bool = False) -> Method:
-    return Method(name, label, mark, _row_of(name, rule), is_rival=not is_bound, is_bound=is_bound)
+def _published(name: str, label: str, mark: str) -> Method:
+    return Method(name, label, mark, _row_of(name, PUBLISHED_RULES[name]), is_rival=True)
 
 
 _PLUS = "M-2-6.5h4v4.5h4.5v4h-4.5v4.5h-4v-4.5h-4.5v-4h4.5Z"
@@ -183,20 +252,39 @@ ADAPTIVE_CONSISTENCY = Method(
 EARLY_STOPPING = Method(
     "early_stopping", "early stopping", _CROSS, _early, EarlyStoppingKeys, check=_check_window, is_rival=True
 )
-CONSOL = _published("consol", "ConSol", "M0-7 2-2 7 0 2 2 0 7-2 2-7 0-2-2Z", AnswerRule(Sprt(), MissingWaves()))
-CONSOL_MIXTURE = _published(
-    "consol_mixture",
-    "ConSol, mixture",
-    "M0-7 2-2 7 0 2 2 0 7-2 2-7 0-2-2Z",
-    AnswerRule(MixtureSprt(), MissingWaves()),
+PUBLISHED_RULES: Mapping[str, AnswerRule] = {
+    "consol": AnswerRule(Sprt(), MissingWaves()),
+    "consol_mixture": AnswerRule(MixtureSprt(), MissingWaves()),
+    "bayes_three": AnswerRule(TopThreePosterior(), Waves(1)),
+    "certificate": AnswerRule(MajorityCertificate(), Waves(1)),
+    "first_ended": AnswerRule(FirstEnded(5), Pool(8)),
+    "cannot_change": AnswerRule(CannotChange(), AllAtOnce()),
+}
+"""Method → rule, of those without keys of their own."""
+CONSOL = _published("consol", "ConSol", "M0-7 2-2 7 0 2 2 0 7-2 2-7 0-2-2Z")
+CONSOL_MIXTURE = _published("consol_mixture", "ConSol, mixture", "M0-7 2-2 7 0 2 2 0 7-2 2-7 0-2-2Z")
+BAYES_THREE = _published("bayes_three", "Bayes, top three", "M-6.5 3.5 0-7.5 6.5 3.5Z")
+CERTIFICATE = _published("certificate", "majority certificate", "M-6-6H6V1L0 7-6 1Z")
+FIRST_ENDED = _published("first_ended", "first 5 to end", "M-7-5H3L7 0 3 5H-7Z")
+CANNOT_CHANGE = _published("cannot_change", "cannot change", "M-5-6.5h10v5h-3v8h-4v-8h-3Z")
+PARALLEL_PROBE = Method(
+    "parallel_probe",
+    "Parallel-Probe",
+    "M-7-2H-2V-7H2V7H-2V2H-7Z",
+    lambda model, keys: [answers_row(model, "parallel_probe", keys.parallel_probe, keys)],
+    ProbeKeys,
+    lambda keys: {"parallel_probe": keys.parallel_probe},
+    _check_probes,
+    reads_probes=True,
+    is_rival=True,
 )
-BAYES_THREE = _published(
-    "bayes_three", "Bayes, top three", "M-6.5 3.5 0-7.5 6.5 3.5Z", AnswerRule(TopThreePosterior(), Waves(1))
-)
-CERTIFICATE = _published(
-    "certificate", "majority certificate", "M-6-6H6V1L0 7-6 1Z", AnswerRule(MajorityCertificate(), Waves(1))
-)
-FIRST_ENDED = _published("first_ended", "first 5 to end", "M-7-5H3L7 0 3 5H-7Z", AnswerRule(FirstEnded(5), Pool(8)))
-CANNOT_CHANGE = _published(
-    "cannot_change", "cannot change", "M-5-6.5h10v5h-3v8h-4v-8h-3Z", AnswerRule(CannotChange(), AllAtOnce())
+MARS = Method(
+    "mars",
+    "MARS-like",
+    "M7-2H2V-7H-2V7H2V2H7Z",
+    lambda model, keys: [answers_row(model, "mars", keys.mars, keys)],
+    ProbeKeys,
+    lambda keys: {"mars": keys.mars},
+    reads_probes=True,
+    is_rival=True,
 )

@@ -5,22 +5,34 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib import metadata
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eval.table.answers import probed
 from eval.table.config import CombinedConfig, table_settings
 from eval.table.explorer import evenly_chosen, write_examples, write_explorer
 from eval.table.grid import BenchmarkTable, GridCell, ModelAndJudge, measure_cells, tabulate, together
 from eval.table.live_report import live_entries, live_equality, sampling_time
 from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace, confidence_profile
 from eval.table.provenance import Seen, seen_by_judge, seen_by_model
-from eval.table.store import names_of_judges, read_engine, read_scores, stored_traces, traces_folder, wall_seconds
+from eval.table.store import (
+    names_of_judges,
+    rates_path,
+    read_engine,
+    read_probes,
+    read_scores,
+    stored_traces,
+    traces_folder,
+    wall_seconds,
+)
 from eval.traces.benchmarks import Problems
 from eval.traces.sampling import prompt_ids
 from secateur.deepprune.judges.folder import judge_kind, judge_weight
 from secateur.deepprune.policy import decision_seed
+from secateur.deepprune.probing import learn_switch_rates, write_switch_rates
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace, read_trace_folder
 from secateur.results import LiveEquality, Table, rows_as_csv, write_table
@@ -97,10 +109,25 @@ class ModelTraces:
         return [[confidence_profile(trace.load_confidences(), window) for trace in found] for found in self.stored]
 
     def _problem(self, index: int) -> ReplayProblem:
-        problem, stored = self.problems[index], self.stored[index]
-        keys, right = keys_and_right_ones(self.answers[index], problem.answer)
-        traces = tuple(ReplayTrace(key, s.trace.n_tokens, s.cut_tokens) for key, s in zip(keys, stored, strict=True))
-        return ReplayProblem(problem.id, right, traces, decision_seed(self.config.seed, problem.id))
+        problem, stored, config = self.problems[index], self.stored[index], self.config
+        probes = read_probes(config, self.name, problem) if config.needs_probes else None
+        keys, forced, right = _keys(self.answers[index], probes.answers if probes else [()] * len(stored), problem)
+        read = probes.read if probes else [None] * len(stored)
+        traces = tuple(
+            ReplayTrace(key, s.trace.n_tokens, s.cut_tokens, mine, tokens)
+            for key, s, mine, tokens in zip(keys, stored, forced, read, strict=False)
+        )
+        every = config.probe_every if probes else None
+        return ReplayProblem(problem.id, right, traces, decision_seed(config.seed, problem.id), probe_every=every)
+
+
+def _keys(
+    answers: Sequence[str | None], forced: Sequence[Sequence[str | None]], problem: Problem
+) -> tuple[list[int | None], list[tuple[int | None, ...]], frozenset[int]]:
+    """The keys of the traces' answers, of those forced out of each, and of the right ones among all."""
+    keys, right = keys_and_right_ones([*answers, *chain.from_iterable(forced)], problem.answer)
+    rest = iter(keys[len(answers) :])
+    return keys[: len(answers)], [tuple(islice(rest, len(mine))) for mine in forced], right
 
 
 def keys_and_right_ones(answers: Sequence[str | None], gold: str) -> tuple[list[int | None], frozenset[int]]:
@@ -131,6 +158,9 @@ def assemble(
     traces = {name: ModelTraces(config, name, problems) for name in config.models}
     models = {name: found.replay_model() for name, found in traces.items()}
     cells = measure_cells(config, benchmark, models, _seen(config, problems))
+    for name, found in models.items() if config.needs_probes else ():
+        rates = learn_switch_rates(probed(problem.traces, problem.probe_every) for problem in found.plain)
+        write_switch_rates(rates_path(config, name), rates)
     live = live_entries(config, problems, benchmark)
     cells[0] = cells[0].timed(live)
     found = tabulate(cells, config.token_prices, config.tolerance_points)

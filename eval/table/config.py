@@ -192,11 +192,12 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
         places = engine_kind(self.engine).places(self.engine_options, self.rows)
         if places is None or not self.live or not self.live_rules:
             return
-        if places < self.largest_n:
+        wanted = 2 * self.largest_n if self.needs_probes else self.largest_n
+        if places < wanted:
             raise InputError(
                 f"key 'rows' has the value {self.rows}: a problem that runs live has all its {self.largest_n} traces "
-                f"in vLLM at once, which takes {places}; give rows or engine_options.max_num_seqs at least n, or "
-                "live: 0"
+                f"in vLLM at once, with a probe beside each where answers are forced: {wanted}, and it takes "
+                f"{places}; give rows or engine_options.max_num_seqs at least {wanted}, or live: 0"
             )
 
     @property
@@ -253,6 +254,15 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
     @property
     def needs_similarity(self) -> bool:
         return any(METHODS[name].reads_similarity for name in self.methods)
+
+    @property
+    def needs_probes(self) -> bool:
+        return any(METHODS[name].reads_probes for name in self.methods)
+
+    @property
+    def probe_settings(self) -> str:
+        """What fixes a forced answer, besides its trace."""
+        return f"{self.probe_every} {self.probe_tokens} {self.probe_forcing} {self.answer_from}"
 
     @property
     def needs_confidences(self) -> bool:

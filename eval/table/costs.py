@@ -1,8 +1,9 @@
 """What the tokens of a row cost in money, by prices per million tokens. Pure functions.
 
 Billed as an API bills: the prompt of a problem once (one request with n completions, or a server that keeps
-prefixes), every token that a trace generated or overran, and what the judge read, re-read from its cache and
-generated. A judge of the generator's own states reads nothing and costs nothing here; its head is in the net saving.
+prefixes), every token that a trace generated or overran, and what forced answers and the judge read, re-read from
+their caches and generated. A judge of the generator's own states reads nothing and costs nothing here; its head is in
+the net saving.
 """
 
 import math
@@ -71,7 +72,9 @@ def cost_of(
 
     `prompt_tokens` is the mean length of a prompt [tokens]; `judge` is None where no judge reads tokens.
     """
-    spent = problems * prompt_tokens * generator.prompt + (usage.generated + usage.overrun) * generator.generated
+    spent = problems * prompt_tokens * generator.prompt
+    spent += (usage.generated + usage.overrun + usage.probe_generated) * generator.generated
+    spent += usage.probe_prefill * generator.prompt + usage.probe_cached * generator.cached
     if judge is not None:
         spent += usage.judge_prefill * judge.prompt + usage.judge_cached * judge.cached
         spent += usage.judge_generated * judge.generated

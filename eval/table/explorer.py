@@ -15,7 +15,7 @@ from eval.table.answers import answer_once
 from eval.table.method import Pruned, ReplayModel, ReplayProblem
 from eval.table.pruning import prune_once, weighed_once
 from secateur.deepprune.answers import AnswerRule
-from secateur.deepprune.evidence import EvidenceRule, Rule
+from secateur.deepprune.evidence import EvidenceRule, JudgedRule, Rule
 from secateur.deepprune.rule import PruneRule
 from secateur.deepprune.vote import majority
 from secateur.runtime.files import write_text
@@ -84,7 +84,8 @@ def write_explorer(
     models: Mapping[str, ReplayModel],
     answers: Mapping[str, Sequence[Sequence[str | None]]],
 ) -> None:
-    """Replace `explorer.json` in `folder`, a line per problem. `answers` are by model, [problems][traces]."""
+    """Replace `explorer.json` in `folder`, a line per problem; rules of forced answers are left out. `answers` are by
+    model, [problems][traces]."""
     lines = []
     for index, problem in enumerate(problems):
         traced = {name: _traced(found, index, answers[name][index], rules) for name, found in models.items()}
@@ -139,7 +140,7 @@ def _traced(model: ReplayModel, index: int, answers: Sequence[str | None], rules
         _rule_run(method, judge, _run_once(model, judge, index, rule), places, plain)
         for judge in model.pruned_by
         for method, rule in rules.items()
-        if not isinstance(rule, AnswerRule)
+        if isinstance(rule, JudgedRule)
     ]
     return TracedModel(
         n_tokens=tuple(trace.n_tokens for trace in plain.traces),

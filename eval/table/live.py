@@ -5,20 +5,22 @@ import json
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 from eval.table.config import CombinedConfig
 from eval.table.judges import ModelJudges
 from eval.table.live_record import FORMAT, LiveWall, compare
 from eval.table.registry import method_label
-from eval.table.store import live_path, names_of_judges, read_live, read_scores
+from eval.table.store import StoredProbes, live_path, names_of_judges, read_live, read_probes, read_scores
 from eval.traces.sampling import prompt_ids
 from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
-from secateur.deepprune.evidence import EvidenceRule, Rule
+from secateur.deepprune.evidence import EvidenceRule, JudgedRule, Rule
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.policy import decision_seed
-from secateur.deepprune.replay import Replay, replay, replay_answers
+from secateur.deepprune.probing import ProbedTraces, ProbeRule
+from secateur.deepprune.replay import Replay, replay, replay_answers, replay_probes
 from secateur.engines.base import Engine, Event, SamplingSpec
 from secateur.engines.trace_folder import StoredTrace
 from secateur.runtime.console import progress
@@ -42,7 +44,7 @@ class LiveRuns:
         if isinstance(rule, EvidenceRule):
             rule = rule.weighed(judges.judges[0].weight)
         self.config, self.model, self.method, self.rule = config, model, method, rule
-        asks = not isinstance(rule, AnswerRule)
+        asks = isinstance(rule, JudgedRule)
         self.judge: Judge | None = judges.judges[0] if asks else None
         self.tokenizer = judges.tokenizer
         made_with = {"rule": repr(rule), "grader": GRADER_VERSION}
@@ -78,17 +80,32 @@ class LiveRuns:
 
     def _write(self, problem: Problem, result: LiveResult, stored: Sequence[StoredTrace], wall: LiveWall) -> None:
         answers = [self._extract(trace.trace.text) for trace in stored]
-        replayed = self._replay(problem, stored, group_answers(answers))
+        probes = read_probes(self.config, self.model, problem) if isinstance(self.rule, ProbeRule) else None
+        if probes is not None:
+            answers += chain.from_iterable(probes.answers[: len(stored)])
+        replayed = self._replay(problem, stored, group_answers(answers), probes)
         answer = None if replayed.key is None else answers[replayed.key]  # the index of the first equal answer
         record = compare(
             result, replayed, answer, stored, problem.answer, self.rule, settings=self._settings, wall=wall
         )
         write_record(live_path(self.config, self.model, self.method, problem), record, FORMAT)
 
-    def _replay(self, problem: Problem, stored: Sequence[StoredTrace], keys: Sequence[Hashable | None]) -> Replay:
+    def _replay(
+        self,
+        problem: Problem,
+        stored: Sequence[StoredTrace],
+        keys: Sequence[Hashable | None],
+        probes: StoredProbes | None,
+    ) -> Replay:
+        """`keys` of the traces' answers, then of those in `probes`."""
         lengths = [trace.trace.n_tokens for trace in stored]
         if isinstance(self.rule, AnswerRule):
             return replay_answers(lengths, keys, self.rule)
+        if isinstance(self.rule, ProbeRule):
+            forced, n = iter(keys[len(stored) :]), len(stored)
+            mine = [tuple(islice(forced, len(read))) for read in probes.read[:n]]
+            traces = ProbedTraces(keys[:n], lengths, mine, self.rule.every, probes.read[:n])
+            return replay_probes(traces, self.rule)
         found = read_scores(self.config, self.model, names_of_judges(self.config, self.model)[0], problem)
         cuts, seed = [trace.cut_tokens for trace in stored], decision_seed(self.config.seed, problem.id)
         return replay(lengths, cuts, keys, found.scores, self.rule, seed, found.usage)

@@ -12,11 +12,10 @@ Where a rule has no cuts, everything is behind them.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.controller import LiveResult, TraceResult
-from secateur.deepprune.evidence import EvidenceRule, Rule
+from secateur.deepprune.evidence import EvidenceRule, JudgedRule, Rule
 from secateur.deepprune.gathering import ALL_PAIRS
 from secateur.deepprune.replay import Replay
 from secateur.engines.accounting import Usage
@@ -133,7 +132,7 @@ def _later_cause(live: TraceSpan, replayed: TraceSpan) -> str:
 def asks_all_pairs(rule: Rule, n: int) -> bool:
     """Whether the live judge compares everybody with everybody, as the stored scores do; else it is asked for fewer
     pairs than they hold. Where there is no judge nothing is left out either."""
-    if isinstance(rule, AnswerRule):
+    if not isinstance(rule, JudgedRule):
         return True
     if isinstance(rule, EvidenceRule):
         return False
@@ -144,7 +143,8 @@ def first_difference(
     live: LiveResult, replayed: Replay, stored: Sequence[StoredTrace], all_pairs: bool
 ) -> str | None:
     """What a live run and a replay of its problem disagree about; None if nothing. `all_pairs`: see `asks_all_pairs`;
-    without it the costs of the judge are not compared."""
+    without it the costs of the judge are not compared. What a probe reads of its trace is not: that depends on the
+    engine's cache, and the replay's has everything."""
     for index, (ran, trace, kept) in enumerate(zip(live.traces, stored, replayed.kept_tokens, strict=True)):
         if ran.token_ids != trace.trace.token_ids[: len(ran.token_ids)]:
             return f"trace {index} has other tokens"
@@ -154,7 +154,7 @@ def first_difference(
             return f"trace {index} has another text"
     if live.decision.survivors != replayed.decision.survivors:
         return "the survivors differ"
-    spent, foreseen = live.usage, replayed.usage
+    spent, foreseen = (replace(x.usage, probe_prefill=0, probe_cached=0) for x in (live, replayed))
     if not all_pairs:
         spent, foreseen = (Usage(x.generated, x.overrun, longest_path=x.longest_path) for x in (spent, foreseen))
     return None if spent == foreseen else f"the costs differ: {spent} and {foreseen}"
@@ -175,7 +175,7 @@ def compare(
     difference = _answers_differ(live.answer, replayed_answer)
     difference = difference or first_difference(live, replayed, stored, asks_all_pairs(rule, len(stored)))
     spans = [TraceSpan.of_live(trace) for trace in live.traces]
-    cuts = not isinstance(rule, AnswerRule)
+    cuts = isinstance(rule, JudgedRule)
     again = [TraceSpan.of_replay(trace, kept, cuts) for trace, kept in zip(stored, replayed.kept_tokens, strict=True)]
     failures = live.decision.judge_failure, replayed.decision.judge_failure
     return LiveProblem(

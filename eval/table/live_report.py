@@ -16,7 +16,7 @@ from eval.table.config import CombinedConfig
 from eval.table.live_record import TOKEN_CAUSES, LiveProblem, ProblemSide, asks_all_pairs
 from eval.table.rows import rounded
 from eval.table.store import EngineFacts, names_of_judges, read_engine, read_live
-from secateur.deepprune.answers import AnswerRule
+from secateur.deepprune.evidence import JudgedRule
 from secateur.engines.accounting import JUDGE_COSTS
 from secateur.engines.registry import engine_kind
 from secateur.results import LiveCause, LiveDifference, LiveEntry, LiveEquality, LiveSide
@@ -80,7 +80,7 @@ def live_entries(config: CombinedConfig, problems: Sequence[Problem], benchmark:
             records = {problem.id: read_live(config, model, method, problem) for problem in live}
             all_pairs = asks_all_pairs(rule, next(iter(records.values())).traces)
             runs = LiveRunsOf(records, engine, config.rows, config.dtype, all_pairs, sampled)
-            judge = names_of_judges(config, model)[0] if not isinstance(rule, AnswerRule) else None
+            judge = names_of_judges(config, model)[0] if isinstance(rule, JudgedRule) else None
             entries.append(live_entry(runs, benchmark, model, method, judge))
     return entries
 

@@ -15,17 +15,23 @@ import numpy as np
 from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.cut import ended_before_cut
 from secateur.deepprune.evidence import EvidenceRule
+from secateur.deepprune.probing import ProbeRule
 from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
+
+WithoutJudge = AnswerRule | ProbeRule
 
 
 @dataclass(frozen=True)
 class ReplayTrace:
     """One finished trace: the key of its answer (None: it gave none) and its length [tokens]; `cut_tokens` [tokens]
-    is None for a trace that ended before its cut."""
+    is None for a trace that ended before its cut. `forced` are the keys of the answers that were forced out of it on
+    the way, and `forced_tokens` [tokens] what each took to read, None where that is not known."""
 
     key: Hashable | None
     n_tokens: int
     cut_tokens: int | None
+    forced: tuple[Hashable | None, ...] = ()
+    forced_tokens: tuple[int, ...] | None = None
 
     @property
     def whole(self) -> bool:
@@ -48,6 +54,8 @@ class ReplayProblem:
     scores: np.ndarray | None = None
     """[n, n] probability (0-1) that two traces will end in the same answer, read at their cuts."""
     judge_usage: JudgeUsage = NO_JUDGE
+    probe_every: int | None = None
+    """After how many tokens each time an answer was forced; None where none was."""
 
     @property
     def keys(self) -> list[Hashable | None]:
@@ -119,13 +127,11 @@ def part(problem: ReplayProblem, chosen: np.ndarray) -> ReplayProblem:
     """The problem as if only the `chosen` traces [m] had been sampled, in that order; the judge's usage is the
     part of the stored one that falls to them."""
     places = chosen.tolist()
-    return ReplayProblem(
-        problem.problem_id,
-        problem.right,
-        tuple(problem.traces[place] for place in places),
-        problem.decision_seed,
-        None if problem.scores is None else problem.scores[np.ix_(chosen, chosen)],
-        problem.judge_usage.part(places),
+    return replace(
+        problem,
+        traces=tuple(problem.traces[place] for place in places),
+        scores=None if problem.scores is None else problem.scores[np.ix_(chosen, chosen)],
+        judge_usage=problem.judge_usage.part(places),
     )
 
 
@@ -278,7 +284,7 @@ class ReplayKeys:
 
     methods: single, consensus, ahead, ahead_wait, answers, evidence, deepprune, random_traces,
       consensus_equal_tokens, adaptive_consistency, early_stopping, consol, consol_mixture, bayes_three, certificate,
-      first_ended, cannot_change, deepconf_low, deepconf_high, embedding, oracle.
+      first_ended, cannot_change, parallel_probe, mars, polr, deepconf_low, deepconf_high, embedding, oracle.
     orders: orders of the traces that methods are averaged over which take them one after another; draws: random
       draws of the other methods.
     """
@@ -297,7 +303,7 @@ def _always(keys: ReplayKeys, n: int) -> bool:
     return True
 
 
-def _no_rules(keys: ReplayKeys) -> Mapping[str, AnswerRule | EvidenceRule]:
+def _no_rules(keys: ReplayKeys) -> Mapping[str, WithoutJudge | EvidenceRule]:
     return {}
 
 
@@ -320,7 +326,8 @@ class Method:
     keys: dataclass of the options that are its own; check: raises `InputError` for options that cannot be, whether
       it is asked for or not; require: raises it where n traces, the most that a run samples, are too few.
     runs_at: whether it can be run with n traces.
-    prunes: it asks the judges of a model; reads_similarity, reads_confidences: it needs scores or token confidences.
+    prunes: it asks the judges of a model; reads_similarity, reads_confidences, reads_probes: it needs scores, token
+      confidences or forced answers.
     is_bound: a bound or a control, that nobody can run by itself; is_ours: its accuracy is compared with that of
       others, paired by problem, of those that are is_rival; depends_on_n: False where every n comes to the same.
     """
@@ -330,7 +337,7 @@ class Method:
     mark: str
     run: Callable[[ReplayModel, K], list[Result]] | None
     keys: type[ReplayKeys] = ReplayKeys
-    rules: Callable[[K], Mapping[str, AnswerRule | EvidenceRule]] = _no_rules
+    rules: Callable[[K], Mapping[str, WithoutJudge | EvidenceRule]] = _no_rules
     check: Callable[[K], None] = _nothing_to_check
     require: Callable[[K, int], None] = _any_n
     runs_at: Callable[[K, int], bool] = _always
@@ -338,6 +345,7 @@ class Method:
     prunes: bool = False
     reads_similarity: bool = False
     reads_confidences: bool = False
+    reads_probes: bool = False
     is_bound: bool = False
     is_ours: bool = False
     is_rival: bool = False

@@ -14,12 +14,14 @@ from eval.table.answers import (
     CONSOL_MIXTURE,
     EARLY_STOPPING,
     FIRST_ENDED,
+    MARS,
     NAMED_RULES,
+    PARALLEL_PROBE,
 )
 from eval.table.deepconf import DEEPCONF_HIGH, DEEPCONF_LOW
 from eval.table.method import Method, ReplayKeys
 from eval.table.pruning import DEEPPRUNE, EQUAL_TOKENS_CONTROL, EVIDENCE, PUBLISHED, RANDOM_CONTROL
-from eval.table.similarity import EMBEDDING
+from eval.table.similarity import EMBEDDING, POLR
 from eval.table.votes import CONSENSUS, ORACLE, SINGLE
 
 METHODS: Mapping[str, Method] = {
@@ -27,7 +29,7 @@ METHODS: Mapping[str, Method] = {
     for method in (
         *(SINGLE, CONSENSUS, ORACLE, AHEAD, AHEAD_WAIT, NAMED_RULES),
         *(ADAPTIVE_CONSISTENCY, EARLY_STOPPING, CONSOL, CONSOL_MIXTURE, BAYES_THREE, CERTIFICATE),
-        *(FIRST_ENDED, CANNOT_CHANGE, DEEPCONF_LOW, DEEPCONF_HIGH, EMBEDDING),
+        *(FIRST_ENDED, CANNOT_CHANGE, PARALLEL_PROBE, MARS, DEEPCONF_LOW, DEEPCONF_HIGH, EMBEDDING, POLR),
         *(EVIDENCE, DEEPPRUNE, RANDOM_CONTROL, EQUAL_TOKENS_CONTROL),
     )
 }

@@ -1,12 +1,15 @@
-"""Similarity pruning after Slim-SC (arXiv 2509.13990), replayed on stored cuts: a trace that resembles one that
-runs is dropped. It needs no trained judge; any similarity of two cuts will do."""
+"""Methods to which any similarity of two cuts will do, so that no judge is trained, replayed on stored cuts. After
+Slim-SC (arXiv 2509.13990) a trace that resembles one that runs is dropped; after PoLR (2601.21494) the largest
+cluster finishes."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from eval.table.answers import check_share
 from eval.table.method import (
     Method,
     Parameters,
+    Pruned,
     ReplayKeys,
     ReplayModel,
     ReplayProblem,
@@ -15,20 +18,28 @@ from eval.table.method import (
     average,
     trace_orders,
 )
+from eval.table.pruning import prune_in_orders
 from eval.table.votes import controls_of
+from secateur.deepprune.rule import POLR_RULE, PruneRule
 from secateur.deepprune.vote import majority
 from secateur.engines.accounting import Usage
 
 
 @dataclass(kw_only=True)
 class SimilarityKeys(ReplayKeys):
-    """similarity: what the method "embedding" compares cuts by: token_embedding, tfidf, values, or the folder of a
-      judge of kind embedding.
+    """similarity: what the methods "embedding" and "polr" compare cuts by: token_embedding, tfidf, values, or the
+      folder of a judge of kind embedding.
     similarity_threshold: "embedding" drops cuts that are more alike than this (0-1).
+    polr_threshold: "polr" merges clusters as long as they are this much alike on average (0-1).
     """
 
     similarity: str = "tfidf"
     similarity_threshold: float = 0.95
+    polr_threshold: float = POLR_RULE.cluster.tau
+
+    @property
+    def polr_rule(self) -> PruneRule:
+        return replace(POLR_RULE, cluster=replace(POLR_RULE.cluster, tau=self.polr_threshold))
 
 
 def similar_dropped(problem: ReplayProblem, orders: int, threshold: float = 0.95) -> list[Voters]:
@@ -54,20 +65,40 @@ def similar_dropped(problem: ReplayProblem, orders: int, threshold: float = 0.95
     return runs
 
 
-def _run(model: ReplayModel, keys: SimilarityKeys) -> list[Result]:
-    judge = model.similarity
-    problems, parameters = model.judged[judge], Parameters(model.parameters, model.judge_parameters[judge])
-    outcomes = [average(p, similar_dropped(p, keys.orders, keys.similarity_threshold)) for p in problems]
-    controls = controls_of(problems, outcomes, parameters, keys)
-    return [Result(model.name, EMBEDDING.name, judge, parameters, outcomes, controls=controls)]
+RunsOf = Callable[[ReplayProblem, SimilarityKeys], Sequence[Voters | Pruned]]
+
+
+def _row_of(name: str, runs_of: RunsOf) -> Callable[[ReplayModel, SimilarityKeys], list[Result]]:
+    def run(model: ReplayModel, keys: SimilarityKeys) -> list[Result]:
+        judge = model.similarity
+        problems, parameters = model.judged[judge], Parameters(model.parameters, model.judge_parameters[judge])
+        outcomes = [average(problem, runs_of(problem, keys)) for problem in problems]
+        controls = controls_of(problems, outcomes, parameters, keys)
+        return [Result(model.name, name, judge, parameters, outcomes, controls=controls)]
+
+    return run
+
+
+def _check(keys: SimilarityKeys) -> None:
+    check_share("similarity_threshold", keys.similarity_threshold)
+    check_share("polr_threshold", keys.polr_threshold)
 
 
 EMBEDDING = Method(
     "embedding",
     "similar cuts dropped",
     "M0-7 6.7-2.2 4.1 5.7H-4.1L-6.7-2.2Z",
-    _run,
+    _row_of("embedding", lambda problem, keys: similar_dropped(problem, keys.orders, keys.similarity_threshold)),
     SimilarityKeys,
-    check=lambda keys: check_share("similarity_threshold", keys.similarity_threshold),
+    check=_check,
     reads_similarity=True,
+)
+POLR = Method(
+    "polr",
+    "PoLR",
+    "M-6.5-4H6.5L4 4H-4Z",
+    _row_of("polr", lambda problem, keys: prune_in_orders(problem, keys.polr_rule, keys.orders)),
+    SimilarityKeys,
+    reads_similarity=True,
+    is_rival=True,
 )

@@ -1,8 +1,8 @@
 """What a combined run keeps on disk between launches.
 
 Layout under `<output_dir>/<model>/`: `traces/` (see secateur/engines/trace_folder.py; its states are judge vectors,
-unless states are kept), `engine.json`, `scores/<judge>/<problem>.npz`, `live/<method>/<problem>.json`,
-`wall-rank<r>.jsonl`."""
+unless states are kept), `engine.json`, `scores/<judge>/<problem>.npz`, `probes/<problem>.json` (forced answers),
+`switch_rates.json`, `live/<method>/<problem>.json`, `wall-rank<r>.jsonl`."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace
 from secateur.runtime.files import read_json, read_jsonl, write_json
-from secateur.runtime.records import FORMAT_KEY, as_json, read_record, record_of
+from secateur.runtime.records import FORMAT_KEY, as_json, read_record, record_of, write_record
 from secateur.tasks.records import Problem
 
 
@@ -47,6 +47,42 @@ def scores_path(config: CombinedConfig, model: str, label: str, problem: Problem
 
 def live_path(config: CombinedConfig, model: str, method: str, problem: Problem) -> Path:
     return Path(config.output_dir) / model / "live" / method / f"{quote(problem.id, safe='')}.json"
+
+
+def probes_path(config: CombinedConfig, model: str, problem: Problem) -> Path:
+    return Path(config.output_dir) / model / "probes" / f"{quote(problem.id, safe='')}.json"
+
+
+def rates_path(config: CombinedConfig, model: str) -> Path:
+    """The switch rates of the model's traces, for MARS on other problems."""
+    return Path(config.output_dir) / model / "switch_rates.json"
+
+
+@dataclass(frozen=True)
+class StoredProbes:
+    """The answers that were forced out of the traces of one problem, [n][marks], None for none, and the tokens
+    `read` for each; `settings` fix what they were made with."""
+
+    settings: str
+    answers: tuple[tuple[str | None, ...], ...]
+    read: tuple[tuple[int, ...], ...]
+
+
+_PROBES_FORMAT = 1
+
+
+def write_probes(config: CombinedConfig, model: str, problem: Problem, found: StoredProbes) -> None:
+    write_record(probes_path(config, model, problem), found, _PROBES_FORMAT)
+
+
+def read_probes(config: CombinedConfig, model: str, problem: Problem) -> StoredProbes | None:
+    """The stored ones; None if there are none, fewer, or they were made with other settings."""
+    path = probes_path(config, model, problem)
+    if not path.is_file():
+        return None
+    found = read_record(path, StoredProbes, _PROBES_FORMAT, "delete it, and it is made anew")
+    enough = len(found.answers) >= config.largest_n and found.settings == config.probe_settings
+    return found if enough else None
 
 
 def engine_path(config: CombinedConfig, model: str) -> Path:

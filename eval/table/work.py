@@ -5,7 +5,7 @@ What is on disk (store.py) is not done again, unless scores or live runs were ma
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,13 +15,16 @@ from eval.table.live import LiveRuns
 from eval.table.store import (
     IMPORTED,
     EngineFacts,
+    StoredProbes,
     engine_path,
+    read_probes,
     read_scores,
     scores_path,
     stored_traces,
     traces_folder,
     wall_path,
     write_engine,
+    write_probes,
     write_scores,
 )
 from eval.traces.benchmarks import Problems
@@ -34,14 +37,16 @@ from eval.traces.foreign import (
     read_foreign,
     store,
 )
-from eval.traces.sampling import WantedTraces, local_device, sample_missing
-from secateur.engines.base import Engine
+from eval.traces.sampling import WantedTraces, local_device, prompt_ids, sample_missing
+from secateur.engines.base import Engine, SamplingSpec, trace_seed
+from secateur.engines.detokenize import Detokenizer
 from secateur.engines.models import load_tokenizer
+from secateur.engines.sampling import Probe, ProbeJob, Prober, force_answers
 from secateur.engines.trace_folder import StoredTrace, TraceFolderWriter, read_trace_folder
 from secateur.runtime.console import progress
 from secateur.runtime.files import append_jsonl
 from secateur.runtime.process import current_ranks
-from secateur.tasks.records import Problem
+from secateur.tasks.records import Problem, Trace
 
 
 class ModelWork:
@@ -112,6 +117,8 @@ class BenchmarkWork:
             self._take_over()
         else:
             self._sample()
+            if self.config.needs_probes:
+                self._probe()
         self._score()
         for method, rule in self.config.live_rules.items() if self.live else ():
             live = LiveRuns(self.config, self.model, method, rule, self.judges)
@@ -169,6 +176,37 @@ class BenchmarkWork:
             )
         self._note_time("sampling", began, tokens=tokens)
 
+    def _probe(self) -> None:
+        """Force answers out of the stored traces, as a live run would have on the way."""
+        config, began = self.config, time.monotonic()
+        todo = [problem for problem in self.problems if read_probes(config, self.model, problem) is None]
+        if not todo:
+            return
+        rule, stored, engine = config.parallel_probe, self._stored(), self._engine()
+        texts = Detokenizer(self.judges.tokenizer)
+        with progress(f"{self.title}: forced answers{current_ranks().note}", len(todo)) as shown:
+            for problem in todo:
+                ids = prompt_ids(self.judges.tokenizer, problem, config.prompt_family)
+                prober = Prober(engine, rule.forcing, rule.tokens)
+                jobs = probe_jobs(
+                    ids, [one.trace for one in stored[problem.id]], rule.every, prober, config.spec, texts
+                )
+                found = dict(force_answers(engine, prober, jobs, config.rows))
+                write_probes(config, self.model, problem, self._as_stored(found, len(stored[problem.id])))
+                shown.advance()
+        self._note_time("probing", began)
+
+    def _as_stored(self, found: Mapping[ProbeJob, Probe], n: int) -> StoredProbes:
+        extract = self.config.extract(self.judges.tokenizer)
+        by_trace: list[list[tuple[ProbeJob, Probe]]] = [[] for _ in range(n)]
+        for job, probe in sorted(found.items(), key=lambda pair: pair[0].place):
+            by_trace[job.place[0]].append((job, probe))
+        return StoredProbes(
+            self.config.probe_settings,
+            tuple(tuple(extract(job.text + probe.forced) for job, probe in mine) for mine in by_trace),
+            tuple(tuple(probe.n_tokens for _, probe in mine) for mine in by_trace),
+        )
+
     def _stored(self) -> dict[str, list[StoredTrace]]:
         return stored_traces(read_trace_folder(traces_folder(self.config, self.model)), self.config.largest_n)
 
@@ -190,3 +228,22 @@ class BenchmarkWork:
                 write_scores(scores_path(self.config, self.model, labels[index], problem), found, settings[index])
                 shown.advance()
         self._note_time("judge", began)
+
+
+def probe_jobs(
+    prompt_ids: tuple[int, ...],
+    traces: Sequence[Trace],
+    every: int,
+    prober: Prober,
+    spec: SamplingSpec,
+    texts: Detokenizer,
+) -> Iterator[ProbeJob]:
+    """A probe at every mark that a trace came to before its end, placed at (sample, mark from 1 on); none where it
+    would go beyond the cap."""
+    for trace in traces:
+        stream, text = texts.stream(), []
+        for length, token in enumerate(trace.token_ids[:-1], 1):
+            text.append(stream.push(token))
+            if length % every == 0 and prober.fits(length, spec):
+                place, ids = (trace.sample, length // every), trace.token_ids[:length]
+                yield ProbeJob(place, prompt_ids, ids, "".join(text), trace_seed(0, trace.problem_id, trace.sample))

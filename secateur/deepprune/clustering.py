@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
 
 from secateur.deepprune.rule import ClusterRule
 from secateur.runtime.errors import InputError
@@ -109,6 +110,27 @@ class KnownClusters:
             self._large[place][: most + 1] = members
         else:
             self._large[place][size] = trace
+
+
+class LinkedClusters:
+    """Clusters of all traces at once by average linkage on their scores [n, n]; those that hold the earliest trace
+    come first, members ascend."""
+
+    def __init__(self, scores: np.ndarray, rule: ClusterRule) -> None:
+        self._scores, self._rule = scores, rule
+        self.clustering = Clustering([], [], 0)
+
+    def extend(self, count: int) -> None:
+        """Place all of them."""
+        n = len(self._scores)
+        assert count == n >= 2, "average linkage sees all traces together"
+        earlier, later = np.triu_indices(n, 1)
+        tree = linkage(1.0 - self._scores[later, earlier], "average")
+        labels = fcluster(tree, 1.0 - self._rule.tau, "distance").tolist()
+        clusters: dict[int, list[int]] = {}
+        for trace, label in enumerate(labels):
+            clusters.setdefault(label, []).append(trace)
+        self.clustering = Clustering(list(clusters.values()), [], n * (n - 1) // 2)
 
 
 class _Table:

@@ -1,7 +1,8 @@
 """Pruning while the traces run: problems share an engine's batch, each follows its rule's policy.
 
 By a rule of answers (answers.py) traces run to their ends, start as they are asked for, and stop when one answer is
-ahead. Rules that ask a judge have a cut. Under the barrier every trace of a problem runs to its cut and is parked
+ahead. By a rule of forced answers (probing.py) all start at once and are asked on the way. Rules that ask a judge
+have a cut. Under the barrier every trace of a problem runs to its cut and is parked
 there. When the last one has come to its cut or its end, the judge scores them, losers are pruned, and survivors go
 on from where they stood, as the policy says (gathering.py, finishing.py). Under overlap nobody waits: each trace is
 judged as it comes and runs on meanwhile. Several problems share the engine's batch, so that it stays full while one
@@ -23,8 +24,10 @@ from secateur.deepprune.evidence import EvidenceRule, Rule, judged_policy
 from secateur.deepprune.judges.base import CutTrace, Judge, JudgeSession, out_of_memory_is_failure
 from secateur.deepprune.pair_scores import PairScores
 from secateur.deepprune.policy import Decision, Move, Policy, Progress, decision_seed
+from secateur.deepprune.probing import LiveMarks, ProbeRule
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec, trace_seed
+from secateur.engines.sampling import Prober
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.equality import AnswerGroups
 from secateur.tasks.answers.extraction import Extract, extract_answer
@@ -63,7 +66,8 @@ class TraceResult:
     `status`: "whole" ended before its cut, "finished" ran to its end after it, "pruned" was stopped, at its cut or,
     under overlap or by a policy that had seen enough, after it; "unstarted" was not needed. `cut_tokens` [tokens]
     were generated when it came to its cut (all, if whole), None where the rule has no cuts; `cluster` is None where
-    unassigned; `finish_reason` is "stop" or "length", None if pruned."""
+    unassigned; `finish_reason` is "stop" or "length", None if pruned. `probes` are the answers that were forced out
+    of it at its marks, None for none, and `probe_tokens` [tokens] what each took to read."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -71,6 +75,8 @@ class TraceResult:
     cut_tokens: int | None
     cluster: int | None
     finish_reason: str | None
+    probes: tuple[str | None, ...] = ()
+    probe_tokens: tuple[int, ...] = ()
 
 
 NEVER_STARTED = TraceResult((), "", "unstarted", 0, None, None)
@@ -97,11 +103,12 @@ def run_live(
     extract: Extract = extract_answer,
 ) -> Iterator[LiveResult]:
     """Run problems through one engine and yield each as it is done. A `PruneRule` asks the `judge`; an `AnswerRule`
-    asks none, and neither does an `EvidenceRule` beside a judge that has earned no weight.
+    or a `ProbeRule` asks none, and neither does an `EvidenceRule` beside a judge that has earned no weight.
 
     A problem is started while the traces it starts at once and those held for others, running or parked, are at most
-    `max_rows`; one that is larger than that runs alone. An engine serves one such run at a time. `extract`
-    takes the final answer out of a text; see `secateur.tasks.answers.extraction.extraction`.
+    `max_rows`; one that is larger than that runs alone. Where answers are forced a trace counts twice, with its
+    probe. An engine serves one such run at a time. `extract` takes the final answer out of a text; see
+    `secateur.tasks.answers.extraction.extraction`.
     """
     if isinstance(rule, EvidenceRule):
         rule = rule.weighed(judge.weight)
@@ -117,7 +124,7 @@ def run_live(
 
 
 def _fits(starting: int, active: list["_ProblemRun"], max_rows: int) -> bool:
-    return not active or starting + sum(run.progress.held for run in active) <= max_rows
+    return not active or starting + sum(run.places for run in active) <= max_rows
 
 
 def _advance(engine: Engine, active: list["_ProblemRun"]) -> None:
@@ -198,6 +205,7 @@ class _ProblemRun:
         self._steps = 0  # decode steps of the engine in which a trace of this problem ran
         self._keys = _AnswerKeys(extract)
         self._session: JudgeSession | None = None
+        self._marks: LiveMarks | None = None
         self._policy = self._policy_of(rule, n)
         self._warned = False
         self._move(self._policy.next(self.progress, ()))
@@ -205,11 +213,21 @@ class _ProblemRun:
     def _policy_of(self, rule: Rule, n: int) -> Policy:
         if isinstance(rule, AnswerRule):
             return AnswerPolicy(rule, n)
+        if isinstance(rule, ProbeRule):
+            prober, job = Prober(self._engine, rule.forcing, rule.tokens), self.job
+            self._marks = LiveMarks(prober, rule, job.prompt_ids, job.seeds, self._spec, self._keys.add)
+            return rule.policy(n)
         return judged_policy(rule, PairScores(n, self._ask, self._introduce), self.job.decision_seed)
 
     @property
     def handles(self) -> list[int]:
-        return list(self._index)
+        """Of its traces and the probes that run beside them."""
+        return [*self._index, *(self._marks.prober.handles if self._marks else ())]
+
+    @property
+    def places(self) -> int:
+        """Room that it needs in the engine."""
+        return self.progress.held * (2 if self._marks else 1)
 
     @property
     def done(self) -> bool:
@@ -217,9 +235,12 @@ class _ProblemRun:
 
     def on_events(self, events: Sequence[Event]) -> None:
         """Take this problem's events of one engine step, and do what they make due."""
-        self._steps += bool(events)
+        own = [event for event in events if event.trace in self._index]
+        if self._marks is not None:
+            self._marks.take(event for event in events if event.trace not in self._index)
+        self._steps += bool(own)
         arrived, ended = [], []
-        for event in events:
+        for event in own:
             index = self._index[event.trace]
             if self.traces[index].take(event):
                 arrived.append(index)
@@ -230,6 +251,15 @@ class _ProblemRun:
         self._pass_cut([index for index in arrived if self.progress.status(index) == "to_cut"])
         if arrived or ended:
             self._move(self._policy.next(self.progress, arrived))
+        if self._marks is not None:
+            self._marks.leave(ended)
+            self._probe()
+
+    def _probe(self) -> None:
+        """Force answers out of traces that have come to their marks, and tell the policy when all have answered."""
+        self._marks.reach({index: self.traces[index] for index in sorted(self.progress.running)})
+        while forced := self._marks.due(self.progress.running):
+            self._move(self._policy.told(self.progress, forced))
 
     def _pass_cut(self, traces: Sequence[int]) -> None:
         if not self._policy.parks:
@@ -261,6 +291,8 @@ class _ProblemRun:
         if traces:
             self._engine.prune(self._handles_of(traces))
             self.progress.prune(traces)
+            if self._marks is not None:
+                self._marks.leave(traces)
 
     def _handles_of(self, traces: Sequence[int]) -> list[int]:
         return [self.traces[index].handle for index in traces]
@@ -299,6 +331,7 @@ class _ProblemRun:
                 trace.cut_tokens,
                 clusters[index],
                 trace.finish_reason,
+                *self._probes_of(index),
             )
             for index, trace in enumerate(self.traces)
         ]
@@ -306,10 +339,17 @@ class _ProblemRun:
         answer = self._keys.answer(self._policy.vote(finished))
         return LiveResult(self.job.problem_id, records, decision, answer, self._usage())
 
+    def _probes_of(self, trace: int) -> tuple[tuple[str | None, ...], tuple[int, ...]]:
+        if self._marks is None:
+            return (), ()
+        read = tuple(self._marks.read[trace])
+        return tuple(map(self._keys.answer, self._marks.keys[trace][: len(read)])), read
+
     def _usage(self) -> Usage:
         """What was spent so far, the judge included, also where it failed in the end."""
-        usages = [self._engine.usage(handle) for handle in self.handles]
+        usages = [self._engine.usage(handle) for handle in self._index]
         generated = sum(usage.generated_tokens for usage in usages)
         overrun = sum(usage.overrun_tokens for usage in usages)
         spent = Usage(generated=generated, overrun=overrun, longest_path=self._steps)
+        spent += self._marks.prober.usage if self._marks is not None else Usage()
         return spent if self._session is None else spent + self._session.usage

@@ -16,6 +16,7 @@ from secateur.deepprune.clustering import AskingClusters, Clustering, KnownClust
 from secateur.deepprune.gathering import JudgedPolicy, of_traces
 from secateur.deepprune.pair_scores import PairScores
 from secateur.deepprune.policy import Decision, Finished, JudgeFailure, Move, Policy, Progress
+from secateur.deepprune.probing import ProbeRule
 from secateur.deepprune.rule import ClusterRule, PruneRule
 from secateur.deepprune.stopping import BetaPosterior
 from secateur.deepprune.tally import Tally
@@ -73,7 +74,9 @@ class EvidenceRule:
         return 0 if self.sure.enough(tally) else math.ceil(self.sure.missing(tally) / self.weight)
 
 
-Rule = AnswerRule | PruneRule | EvidenceRule
+JudgedRule = PruneRule | EvidenceRule
+"""Rules that ask a judge."""
+Rule = AnswerRule | ProbeRule | JudgedRule
 """Every rule that runs live and in replay."""
 EVIDENCE_RULE = EvidenceRule()
 """`ahead`, where the judge has earned no weight."""
@@ -223,7 +226,7 @@ class EvidencePolicy(Policy):
         return Decision(clustering, voters, [weights[trace] for trace in voters], self._order, self.judge_failure)
 
 
-def judged_policy(rule: PruneRule | EvidenceRule, scores: PairScores, seed: int) -> Policy:
+def judged_policy(rule: JudgedRule, scores: PairScores, seed: int) -> Policy:
     """The policy of a rule that asks a judge; `scores` numbers traces in the order in which they come to it."""
     return (EvidencePolicy if isinstance(rule, EvidenceRule) else JudgedPolicy)(scores, rule, seed)
 

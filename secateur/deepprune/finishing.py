@@ -11,10 +11,14 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import numpy as np
 
+from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.clustering import Clustering
 from secateur.deepprune.pair_scores import PairScores
 from secateur.deepprune.policy import Finished, Move
 from secateur.deepprune.rule import FinishRule
+from secateur.deepprune.starting import Waves
+from secateur.deepprune.stopping import BetaPosterior, WindowAgrees
+from secateur.deepprune.tally import Tally
 from secateur.deepprune.vote import is_decided, weighted_vote
 
 
@@ -100,6 +104,35 @@ class FinishUntilLead(FinishPolicy):
         return first, second
 
 
+_UNTIL = {
+    "beta": AnswerRule(BetaPosterior(), Waves(1)),
+    "window": AnswerRule(WindowAgrees(), Waves(WindowAgrees().size, only_full=True)),
+}
+"""`FinishRule.until` → Adaptive-Consistency, and early stopping."""
+
+
+class FinishByAnswers(FinishPolicy):
+    """Of `survivors` as many go on at a time, in order, as a rule of finished answers wants, until it has enough."""
+
+    def __init__(self, survivors: Sequence[int], rule: AnswerRule) -> None:
+        self._survivors, self._rule = list(survivors), rule
+
+    def weights(self, finished: Finished) -> Mapping[int, float]:
+        return dict.fromkeys(self._survivors, 1.0)
+
+    def next(self, finished: Finished, running: Collection[int], parked: Collection[int]) -> Move:
+        waiting = [trace for trace in self._survivors if trace in parked]
+        tally = Tally(len(self._survivors), sum(trace in running for trace in self._survivors), len(waiting))
+        for trace, key in finished.items():
+            if trace in self._survivors:
+                tally.add(key)
+        held = {*running, *parked}
+        if self._rule.stop.enough(tally):
+            return Move(prune=tuple(sorted(held)))
+        wanted = max(0, self._rule.start.running(tally, self._rule.stop) - tally.running)
+        return Move(resume=tuple(waiting[:wanted]), prune=tuple(sorted(held.difference(self._survivors))))
+
+
 def finish_policy(
     clustering: Clustering,
     scores: PairScores,
@@ -113,6 +146,8 @@ def finish_policy(
     survivors, weights = choose_survivors(clustering, rule, scores, seed, whole, gone)
     if rule.lead:
         return FinishUntilLead(survivors, rule.lead, rule.stop_when_decided)
+    if rule.until != "all":
+        return FinishByAnswers(survivors, _UNTIL[rule.until])
     return FinishAll(dict(zip(survivors, weights, strict=True)), rule.stop_when_decided)
 
 

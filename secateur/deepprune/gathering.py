@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 
-from secateur.deepprune.clustering import AskingClusters, Clustering, KnownClusters
+from secateur.deepprune.clustering import AskingClusters, Clustering, KnownClusters, LinkedClusters
 from secateur.deepprune.finishing import FinishPolicy, consensus_of, finish_policy, never_needed
 from secateur.deepprune.pair_scores import PairScores
 from secateur.deepprune.policy import Decision, Finished, JudgeFailure, Move, Policy, Progress
@@ -28,7 +28,7 @@ class Gathering(ABC):
 
     def __init__(self, scores: PairScores, rule: PruneRule, seed: int) -> None:
         self._scores, self._rule, self._seed = scores, rule, seed
-        self._clusters: KnownClusters | AskingClusters | None = None
+        self._clusters: KnownClusters | AskingClusters | LinkedClusters | None = None
         self.order: list[int] = []
         self.gone: set[int] = set()
         """Pruned before the finishing is planned."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from secateur.deepprune.clustering import AskingClusters, AskPairs, KnownClusters
+from secateur.deepprune.clustering import AskingClusters, AskPairs, KnownClusters, LinkedClusters
 from secateur.deepprune.policy import JudgeFailure
 from secateur.deepprune.rule import ClusterRule
 
@@ -42,8 +42,11 @@ class PairScores:
         if self._introduce is not None:
             self._introduce(traces)
 
-    def clusters(self, rule: ClusterRule, seed: int) -> KnownClusters | AskingClusters:
-        """Clusters that read these scores: all of them where they are known, else those that matter."""
+    def clusters(self, rule: ClusterRule, seed: int) -> KnownClusters | AskingClusters | LinkedClusters:
+        """Clusters that read these scores: all of them where they are known or linkage needs them, else those that
+        matter."""
+        if rule.linkage == "average":
+            return LinkedClusters(self.ask_all(), rule)
         if self.matrix is None:
             return AskingClusters(rule, seed, self.ask)
         return KnownClusters(self._checked(), rule, seed)

@@ -23,7 +23,8 @@ class JudgeFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class Decision:
-    """What came of one problem: `survivors` ascend; they reached their ends and voted, with `weights`.
+    """What came of one problem: `survivors` ascend; they reached their ends, or an answer was forced out of them when
+    all stopped, and voted, with `weights`.
 
     `order` is the order in which the traces that were started were taken for clustering: of arrival under overlap,
     ascending under the barrier. Without a judge `clustering` is None; where one failed, `judge_failure` says why.
@@ -44,6 +45,8 @@ def decision_seed(base_seed: int, problem_id: str) -> int:
 Status = Literal["unstarted", "to_cut", "parked", "running", "whole", "finished", "pruned"]
 Finished = Mapping[int, Hashable | None]
 """Ended traces in the order of their ends → answer key: equal answers have equal keys, None is no answer."""
+Forced = Mapping[int, Hashable | None]
+"""Running traces, ascending → key of the answer that was forced out of them last."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,10 @@ class Policy(ABC):
         came to their cuts or ended; `arrived` have come to their cuts, or to their ends before that, since the last
         call. When nothing runs after a move, the problem is done and every parked trace is pruned. What is surely
         needed no more should be pruned at once: it holds memory."""
+
+    def told(self, progress: Progress, forced: Forced) -> Move:
+        """Called where answers are forced (probing.py), whenever one has been forced out of every trace that runs."""
+        return Move()
 
     @abstractmethod
     def vote(self, finished: Finished) -> Hashable | None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from secateur.deepprune.answers import AHEAD, AnswerRule
 from secateur.deepprune.controller import ProblemJob, TraceResult, run_live
-from secateur.deepprune.evidence import EVIDENCE_RULE, EvidenceRule, Rule
+from secateur.deepprune.evidence import EVIDENCE_RULE, EvidenceRule, JudgedRule, Rule
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.policy import Decision
 from secateur.engines.accounting import Usage
@@ -78,7 +78,7 @@ def prune(
     engine refuses, and `EngineError` if the engine breaks down.
     """
     rule = _rule_of(rule, judge)
-    if judge is not None and not isinstance(rule, AnswerRule):
+    if judge is not None and isinstance(rule, JudgedRule):
         _check_states(engine, judge)
     if engine.tokenizer is None:
         raise InputError(
@@ -97,7 +97,7 @@ def prune(
 def _rule_of(rule: Rule | None, judge: Judge | None) -> Rule:
     """The rule that runs: a judge without weight has none that asks it, unless the rule is one that always does."""
     if judge is None:
-        if rule is not None and not isinstance(rule, AnswerRule):
+        if isinstance(rule, JudgedRule):
             raise InputError("the rule asks a judge, but there is none: give a judge, or take the rule FEWEST_TOKENS")
         return AHEAD if rule is None else rule
     rule = EVIDENCE_RULE if rule is None else rule

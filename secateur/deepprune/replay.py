@@ -18,6 +18,7 @@ from secateur.deepprune.evidence import EvidenceRule, judged_policy
 from secateur.deepprune.gathering import ALL_PAIRS
 from secateur.deepprune.pair_scores import PairScores
 from secateur.deepprune.policy import Decision, Move, Policy, Progress
+from secateur.deepprune.probing import ProbedTraces, ProbeRule
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
 
@@ -63,6 +64,80 @@ def replay_answers(lengths: Sequence[int], keys: Sequence[Hashable | None], rule
     return _follow(AnswerPolicy(rule, len(lengths)), lengths, lengths, keys)
 
 
+READ, FORCED = 10, 12
+"""Tokens that a forced answer is taken to be read with, and the string before it to have, where nothing says."""
+
+
+def replay_probes(traces: ProbedTraces, rule: ProbeRule, injected: int = FORCED) -> Replay:
+    """Replay one problem by a rule of forced answers, which were stored every `rule.every` tokens.
+
+    `injected` [tokens]: the string that forces them. Their cost is that of an engine with a prefix cache: the string
+    and the answer are computed, the trace's tokens come from the cache; the problem's prompt is left out, as
+    everywhere. Raises `ValueError` for traces that were probed at other marks.
+    """
+    if traces.every != rule.every:
+        raise ValueError(f"answers forced every {traces.every} tokens and a rule of every {rule.every}")
+    clock = _ProbeClock(traces, rule, injected)
+    clock.run()
+    finished = clock.progress.finished
+    return Replay(clock.policy.decision(finished), clock.policy.vote(finished), clock.kept, clock.usage)
+
+
+class _ProbeClock:
+    """Traces that all start at once and are probed at the same steps, from mark to mark (`now`, in decode steps)."""
+
+    def __init__(self, traces: ProbedTraces, rule: ProbeRule, injected: int) -> None:
+        self._traces, self._injected, self._most = traces, injected, rule.tokens
+        self.policy, self.progress = rule.policy(len(traces.keys)), Progress(len(traces.keys))
+        self.kept = [0] * len(traces.keys)
+        self.usage = Usage()
+        self._to_end = sorted(range(len(traces.keys)), key=lambda t: (traces.lengths[t], t), reverse=True)
+        """Those that have not ended, the next to end last."""
+
+    def run(self) -> None:
+        progress, every = self.progress, self._traces.every
+        progress.start(self.policy.next(progress, ()).start, to_cut=False)
+        now = 0
+        while progress.running:
+            now += every
+            self._end(now)
+            forced_by = self._probe(now)
+            self._end(forced_by)
+            if progress.running:
+                self._tell(now // every, forced_by)
+        spent = Usage(generated=sum(self.kept), longest_path=max(self.kept, default=0))
+        self.usage = spent + self.usage
+
+    def _end(self, now: int) -> None:
+        """Those that have ended by now."""
+        lengths, waiting = self._traces.lengths, self._to_end
+        while waiting and lengths[waiting[-1]] <= now:
+            trace = waiting.pop()
+            if trace in self.progress.running:
+                self.kept[trace] = lengths[trace]
+                self.progress.end(trace, self._traces.keys[trace])
+
+    def _probe(self, now: int) -> int:
+        """The step at which all that run and have a probe here have answered, or have ended before."""
+        lengths, place = self._traces.lengths, now // self._traces.every - 1
+        probed = [t for t in self.progress.running if place < len(self._traces.forced[t])]
+        read = [min(self._read(t, place), lengths[t] - now) for t in probed]
+        self.usage += Usage(
+            probe_prefill=self._injected * len(probed), probe_cached=now * len(probed), probe_generated=sum(read)
+        )
+        return now + max(read, default=0)
+
+    def _read(self, trace: int, place: int) -> int:
+        read = self._traces.read
+        return min(READ, self._most) if read is None else read[trace][place]
+
+    def _tell(self, mark: int, now: int) -> None:
+        forced = self._traces.at(mark, sorted(self.progress.running))
+        for trace in self.policy.told(self.progress, forced).prune:
+            self.kept[trace] = now
+            self.progress.prune((trace,))
+
+
 def _follow(policy: Policy, lengths: Sequence[int], reach: Sequence[int], keys: Sequence[Hashable | None]) -> Replay:
     clock = _Clock(lengths, reach, keys, policy)
     clock.run()
@@ -82,7 +157,7 @@ def _numbered_by_arrival(scores: np.ndarray | PairScores, rule: PruneRule | Evid
 
 def _asks_less(decision: Decision, rule: PruneRule | EvidenceRule) -> bool:
     """Whether a live judge reads fewer cuts or compares fewer pairs than there are."""
-    if decision.clustering is None:
+    if decision.clustering is None or rule.cluster.linkage == "average":
         return False
     if isinstance(rule, EvidenceRule):
         return True

@@ -2,7 +2,7 @@
 
 Unit of cost: multiply-accumulates of one forward pass, parameters × tokens (a forward pass costs about two FLOPs per
 parameter and token, so ratios of these numbers are ratios of FLOPs). Attention over the context and the prefill of
-the problem's own prompt, which every method pays alike, are left out. Cached judge tokens are free.
+the problem's own prompt, which every method pays alike, are left out. Tokens found in a cache are free.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,9 +16,11 @@ class Usage:
     """What answering one problem, or many, spent [tokens], except `judge_head` [multiply-accumulates]; means are
     fractional.
 
-    `generated` counts every delivered token, kept or not; `overrun` those computed after a stop; `judge_head` is the
-    work of a small comparing head that reads no tokens; `longest_path` is the critical path, the decode steps that
-    had to follow one another, and the sum of two usages keeps the longer one.
+    `generated` counts every delivered token of the traces, kept or not; `overrun` those computed after a stop;
+    `judge_head` is the work of a small comparing head that reads no tokens. `probe_generated` counts the tokens of
+    answers that were forced out of running traces, `probe_prefill` what the generator read for them and
+    `probe_cached` what it found in its cache. `longest_path` is the critical path, the decode steps that had to
+    follow one another, and the sum of two usages keeps the longer one.
     """
 
     generated: float = 0
@@ -27,6 +29,9 @@ class Usage:
     judge_cached: float = 0
     judge_generated: float = 0
     judge_head: float = 0
+    probe_prefill: float = 0
+    probe_cached: float = 0
+    probe_generated: float = 0
     longest_path: float = 0
 
     def __post_init__(self) -> None:
@@ -91,7 +96,8 @@ def net_cost(usage: Usage, generator_parameters: int, judge_parameters: int) -> 
 
     `judge_parameters` is 0 for a judge that reads the generator's own states; its head is paid through `judge_head`.
     """
-    generator = generator_parameters * (usage.generated + usage.overrun)
+    probes = usage.probe_prefill + usage.probe_generated
+    generator = generator_parameters * (usage.generated + usage.overrun + probes)
     judge = judge_parameters * (usage.judge_prefill + usage.judge_generated)
     return generator + judge + usage.judge_head
 

@@ -2,15 +2,24 @@
 
 Traces are handed out as they end. Freed places are filled in small lots, so that samples of one problem share their
 prefill and new prompts share a forward pass, while the long tail of one problem never leaves the batch empty.
+
+A `Prober` forces answers out of traces that have not ended: a probe is a short greedy trace of its own, on the
+prompt, the tokens so far and a string that ends the thinking. With a prefix cache (vLLM, most servers) it computes
+that string and the answer, and of the trace what stands in no whole block; `transformers` has none and reads all of
+it again, those of equal length in one forward pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
+from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec, TraceUsage
 from secateur.engines.trace_folder import CutVector
 from secateur.runtime.errors import InputError
+from secateur.tasks.answers.extraction import last_box
+from secateur.tasks.prompts import Forcing
 from secateur.tasks.records import Problem
 
 if TYPE_CHECKING:
@@ -114,6 +123,114 @@ def sample_traces(
         for event in events:
             if event.done is not None:
                 yield _finished(engine, tokenizer, running.pop(event.trace), event)
+
+
+@dataclass(eq=False)
+class Probe:
+    """An answer on its way: `forced` is the string behind the trace and what was read behind it, `n_tokens` [tokens]
+    of them. It is `done` when the box has closed, or the probe has come to its end or its cap."""
+
+    handle: int
+    forced: str
+    n_tokens: int = 0
+    done: bool = False
+
+
+class Prober:
+    """Forces answers out of traces of one engine; a probe reads `tokens` at most.
+
+    Raises `InputError` for an engine without a tokenizer.
+    """
+
+    def __init__(self, engine: Engine, forcing: Forcing, tokens: int) -> None:
+        if engine.tokenizer is None:
+            raise InputError("the engine has no tokenizer, so no answer can be forced: open it with the model's")
+        self._engine, self._forcing = engine, forcing
+        self._spec = SamplingSpec(temperature=0.0, max_tokens=tokens)
+        self._ids: dict[str, tuple[int, ...]] = {}
+        self._running: dict[int, Probe] = {}
+        self._started: list[int] = []
+
+    @property
+    def handles(self) -> list[int]:
+        """Of the probes that run."""
+        return list(self._running)
+
+    def injected(self, text: str) -> tuple[int, ...]:
+        """The ids of the string behind a trace that has come to `text`."""
+        behind = self._forcing.behind(text)
+        if behind not in self._ids:
+            self._ids[behind] = tuple(self._engine.tokenizer(behind, add_special_tokens=False)["input_ids"])
+        return self._ids[behind]
+
+    def fits(self, length: int, spec: SamplingSpec) -> bool:
+        """Whether a probe behind `length` tokens of a trace stays within what its own cap was checked for."""
+        return length + len(self.injected("")) + self._spec.max_tokens <= spec.max_tokens
+
+    def start(self, prompt_ids: Sequence[int], token_ids: Sequence[int], text: str, seed: int) -> Probe:
+        """Probe a trace of `token_ids`, whose text is `text`. Greedy, so that the seed only names the trace."""
+        ids = (*prompt_ids, *token_ids, *self.injected(text))
+        (handle,) = self._engine.start(ids, [seed], self._spec)
+        probe = self._running[handle] = Probe(handle, self._forcing.behind(text))
+        self._started.append(handle)
+        return probe
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Take the probes' own events of an engine step; a box that has closed ends its probe."""
+        closed = []
+        for event in events:
+            probe = self._running[event.trace]
+            probe.forced += event.text
+            probe.n_tokens += len(event.token_ids)
+            probe.done = event.done is not None or last_box(probe.forced) is not None
+            if event.done is not None:
+                del self._running[probe.handle]
+            elif probe.done:
+                closed.append(probe)
+        self.drop(closed)
+
+    def drop(self, probes: Iterable[Probe]) -> None:
+        """End probes that nobody waits for any more."""
+        handles = [probe.handle for probe in probes if self._running.pop(probe.handle, None) is not None]
+        if handles:
+            self._engine.prune(handles)
+
+    @property
+    def usage(self) -> Usage:
+        """What all of its probes have cost."""
+        counts = [self._engine.usage(handle) for handle in self._started]
+        return Usage(
+            overrun=sum(count.overrun_tokens for count in counts),
+            probe_prefill=sum(count.prefill_computed for count in counts),
+            probe_cached=sum(count.prefill_cached for count in counts),
+            probe_generated=sum(count.generated_tokens for count in counts),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeJob:
+    """An answer to force out of a trace that has come to `token_ids` and `text`; `place` names it."""
+
+    place: Hashable
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    text: str
+    seed: int
+
+
+def force_answers(
+    engine: Engine, prober: Prober, jobs: Iterable[ProbeJob], max_rows: int
+) -> Iterator[tuple[ProbeJob, Probe]]:
+    """Force all of them, at most `max_rows` at once, and yield each answer when it has been read."""
+    waiting, running = iter(jobs), dict[ProbeJob, Probe]()
+    while True:
+        for job in islice(waiting, max_rows - len(running)):
+            running[job] = prober.start(job.prompt_ids, job.token_ids, job.text, job.seed)
+        if not running:
+            return
+        prober.take(engine.step())
+        for job in [job for job, probe in running.items() if probe.done]:
+            yield job, running.pop(job)
 
 
 def _check_jobs(jobs: Sequence[TraceJob], max_rows: int) -> None:

@@ -5,6 +5,7 @@ code does, swaps the two instructions between the model families.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from secateur.runtime.errors import InputError
@@ -31,6 +32,42 @@ CHOICE_LETTERS = "ABCD"
 CHOICE_SENTENCE = "Answer with the letter of the right option."
 
 Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Forcing:
+    """`injected` ends thinking by force; thinking that holds `end` has ended by itself."""
+
+    injected: str
+    end: str = "</think>"
+
+    def behind(self, text: str) -> str:
+        """What forces an answer out of a trace that has come to `text`: where its thinking has ended by itself, only
+        what comes after the end.
+
+        >>> FORCING["boxed"].behind("Six or seven? </think> It is")
+        '\\n\\nThe final answer is \\\\boxed{'
+        """
+        return self.injected.rpartition(self.end)[2] if self.end in text else self.injected
+
+
+# The first three are those of ThinkPrune's budget_forcing_gen.py; "plain" is how the embedded model goes on. "boxed"
+# is for forced answers of which only a few tokens are read: it opens the box, so that its content is all they give.
+FORCING = {
+    "deepseek": Forcing("</think>\n\n**Final Answer:**\n\n"),
+    "qwq": Forcing("</think>\n\nThe final answer is"),
+    "s1": Forcing("<|im_start|>answer\nFinal Answer:", "<|im_start|>answer"),
+    "plain": Forcing("\n</think>\n\\boxed{"),
+    "boxed": Forcing("</think>\n\nThe final answer is \\boxed{"),
+}
+FORCING_OF_FAMILY = {"deepseek": "deepseek", "qwen": "qwq", "plain": "plain"}
+"""Prompt family → the name of the forcing behind which a whole answer is written."""
+
+
+def check_forcing(key: str, name: str | None) -> None:
+    """Raises `InputError` for a value of `key` that names no forcing; None stands for the family's."""
+    if name is not None and name not in FORCING:
+        raise InputError(f"key '{key}' has the value '{name}'; choose one of {', '.join(FORCING)}")
 
 
 def check_family(family: str) -> None:

@@ -7,6 +7,7 @@ from secateur.deepprune.clustering import (
     AskingClusters,
     Clustering,
     KnownClusters,
+    LinkedClusters,
     cluster_asking,
     cluster_traces,
     priorities,
@@ -243,3 +244,23 @@ def test_one_trace_cannot_be_clustered(n: int) -> None:
         cluster_traces(np.ones((n, n)), ClusterRule(), 0)
     with pytest.raises(InputError, match=f"n = {n}"):
         cluster_asking(n, Witness(np.ones((n, n))), ClusterRule(), 0)
+
+
+def linked(scores: np.ndarray, tau: float) -> list[list[int]]:
+    found = LinkedClusters(scores, ClusterRule(tau=tau, linkage="average"))
+    found.extend(len(scores))
+    return found.clustering.clusters
+
+
+def test_average_linkage_by_hand() -> None:
+    """0 and 2 are alike by .9 and merge first. 1 is like them by .8 and .4, .6 on average; 3 is like nobody."""
+    scores = np.array([[1, 0.8, 0.9, 0], [0.8, 1, 0.4, 0], [0.9, 0.4, 1, 0], [0, 0, 0, 1]])
+    assert linked(scores, 0.7) == [[0, 2], [1], [3]]
+    assert linked(scores, 0.6) == [[0, 1, 2], [3]]
+    assert linked(scores, 0.0) == [[0, 1, 2, 3]]
+    assert linked(scores, 0.95) == [[0], [1], [2], [3]]
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=12))
+def test_linkage_finds_what_a_perfect_judge_tells_apart(groups: list[int]) -> None:
+    assert linked(blocks(groups), 0.5) == cluster_traces(blocks(groups), ClusterRule(max_clusters=12), 0).clusters

@@ -183,7 +183,12 @@ def by_id(results: list[LiveResult]) -> dict[str, LiveResult]:
 
 
 RULE = PruneRule(ClusterRule(compared=2, max_clusters=4), FinishRule(largest=2, singletons=3))
-RULES = st.builds(
+LINKED = st.builds(
+    PruneRule,
+    st.builds(ClusterRule, tau=st.sampled_from([0.3, 0.8]), linkage=st.just("average")),
+    st.builds(FinishRule, largest=st.integers(1, 6), singletons=st.just(3), until=st.sampled_from(["all", "beta"])),
+)
+GREEDY = st.builds(
     PruneRule,
     st.just(RULE.cluster),
     st.builds(
@@ -195,6 +200,7 @@ RULES = st.builds(
     ),
     st.sampled_from(["barrier", "overlap"]),
 )
+RULES = GREEDY | LINKED
 CUTS = st.one_of(
     st.builds(CutRule, st.just("words"), st.integers(1, 3)), st.builds(CutRule, st.just("tokens"), st.integers(1, 8))
 )

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from secateur.deepprune.cut import ended_before_cut
 from secateur.deepprune.replay import replay
-from secateur.deepprune.rule import FinishRule, PruneRule, StartRule
+from secateur.deepprune.rule import POLR_RULE, ClusterRule, FinishRule, PruneRule, StartRule
 from secateur.engines.accounting import JudgeUsage, Usage
 
 TRACES = st.lists(
@@ -151,3 +151,20 @@ def test_a_clear_cluster_ends_the_starting_and_its_lead_the_finishing() -> None:
     assert sorted(replayed.kept_tokens) == [0] * 8 + [2, 2, 10, 10]
     assert replayed.usage == Usage(generated=24, judge_prefill=4, longest_path=10)
     assert replayed.key == "1"
+
+
+def test_survivors_of_a_cluster_go_on_by_a_rule_of_answers() -> None:
+    """PoLR before Adaptive-Consistency: four equal answers are enough for it, one after the other. Before early
+    stopping: the first five side by side. Alone: all of the largest cluster, and the last trace is in another."""
+    scores = np.ones((7, 7))
+    scores[6, :6] = scores[:6, 6] = 0.0
+
+    def kept(until: str) -> tuple[list[int], float]:
+        rule = PruneRule(ClusterRule(tau=0.8, linkage="average"), FinishRule(largest=9, singletons=1, until=until))
+        found = replay([20] * 7, [5] * 7, ["a"] * 7, scores, rule, 0)
+        return found.kept_tokens, found.usage.longest_path
+
+    assert kept("beta") == ([20] * 4 + [5] * 3, 5 + 4 * 15)
+    assert kept("window") == ([20] * 5 + [5] * 2, 20)
+    assert kept("all") == ([20] * 6 + [5], 20)
+    assert replay([20] * 7, [5] * 7, ["a"] * 7, scores, POLR_RULE, 0).kept_tokens == [20] * 6 + [5]

@@ -12,7 +12,9 @@ import torch
 
 from secateur.engines.base import Engine, Event, SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
+from secateur.engines.sampling import Prober
 from secateur.runtime.errors import InputError
+from secateur.tasks.prompts import FORCING
 
 ROWS = 32
 LAYERS = (0, 2, 3)
@@ -156,6 +158,27 @@ class EngineContract:
         assert of(events, trace)[-1].done == of(wanted, plain)[-1].done
         text = "".join(event.text for event in of(events, trace))
         assert text == "".join(event.text for event in of(wanted, plain))
+
+    def test_an_answer_is_forced_out_of_a_running_trace(
+        self, engine: Engine, reference: TransformersEngine, prompts: list
+    ) -> None:
+        """What the reference says behind the same tokens; the trace itself goes on as if nobody had asked."""
+        (plain,) = engine.start(prompts[2], [0], GREEDY)
+        wanted = drain(engine)
+        (trace,) = engine.start(prompts[2], [0], GREEDY)
+        events = advance(engine, [trace], 20)
+        so_far, text = ids_of(events, trace)[:20], "".join(event.text for event in of(events, trace))
+        prober, own = (Prober(one, FORCING["plain"], 12) for one in (engine, reference))
+        probe = prober.start(prompts[2], so_far, text, 0)
+        while step := engine.step():
+            events += of(step, trace)
+            prober.take(event for event in step if event.trace != trace)
+        assert probe.done and prober.usage.probe_generated >= probe.n_tokens > 0
+        assert ids_of(events, trace) == ids_of(wanted, plain)
+        twin = own.start(prompts[2], so_far, text, 0)
+        while step := reference.step():
+            own.take(step)
+        assert probe.forced == twin.forced
 
     def test_a_trace_parked_before_its_first_token_loses_nothing(self, engine: Engine, prompts: list) -> None:
         (plain,) = engine.start(prompts[0], [0], GREEDY)

@@ -31,6 +31,8 @@ def config() -> CombinedConfig:
         n=N,
         orders=3,
         draws=7,
+        probe_every=10,
+        probe_tokens=4,
         deepconf_warmup=4,
         deepconf_window=3,
         top_logprobs=20,
@@ -41,8 +43,9 @@ def config() -> CombinedConfig:
 def records() -> ReplayModel:
     rng, plain = np.random.default_rng(0), []
     for index in range(3):
-        traces = tuple(ReplayTrace(str(rng.integers(3)), int(rng.integers(20, 60)), 8) for _ in range(N))
-        plain.append(ReplayProblem(f"p{index}", frozenset("1"), traces, index))
+        forced = [tuple(map(str, rng.integers(0, 3, 2))) for _ in range(N)]
+        traces = tuple(ReplayTrace(str(rng.integers(3)), int(rng.integers(20, 60)), 8, mine) for mine in forced)
+        plain.append(ReplayProblem(f"p{index}", frozenset("1"), traces, index, probe_every=10))
     half = [np.tril(rng.random((N, N)), -1) for _ in plain]
     judged = [
         replace(r, scores=s + s.T + np.eye(N), judge_usage=JudgeUsage()) for r, s in zip(plain, half, strict=True)

@@ -8,10 +8,11 @@ import pytest
 
 from eval.budget_forcing import BudgetForcingConfig, main
 from eval.single import main as single_main
-from eval.studies.budget import FORCING, Forcer, read_budget_forcing
+from eval.studies.budget import Forcer, read_budget_forcing
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.files import write_text
+from secateur.tasks.prompts import FORCING
 from secateur.tasks.records import Trace
 
 CONFIG = """

@@ -55,7 +55,7 @@ def extract_answer(text: str, thinking: bool = False) -> str | None:
     _, closed, answer_part = text.rpartition("</think>")
     if "<think>" in answer_part or (thinking and not closed):
         return None
-    return _last_box(answer_part)
+    return last_box(answer_part)
 
 
 def extract_anywhere(text: str, thinking: bool = False) -> str | None:
@@ -64,7 +64,7 @@ def extract_anywhere(text: str, thinking: bool = False) -> str | None:
     >>> extract_anywhere("<think>it is \\\\boxed{7}</think> Seven.")
     '7'
     """
-    return extract_answer(text, thinking) or _last_box(text)
+    return extract_answer(text, thinking) or last_box(text)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class PatternExtraction:
         return (found[-1] or "").strip() or None if found else None
 
 
-def _last_box(text: str) -> str | None:
+def last_box(text: str) -> str | None:
+    """Content of the last box of a text; None where there is none, where it is empty, or not closed yet."""
     start = max(text.rfind(box) + len(box) if box in text else -1 for box in BOXES)
     if start < 0:
         return None
