@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from secateur.deepprune.judges.record import PairFigures
+from secateur.runtime.statistics import Interval, ratio_with_interval
 
 BOOTSTRAP_RESAMPLES = 2000
 THRESHOLD_RESAMPLES = 500  # each sorts out a threshold of its own, which takes longer
@@ -64,6 +65,19 @@ def auroc_ci95(
     values = ordered[total > 0] / total[total > 0]
     low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)
+
+
+def auroc_within_problems(labels: np.ndarray, scores: np.ndarray, problems: np.ndarray) -> Interval | None:
+    """(value, low, high) of the share (0-1) of (label 1, label 0) pairs *of one problem* that are ranked rightly,
+    ties counted half: what is left of an AUROC where how hard a problem is tells nothing. None where no problem has
+    both labels. `problems` numbers the problem of each entry; the interval is over problems."""
+    found = [(labels[problems == one], scores[problems == one]) for one in np.unique(problems)]
+    mixed = [(own, values) for own, values in found if has_both_labels(own)]
+    if not mixed:
+        return None
+    pairs = [float((own == 1).sum() * (own == 0).sum()) for own, _ in mixed]
+    ranked = [roc_auc_score(own, values) * count for (own, values), count in zip(mixed, pairs, strict=True)]
+    return ratio_with_interval(ranked, pairs)
 
 
 def tnr_at_fnr(labels: np.ndarray, scores: np.ndarray, fnr: float = 0.2) -> float | None:
