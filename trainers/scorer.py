@@ -13,7 +13,7 @@ What a scorer is and what it may read: secateur/deepprune/scorer.py. Methods tha
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,7 @@ from secateur.deepprune.scorer import (
     Scorer,
     ScorerRecord,
     check_point,
+    every_of,
     evidence_at,
     features_of,
     fit_scores,
@@ -121,6 +122,8 @@ class ScorerConfig:
                 )
         for point in self.points:
             check_point(point)
+            if every_of(point) and self.reads != ["states"]:
+                raise InputError(f"key 'points' names '{point}': only states are read while traces run; leave it out")
         if (self.cut_kind is None) != (self.cut_k is None):
             raise InputError("give both 'cut_kind' and 'cut_k', or neither to take the rule of the train folder")
         if self.epochs <= 0 or self.learning_rate <= 0:
@@ -300,11 +303,11 @@ def _columns(problems: Sequence[Readings], scores: Sequence[np.ndarray]) -> tupl
 
 @torch.no_grad()
 def features(problem: Readings, head: CorrectnessHead | None, reads: Sequence[Reading]) -> np.ndarray:
-    """[readings, features]. A point that comes every N tokens is compared with the siblings' readings there."""
-    logits = [None] * len(problem.labels) if head is None else head(problem.states, problem.mask).tolist()
-    evidence = [
-        Evidence(**asdict(one) | {"logit": logit}) for one, logit in zip(problem.evidence, logits, strict=True)
-    ]
+    """[readings, features]."""
+    if head is None:
+        return features_of(problem.evidence, reads)
+    logits = head.of_lists(problem.states).tolist()
+    evidence = [replace(one, logit=logit) for one, logit in zip(problem.evidence, logits, strict=True)]
     return features_of(evidence, reads)
 
 
@@ -346,7 +349,7 @@ def run(config: ScorerConfig) -> Scorer:
     )
     save_scorer(folder, record, heads)
     say(f"scorer of {', '.join(config.reads)}: {escape(str(folder))}")
-    return Scorer(record, heads, str(folder))
+    return Scorer(record, heads)
 
 
 def shown(figures: ScoreFigures) -> str:

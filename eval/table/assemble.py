@@ -12,13 +12,22 @@ from eval.table.config import CombinedConfig, table_settings
 from eval.table.explorer import evenly_chosen, write_examples, write_explorer
 from eval.table.grid import BenchmarkTable, GridCell, ModelAndJudge, measure_cells, tabulate, together
 from eval.table.live_report import live_entries, live_equality, sampling_time
-from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace, confidence_profile
+from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace, TraceReadings, confidence_profile
 from eval.table.provenance import Seen, seen_by_judge, seen_by_model
-from eval.table.store import names_of_judges, read_engine, read_scores, stored_traces, traces_folder, wall_seconds
+from eval.table.store import (
+    names_of_judges,
+    read_engine,
+    read_readings,
+    read_scores,
+    stored_traces,
+    traces_folder,
+    wall_seconds,
+)
 from eval.traces.benchmarks import Problems
 from eval.traces.sampling import prompt_ids
 from secateur.deepprune.judges.folder import judge_kind
 from secateur.deepprune.policy import decision_seed
+from secateur.deepprune.scorer import load_scorer
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace, read_trace_folder
 from secateur.results import LiveEquality, Table, rows_as_csv, write_table
@@ -65,6 +74,8 @@ class ModelTraces:
             pruned_by=names[: len(config.judges_of(self.name))] if config.prunes else [],
             similarity=names[judges.index(config.similarity)] if config.needs_similarity else None,
             confidences=self._confidences(),
+            scorer=load_scorer(config.scorers[self.name]) if config.needs_scorer else None,
+            readings=self._readings(),
             wall_s=self._sampling_seconds(),
             prompt_tokens=self._prompt_tokens() if config.prices else 0.0,
         )
@@ -84,6 +95,11 @@ class ModelTraces:
             return []
         window = self.config.deepconf_window
         return [[confidence_profile(trace.load_confidences(), window) for trace in found] for found in self.stored]
+
+    def _readings(self) -> list[list[TraceReadings]]:
+        if not self.config.needs_scorer:
+            return []
+        return [list(read_readings(self.config, self.name, problem).traces) for problem in self.problems]
 
     def _problem(self, index: int) -> ReplayProblem:
         problem, stored = self.problems[index], self.stored[index]

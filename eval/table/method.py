@@ -14,6 +14,7 @@ import numpy as np
 
 from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.cut import ended_before_cut
+from secateur.deepprune.scorer import Evidence, Scorer
 from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
 
 
@@ -100,6 +101,16 @@ class ConfidenceProfile:
         """Tokens generated when the group confidence first lies below `bar`; None if it never does."""
         place = int(np.searchsorted(-self.lows, -bar, side="right"))
         return int(self.tokens[place]) if place < len(self.lows) else None
+
+
+@dataclass(frozen=True)
+class TraceReadings:
+    """All that a scorer (scored.py) is told of one trace: at its `cut`, at its `end`, and P(right) (0-1) `every` so
+    many tokens; () where it does not look there."""
+
+    cut: Evidence
+    end: Evidence
+    every: tuple[float, ...] = ()
 
 
 def confidence_profile(confidences: Sequence[float], window: int) -> ConfidenceProfile:
@@ -202,8 +213,9 @@ class ReplayModel:
 
     `judge_kinds` and `judge_parameters` have the keys of `judged`; `pruned_by` names the judges of the pruning rules,
     `similarity` the one of "embedding". `confidences` are those of each problem's traces, empty where no method asks
-    for them. `wall_s`: wall time of sampling all traces [seconds], None where none were sampled. `prompt_tokens`:
-    mean length of a prompt [tokens], 0 where no prices ask for it."""
+    for them; so are the `scorer` and the `readings` of each problem's traces. `wall_s`: wall time of sampling all
+    traces [seconds], None where none were sampled. `prompt_tokens`: mean length of a prompt [tokens], 0 where no
+    prices ask for it."""
 
     name: str
     parameters: int
@@ -214,6 +226,8 @@ class ReplayModel:
     pruned_by: list[str] = field(default_factory=list)
     similarity: str | None = None
     confidences: list[list[ConfidenceProfile]] = field(default_factory=list)
+    scorer: Scorer | None = None
+    readings: list[list[TraceReadings]] = field(default_factory=list)
     wall_s: float | None = None
     prompt_tokens: float = 0.0
 
@@ -224,6 +238,7 @@ class ReplayModel:
             plain=[part(problem, chosen) for problem in self.plain],
             judged={judge: [part(problem, chosen) for problem in found] for judge, found in self.judged.items()},
             confidences=[[traces[place] for place in chosen] for traces in self.confidences],
+            readings=[[traces[place] for place in chosen] for traces in self.readings],
             wall_s=None,
         )
 
@@ -274,7 +289,7 @@ class ReplayKeys:
     """The keys that every method may ask.
 
     methods: single, consensus, deepprune, random_traces, consensus_equal_tokens, adaptive_consistency,
-      early_stopping, deepconf_low, deepconf_high, embedding, oracle.
+      early_stopping, deepconf_low, deepconf_high, embedding, oracle, score_vote, stop_best, score_order, step_worst.
     orders: orders of the traces that methods are averaged over which take them one after another; draws: random
       draws of the other methods.
     """
@@ -316,7 +331,8 @@ class Method:
     keys: dataclass of the options that are its own; check: raises `InputError` for options that cannot be, whether
       it is asked for or not; require: raises it where n traces, the most that a run samples, are too few.
     runs_at: whether it can be run with n traces.
-    prunes: it asks the judges of a model; reads_similarity, reads_confidences: it needs scores or token confidences.
+    prunes: it asks the judges of a model; reads_similarity, reads_confidences, reads_scorer: it needs scores, token
+      confidences, or the model's scorer.
     is_bound: a bound or a control, that nobody can run by itself; is_ours: its accuracy is compared with that of
       others, paired by problem, of those that are is_rival; depends_on_n: False where every n comes to the same.
     """
@@ -334,6 +350,7 @@ class Method:
     prunes: bool = False
     reads_similarity: bool = False
     reads_confidences: bool = False
+    reads_scorer: bool = False
     is_bound: bool = False
     is_ours: bool = False
     is_rival: bool = False

@@ -19,6 +19,7 @@ from eval.table.answers import (
 from eval.table.deepconf import DEEPCONF_HIGH, DEEPCONF_LOW
 from eval.table.method import Method, ReplayKeys
 from eval.table.pruning import DEEPPRUNE, EQUAL_TOKENS_CONTROL, PUBLISHED, RANDOM_CONTROL
+from eval.table.scored import SCORE_ORDER, SCORE_VOTE, STEP_WORST, STOP_BEST
 from eval.table.similarity import EMBEDDING
 from eval.table.votes import CONSENSUS, ORACLE, SINGLE
 
@@ -28,6 +29,7 @@ METHODS: Mapping[str, Method] = {
         *(SINGLE, CONSENSUS, ORACLE, AHEAD, AHEAD_WAIT, NAMED_RULES),
         *(ADAPTIVE_CONSISTENCY, EARLY_STOPPING, CONSOL, CONSOL_MIXTURE, BAYES_THREE, CERTIFICATE),
         *(FIRST_ENDED, CANNOT_CHANGE, DEEPCONF_LOW, DEEPCONF_HIGH, EMBEDDING),
+        *(SCORE_VOTE, SCORE_ORDER, STOP_BEST, STEP_WORST),
         *(DEEPPRUNE, RANDOM_CONTROL, EQUAL_TOKENS_CONTROL),
     )
 }

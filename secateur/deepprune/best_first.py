@@ -1,4 +1,4 @@
-"""Rules that ask a scorer (scorer.py): who goes on from the cut, in what order, and who is dropped when memory is full.
+"""Rules that ask a scorer (scorer.py): who goes on from the cut, in what order; who is dropped for want of memory.
 
 `ScoreRule` under the barrier, live and in replay by one policy: all n traces run to their cuts, then the best go on.
 `keep` of them and all at once is STOP's rule (arXiv 2604.16029); all of them, the best first, until one answer is
@@ -118,7 +118,7 @@ def worst_dropped(
         now = memory // len(running)
         ended = {trace for trace in running if lengths[trace] <= now}
         if ended:
-            running -= {trace for trace in ended if lengths[trace] == min(lengths[one] for one in running)}
+            running -= ended
             continue
         worst = min(running, key=lambda trace: (_score(readings[trace], now // every, np.inf), -trace))
         kept[worst] = now

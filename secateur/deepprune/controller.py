@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from secateur.deepprune.answers import AnswerPolicy, AnswerRule
+from secateur.deepprune.best_first import BestFirstPolicy, ScoreRule
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.deepprune.gathering import JudgedPolicy
 from secateur.deepprune.judges.base import CutTrace, Judge, JudgeSession, out_of_memory_is_failure
 from secateur.deepprune.pair_scores import PairScores
 from secateur.deepprune.policy import Decision, Move, Policy, Progress, decision_seed
 from secateur.deepprune.rule import PruneRule
+from secateur.deepprune.scorer import CUT, Scorer, evidence_at
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec, trace_seed
 from secateur.runtime.errors import InputError
@@ -92,13 +94,13 @@ def run_live(
     engine: Engine,
     jobs: Iterable[ProblemJob],
     spec: SamplingSpec,
-    judge: Judge | None,
-    rule: PruneRule | AnswerRule,
+    judge: Judge | Scorer | None,
+    rule: PruneRule | AnswerRule | ScoreRule,
     max_rows: int,
     extract: Extract = extract_answer,
 ) -> Iterator[LiveResult]:
-    """Run problems through one engine and yield each as it is done. A `PruneRule` asks the `judge`; an `AnswerRule`
-    asks none.
+    """Run problems through one engine and yield each as it is done. A `PruneRule` asks the `judge`, a `ScoreRule` a
+    scorer in its place; an `AnswerRule` asks none.
 
     A problem is started while the traces it starts at once and those held for others, running or parked, are at most
     `max_rows`; one that is larger than that runs alone. An engine serves one such run at a time. `extract`
@@ -185,8 +187,8 @@ class _ProblemRun:
         job: ProblemJob,
         engine: Engine,
         spec: SamplingSpec,
-        judge: Judge | None,
-        rule: PruneRule | AnswerRule,
+        judge: Judge | Scorer | None,
+        rule: PruneRule | AnswerRule | ScoreRule,
         extract: Extract,
     ) -> None:
         self.job, self._engine, self._judge, self._spec = job, engine, judge, spec
@@ -197,13 +199,16 @@ class _ProblemRun:
         self._steps = 0  # decode steps of the engine in which a trace of this problem ran
         self._keys = _AnswerKeys(extract)
         self._session: JudgeSession | None = None
+        self._scoring = Usage()
         self._policy = self._policy_of(rule, n)
         self._warned = False
         self._move(self._policy.next(self.progress, ()))
 
-    def _policy_of(self, rule: PruneRule | AnswerRule, n: int) -> Policy:
+    def _policy_of(self, rule: PruneRule | AnswerRule | ScoreRule, n: int) -> Policy:
         if isinstance(rule, AnswerRule):
             return AnswerPolicy(rule, n)
+        if isinstance(rule, ScoreRule):
+            return BestFirstPolicy(rule, n, self._score)
         return JudgedPolicy(PairScores(n, self._ask, self._introduce), rule, self.job.decision_seed)
 
     @property
@@ -278,6 +283,16 @@ class _ProblemRun:
         with out_of_memory_is_failure():
             return self._session.scores(list(map(tuple, pairs.tolist())))
 
+    def _score(self) -> Sequence[float]:
+        """P(right) of all traces, which have come to their cuts."""
+        scorer, handles = self._judge, self._handles_of(range(len(self.traces)))
+        places = [trace.cut_tokens for trace in self.traces]
+        logits: list[float | None] = [None] * len(handles)
+        if scorer.needs_states:
+            logits = [scorer.logit(CUT, states) for states in self._engine.states(handles)]
+        self._scoring = Usage(judge_head=sum(scorer.macs(CUT, place) for place in places))
+        return scorer.probabilities(CUT, [evidence_at(*one) for one in zip(places, logits, strict=True)]).tolist()
+
     def _warn_of_failure(self) -> None:
         """Once, when all that were started have come to their cuts."""
         failure, progress = self._policy.judge_failure, self.progress
@@ -318,5 +333,5 @@ class _ProblemRun:
         usages = [self._engine.usage(handle) for handle in self.handles]
         generated = sum(usage.generated_tokens for usage in usages)
         overrun = sum(usage.overrun_tokens for usage in usages)
-        spent = Usage(generated=generated, overrun=overrun, longest_path=self._steps)
+        spent = Usage(generated=generated, overrun=overrun, longest_path=self._steps) + self._scoring
         return spent if self._session is None else spent + self._session.usage

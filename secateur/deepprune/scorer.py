@@ -250,6 +250,11 @@ class Scorer:
         self.record, self._heads, self._name = record, heads, name
 
     @property
+    def cut_rule(self) -> CutRule:
+        """Where its point "cut" is."""
+        return self.record.cut
+
+    @property
     def needs_states(self) -> bool:
         return "states" in self.record.reads
 
@@ -257,20 +262,6 @@ class Scorer:
     def capture_layers(self) -> tuple[int, ...] | None:
         """Of the states that an engine has to record; None where none are read."""
         return self.record.head.layers if self.record.head else None
-
-    def require(self, point: str, without_signal: bool = False) -> None:
-        """Raise `InputError` unless the scorer has this point, and a signal there or `without_signal` will do."""
-        found = self.record.points.get(point)
-        if found is None:
-            raise InputError(
-                f"{self._name}: it was trained for {', '.join(self.record.points)}, not for '{point}'; train one "
-                "that has it among its 'points' (trainers/scorer.py)"
-            )
-        if not (without_signal or found.figures.has_signal):
-            raise InputError(
-                f"{self._name}: at '{point}' {found.figures.words}. Run without it, or set scorer_without_signal: "
-                "true to measure that it adds nothing"
-            )
 
     def logit(self, point: str, states: "torch.Tensor") -> float:
         """What the point's head makes of `states` [tokens fed until the point, layers, hidden]."""
@@ -302,15 +293,25 @@ def save_scorer(
     write_record(folder / SCORER_FILE, record, SCORER_FORMAT)
 
 
-def load_scorer(folder: str | Path, generator: str | Path | None = None) -> Scorer:
-    """A scorer from its folder. Raises `InputError` for a folder without one, and for a scorer of states that was
-    trained on another model than `generator`, where that is given."""
-    folder = Path(folder)
-    if not (folder / SCORER_FILE).is_file():
+def read_scorer(folder: str | Path) -> ScorerRecord:
+    """What a scorer's folder says of it. Raises `InputError` where scorer.json is missing or damaged."""
+    path = Path(folder) / SCORER_FILE
+    if not path.is_file():
         raise InputError(f"{folder}: no {SCORER_FILE} there; train a scorer with trainers/scorer.py")
-    record = read_record(folder / SCORER_FILE, ScorerRecord, SCORER_FORMAT, "train it again: trainers/scorer.py")
+    return read_record(path, ScorerRecord, SCORER_FORMAT, "train it again: trainers/scorer.py")
+
+
+def scorer_files(folder: str | Path) -> list[Path]:
+    """All that decides what a scorer says."""
+    return [path for path in (Path(folder) / SCORER_FILE, Path(folder) / HEAD_FILE) if path.is_file()]
+
+
+def load_scorer(folder: str | Path, generator: str | Path | None = None) -> Scorer:
+    """A scorer from its folder. Raises `InputError` as `read_scorer` does, and for a scorer of states that was
+    trained on another model than `generator`, where that is given."""
+    folder, record = Path(folder), read_scorer(folder)
     if record.head is None:
-        return Scorer(record, {}, str(folder))
+        return Scorer(record, {})
     from safetensors.torch import load_file
 
     from secateur.deepprune.judges.folder import check_generator
@@ -323,7 +324,7 @@ def load_scorer(folder: str | Path, generator: str | Path | None = None) -> Scor
         heads[point] = new_head(record.head)
         own = {key.removeprefix(f"{point}/"): w for key, w in weights.items() if key.startswith(f"{point}/")}
         heads[point].load_state_dict(own)
-    return Scorer(record, heads, str(folder))
+    return Scorer(record, heads)
 
 
 def new_head(shape: HeadShape) -> "CorrectnessHead":
