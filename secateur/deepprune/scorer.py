@@ -240,14 +240,32 @@ class ScorerRecord:
     head: HeadShape | None = None
     generator: Generator | None = None
 
+    @property
+    def running_point(self) -> str | None:
+        """The first point that comes every so many tokens; None without."""
+        return next(filter(every_of, self.points), None)
+
+    def require(self, name: str, point: str, without_signal: bool = False) -> None:
+        """Raise `InputError` unless the scorer `name` has this point, and a signal there or `without_signal` will
+        do."""
+        found = self.points.get(point)
+        if found is None:
+            raise InputError(
+                f"{name}: the scorer was trained for {', '.join(self.points)}, not for '{point}'; train one that has "
+                "it among its 'points' (trainers/scorer.py)"
+            )
+        if not (without_signal or found.figures.has_signal):
+            raise InputError(
+                f"{name}: the scorer is refused at '{point}', {found.figures.words}. Run without it, or set "
+                "scorer_without_signal: true to measure that it adds nothing"
+            )
+
 
 class Scorer:
     """A scorer that can be asked. `heads`: point → its head, {} where no states are read."""
 
-    def __init__(
-        self, record: ScorerRecord, heads: "Mapping[str, CorrectnessHead]", name: str = "the scorer"
-    ) -> None:
-        self.record, self._heads, self._name = record, heads, name
+    def __init__(self, record: ScorerRecord, heads: "Mapping[str, CorrectnessHead]") -> None:
+        self.record, self._heads = record, heads
 
     @property
     def cut_rule(self) -> CutRule:
