@@ -1,7 +1,7 @@
 """Train a scorer: how probably does this trace end right?
 
     python trainers/scorer.py --config configs/demo/scorer.yaml
-    python trainers/scorer.py --config configs/demo/scorer.yaml --reads order --output_dir outputs/scorers/order
+    python trainers/scorer.py --config configs/demo/scorer.yaml --reads '[order]' --output_dir outputs/scorers/order
 
 Trace folders are those of judges (eval/collect_traces.py); golds say which traces end right. Hidden states need not
 be stored: the model reads the traces once more. Each point gets a head of its own, trained on `train`, chosen by the
