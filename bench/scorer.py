@@ -3,20 +3,22 @@
     python bench/scorer.py --answers qwen3_8b_aime24_aime25_hmmt25_n128.jsonl.gz
     python bench/scorer.py --answers FILE --sizes 16 64 --output_dir outputs/scorer
 
-A line of the table is a problem: `problem_id, benchmark, gold, traces: [{n_tokens, answer}]`. A scorer of order alone
+The table is that of bench/ahead.py. A scorer of order alone
 is fitted on all benchmarks but one and measured on that one, in turn: AUROC within problems, then the accuracy of the
 score-weighted vote minus the plain vote, paired, with 95 % intervals over problems. Of each problem the traces are
-taken in disjoint blocks of n. Writes scorer.json.
+taken in disjoint blocks of n. The last rows are the same with the lengths of the benchmark that is measured turned
+round (bench/ahead.py): what such a scorer does where short is wrong. Writes scorer.json.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from eval.table.assemble import keys_and_right_ones
-from eval.table.method import ReplayProblem, ReplayTrace, TraceReadings, blocks, part
+from bench.ahead import read_answers, turned_round
+from eval.table.method import ReplayProblem, TraceReadings, blocks, part
 from eval.table.scored import score_vote
 from eval.table.votes import consensus
 from secateur.deepprune.cut import CutRule
@@ -34,7 +36,6 @@ from secateur.deepprune.scorer import (
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_jsonl
 from secateur.runtime.process import entry_point
 from secateur.runtime.records import write_record
 from secateur.runtime.statistics import Interval, mean_with_interval
@@ -63,6 +64,7 @@ class HeldOut:
     answer, which have no vote to weigh."""
 
     benchmark: str
+    turned: bool
     n: int
     weights: tuple[float, ...]
     figures: ScoreFigures
@@ -79,21 +81,6 @@ class BenchRecord:
     rows: tuple[HeldOut, ...]
 
 
-def read_table(path: str) -> dict[str, list[ReplayProblem]]:
-    """Benchmark → its problems."""
-    found: dict[str, list[ReplayProblem]] = {}
-    for _, line in read_jsonl(path):
-        keys, right = keys_and_right_ones([trace["answer"] for trace in line["traces"]], str(line["gold"]))
-        rows = zip(keys, line["traces"], strict=True)
-        traces = tuple(ReplayTrace(key, trace["n_tokens"], None) for key, trace in rows)
-        found.setdefault(line["benchmark"], []).append(ReplayProblem(line["problem_id"], right, traces))
-    if len(found) < 2:
-        raise InputError(
-            f"key 'answers': {path} holds the benchmark {list(found)} alone; others are needed to fit on"
-        )
-    return found
-
-
 def _evidence(problem: ReplayProblem) -> list[Evidence]:
     return [Evidence(trace.n_tokens) for trace in problem.traces]
 
@@ -108,8 +95,10 @@ def _columns(problems: Sequence[ReplayProblem]) -> tuple[np.ndarray, np.ndarray]
     return np.concatenate(tables), np.concatenate([_labels(problem) for problem in problems])
 
 
-def held_out(table: Mapping[str, Sequence[ReplayProblem]], benchmark: str, n: int) -> HeldOut:
-    """`benchmark` by a scorer that was fitted on the others."""
+def held_out(table: Mapping[str, Sequence[ReplayProblem]], benchmark: str, n: int, turned: bool = False) -> HeldOut:
+    """`benchmark`, perhaps with its lengths `turned` round, by a scorer that was fitted on the others as they are."""
+    if turned:
+        table = {**table, benchmark: [turned_round(problem) for problem in table[benchmark]]}
     parts = {name: [_parts(problem, n) for problem in problems] for name, problems in table.items()}
     fit = fit_scores(*_columns([one for name in parts if name != benchmark for own in parts[name] for one in own]))
     tested = parts[benchmark]
@@ -122,6 +111,7 @@ def held_out(table: Mapping[str, Sequence[ReplayProblem]], benchmark: str, n: in
     weighted = [_mean([_vote(one, Scorer(record, {})) for one in own]) for own in tested]
     return HeldOut(
         benchmark,
+        turned,
         n,
         fit.weights,
         figures,
@@ -146,12 +136,18 @@ def _mean(values: Sequence[float]) -> float:
 
 def shown(found: HeldOut) -> str:
     """A row of the table in bench/RESULTS.md."""
-    before, length = found.weights
-    return (
-        f"| {found.benchmark} | {found.n} | {before:+.2f}, {length:+.2f} | {_within(found.figures)} | "
-        f"{_within(found.answered)} | {100 * found.vote[0]:.1f} | {100 * found.score_vote[0]:.1f} | "
-        f"{_points(found.differences)} |"
-    )
+    name = f"{found.benchmark}, turned round" if found.turned else found.benchmark
+    cells = [
+        name,
+        str(found.n),
+        ", ".join(f"{weight:+.2f}" for weight in found.weights),
+        _within(found.figures),
+        _within(found.answered),
+        f"{100 * found.vote[0]:.1f}",
+        f"{100 * found.score_vote[0]:.1f}",
+        _points(found.differences),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _within(figures: ScoreFigures) -> str:
@@ -169,14 +165,19 @@ def _points(differences: Sequence[float]) -> str:
 @entry_point
 def main() -> None:
     config = parse_config(ScorerBenchConfig)
-    table = read_table(config.answers)
-    rows = tuple(held_out(table, benchmark, n) for n in config.sizes for benchmark in table)
-    for row in rows:
-        say(shown(row))
-    for n in config.sizes:
-        say(f"all, n = {n}: {_points([one for row in rows if row.n == n for one in row.differences])} points")
+    table = read_answers(Path(config.answers))
+    if len(table) < 2:
+        raise InputError(f"key 'answers': {config.answers} holds one benchmark; others are needed to fit on")
+    found: list[HeldOut] = []
+    for turned, n in itertools.product((False, True), config.sizes):
+        rows = [held_out(table, benchmark, n, turned) for benchmark in table]
+        found += rows
+        for row in rows:
+            say(shown(row))
+        together = [one for row in rows for one in row.differences]
+        say(f"all{', turned round' * turned}, n = {n}: {_points(together)} points")
     path = Path(config.output_dir) / "scorer.json"
-    write_record(path, BenchRecord(rows), FORMAT)
+    write_record(path, BenchRecord(tuple(found)), FORMAT)
     say(f"figures: {path}")
 
 
