@@ -10,10 +10,10 @@ import numpy as np
 
 from eval.table.config import CombinedConfig, table_settings
 from eval.table.explorer import evenly_chosen, write_examples, write_explorer
-from eval.table.grid import BenchmarkTable, GridCell, ModelAndJudge, measure_cells, tabulate, together
+from eval.table.grid import SCORER, BenchmarkTable, GridCell, ModelAndJudge, measure_cells, tabulate, together
 from eval.table.live_report import live_entries, live_equality, sampling_time
 from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace, TraceReadings, confidence_profile
-from eval.table.provenance import Seen, seen_by_judge, seen_by_model
+from eval.table.provenance import Seen, seen_by_judge, seen_by_model, seen_by_scorer
 from eval.table.store import (
     names_of_judges,
     read_engine,
@@ -168,12 +168,14 @@ def _write(config: CombinedConfig, table: Table) -> None:
 
 
 def _seen(config: CombinedConfig, problems: list[Problem]) -> dict[ModelAndJudge, Seen]:
-    """What each model, and each with each of its judges, had seen of the problems."""
+    """What each model, and each with each of its judges and its scorer, had seen of the problems."""
     seen: dict[ModelAndJudge, Seen] = {}
     for name, path in config.models.items():
         alone = seen[name, None] = seen_by_model(path, config.problems, problems)
         for judge, source in zip(names_of_judges(config, name), config.scored_by(name), strict=True):
             seen[name, judge] = alone | seen_by_judge(source, config.problems, problems)
+        if config.needs_scorer:
+            seen[name, SCORER] = alone | seen_by_scorer(config.scorers[name], config.problems, problems)
     return seen
 
 

@@ -111,6 +111,7 @@ def test_the_table_asks_a_scorer_and_refuses_one_at_chance(traces, tiny_model, t
     rows = {row.method: row for row in table.rows}
     assert rows.keys() >= set(METHODS)
     full = rows["consensus"]
+    assert full.trained_on is None and rows["score_vote"].trained_on is None, "of these folders nothing is known"
     assert rows["score_vote"].tokens.generated == full.tokens.generated and rows["score_vote"].tokens.judge_head > 0
     assert rows["stop_best"].finished <= 3 and rows["stop_best"].tokens.generated < full.tokens.generated
     assert rows["score_order"].tokens.generated <= full.tokens.generated
