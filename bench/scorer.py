@@ -1,7 +1,7 @@
 """What the order of ending tells of an answer table, and whether a vote weighted by it beats the plain one.
 
     python bench/scorer.py --answers qwen3_8b_aime24_aime25_hmmt25_n128.jsonl.gz
-    python bench/scorer.py --answers FILE --sizes 16 64 --output_dir outputs/scorer
+    python bench/scorer.py --answers FILE --sizes 16 64 --output_dir outputs/bench_scorer
 
 The table is that of bench/ahead.py. A scorer of order alone
 is fitted on all benchmarks but one and measured on that one, in turn: AUROC within problems, then the accuracy of the
