@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.table.config import CombinedConfig
 from eval.table.method import TraceReadings
@@ -20,7 +20,16 @@ from secateur.deepprune.judges.base import CutTrace, Judge, VectorJudge
 from secateur.deepprune.judges.folder import judge_folder, load_judge
 from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.deepprune.policy import JudgeFailure
-from secateur.deepprune.scorer import CUT, END, Evidence, evidence_at, load_scorer, places_of, scorer_files
+from secateur.deepprune.scorer import (
+    CUT,
+    END,
+    Evidence,
+    evidence_at,
+    load_scorer,
+    places_of,
+    read_scorer,
+    scorer_files,
+)
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.models import load_model, load_tokenizer, read_states
@@ -164,9 +173,9 @@ class ModelScorer:
     the stored tokens once more, which is no cost of a method."""
 
     def __init__(self, config: CombinedConfig, model: str, device: str) -> None:
-        self._config, self._path, self._device = config, config.models[model], device
-        self._scorer = load_scorer(config.scorers[model], config.tokenizer_of(model))
-        self._tokenizer = load_tokenizer(config.tokenizer_of(model))
+        self._config, self._model, self._device = config, model, device
+        states = "states" in read_scorer(config.scorers[model]).reads
+        self._scorer = load_scorer(config.scorers[model], config.tokenizer_of(model) if states else None)
         files = sampled_digest((path.name, path) for path in scorer_files(config.scorers[model]))
         self.settings = json.dumps({"scorer": files, "n": config.largest_n, "seed": config.seed}, sort_keys=True)
 
@@ -176,7 +185,11 @@ class ModelScorer:
 
     @cached_property
     def _generator(self) -> PreTrainedModel:
-        return load_model(self._path, self._config.dtype, torch.device(self._device))
+        return load_model(self._config.models[self._model], self._config.dtype, torch.device(self._device))
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self._config.tokenizer_of(self._model))
 
     def readings(self, problem: Problem, traces: Sequence[StoredTrace]) -> StoredReadings:
         """What it is told of all traces of one problem."""
