@@ -71,7 +71,8 @@ class ScorerConfig:
 
     output_dir: gets scorer.json, the heads and config.yaml.
     train, dev, test: folders of traces without common problems.
-    model: the generator, whose states are read and whose tokenizer cuts the traces.
+    model: the generator, whose states are read and whose tokenizer cuts the traces; not needed for other readings at
+      other points than the cut, as of traces that a server made.
     reads: any of states, order (when a trace came to the point, beside its siblings) and confidences (the traces must
       have been sampled with top_logprobs).
     points: where a trace is looked at: cut, end, a share such as 25% (to see where a signal begins; no live run knows
@@ -91,7 +92,7 @@ class ScorerConfig:
     train: str
     dev: str
     test: str
-    model: str
+    model: str | None = None
     reads: list[Reading] = field(default_factory=lambda: ["states"])
     points: list[str] = field(default_factory=lambda: [CUT, END])
     head: Literal["attention", "linear"] = "attention"
@@ -126,6 +127,8 @@ class ScorerConfig:
                 raise InputError(f"key 'points' names '{point}': only states are read while traces run; leave it out")
         if (self.cut_kind is None) != (self.cut_k is None):
             raise InputError("give both 'cut_kind' and 'cut_k', or neither to take the rule of the train folder")
+        if self.model is None and (self.reads_states or CUT in self.points):
+            raise InputError("key 'model' is not given, but states are read or traces are cut; name the generator")
         if self.epochs <= 0 or self.learning_rate <= 0:
             raise InputError(f"keys 'epochs' ({self.epochs}) and 'learning_rate' must be above 0")
 
@@ -165,19 +168,18 @@ class Reader:
         self.config, settings = config, read_settings(config.train)
         asked = CutRule(config.cut_kind, config.cut_k) if config.cut_kind and config.cut_k else settings.cut_rule
         self.cut, self.family = asked or CutRule(), config.prompt_family or settings.prompt_family
-        if self.family is None:
-            raise InputError(
-                f"{config.train}: the folder does not say how its problems were put; give 'prompt_family'"
-            )
-        self.tokenizer = load_tokenizer(config.model)
-        self._detokenizer = Detokenizer(self.tokenizer)
-        self._extract = extraction(config.answer_from, starts_inside_thinking(self.tokenizer))
+        self._tokenizer = None if config.model is None else load_tokenizer(config.model)
+        self._detokenizer = None if self._tokenizer is None else Detokenizer(self._tokenizer)
+        thinking = self._tokenizer is not None and starts_inside_thinking(self._tokenizer)
+        self._extract = extraction(config.answer_from, thinking)
         self._model: PreTrainedModel | None = None
         self.shape: HeadShape | None = None
         if config.reads_states:
             self._open_model()
 
     def _open_model(self) -> None:
+        if self.family is None:
+            raise InputError(f"{self.config.train}: it does not say how its problems were put; give 'prompt_family'")
         config, device = self.config, torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load_model(config.model, config.dtype, device)
         text = self._model.config.get_text_config(decoder=True)
@@ -188,11 +190,19 @@ class Reader:
         return [self._graded(entry) for entry in read_trace_folder(path)]
 
     def _graded(self, entry: ProblemTraces) -> GradedProblem:
+        unknown = [stored.trace.sample for stored in entry.traces if stored.trace.n_tokens is None]
+        if unknown:
+            raise InputError(
+                f"problem '{entry.problem.id}': how many tokens its trace {unknown[0]} has is not known; import the "
+                "traces with a 'tokenizer'"
+            )
         texts = [stored.trace.text for stored in entry.traces]
         labels = grade_batch(texts, [entry.problem.answer] * len(texts), self._extract)
         return GradedProblem(entry, tuple(map(self._cut_of, entry.traces)), np.array(labels, dtype=np.int64))
 
     def _cut_of(self, stored: StoredTrace) -> int | None:
+        if CUT not in self.config.points:
+            return None
         if stored.trace.token_ids is None:
             raise InputError(f"problem '{stored.trace.problem_id}': its traces hold no token ids; collect them anew")
         stream = self._detokenizer.stream()
@@ -215,7 +225,7 @@ class Reader:
         for stored, cut, label, own in zip(problem.traces, problem.cut_tokens, problem.labels, states, strict=False):
             confidences = stored.load_confidences() if "confidences" in self.config.reads else None
             for point in self.config.points:
-                places = places_of(point, len(stored.trace.token_ids), cut)
+                places = places_of(point, stored.trace.n_tokens, cut)
                 evidence[point] += [evidence_at(place, confidences=confidences) for place in places]
                 labels[point] += [label] * len(places)
                 windows[point] += [] if own is None else [self._window(own, place) for place in places]
@@ -235,7 +245,7 @@ class Reader:
 
     def _states(self, problem: GradedProblem) -> Iterator[torch.Tensor]:
         messages = evaluation_messages(problem.entry.problem.problem, self.family)
-        prompt = encode_prompt(self.tokenizer, messages)
+        prompt = encode_prompt(self._tokenizer, messages)
         ids = [stored.trace.token_ids for stored in problem.traces]
         for first in range(0, len(ids), _AT_ONCE):
             yield from read_states(self._model, prompt, ids[first : first + _AT_ONCE], self.shape.layers)

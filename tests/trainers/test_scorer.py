@@ -76,6 +76,15 @@ def test_what_needs_no_states_is_learned(reads, traces, tiny_model, tmp_path) ->
     assert (record.points[CUT].figures.auroc_within == 1.0) == (reads == "confidences"), "all cuts have six tokens"
 
 
+def test_traces_of_a_server_need_no_model(traces, tiny_model, tmp_path) -> None:
+    given = arguments(traces, tiny_model, tmp_path, reads="[order]", points="[end]")
+    place = given.index("--model")
+    run(parse_config(ScorerConfig, given[:place] + given[place + 2 :]))
+    assert read_scorer(tmp_path).points[END].figures.auroc_within == 1.0
+    with pytest.raises(InputError, match="'model' is not given"):
+        parse_config(ScorerConfig, [*given[:place], *given[place + 2 :], "--points", "[cut]"])
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
