@@ -21,8 +21,9 @@ from statistics import fmean
 
 from rich.markup import escape
 
-from bench.ahead import PRESETS, Figures, ProblemFigures, graded, problem_figures, read_answers, summarise
+from bench.ahead import PRESETS, Figures, ProblemFigures, problem_figures, read_answers, summarise
 from eval.table.answers import PUBLISHED_RULES, adaptive_consistency, answer_once, early_stopping, probed
+from eval.table.assemble import keys_and_right_ones
 from eval.table.method import Pruned, ReplayProblem, ReplayTrace, WithoutJudge
 from eval.table.pruning import prune_once
 from eval.table.registry import METHODS
@@ -236,7 +237,7 @@ def read_texts(path: Path) -> Problems:
 def _with_scores(name: str, lines: Sequence[Mapping[str, JSON]]) -> ReplayProblem:
     pieces = [re.findall(r"\s*(?:\w+|[^\w\s])", str(line["text"])) for line in lines]
     cuts = [cut_pieces(mine, POLR_CUT) for mine in pieces]
-    keys, right = graded([extract_anywhere(str(line["text"])) for line in lines], str(lines[0]["gold"]))
+    keys, right = keys_and_right_ones([extract_anywhere(str(line["text"])) for line in lines], str(lines[0]["gold"]))
     scores = TfidfJudge(POLR_CUT).score([CutTrace((), (), cut.text, None) for cut in cuts])
     traces = tuple(
         ReplayTrace(key, len(mine), cut.n_tokens) for key, mine, cut in zip(keys, pieces, cuts, strict=True)

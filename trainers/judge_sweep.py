@@ -32,9 +32,18 @@ from trainers.judges.figures import PairColumns, cut_figures
 from trainers.judges.trainee import scored_part, split_scores
 from trainers.judges.training import make_judge, publish
 from trainers.sweep.config import CutAgain, JudgeSweepConfig, SweepCell
-from trainers.sweep.record import SWEEP_FILE, CellFigures, CellRecord, Sweep, read_cell, write_cell, write_sweep
 from trainers.sweep.report import print_sweep, write_plot, write_sweep_csv
-from trainers.sweep.summary import CellResult, make_sweep
+from trainers.sweep.summary import (
+    SWEEP_FILE,
+    CellFigures,
+    CellRecord,
+    CellResult,
+    Sweep,
+    make_sweep,
+    read_cell,
+    write_cell,
+    write_sweep,
+)
 
 _SCORES_FILE = "scores.npz"
 

@@ -14,15 +14,16 @@ import numpy as np
 from eval.table.answers import probed
 from eval.table.config import CombinedConfig, table_settings
 from eval.table.explorer import evenly_chosen, write_examples, write_explorer
-from eval.table.grid import BenchmarkTable, GridCell, ModelAndJudge, measure_cells, tabulate, together
+from eval.table.grid import SCORER, BenchmarkTable, GridCell, ModelAndJudge, measure_cells, tabulate, together
 from eval.table.live_report import live_entries, live_equality, sampling_time
-from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace, confidence_profile
-from eval.table.provenance import Seen, seen_by_judge, seen_by_model
+from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace, TraceReadings, confidence_profile
+from eval.table.provenance import Seen, seen_by_judge, seen_by_model, seen_by_scorer
 from eval.table.store import (
     names_of_judges,
     rates_path,
     read_engine,
     read_probes,
+    read_readings,
     read_scores,
     stored_traces,
     traces_folder,
@@ -33,6 +34,7 @@ from eval.traces.sampling import prompt_ids
 from secateur.deepprune.judges.folder import judge_kind, judge_weight
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.probing import learn_switch_rates, write_switch_rates
+from secateur.deepprune.scorer import load_scorer
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace, read_trace_folder
 from secateur.results import LiveEquality, Table, rows_as_csv, write_table
@@ -88,6 +90,8 @@ class ModelTraces:
             pruned_by=names[: len(config.judges_of(self.name))] if config.asks_judges else [],
             similarity=names[judges.index(config.similarity)] if config.needs_similarity else None,
             confidences=self._confidences(),
+            scorer=load_scorer(config.scorers[self.name]) if config.needs_scorer else None,
+            readings=self._readings(),
             wall_s=self._sampling_seconds(),
             prompt_tokens=self._prompt_tokens() if config.prices else 0.0,
         )
@@ -107,6 +111,11 @@ class ModelTraces:
             return []
         window = self.config.deepconf_window
         return [[confidence_profile(trace.load_confidences(), window) for trace in found] for found in self.stored]
+
+    def _readings(self) -> list[list[TraceReadings]]:
+        if not self.config.needs_scorer:
+            return []
+        return [list(read_readings(self.config, self.name, problem).traces) for problem in self.problems]
 
     def _problem(self, index: int) -> ReplayProblem:
         problem, stored, config = self.problems[index], self.stored[index], self.config
@@ -193,12 +202,14 @@ def _write(config: CombinedConfig, table: Table) -> None:
 
 
 def _seen(config: CombinedConfig, problems: list[Problem]) -> dict[ModelAndJudge, Seen]:
-    """What each model, and each with each of its judges, had seen of the problems."""
+    """What each model, and each with each of its judges and its scorer, had seen of the problems."""
     seen: dict[ModelAndJudge, Seen] = {}
     for name, path in config.models.items():
         alone = seen[name, None] = seen_by_model(path, config.problems, problems)
         for judge, source in zip(names_of_judges(config, name), config.scored_by(name), strict=True):
             seen[name, judge] = alone | seen_by_judge(source, config.problems, problems)
+        if config.needs_scorer:
+            seen[name, SCORER] = alone | seen_by_scorer(config.scorers[name], config.problems, problems)
     return seen
 
 

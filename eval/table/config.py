@@ -16,6 +16,7 @@ from secateur.deepprune.cut import CutRule
 from secateur.deepprune.evidence import Rule
 from secateur.deepprune.judges.folder import check_judge, judge_kind
 from secateur.deepprune.judges.registry import JUDGE_KINDS
+from secateur.deepprune.scorer import read_scorer
 from secateur.engines.registry import engine_kind
 from secateur.runtime.console import say
 from secateur.runtime.dry_run import SamplingPlanKeys, without_plan_keys
@@ -83,6 +84,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
         _ = self.spec, self.rules, self.cut_rule
         self._check_options()
         self._check_judges()
+        self._check_scorers()
         self._check_live()
         _ = self.token_prices
         self._check_tracking()
@@ -187,6 +189,23 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
                 f"{', '.join(similarities)}"
             )
 
+    def _check_scorers(self) -> None:
+        """Every model needs one if any has, and what it reads must be there."""
+        for model in self.scorers:
+            if model not in self.models:
+                raise InputError(f"key 'scorers' names the model '{model}', which key 'models' does not have")
+        for model in self.models if self.needs_scorer else ():
+            if model not in self.scorers:
+                raise InputError(f"key 'scorers' has none for the model '{model}'; train one: trainers/scorer.py")
+            reads = read_scorer(self.scorers[model]).reads
+            if "confidences" in reads and not self.top_logprobs:
+                raise InputError(f"key 'scorers.{model}': it reads token confidences; add top_logprobs: 20")
+            if "states" in reads and not engine_kind(self.engine).hands_out_states:
+                raise InputError(
+                    f"key 'scorers.{model}': it reads hidden states, which engine '{self.engine}' cannot hand out; "
+                    "give one that reads order or confidences"
+                )
+
     def _check_live(self) -> None:
         """vLLM refuses more traces than it was opened for, and a live problem may start all of its traces at once."""
         places = engine_kind(self.engine).places(self.engine_options, self.rows)
@@ -267,6 +286,10 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
     @property
     def needs_confidences(self) -> bool:
         return any(METHODS[name].reads_confidences for name in self.methods)
+
+    @property
+    def needs_scorer(self) -> bool:
+        return any(METHODS[name].reads_scorer for name in self.methods)
 
     @property
     def base(self) -> str:

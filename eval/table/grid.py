@@ -27,15 +27,16 @@ from secateur.runtime.console import progress
 
 T = TypeVar("T")
 ModelAndJudge = tuple[str, str | None]
-"""A model, and a judge of it or None."""
+"""A model, and a judge of it, its scorer (`SCORER`), or None."""
+SCORER = "scorer"
 
 
 @dataclass(frozen=True)
 class GridCell:
     """All results on one benchmark with n traces of each problem.
 
-    `seen`: what each model, with each of its judges, had seen of the benchmark; `prompt_tokens`: model → mean length
-    of a prompt, 0 where no prices ask for it; `judge_kinds`: the kind of each judge.
+    `seen`: what each model, with each of its judges and its scorer, had seen of the benchmark; `prompt_tokens`:
+    model → mean length of a prompt, 0 where no prices ask for it; `judge_kinds`: the kind of each judge.
     """
 
     benchmark: str
@@ -183,7 +184,7 @@ def _rows(cell: GridCell, prices: PricesOf, suffix: str) -> list[Row]:
             cell.benchmark,
             cell.n,
             cell.reference,
-            seen=cell.seen[result.model, result.judge],
+            seen=cell.seen[result.model, SCORER if method_of(result.method).reads_scorer else result.judge],
             judge_kind=cell.judge_kinds.get((result.model, result.judge)),
             cost=row_cost(result, cell, prices) if prices else None,
         )

@@ -1,27 +1,44 @@
-"""The judges of one model in a combined run: that they go together, and what they say about stored traces."""
+"""The judges of one model in a combined run: that they go together, and what they say about stored traces. Its scorer
+likewise."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.table.config import CombinedConfig
-from eval.table.store import JudgeScores, judge_fingerprint, names_of_judges
+from eval.table.method import TraceReadings
+from eval.table.store import JudgeScores, StoredReadings, judge_fingerprint, names_of_judges
 from eval.traces.sampling import prompt_ids
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.deepprune.judges.base import CutTrace, Judge, VectorJudge
 from secateur.deepprune.judges.folder import judge_folder, load_judge
 from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.deepprune.policy import JudgeFailure
+from secateur.deepprune.scorer import (
+    CUT,
+    END,
+    Observed,
+    load_scorer,
+    observed_at,
+    places_of,
+    read_scorer,
+    scorer_files,
+)
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.detokenize import Detokenizer
-from secateur.engines.models import load_tokenizer
+from secateur.engines.models import load_model, load_tokenizer, read_states
 from secateur.engines.trace_folder import CutVector, StoredTrace
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import sampled_digest
 from secateur.tasks.records import Problem
+
+_READ_AT_ONCE = 16  # traces of one problem
 
 
 class ModelJudges:
@@ -38,6 +55,8 @@ class ModelJudges:
         self.judges = [] if bare else self._load(names, device)
         self.tokenizer = None if bare else load_tokenizer(config.tokenizer_of(model))
         self._detokenizer = None if self.tokenizer is None else Detokenizer(self.tokenizer)
+        self.scorer = ModelScorer(config, model, device) if config.needs_scorer else None
+        self._check_scorer()
 
     def _load(self, names: Sequence[str], device: str) -> list[Judge]:
         """Trained judges bring their cut along, untrained ones take theirs over."""
@@ -67,9 +86,18 @@ class ModelJudges:
                 f"key 'judges.{self.model}': its judges read other layers; give those that read the same"
             )
 
+    def _check_scorer(self) -> None:
+        if self.scorer is not None and self.judges and self.scorer.cut_rule != self.judges[0].cut_rule:
+            raise InputError(
+                f"key 'scorers.{self.model}': it cuts at {self.scorer.cut_rule}, the judges at "
+                f"{self.judges[0].cut_rule}; train it with the 'cut_kind' and 'cut_k' of the judges"
+            )
+
     @property
     def cut_rule(self) -> CutRule | None:
-        return self.judges[0].cut_rule if self.judges else None
+        if self.judges:
+            return self.judges[0].cut_rule
+        return self.scorer.cut_rule if self.scorer else None
 
     @property
     def own_states(self) -> Judge | None:
@@ -140,3 +168,60 @@ class ModelJudges:
         if stored.cut_tokens is None:
             detector.feed(stream.finish(), 0)
         return CutTrace(ids, tokens, detector.text, stored.load_states() if with_states else None)
+
+
+class ModelScorer:
+    """The scorer of a model's traces. Its hidden states were at hand when they were generated; here the model reads
+    the stored tokens once more, which is no cost of a method."""
+
+    def __init__(self, config: CombinedConfig, model: str, device: str) -> None:
+        self._config, self._model, self._device = config, model, device
+        states = "states" in read_scorer(config.scorers[model]).reads
+        self._scorer = load_scorer(config.scorers[model], config.tokenizer_of(model) if states else None)
+        files = sampled_digest((path.name, path) for path in scorer_files(config.scorers[model]))
+        self.settings = json.dumps({"scorer": files, "n": config.largest_n, "seed": config.seed}, sort_keys=True)
+
+    @property
+    def cut_rule(self) -> CutRule:
+        return self._scorer.cut_rule
+
+    @cached_property
+    def _generator(self) -> PreTrainedModel:
+        return load_model(self._config.models[self._model], self._config.dtype, torch.device(self._device))
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self._config.tokenizer_of(self._model))
+
+    def readings(self, problem: Problem, traces: Sequence[StoredTrace]) -> StoredReadings:
+        """What it is told of all traces of one problem."""
+        if not self._scorer.needs_states:
+            return StoredReadings(self.settings, tuple(self._reading(stored, None) for stored in traces))
+        ids, found = prompt_ids(self._tokenizer, problem, self._config.prompt_family), []
+        for first in range(0, len(traces), _READ_AT_ONCE):
+            part = traces[first : first + _READ_AT_ONCE]
+            tokens = [stored.trace.token_ids for stored in part]
+            states = read_states(self._generator, ids, tokens, self._scorer.capture_layers)
+            found += map(self._reading, part, states)
+        return StoredReadings(self.settings, tuple(found))
+
+    def _reading(self, stored: StoredTrace, states: torch.Tensor | None) -> TraceReadings:
+        scorer, length = self._scorer, stored.trace.n_tokens
+        confidences = stored.load_confidences() if "confidences" in scorer.record.reads else None
+
+        def observed(point: str, place: int) -> Observed:
+            known = states is not None and point in scorer.record.points
+            return observed_at(place, scorer.logit(point, states[: place - 1]) if known else None, confidences)
+
+        (cut,) = places_of(CUT, length, stored.cut_tokens)
+        return TraceReadings(observed(CUT, cut), observed(END, length), self._every(states, length))
+
+    def _every(self, states: torch.Tensor | None, length: int) -> tuple[float, ...]:
+        scorer, point = self._scorer, self._scorer.record.running_point
+        if point is None or states is None:
+            return ()
+        places = places_of(point, length, None)
+        return tuple(
+            float(scorer.probabilities(point, [observed_at(place, scorer.logit(point, states[: place - 1]))])[0])
+            for place in places
+        )

@@ -16,6 +16,7 @@ from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.cut import ended_before_cut
 from secateur.deepprune.evidence import EvidenceRule
 from secateur.deepprune.probing import ProbeRule
+from secateur.deepprune.scorer import Observed, Scorer
 from secateur.engines.accounting import NO_JUDGE, JudgeUsage, Usage
 
 WithoutJudge = AnswerRule | ProbeRule
@@ -109,6 +110,16 @@ class ConfidenceProfile:
         """Tokens generated when the group confidence first lies below `bar`; None if it never does."""
         place = int(np.searchsorted(-self.lows, -bar, side="right"))
         return int(self.tokens[place]) if place < len(self.lows) else None
+
+
+@dataclass(frozen=True)
+class TraceReadings:
+    """All that a scorer (scored.py) is told of one trace: at its `cut`, at its `end`, and P(right) (0-1) `every` so
+    many tokens; () where it does not look there."""
+
+    cut: Observed
+    end: Observed
+    every: tuple[float, ...] = ()
 
 
 def confidence_profile(confidences: Sequence[float], window: int) -> ConfidenceProfile:
@@ -209,9 +220,10 @@ class ReplayModel:
 
     `judge_kinds` and `judge_parameters` have the keys of `judged`; `pruned_by` names the judges of the pruning rules,
     `similarity` the one of "embedding". `confidences` are those of each problem's traces, empty where no method asks
-    for them. `wall_s`: wall time of sampling all traces [seconds], None where none were sampled. `prompt_tokens`:
-    mean length of a prompt [tokens], 0 where no prices ask for it. `judge_weights`: votes (0-1) that a judge's cuts
-    have earned; judges that were never measured have none."""
+    for them; so are the `scorer` and the `readings` of each problem's traces. `wall_s`: wall time of sampling all
+    traces [seconds], None where none were sampled. `prompt_tokens`: mean length of a prompt [tokens], 0 where no
+    prices ask for it. `judge_weights`: votes (0-1) that a judge's cuts have earned; judges that were never measured
+    have none."""
 
     name: str
     parameters: int
@@ -222,6 +234,8 @@ class ReplayModel:
     pruned_by: list[str] = field(default_factory=list)
     similarity: str | None = None
     confidences: list[list[ConfidenceProfile]] = field(default_factory=list)
+    scorer: Scorer | None = None
+    readings: list[list[TraceReadings]] = field(default_factory=list)
     wall_s: float | None = None
     prompt_tokens: float = 0.0
     judge_weights: dict[str, float | None] = field(default_factory=dict)
@@ -233,6 +247,7 @@ class ReplayModel:
             plain=[part(problem, chosen) for problem in self.plain],
             judged={judge: [part(problem, chosen) for problem in found] for judge, found in self.judged.items()},
             confidences=[[traces[place] for place in chosen] for traces in self.confidences],
+            readings=[[traces[place] for place in chosen] for traces in self.readings],
             wall_s=None,
         )
 
@@ -284,7 +299,8 @@ class ReplayKeys:
 
     methods: single, consensus, ahead, ahead_wait, answers, evidence, deepprune, random_traces,
       consensus_equal_tokens, adaptive_consistency, early_stopping, consol, consol_mixture, bayes_three, certificate,
-      first_ended, cannot_change, parallel_probe, mars, polr, deepconf_low, deepconf_high, embedding, oracle.
+      first_ended, cannot_change, parallel_probe, mars, polr, deepconf_low, deepconf_high, embedding, oracle,
+      score_vote, stop_best, score_order, step_worst.
     orders: orders of the traces that methods are averaged over which take them one after another; draws: random
       draws of the other methods.
     """
@@ -326,8 +342,8 @@ class Method:
     keys: dataclass of the options that are its own; check: raises `InputError` for options that cannot be, whether
       it is asked for or not; require: raises it where n traces, the most that a run samples, are too few.
     runs_at: whether it can be run with n traces.
-    prunes: it asks the judges of a model; reads_similarity, reads_confidences, reads_probes: it needs scores, token
-      confidences or forced answers.
+    prunes: it asks the judges of a model; reads_similarity, reads_confidences, reads_probes, reads_scorer: it needs
+      scores, token confidences, forced answers or the model's scorer.
     is_bound: a bound or a control, that nobody can run by itself; is_ours: its accuracy is compared with that of
       others, paired by problem, of those that are is_rival; depends_on_n: False where every n comes to the same.
     """
@@ -346,6 +362,7 @@ class Method:
     reads_similarity: bool = False
     reads_confidences: bool = False
     reads_probes: bool = False
+    reads_scorer: bool = False
     is_bound: bool = False
     is_ours: bool = False
     is_rival: bool = False

@@ -5,7 +5,7 @@ checkpoints were chosen. A judge's metrics.json names its folders of traces: `tr
 checkpoint was chosen and its probabilities were calibrated. What a model had seen before that is not known here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,17 @@ def seen_by_judge(folder_or_name: str, benchmark: str, problems: Sequence[Proble
     folder = judge_folder(folder_or_name)
     if not (folder / METRICS_FILE).is_file():  # written by hand
         return UNKNOWN
-    config = read_metrics(folder).config
+    return _seen_in_training(read_metrics(folder).config, benchmark, problems)
+
+
+def seen_by_scorer(folder: str, benchmark: str, problems: Sequence[Problem]) -> Seen:
+    """What training and choosing a scorer used; nothing is known of one without its config.yaml."""
+    config = Path(folder) / "config.yaml"
+    return _seen_in_training(read_yaml(config), benchmark, problems) if config.is_file() else UNKNOWN
+
+
+def _seen_in_training(config: Mapping[str, JSON], benchmark: str, problems: Sequence[Problem]) -> Seen:
+    """By the trace folders that the config names."""
     train, dev = (_traced(config.get(key)) for key in ("train", "dev"))
     return Seen(shares_problems(train, benchmark, problems), shares_problems(dev, benchmark, problems))
 

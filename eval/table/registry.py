@@ -21,6 +21,7 @@ from eval.table.answers import (
 from eval.table.deepconf import DEEPCONF_HIGH, DEEPCONF_LOW
 from eval.table.method import Method, ReplayKeys
 from eval.table.pruning import DEEPPRUNE, EQUAL_TOKENS_CONTROL, EVIDENCE, PUBLISHED, RANDOM_CONTROL
+from eval.table.scored import SCORE_ORDER, SCORE_VOTE, STEP_WORST, STOP_BEST
 from eval.table.similarity import EMBEDDING, POLR
 from eval.table.votes import CONSENSUS, ORACLE, SINGLE
 
@@ -30,6 +31,7 @@ METHODS: Mapping[str, Method] = {
         *(SINGLE, CONSENSUS, ORACLE, AHEAD, AHEAD_WAIT, NAMED_RULES),
         *(ADAPTIVE_CONSISTENCY, EARLY_STOPPING, CONSOL, CONSOL_MIXTURE, BAYES_THREE, CERTIFICATE),
         *(FIRST_ENDED, CANNOT_CHANGE, PARALLEL_PROBE, MARS, DEEPCONF_LOW, DEEPCONF_HIGH, EMBEDDING, POLR),
+        *(SCORE_VOTE, SCORE_ORDER, STOP_BEST, STEP_WORST),
         *(EVIDENCE, DEEPPRUNE, RANDOM_CONTROL, EQUAL_TOKENS_CONTROL),
     )
 }

@@ -1,8 +1,9 @@
 """What a combined run keeps on disk between launches.
 
 Layout under `<output_dir>/<model>/`: `traces/` (see secateur/engines/trace_folder.py; its states are judge vectors,
-unless states are kept), `engine.json`, `scores/<judge>/<problem>.npz`, `probes/<problem>.json` (forced answers),
-`switch_rates.json`, `live/<method>/<problem>.json`, `wall-rank<r>.jsonl`."""
+unless states are kept), `engine.json`, `scores/<judge>/<problem>.npz`, `scorer/<problem>.json`,
+`probes/<problem>.json` (forced answers), `switch_rates.json`, `live/<method>/<problem>.json`,
+`wall-rank<r>.jsonl`."""
 
 import hashlib
 import io
@@ -17,6 +18,7 @@ import numpy as np
 
 from eval.table.config import CombinedConfig
 from eval.table.live_record import FORMAT, LiveProblem
+from eval.table.method import TraceReadings
 from secateur.deepprune.judges.folder import judge_folder, judge_kind
 from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.engines.accounting import JudgeUsage, Usage
@@ -182,6 +184,32 @@ def read_live(
     if not path.is_file() or read_json(path).get(FORMAT_KEY) != FORMAT:
         return None
     found = read_record(path, LiveProblem, FORMAT, "run it again")
+    return found if settings is None or found.settings == settings else None
+
+
+READINGS_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class StoredReadings:
+    """What a model's scorer is told of every trace of one problem; `settings` are what they were made with."""
+
+    settings: str
+    traces: tuple[TraceReadings, ...]
+
+
+def readings_path(config: CombinedConfig, model: str, problem: Problem) -> Path:
+    return Path(config.output_dir) / model / "scorer" / f"{quote(problem.id, safe='')}.json"
+
+
+def read_readings(
+    config: CombinedConfig, model: str, problem: Problem, settings: str | None = None
+) -> StoredReadings | None:
+    """Under the same conditions as `read_scores`."""
+    path = readings_path(config, model, problem)
+    if not path.is_file():
+        return None
+    found = read_record(path, StoredReadings, READINGS_FORMAT, "start eval/combined.py again in an empty folder")
     return found if settings is None or found.settings == settings else None
 
 

@@ -14,11 +14,14 @@ from eval.table.judges import ModelJudges
 from eval.table.live import LiveRuns
 from eval.table.store import (
     IMPORTED,
+    READINGS_FORMAT,
     EngineFacts,
     StoredProbes,
     engine_path,
     read_probes,
+    read_readings,
     read_scores,
+    readings_path,
     scores_path,
     stored_traces,
     traces_folder,
@@ -46,6 +49,7 @@ from secateur.engines.trace_folder import StoredTrace, TraceFolderWriter, read_t
 from secateur.runtime.console import progress
 from secateur.runtime.files import append_jsonl
 from secateur.runtime.process import current_ranks
+from secateur.runtime.records import write_record
 from secateur.tasks.records import Problem, Trace
 
 
@@ -120,6 +124,7 @@ class BenchmarkWork:
             if self.config.needs_probes:
                 self._probe()
         self._score()
+        self._read_for_scorer()
         for method, rule in self.config.live_rules.items() if self.live else ():
             live = LiveRuns(self.config, self.model, method, rule, self.judges)
             todo = live.missing(self.live)
@@ -228,6 +233,23 @@ class BenchmarkWork:
                 write_scores(scores_path(self.config, self.model, labels[index], problem), found, settings[index])
                 shown.advance()
         self._note_time("judge", began)
+
+    def _read_for_scorer(self) -> None:
+        """What the model's scorer is told of the traces, where a method asks for it."""
+        scorer, began = self.judges.scorer, time.monotonic()
+        if scorer is None:
+            return
+        told = (self.config, self.model)
+        todo = [problem for problem in self.problems if read_readings(*told, problem, scorer.settings) is None]
+        if not todo:
+            return
+        stored = self._stored()
+        with progress(f"{self.title}: scorer{current_ranks().note}", len(todo)) as shown:
+            for problem in todo:
+                found = scorer.readings(problem, stored[problem.id])
+                write_record(readings_path(*told, problem), found, READINGS_FORMAT)
+                shown.advance()
+        self._note_time("scorer", began)
 
 
 def probe_jobs(

@@ -2,5 +2,6 @@
 
 In: a problem, an engine, a judge (judges/) and a rule (rule.py). Out: an answer, and what it cost (prune.py, or
 controller.py for many problems). Who starts and who goes on is decided by a policy (gathering.py, finishing.py), the
-same live and in replay.py. To change a rule, change its policy; both follow.
+same live and in replay.py. To change a rule, change its policy; both follow. Traces one by one are judged by a scorer
+(scorer.py), for the rules of best_first.py.
 """

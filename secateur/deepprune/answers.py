@@ -24,8 +24,7 @@ from secateur.deepprune.stopping import (
     TopThreePosterior,
     WindowAgrees,
 )
-from secateur.deepprune.tally import Tally
-from secateur.deepprune.vote import weighted_vote
+from secateur.deepprune.vote import Tally, weighted_vote
 from secateur.runtime.config import check_types, reject_unknown
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON

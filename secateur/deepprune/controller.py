@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from secateur.deepprune.answers import AnswerPolicy, AnswerRule
+from secateur.deepprune.best_first import BestFirstPolicy, ScoreRule
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.deepprune.evidence import EvidenceRule, Rule, judged_policy
 from secateur.deepprune.judges.base import CutTrace, Judge, JudgeSession, out_of_memory_is_failure
 from secateur.deepprune.pair_scores import PairScores
 from secateur.deepprune.policy import Decision, Move, Policy, Progress, decision_seed
 from secateur.deepprune.probing import LiveMarks, ProbeRule
+from secateur.deepprune.scorer import CUT, Scorer, observed_at
 from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, Event, SamplingSpec, trace_seed
 from secateur.engines.sampling import Prober
@@ -97,13 +99,14 @@ def run_live(
     engine: Engine,
     jobs: Iterable[ProblemJob],
     spec: SamplingSpec,
-    judge: Judge | None,
-    rule: Rule,
+    judge: Judge | Scorer | None,
+    rule: Rule | ScoreRule,
     max_rows: int,
     extract: Extract = extract_answer,
 ) -> Iterator[LiveResult]:
-    """Run problems through one engine and yield each as it is done. A `PruneRule` asks the `judge`; an `AnswerRule`
-    or a `ProbeRule` asks none, and neither does an `EvidenceRule` beside a judge that has earned no weight.
+    """Run problems through one engine and yield each as it is done. A `PruneRule` asks the `judge`, a `ScoreRule` a
+    scorer in its place; an `AnswerRule` or a `ProbeRule` asks none, and neither does an `EvidenceRule` beside a judge
+    that has earned no weight.
 
     A problem is started while the traces it starts at once and those held for others, running or parked, are at most
     `max_rows`; one that is larger than that runs alone. Where answers are forced a trace counts twice, with its
@@ -193,8 +196,8 @@ class _ProblemRun:
         job: ProblemJob,
         engine: Engine,
         spec: SamplingSpec,
-        judge: Judge | None,
-        rule: Rule,
+        judge: Judge | Scorer | None,
+        rule: Rule | ScoreRule,
         extract: Extract,
     ) -> None:
         self.job, self._engine, self._judge, self._spec = job, engine, judge, spec
@@ -206,17 +209,20 @@ class _ProblemRun:
         self._keys = _AnswerKeys(extract)
         self._session: JudgeSession | None = None
         self._marks: LiveMarks | None = None
+        self._scoring = Usage()
         self._policy = self._policy_of(rule, n)
         self._warned = False
         self._move(self._policy.next(self.progress, ()))
 
-    def _policy_of(self, rule: Rule, n: int) -> Policy:
+    def _policy_of(self, rule: Rule | ScoreRule, n: int) -> Policy:
         if isinstance(rule, AnswerRule):
             return AnswerPolicy(rule, n)
         if isinstance(rule, ProbeRule):
             prober, job = Prober(self._engine, rule.forcing, rule.tokens), self.job
             self._marks = LiveMarks(prober, rule, job.prompt_ids, job.seeds, self._spec, self._keys.add)
             return rule.policy(n)
+        if isinstance(rule, ScoreRule):
+            return BestFirstPolicy(rule, n, self._score)
         return judged_policy(rule, PairScores(n, self._ask, self._introduce), self.job.decision_seed)
 
     @property
@@ -311,6 +317,16 @@ class _ProblemRun:
         with out_of_memory_is_failure():
             return self._session.scores(list(map(tuple, pairs.tolist())))
 
+    def _score(self) -> Sequence[float]:
+        """P(right) of all traces, which have come to their cuts."""
+        scorer, handles = self._judge, self._handles_of(range(len(self.traces)))
+        places = [trace.cut_tokens for trace in self.traces]
+        logits: list[float | None] = [None] * len(handles)
+        if scorer.needs_states:
+            logits = [scorer.logit(CUT, states) for states in self._engine.states(handles)]
+        self._scoring = Usage(judge_head=sum(scorer.macs(CUT, place) for place in places))
+        return scorer.probabilities(CUT, [observed_at(*one) for one in zip(places, logits, strict=True)]).tolist()
+
     def _warn_of_failure(self) -> None:
         """Once, as soon as the policy knows what becomes of the problem."""
         words = None if self._warned else self._policy.failure_words(self.progress)
@@ -350,6 +366,6 @@ class _ProblemRun:
         usages = [self._engine.usage(handle) for handle in self._index]
         generated = sum(usage.generated_tokens for usage in usages)
         overrun = sum(usage.overrun_tokens for usage in usages)
-        spent = Usage(generated=generated, overrun=overrun, longest_path=self._steps)
+        spent = Usage(generated=generated, overrun=overrun, longest_path=self._steps) + self._scoring
         spent += self._marks.prober.usage if self._marks is not None else Usage()
         return spent if self._session is None else spent + self._session.usage

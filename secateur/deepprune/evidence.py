@@ -19,8 +19,7 @@ from secateur.deepprune.policy import Decision, Finished, JudgeFailure, Move, Po
 from secateur.deepprune.probing import ProbeRule
 from secateur.deepprune.rule import ClusterRule, PruneRule
 from secateur.deepprune.stopping import BetaPosterior
-from secateur.deepprune.tally import Tally
-from secateur.deepprune.vote import weighted_vote
+from secateur.deepprune.vote import Tally, weighted_vote
 from secateur.runtime.errors import InputError
 
 

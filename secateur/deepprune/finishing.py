@@ -18,8 +18,7 @@ from secateur.deepprune.policy import Finished, Move
 from secateur.deepprune.rule import FinishRule
 from secateur.deepprune.starting import Waves
 from secateur.deepprune.stopping import BetaPosterior, WindowAgrees
-from secateur.deepprune.tally import Tally
-from secateur.deepprune.vote import is_decided, weighted_vote
+from secateur.deepprune.vote import Tally, is_decided, weighted_vote
 
 
 class FinishPolicy(ABC):

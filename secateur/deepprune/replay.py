@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from secateur.deepprune.answers import AnswerPolicy, AnswerRule
+from secateur.deepprune.best_first import BestFirstPolicy, ScoreRule
 from secateur.deepprune.cut import ended_before_cut
 from secateur.deepprune.evidence import EvidenceRule, judged_policy
 from secateur.deepprune.gathering import ALL_PAIRS
@@ -51,7 +52,7 @@ def replay(
     live judge asks for pairs one by one, those that the rule looks at are paid for; clustering finds some of them
     needless, so the live judge may cost less.
     """
-    reach = [length if ended_before_cut(length, cut) else cut for length, cut in zip(lengths, cuts, strict=True)]
+    reach = _reach(lengths, cuts)
     found = _follow(judged_policy(rule, _numbered_by_arrival(scores, rule), seed), lengths, reach, keys)
     decision = found.decision
     less = _asks_less(decision, rule)
@@ -136,6 +137,24 @@ class _ProbeClock:
         for trace in self.policy.told(self.progress, forced).prune:
             self.kept[trace] = now
             self.progress.prune((trace,))
+
+
+def replay_scored(
+    lengths: Sequence[int],
+    cuts: Sequence[int | None],
+    keys: Sequence[Hashable | None],
+    scores: Sequence[float],
+    rule: ScoreRule,
+) -> Replay:
+    """Replay one problem by a rule that asks a scorer; `scores` [n] are P(right) at the cuts, the rest is as in
+    `replay`. What the scorer computes is not in the usage."""
+    policy = BestFirstPolicy(rule, len(lengths), lambda: scores)
+    return _follow(policy, lengths, _reach(lengths, cuts), keys)
+
+
+def _reach(lengths: Sequence[int], cuts: Sequence[int | None]) -> list[int]:
+    """How far each trace runs until it is looked at [tokens]."""
+    return [length if ended_before_cut(length, cut) else cut for length, cut in zip(lengths, cuts, strict=True)]
 
 
 def _follow(policy: Policy, lengths: Sequence[int], reach: Sequence[int], keys: Sequence[Hashable | None]) -> Replay:

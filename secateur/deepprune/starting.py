@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from secateur.deepprune.stopping import StoppingRule
-from secateur.deepprune.tally import Tally
+from secateur.deepprune.vote import Tally
 from secateur.runtime.errors import InputError
 
 

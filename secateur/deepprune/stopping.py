@@ -13,8 +13,7 @@ from functools import lru_cache
 
 from scipy.special import betainc, betaln
 
-from secateur.deepprune.tally import Tally
-from secateur.deepprune.vote import majority_stays
+from secateur.deepprune.vote import Tally, majority_stays
 from secateur.runtime.errors import InputError
 
 

@@ -85,6 +85,21 @@ def check_capture_layers(
     return chosen
 
 
+@torch.no_grad()
+def read_states(
+    model: PreTrainedModel, prompt: Sequence[int], traces: Sequence[Sequence[int]], layers: Sequence[int]
+) -> list[torch.Tensor]:
+    """The hidden states that an engine captures while it generates `traces` (token ids) after `prompt`, read in one
+    pass: of each trace fp16 [tokens, layers, hidden]."""
+    longest = max(map(len, traces))
+    rows = [
+        [*prompt, *trace, *[0] * (longest - len(trace))] for trace in traces
+    ]  # what is behind a token is not seen
+    found = model.base_model(torch.tensor(rows, device=model.device), output_hidden_states=True, use_cache=False)
+    stacked = torch.stack([found.hidden_states[layer][:, len(prompt) :] for layer in layers], dim=2).half().cpu()
+    return [stacked[row, : len(trace)].clone() for row, trace in enumerate(traces)]
+
+
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every id that ends a completion, for the generation config, the config and the tokenizer."""
     ids: set[int] = set()

@@ -25,8 +25,7 @@ from secateur.deepprune.stopping import (
     answer_shares,
     mode_probability,
 )
-from secateur.deepprune.tally import Tally
-from secateur.deepprune.vote import majority
+from secateur.deepprune.vote import Tally, majority
 from secateur.engines.base import SamplingSpec
 from secateur.runtime.errors import InputError
 from tests.scripted_engine import ScriptedEngine

@@ -25,8 +25,7 @@ from trainers.judge_sweep import run
 from trainers.judges.config import JudgeConfig
 from trainers.judges.data import load_judge_data
 from trainers.sweep.config import CutAgain, JudgeSweepConfig
-from trainers.sweep.record import SweepFigure
-from trainers.sweep.summary import auroc_estimate, draw_problems, tnr_estimate
+from trainers.sweep.summary import SweepFigure, auroc_estimate, draw_problems, tnr_estimate
 
 WORDS = ("red", "green", "blue")
 LARGEST = CutRule("words", 3)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from secateur.runtime.console import CsvValue, write_csv
 from secateur.runtime.pictures import PLOT_STYLE
-from trainers.sweep.record import FIGURES, Effect, Sweep, SweepFigure, SweepRow
+from trainers.sweep.summary import FIGURES, Effect, Sweep, SweepFigure, SweepRow
 
 WIDTH = 112
 # Okabe & Ito: told apart by people with any common colour blindness.

@@ -164,9 +164,10 @@ def _model_on_the_hub(judge: str, model: str) -> str:
     return str(folder)
 
 
-def check_generator(judge: str | Path, record: JudgeRecord, generator_path: str | Path | None) -> None:
-    """Raise `JudgeError` unless an own-state judge was trained for this generator: the same folder, the same id, or
-    the same files under another name, as of a folder that was pushed. Without a generator nothing is compared."""
+def check_generator(judge: str | Path, record: JudgeOrigin, generator_path: str | Path | None) -> None:
+    """Raise `JudgeError` unless an own-state judge, or a scorer, was trained for this generator: the same folder, the
+    same id, or the same files under another name, as of a folder that was pushed. Without a generator nothing is
+    compared."""
     trained_for = record.generator
     if trained_for is None:
         raise JudgeError(f"{judge}: judge.json names no 'generator', the model whose states it reads; train it again")

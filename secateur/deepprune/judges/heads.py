@@ -5,9 +5,12 @@ computes. Normalisation, softmax and activations are not counted: they are linea
 exceed many times.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 PAIRS_PER_BATCH = 8192  # bounds the memory of comparing all pairs of many traces
 
@@ -61,6 +64,48 @@ class PairHead(nn.Module):
 
     def macs_per_pair(self) -> int:
         return self.width + 2 * self.width * self.hidden + self.hidden
+
+
+class CorrectnessHead(nn.Module):
+    """The hidden states before a point of a trace → the logit of "this trace ends right" (scorer.py).
+
+    "attention" pools the states as a judge of own states does; "linear" is a probe of the newest state alone, as in
+    arXiv 2504.05419 and STEP (2601.09093), without their hidden layer.
+    """
+
+    def __init__(self, kind: str, layers: int, hidden: int, heads: int, width: int) -> None:
+        super().__init__()
+        self.pool = AttentionPool(layers, hidden, heads, width) if kind == "attention" else None
+        self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
+        self.out = nn.Linear(heads * width if self.pool else layers * hidden, 1)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`states` [traces, tokens, layers, hidden], `mask` [traces, tokens] True at real tokens, which come first →
+        logits [traces]. A trace without any token is read as zeros."""
+        return self.out(self._read(states, mask)).squeeze(-1)
+
+    def of_lists(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Of traces with different numbers of states, each [tokens, layers, hidden] → logits [traces]."""
+        device = self.out.weight.device
+        padded, lengths = (
+            pad_sequence(list(states), batch_first=True).to(device),
+            torch.tensor(list(map(len, states))),
+        )
+        if not padded.shape[1]:
+            padded = padded.new_zeros(len(padded), 1, *padded.shape[2:])
+        return self(padded, torch.arange(padded.shape[1], device=device)[None] < lengths.to(device)[:, None])
+
+    def _read(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self.pool is not None:
+            return self.pool(states, mask)
+        lengths = mask.sum(dim=1)
+        newest = states[torch.arange(len(states)), (lengths - 1).clamp_min(0)]
+        return self.norm(newest.float()).flatten(1) * (lengths > 0)[:, None]
+
+    def macs(self, tokens: int) -> int:
+        """What reading one point with that many states before it costs."""
+        pool = self.pool.macs_per_token() * tokens + self.pool.macs_per_cut() if self.pool else 0
+        return pool + self.out.in_features
 
 
 @torch.no_grad()

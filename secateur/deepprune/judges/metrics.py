@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from secateur.deepprune.judges.record import Estimate, PairFigures, WithinProblems
-from secateur.runtime.statistics import ratio_with_interval
+from secateur.runtime.statistics import Interval, ratio_with_interval
 
 BOOTSTRAP_RESAMPLES = 2000
 THRESHOLD_RESAMPLES = 500  # each sorts out a threshold of its own, which takes longer
@@ -67,14 +67,11 @@ def auroc_ci95(
     return float(low), float(high)
 
 
-def auroc_within(labels: np.ndarray, scores: np.ndarray, problems: np.ndarray) -> float | None:
-    """Share (0-1) of (same, different) pairs of pairs *of one problem* that are ranked rightly, ties counted half.
-
-    What is left of an AUROC without the difficulty of problems, which most of a pooled one is. `problems` [pairs]
-    numbers the problem of each pair. None where no problem has both labels.
-    """
-    right, total = _within_counts(labels, scores, problems)
-    return float(right.sum() / total.sum()) if total.sum() else None
+def auroc_within_problems(labels: np.ndarray, scores: np.ndarray, problems: np.ndarray) -> Interval | None:
+    """(value, low, high) of the share (0-1) of (label 1, label 0) pairs *of one problem* that are ranked rightly,
+    ties counted half: what is left of an AUROC where how hard a problem is tells nothing. None where no problem has
+    both labels. `problems` numbers the problem of each entry; the interval is over problems."""
+    return _ratio(*_within_counts(labels, scores, np.unique(problems, return_inverse=True)[1]))
 
 
 def within_problems(
@@ -84,8 +81,8 @@ def within_problems(
     ngram: np.ndarray | None = None,
     seed: int = 0,
 ) -> WithinProblems:
-    """`auroc_within` with its control and, where the trained n-gram baseline's scores [pairs] are given, what the
-    judge has more than they. Intervals of 95 % over problems."""
+    """`auroc_within_problems` with its control and, where the trained n-gram baseline's scores [pairs] are given, what
+    the judge has more than they. Intervals of 95 % over problems."""
     numbers = np.unique(np.asarray(problems), return_inverse=True)[1]
     right, total = _within_counts(labels, scores, numbers)
     found = _ratio(right, total, seed)
@@ -117,10 +114,8 @@ def _within_counts(labels: np.ndarray, scores: np.ndarray, problems: np.ndarray)
     return right, total
 
 
-def _ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int) -> tuple[float, float, float] | None:
-    if not denominators.sum():
-        return None
-    return ratio_with_interval(numerators, denominators, seed=seed)
+def _ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0) -> Interval | None:
+    return ratio_with_interval(numerators, denominators, seed=seed) if denominators.sum() else None
 
 
 def kappa(
