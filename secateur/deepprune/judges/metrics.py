@@ -81,8 +81,8 @@ def within_problems(
     ngram: np.ndarray | None = None,
     seed: int = 0,
 ) -> WithinProblems:
-    """`auroc_within_problems` with its control and, where the trained n-gram baseline's scores [pairs] are given, what
-    the judge has more than they. Intervals of 95 % over problems."""
+    """`auroc_within_problems` with its control and, where scores [pairs] of the trained n-gram baseline are given,
+    what the judge has more than they. Intervals of 95 % over problems."""
     numbers = np.unique(np.asarray(problems), return_inverse=True)[1]
     right, total = _within_counts(labels, scores, numbers)
     found = _ratio(right, total, seed)
