@@ -10,7 +10,7 @@ from eval.report import charts
 from eval.report.bars import printable
 from eval.report.charts import CheckpointPoint, RocCurve, RoundRecord
 from schedules.records import FinishedRound, finished_rounds
-from secateur.deepprune.judges.record import METRICS_FILE, JudgeMetrics, ScoreFigures, read_metrics
+from secateur.deepprune.judges.record import METRICS_FILE, JudgeMetrics, ScoreFigures, read_metrics, worth_words
 from secateur.runtime.files import JSON, read_jsonl
 
 _REWARD, _LENGTH = "reward", "completions/mean_length"
@@ -96,6 +96,7 @@ class JudgeSection:
     """What the page shows of one judge; `reliability` is None and `error` means nothing where it has no bins."""
 
     title: str
+    worth: list[str]
     caption: str
     roc: Markup
     reliability: Markup | None
@@ -126,6 +127,7 @@ def judge_section(judge: MeasuredJudge) -> JudgeSection:
     bins, name = metrics.calibration.reliability, f"{kind} judge of the {model} model"
     return JudgeSection(
         title=f"Judge for the {model} model: {kind}",
+        worth=worth_words(metrics),
         caption=f"{metrics.pairs:,} pairs, {metrics.same_answer_share:.0%} with the same answer.",
         roc=Markup(charts.roc(curves, name)),
         reliability=Markup(charts.reliability(bins, name)) if bins else None,

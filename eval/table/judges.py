@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.markup import escape
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.table.config import CombinedConfig
@@ -34,6 +35,7 @@ from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.models import load_model, load_tokenizer, read_states
 from secateur.engines.trace_folder import CutVector, StoredTrace
+from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import sampled_digest
 from secateur.tasks.records import Problem
@@ -66,6 +68,9 @@ class ModelJudges:
         }
         rule = next((judge.cut_rule for judge in trained.values()), self.config.cut_rule)
         judges = [trained.get(name) or load_judge(name, generator, cut_rule=rule) for name in names]
+        for judge in trained.values():
+            if judge.verdict is not None:
+                say(f"judge {judge.name} of {escape(self.model)}: {escape(judge.verdict)}")
         self._check(judges)
         return judges
 

@@ -88,3 +88,28 @@ def test_roc_points_rise_from_corner_to_corner():
     assert (np.diff(points, axis=0) >= 0).all()
     area = np.trapezoid(points[:, 1], points[:, 0])
     assert area == pytest.approx(metrics.auroc(labels, scores), abs=0.01)
+
+
+def test_within_problems_difficulty_counts_for_nothing() -> None:
+    """Two problems, an easy and a hard one. A score that knows which is which has a good AUROC over all pairs and .5
+    within; one that ranks rightly within them has 1 there, whatever it says of the problem."""
+    labels = np.array([1, 1, 1, 0, 1, 0, 0, 0])
+    problems = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    difficulty, own = np.where(problems == 0, 0.9, 0.1), np.array([0.3, 0.3, 0.3, 0.2, 0.9, 0.8, 0.8, 0.8])
+    found = metrics.within_problems(labels, difficulty, problems)
+    assert (found.value, found.problem_mean, found.problems) == (0.5, 0.75, 2)
+    ranked = metrics.within_problems(labels, own, problems, ngram=difficulty)
+    assert ranked.value == 1 and ranked.minus_ngram.value == 0.5
+    assert metrics.auroc_within_problems(labels, own, problems) == (1, 1, 1)
+    assert metrics.auroc_within_problems(np.ones(4), own[:4], problems[:4]) is None
+
+
+def test_kappa_by_hand() -> None:
+    """Half of the pairs agree; of the four that the judge puts together three do: (3 - 2) / (4 - 2)."""
+    labels = np.array([1, 1, 1, 0, 1, 0, 0, 0])
+    scores = np.array([0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1])
+    problem = np.zeros(8, dtype=int)
+    assert metrics.kappa(labels, scores, problem).value == 0.5
+    assert metrics.kappa(labels, labels, problem).value == 1
+    assert metrics.kappa(labels, np.full(8, 0.4), problem).value == 0, "nothing is put together"
+    assert metrics.kappa(labels, np.full(8, 0.6), problem).value == 0, "everything is"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from secateur.deepprune.judges.folder import load_judge
-from secateur.deepprune.judges.record import JudgeFigures, read_metrics
+from secateur.deepprune.judges.record import JudgeFigures, JudgeMetrics, read_metrics, worth_words
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_jsonl
@@ -39,6 +39,9 @@ def test_command_trains_reports_and_says_when_it_is_done(traces, tiny_model, tmp
     assert sum(b["pairs"] for b in calibration["reliability"]) == metrics["pairs"] and 0 <= calibration["ece"] <= 1
     assert load_judge(tmp_path / "judge", tiny_model).calibration.temperature == calibration["temperature"]
     assert metrics["pairs"] == metrics["unfinished"]["pairs"] == 6 * 28
+    check_worth(read_metrics(tmp_path / "judge"), first.stdout, (tmp_path / "judge" / "README.md").read_text())
+    stored = load_judge(tmp_path / "judge", tiny_model)
+    assert (stored.weight, stored.verdict) == (metrics["weight"], metrics["verdict"])
     log = [record for _, record in read_jsonl(tmp_path / "judge" / "train.jsonl")]
     assert sum(record["training"] == "judge linear_own_states" for record in log) == 3
     assert load_judge(tmp_path / "judge", tiny_model).capture_layers == (0, 1, 2)
@@ -48,6 +51,19 @@ def test_command_trains_reports_and_says_when_it_is_done(traces, tiny_model, tmp
     with pytest.raises(InputError, match="seed = 0, this run has 1"):
         run(parse_config(JudgeConfig, [*command[2:], "--seed", "1"]))
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "judge").rglob("*")}
+
+
+def check_worth(metrics: JudgeMetrics, printed: str, card: str) -> None:
+    """The planted colour tells the answer, so the judge puts traces together rightly within their problems."""
+    within, added = metrics.auroc_within_problems, metrics.adds_over_ahead
+    assert within.value > 0.8 and within.ci95[0] <= within.value <= within.ci95[1]
+    assert within.minus_ngram is not None and 0 <= within.problem_mean <= 1
+    assert metrics.kappa.value > 0.5 and added is not None and added.problems == metrics.training.dev_problems
+    assert added.oracle_saving.value >= added.saving.value - 0.05
+    assert metrics.weight in (0, min(1, metrics.kappa.value))
+    assert (metrics.weight > 0) == (added.saving.ci95[0] > 0 and added.accuracy.value >= -0.005)
+    for sentence in worth_words(metrics):
+        assert sentence in " ".join(printed.split()) and sentence in card.replace("\n", " ")
 
 
 def test_same_seed_same_judge(traces, tiny_model, tmp_path):

@@ -18,6 +18,7 @@ from secateur.deepprune.judges.record import (
     PairFigures,
     ScoreFigures,
     WithinProblems,
+    worth_words,
 )
 from secateur.deepprune.judges.registry import JUDGE_KINDS, UNTRAINED
 from trainers.judges.config import JudgeConfig
@@ -144,8 +145,8 @@ def _baseline_judges(config: JudgeConfig, data: JudgeData) -> list[Judge]:
 
 
 def figure_rows(metrics: JudgeMetrics) -> list[str]:
-    """What the terminal shows: a line per test folder, one for the baselines on the first of them, one within its
-    problems, and what the judge is worth. The headline is the figure of unfinished pairs: a cut that holds its answer
+    """What the terminal shows: a line per test folder, one for the baselines on the first of them, and what
+    the judge is worth. The headline is the figure of unfinished pairs: a cut that holds its answer
     makes any judge look good."""
     rows = []
     for name, figures in metrics.tests.items():
@@ -158,15 +159,7 @@ def figure_rows(metrics: JudgeMetrics) -> list[str]:
             f"{figures.median_cut_share:.1%} of its trace; calibration error {figures.calibration.ece:.3f}"
         )
     shown = (f"{name} {_number(figures.unfinished.auroc)}" for name, figures in metrics.baselines.items())
-    return [*rows, f"baselines: {', '.join(shown)}", within_row(metrics.auroc_within_problems), metrics.verdict]
-
-
-def within_row(within: WithinProblems) -> str:
-    """How well pairs of one problem are told apart, beside the controls."""
-    less = within.minus_ngram
-    beside = f"each problem's mean score alone: AUROC {_number(within.problem_mean)} on all"
-    ngram = f"; {less.value:+.3f} ({less.ci95[0]:+.3f} … {less.ci95[1]:+.3f}) over the n-grams" if less else ""
-    return f"within problems: AUROC {_with_interval(within.value, within.ci95)}{ngram}; {beside}"
+    return [*rows, f"baselines: {', '.join(shown)}", *worth_words(metrics)]
 
 
 def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:

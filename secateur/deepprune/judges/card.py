@@ -16,6 +16,7 @@ from secateur.deepprune.judges.record import (
     JudgeRecord,
     read_judge,
     read_metrics,
+    worth_words,
 )
 from secateur.deepprune.judges.registry import stored_kind
 from secateur.runtime.cards import (
@@ -133,6 +134,7 @@ def _figures(metrics: JudgeMetrics) -> dict[str, object]:
         "tests": metrics.tests,
         "baselines": metrics.baselines,
         "metrics": metrics,
+        "worth": worth_words(metrics),
         "cost": _cost(metrics.cost, metrics.mean_cut_tokens),
     }
 

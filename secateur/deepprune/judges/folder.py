@@ -20,6 +20,7 @@ JSON, text and safetensors are fetched; a model that asks for code of its own, o
 
 import dataclasses
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,6 +153,8 @@ def load_judge(
         raise JudgeError(f"{folder}: the judge's weights cannot be read ({error}); train it again") from None
     judge.calibration, judge.prompt_family = record.calibration, record.prompt_family
     judge.weight, judge.verdict = record.weight, record.verdict
+    if judge.weight == 0:
+        warnings.warn(f"the judge in {folder}: {judge.verdict}", RuntimeWarning, stacklevel=2)
     return judge
 
 

@@ -264,6 +264,27 @@ class JudgeMetrics(JudgeFigures, Worth):
         return self.models or {"test": self}
 
 
+def worth_words(metrics: JudgeMetrics) -> list[str]:
+    """What a judge is worth, what it knows within problems, and what any judge could add: a sentence each."""
+    within, added = metrics.auroc_within_problems, metrics.adds_over_ahead
+    found = [f"Verdict: {metrics.verdict}."]
+    if within.value is not None:
+        low, high = within.ci95
+        found.append(f"Within problems: AUROC {within.value:.3f} ({low:.3f} … {high:.3f}){_beside(within)}.")
+    if added is not None:
+        saving, points = added.oracle_saving.value, 100 * added.oracle_accuracy.value
+        found.append(
+            f"One that knows the answers would save {saving:+.0%} on the same cuts, at {points:+.1f} points."
+        )
+    return found
+
+
+def _beside(within: WithinProblems) -> str:
+    less, mean = within.minus_ngram, within.problem_mean
+    ngram = f", {less.value:+.3f} ({less.ci95[0]:+.3f} … {less.ci95[1]:+.3f}) over n-grams" if less else ""
+    return f"{ngram}; each problem's mean score alone has .500 here and {mean:.3f} over all pairs" if mean else ngram
+
+
 def write_metrics(folder: str | Path, metrics: JudgeMetrics) -> None:
     """Replace `<folder>/metrics.json`."""
     write_record(Path(folder) / METRICS_FILE, metrics, METRICS_FORMAT)
