@@ -222,9 +222,10 @@ def report(study: Study) -> None:
             for title, is_turned in (("shipped, all", False), ("shipped, turned round", True)):
                 found = study.figures(shipped, study.benchmarks, n, is_turned)
                 grid.add_row(title, *_cells(shipped, n, found))
-        print_table(grid)
+        print_table(grid, WIDTH)
 
 
+WIDTH = 130
 COLUMNS = ("acc. − consensus", "95 % CI", "saved", "path", "by problem", "same answer")
 
 

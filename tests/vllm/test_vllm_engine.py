@@ -73,9 +73,15 @@ def test_states_that_nobody_can_ask_for_are_not_kept(engine: VLLMEngine, prompt:
     assert set(logs) == before
 
 
-def test_more_traces_than_places_are_refused(engine: VLLMEngine, prompt: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="raise max_num_seqs"):
-        engine.start(prompt, range(65), SamplingSpec())
+def test_more_traces_than_places_wait_for_one(engine: VLLMEngine, prompt: tuple[int, ...]) -> None:
+    handles = engine.start(prompt, range(70), SamplingSpec(max_tokens=6))
+    first = {event.trace for event in engine.step()}
+    assert len(first) <= 64 < len(handles), "the engine has 64 places"
+    drain(engine)
+    assert all(1 <= engine.usage(handle).generated_tokens <= 6 for handle in handles)
+
+
+def test_what_cannot_be_sampled_is_refused(engine: VLLMEngine, prompt: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="raise max_logprobs"):
         engine.start(prompt, [0], SamplingSpec(top_logprobs=21))
     with pytest.raises(InputError, match="holds the id 553"):

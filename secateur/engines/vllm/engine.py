@@ -112,7 +112,7 @@ class VLLMEngine:
     their states are copied to the host as they are computed (`secateur.engines.vllm.states`). Raises `InputError`
     where vLLM is missing or cannot open the model. vLLM's own options, by its names unless said otherwise:
 
-    max_num_seqs: traces at once, more are refused; in a config the default is `rows`.
+    max_num_seqs: traces at once, more wait until places are free; in a config the default is `rows`.
     gpu_memory_utilization: share (0-1) of the device that vLLM takes, weights included.
     kv_cache_gib: memory for keys and values [GiB], in the place of that share (vLLM's `kv_cache_memory_bytes`).
     tensor_parallel_size: GPUs that one engine spreads the model over.
@@ -147,7 +147,7 @@ class VLLMEngine:
         self.tokenizer = load_tokenizer(model)
         self.parameters = count_parameters(config)
         self.end_ids = end_ids_of(model, config, self.tokenizer)
-        self.max_num_seqs, self._max_logprobs = max_num_seqs, max_logprobs
+        self._max_logprobs = max_logprobs
         self._vocabulary = config.get_text_config(decoder=True).vocab_size
         self._detokenizer = Detokenizer(self.tokenizer)
         self._llm = open_llm(
@@ -172,9 +172,9 @@ class VLLMEngine:
 
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
         """See `Engine.start`. Raises `InputError` for an empty prompt, an id outside the vocabulary, a prompt whose
-        longest completion exceeds the context, more traces than `max_num_seqs`, more `top_logprobs` than allowed."""
+        longest completion exceeds the context, or more `top_logprobs` than allowed."""
         prompt = tuple(prompt_ids)
-        self._check_start(prompt, len(seeds), spec)
+        self._check_start(prompt, spec)
         started = [
             VLLMTrace(
                 handle=len(self._traces) + index,
@@ -218,7 +218,6 @@ class VLLMEngine:
     def resume(self, traces: Sequence[int]) -> None:
         """See `Engine.resume`: submits prompt and partial trace as a new request."""
         resumed = select_traces(self._traces, traces, ("parked",))
-        self._check_room(len(resumed))
         for trace in resumed:
             self._submit(trace)
 
@@ -332,18 +331,10 @@ class VLLMEngine:
         if self._failure is not None:
             raise EngineError(f"vLLM failed ({self._failure}); open a new engine")
 
-    def _check_start(self, prompt: tuple[int, ...], n: int, spec: SamplingSpec) -> None:
+    def _check_start(self, prompt: tuple[int, ...], spec: SamplingSpec) -> None:
         check_prompt(prompt, spec, self._vocabulary, self._context)
         if spec.top_logprobs > self._max_logprobs:
             raise InputError(
                 f"key 'top_logprobs' has the value {spec.top_logprobs}: this engine was opened for at most "
                 f"{self._max_logprobs}; raise max_logprobs"
-            )
-        self._check_room(n)
-
-    def _check_room(self, new: int) -> None:
-        if len(self._running) + new > self.max_num_seqs:
-            raise InputError(
-                f"{len(self._running)} traces run and {new} more were asked for: raise max_num_seqs "
-                f"({self.max_num_seqs}) or start fewer"
             )
