@@ -3,7 +3,6 @@
 The endpoint is asked one question at a time, from several threads: bounded in time and size, silent about its key.
 """
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from eval.studies.phases import Span, Spans, Steps, UnreadableAnswer, messages, read_answer
 from eval.studies.traces import TraceKey
+from secateur.engines.openai.protocol import ApiKey
 from secateur.engines.openai.streams import check_url
 from secateur.runtime.console import progress
 from secateur.runtime.errors import InputError
@@ -21,7 +21,6 @@ from secateur.runtime.files import JSON, append_jsonl, read_jsonl, repair_torn_t
 
 _MOST_BYTES = 1 << 20  # of an answer: ten spans need less than a thousandth
 _LONGEST_PAUSE_S = 30.0
-_SHOWN_CHARACTERS = 200
 _TRIES = 2
 
 
@@ -59,11 +58,10 @@ class ChatEndpoint:
         extra_body: Mapping[str, JSON] | None = None,
     ) -> None:
         self._url = f"{check_url(base_url).rstrip('/')}/chat/completions"
-        self._key, self._key_env = os.environ.get(key_env), key_env
+        self._key = ApiKey.from_environment(key_env)
         self._body = {"model": model, "temperature": 0.0} | dict(extra_body or {})
         self._timeout_s, self._retries, self._pause_s = timeout_s, retries, pause_s
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._client = httpx.Client(headers=headers, timeout=timeout_s, follow_redirects=False)
+        self._client = httpx.Client(headers=self._key.headers, timeout=timeout_s, follow_redirects=False)
 
     def __enter__(self) -> "ChatEndpoint":
         return self
@@ -82,7 +80,7 @@ class ChatEndpoint:
             if attempt < self._retries:
                 time.sleep(min(self._pause_s * 2**attempt, _LONGEST_PAUSE_S))
         raise InputError(
-            f"{self._url}: no answer after {self._retries + 1} tries ({self._redacted(reason)}); start the same "
+            f"{self._url}: no answer after {self._retries + 1} tries ({self._key.quote(reason)}); start the same "
             "command again when it runs, what is answered is kept"
         )
 
@@ -103,13 +101,9 @@ class ChatEndpoint:
         return bytes(content)
 
     def _refusal(self, status: int, content: bytes) -> str:
-        said = self._redacted(content.decode(errors="replace"))
-        remedy = f"; set the environment variable {self._key_env}" if status in (401, 403) else ""
+        said = self._key.quote(content.decode(errors="replace"))
+        remedy = f"; set the environment variable {self._key.variable}" if status in (401, 403) else ""
         return f"{self._url}: refused with status {status}: {said!r}{remedy}"
-
-    def _redacted(self, text: str) -> str:
-        """A server may send back what it was sent."""
-        return (text.replace(self._key, "(key)") if self._key else text)[:_SHOWN_CHARACTERS]
 
     @staticmethod
     def _content(content: bytes) -> str:

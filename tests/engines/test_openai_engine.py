@@ -9,7 +9,7 @@ import pytest
 from secateur.engines.base import EngineError, SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.openai.engine import OpenAIEngine
-from secateur.engines.openai.protocol import confidences, metric, read_chunk
+from secateur.engines.openai.protocol import confidences, metric, read_chunk, read_record
 from secateur.runtime.errors import InputError
 from tests.engines.contract import (
     GREEDY,
@@ -139,7 +139,7 @@ def test_a_metric_is_summed_over_its_labels() -> None:
     assert metric(page, ("running",)) is None
 
 
-@pytest.mark.parametrize("payload", ['{"error": {"message": "no memory"}}', "{", '{"choices": 3}', "[]"])
+@pytest.mark.parametrize("payload", ["{", '{"choices": 3}', "[]", "[" * 100_000, '{"choices": [{"text": 3}]}', "7"])
 def test_a_line_that_is_no_chunk_is_named(payload: str) -> None:
     with pytest.raises(EngineError):
-        read_chunk(0, payload, 0)
+        read_chunk(0, read_record(payload), 0)

@@ -13,7 +13,7 @@ import httpx
 
 from secateur.engines.base import EngineError, SamplingSpec
 from secateur.engines.models import count_parameters
-from secateur.engines.openai.protocol import Dialect, Request, metric, options, read_chunk
+from secateur.engines.openai.protocol import Chunk, Dialect, Request, metric, options
 from secateur.engines.openai.streams import Broken, Streams
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import current_ranks
@@ -32,7 +32,7 @@ _STILL_POLLS = 4  # equal readings after which a counter stands still
 _GIVE_UP_S = 20.0
 
 
-def find_context(streams: Streams, base_url: str, model: str, api_key_env: str) -> int | None:
+def find_context(streams: Streams, base_url: str, model: str) -> int | None:
     """Longest prompt and completion [tokens] of `model`, None if the server does not say.
 
     Raises `InputError` if the server cannot be reached, wants another key, or serves other models.
@@ -41,17 +41,21 @@ def find_context(streams: Streams, base_url: str, model: str, api_key_env: str) 
         response = streams.run(streams.get(f"{base_url}/models"))
     except httpx.TransportError as error:
         raise InputError(
-            f"{base_url}: no server answers ({error or type(error).__name__}); start it or correct 'base_url'"
+            f"{base_url}: no server answers ({streams.key.quote(str(error)) or type(error).__name__}); start it or "
+            "correct 'base_url'"
         ) from None
     if response.status_code in (401, 403):
-        raise InputError(f"{base_url}: the server refuses the key; put it into the environment as {api_key_env}")
+        raise InputError(
+            f"{base_url}: the server refuses the key; put it into the environment as {streams.key.variable}"
+        )
     try:
         entries = response.json()["data"] if response.status_code == 200 else []
         served = {entry["id"]: entry for entry in entries}
     except (ValueError, KeyError, TypeError):
         return None  # the list is optional, completions are what counts
     if served and model not in served:
-        raise InputError(f"{base_url}: serves no model '{model}', but: {', '.join(sorted(served))}")
+        names = streams.key.quote(", ".join(sorted(served)))
+        raise InputError(f"{base_url}: serves no model '{model}', but: {names}")
     return served.get(model, {}).get("max_model_len")
 
 
@@ -66,18 +70,21 @@ def find_dialect(
         except EngineError as error:
             refusal = str(error)
             continue
-        except (Broken, httpx.TransportError) as error:
-            raise InputError(f"the server does not complete a prompt of four tokens: {error}") from None
+        except (Broken, httpx.TransportError, TimeoutError) as error:
+            reason = streams.key.quote(str(error)) or type(error).__name__
+            raise InputError(f"the server does not complete a prompt of four tokens: {reason}") from None
         if not dialect.ids or any(chunk.token_ids for chunk in chunks):
             return dialect
         refusal = "it sends no token ids"
     raise InputError(f"the server answers no completion request that we know how to make; last: {refusal}")
 
 
-async def _probe(streams: Streams, model: str, dialect: Dialect, tokenizer: "PreTrainedTokenizerBase | None") -> list:
+async def _probe(
+    streams: Streams, model: str, dialect: Dialect, tokenizer: "PreTrainedTokenizerBase | None"
+) -> list[Chunk]:
     body = {"model": model, "prompt": _prompt(dialect, tokenizer), "max_tokens": 2, "temperature": 0, "stream": True}
-    async with aclosing(streams.lines(body | options(dialect))) as lines:
-        return [read_chunk(0, payload, 0) async for payload in lines]
+    async with streams.clock(), aclosing(streams.records(body | options(dialect))) as records:
+        return [streams.chunk(0, record, 0) async for record in records]
 
 
 def _prompt(dialect: Dialect, tokenizer: "PreTrainedTokenizerBase | None") -> str | list[int]:
@@ -161,9 +168,9 @@ async def _close_early(
     request = Request(0, prompt if dialect.ids else [], _PROBE_TEXT, SamplingSpec(), 0, most, 0)
     body = request.body(model, dialect, {"ignore_eos": True} if dialect.ids else {})
     came = 0
-    async with aclosing(streams.lines(body)) as lines:
-        async for payload in lines:
-            chunk = read_chunk(0, payload, 0)
+    async with streams.clock(), aclosing(streams.records(body)) as records:
+        async for record in records:
+            chunk = streams.chunk(0, record, 0)
             came += max(len(chunk.token_ids), not chunk.empty)
             if chunk.done is not None:
                 return None

@@ -9,18 +9,17 @@ A chunk costs this process about 80 µs (256 streams, one core): from some 12,00
 ahead of us, and more is computed than a cut needs; let it send several tokens in a chunk (vLLM: --stream-interval).
 """
 
-import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
-from secateur.engines.base import Event, SamplingSpec, TraceUsage, check_prompt, select_traces
+from secateur.engines.base import EngineError, Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer, TextStream
 from secateur.engines.models import load_tokenizer
 from secateur.engines.openai.checks import ABORT_CHECKS, check_abort, find_context, find_dialect, parameters_of
-from secateur.engines.openai.protocol import Chunk, Dialect, Request
+from secateur.engines.openai.protocol import ApiKey, Chunk, Dialect, Request
 from secateur.engines.openai.streams import Patience, Streams, check_url
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
@@ -54,8 +53,8 @@ class OpenAIEngine:
     abort_check: `require` tries at the start that closing a stream stops generation, and refuses a server that goes
       on; `warn` only says so; `off` does not try.
     parameters: number of the model's parameters, where the tokenizer's folder has no config.json.
-    read_timeout_s: so long without a byte ends a stream for good [seconds].
-    max_retries: how often a stream that breaks is opened again.
+    read_timeout_s: so long without a token ends a stream for good [seconds].
+    max_retries: how often a stream that breaks is opened again without a token in between.
     extra_body: further fields of each request.
 
     The start sends two short requests of its own, which no trace's usage counts. Raises `InputError` if the server
@@ -86,11 +85,10 @@ class OpenAIEngine:
         self._tokenizer_source, self._parameters = tokenizer, parameters
         self.tokenizer: PreTrainedTokenizerBase | None = None if tokenizer is None else load_tokenizer(tokenizer)
         self._detokenizer = None if self.tokenizer is None else Detokenizer(self.tokenizer)
-        key = os.environ.get(api_key_env)
         self._streams = Streams(
             check_url(base_url),
             model,
-            {"Authorization": f"Bearer {key}"} if key else {},
+            ApiKey.from_environment(api_key_env),
             Patience(read_timeout_s, max_retries),
             extra_body or {},
             self._tokenize,
@@ -98,13 +96,13 @@ class OpenAIEngine:
         self._traces: list[_ServedTrace] = []
         self._running: dict[int, _ServedTrace] = {}
         try:
-            self._get_to_know(base_url.rstrip("/"), model, abort_check, api_key_env)
+            self._get_to_know(base_url.rstrip("/"), model, abort_check)
         except BaseException:
             self._streams.shut_down()
             raise
 
-    def _get_to_know(self, base_url: str, model: str, abort_check: str, api_key_env: str) -> None:
-        context = find_context(self._streams, base_url, model, api_key_env)
+    def _get_to_know(self, base_url: str, model: str, abort_check: str) -> None:
+        context = find_context(self._streams, base_url, model)
         self._streams.dialect = find_dialect(self._streams, model, self.tokenizer, context)
         if not self.dialect.ids and self.tokenizer is None:
             raise InputError(
@@ -181,11 +179,7 @@ class OpenAIEngine:
 
     def prune(self, traces: Sequence[int]) -> None:
         """See `Engine.prune`. What came in and was never delivered becomes overrun."""
-        pruned = select_traces(self._traces, traces, ("running", "parked"))
-        self._stop(pruned, "pruned")
-        for trace in pruned:
-            trace.usage.overrun_tokens += sum(len(chunk.token_ids) for chunk in trace.backlog)
-            trace.backlog.clear()
+        self._drop(select_traces(self._traces, traces, ("running", "parked", "lost")), "pruned")
 
     def usage(self, trace: int) -> TraceUsage:
         """See `Engine.usage`. Prompt positions count as computed where the server does not say that it had them."""
@@ -226,6 +220,8 @@ class OpenAIEngine:
 
     def _tokenize(self, text: str, ended: bool) -> tuple[int, ...]:
         """Ids for text whose ids the server keeps to itself; the end token has no text, but it was generated."""
+        if self.tokenizer is None:
+            raise EngineError("the server sent text without its token ids; give the option 'tokenizer'")
         ids = tuple(self.tokenizer.encode(text, add_special_tokens=False)) if text else ()
         end = self.tokenizer.eos_token_id
         return (*ids, end) if ended and end is not None else ids
@@ -237,6 +233,12 @@ class OpenAIEngine:
             trace.status = status
             self._running.pop(trace.handle, None)
             trace.backlog = deque(chunk for chunk in trace.backlog if chunk.error is None)  # nobody waits for it now
+
+    def _drop(self, traces: list[_ServedTrace], status: str) -> None:
+        self._stop(traces, status)
+        for trace in traces:
+            trace.usage.overrun_tokens += sum(len(chunk.token_ids) + chunk.correction for chunk in trace.backlog)
+            trace.backlog.clear()
 
     def _sort_in(self) -> None:
         while not self._streams.inbox.empty():
@@ -254,11 +256,10 @@ class OpenAIEngine:
         trace.backlog.append(chunk)
 
     def _raise_error(self, trace: _ServedTrace) -> None:
-        """Raise what ended a stream, before any event of this step is taken out."""
+        """Raise what ended a stream, before any event of this step is taken out; the traces that ran are lost."""
         error = trace.backlog[0].error
         if error is not None:
-            trace.status = "lost"
-            del self._running[trace.handle]
+            self._drop(list(self._running.values()), "lost")
             raise error
 
     def _deliver(self, trace: _ServedTrace) -> Event:

@@ -6,13 +6,48 @@ of which only text is known is sent OpenAI's, and `top_k` where it is set.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from secateur.engines.base import EngineError, SamplingSpec
+from secateur.runtime.cards import clean
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 
+_MOST_SHOWN = 500  # characters of a server's words in a message
 _SEEDS = 2**31  # some servers read a seed as a signed 32-bit number
+_ENDS = {"stop": "stop", "length": "length", "eos_token": "stop", "stop_sequence": "stop"}  # the last two are TGI's
+BUSY = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses after which trying again makes sense
+_BUSY_WORDS = ("rate_limit", "overloaded", "server_error", "internalserver", "unavailable", "timeout")
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """The key of a server, read from the environment `variable`; no message and no repr shows its `value`."""
+
+    variable: str
+    value: str = field(default="", repr=False)
+
+    @classmethod
+    def from_environment(cls, variable: str) -> "ApiKey":
+        """ "" where none is set. Space around it, such as the line break of the file it came from, is no part of it.
+        Raises `InputError` for one that no header can hold."""
+        value = os.environ.get(variable, "").strip()
+        if not all("!" <= character <= "~" for character in value):
+            raise InputError(
+                f"the environment variable {variable} holds no key: there is a space, a line break or a letter "
+                "beyond ASCII in it; set it again"
+            )
+        return cls(variable, value)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.value}"} if self.value else {}
+
+    def quote(self, text: str) -> str:
+        """What a server said, fit for a message: it may have sent back what it was sent."""
+        return clean(text.replace(self.value, "(key)") if self.value else text)[:_MOST_SHOWN]
 
 
 @dataclass(frozen=True)
@@ -54,7 +89,11 @@ class Chunk:
 
 @dataclass
 class Request:
-    """One stream of one trace: the prompt with all tokens it had before, and what has come since."""
+    """One stream of one trace: the prompt with all tokens it had before, and what has come since.
+
+    `received` and `computed` [tokens] are what came, and what the server says it has generated, since the stream was
+    opened; `correction` what it had more in those that broke; `retries` counts the breaks, `failures` those since a
+    token came; `last` is the chunk that ended the trace."""
 
     trace: int
     prompt_ids: list[int]
@@ -64,8 +103,12 @@ class Request:
     budget: int
     phase: int
     received: int = 0
+    computed: int = 0
+    correction: int = 0
     retries: int = 0
+    failures: int = 0
     opened: bool = False
+    last: Chunk | None = None
     new_ids: list[int] = field(default_factory=list)
     new_text: list[str] = field(default_factory=list)
 
@@ -73,8 +116,18 @@ class Request:
         """Turn what has come into prompt: the stream broke and is opened again from there."""
         self.prompt_ids, self.prompt_text = self.prompt_ids + self.new_ids, self.prompt_text + "".join(self.new_text)
         self.budget -= self.received
-        self.received, self.new_ids, self.new_text, self.opened = 0, [], [], False
+        self.correction = self._missed()
+        self.received, self.computed, self.new_ids, self.new_text, self.opened = 0, 0, [], [], False
         self.retries += 1
+
+    def end(self) -> Chunk:
+        """The trace's last chunk, which carries what the server counted more than we did."""
+        last = self.last or Chunk(self.trace, done="length")
+        last.correction = self._missed()
+        return last
+
+    def _missed(self) -> int:
+        return self.correction + (self.computed - self.received if self.computed else 0)
 
     def body(self, model: str, dialect: Dialect, extra: Mapping[str, JSON]) -> dict[str, JSON]:
         """The JSON of the request; the seed is another one for each phase and retry, or the numbers would repeat."""
@@ -111,23 +164,31 @@ def phase_seed(seed: int, phase: int, retry: int) -> int:
     return int.from_bytes(digest[:8], "big") % _SEEDS
 
 
-def read_chunk(trace: int, payload: str, top_logprobs: int) -> Chunk:
-    """One `data:` line. Raises `EngineError` for an error that the server put into the stream, and for a line that is
-    no completion chunk."""
+def read_record(payload: str) -> dict[str, JSON]:
+    """The JSON object of one `data:` line. Raises `EngineError` where there is none."""
     try:
         record = json.loads(payload)
-        if "error" in record:
-            raise EngineError(f"the server reports: {error_text(record)}")
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise EngineError(f"the server sent no completion chunk, but: {payload}")
+    return record
+
+
+def read_chunk(trace: int, record: Mapping[str, JSON], top_logprobs: int) -> Chunk:
+    """What one record of a stream says. Raises `EngineError` for one that is no completion chunk."""
+    try:
         chunk = Chunk(trace)
         _read_usage(chunk, record.get("usage"))
         for choice in record.get("choices") or ():
             chunk.text += choice.get("text") or ""
             chunk.token_ids += tuple(choice.get("token_ids") or ())
-            chunk.done = choice.get("finish_reason") or chunk.done
+            reason = choice.get("finish_reason")
+            chunk.done = _ENDS.get(reason, reason) or chunk.done
             if top_logprobs:
                 chunk.confidences += confidences(choice.get("logprobs"), top_logprobs)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise EngineError(f"the server sent {payload[:200]!r}, no completion chunk ({error})") from None
+        raise EngineError(f"the server sent no completion chunk ({error}), but: {json.dumps(record)}") from None
     return chunk
 
 
@@ -141,16 +202,35 @@ def confidences(logprobs: Mapping[str, JSON] | None, count: int) -> tuple[float,
     """−mean of the `count` top log-probabilities of each token. Servers add the drawn token where it is not among
     them, so the smallest beyond `count` is left out."""
     values = []
-    for top in (logprobs or {}).get("top_logprobs") or ():
-        best = sorted(top.values(), reverse=True)[:count]
+    for top in _tops(logprobs or {}):
+        best = sorted(top, reverse=True)[:count]
+        if not best:
+            raise ValueError("a token has no log-probabilities")
         values.append(-sum(best) / len(best))
     return tuple(values)
+
+
+def _tops(logprobs: Mapping[str, JSON]) -> list[list[float]]:
+    """Per token its top log-probabilities: a mapping from token to number in OpenAI's completions; in llama.cpp's,
+    as in OpenAI's chat, a list of records under `content`."""
+    if "content" in logprobs:
+        return [[entry["logprob"] for entry in token["top_logprobs"]] for token in logprobs["content"] or ()]
+    return [list(top.values()) for top in logprobs.get("top_logprobs") or ()]
 
 
 def error_text(record: JSON) -> str:
     """The message in an error answer, whatever its shape."""
     error = record.get("error", record) if isinstance(record, dict) else record
-    return str(error.get("message", error) if isinstance(error, dict) else error)[:500]
+    return str(error.get("message", error) if isinstance(error, dict) else error)
+
+
+def is_busy(error: JSON) -> bool:
+    """Whether an error that came within a stream is one after which trying again makes sense: there it has no status
+    but a code or a type."""
+    if not isinstance(error, dict):
+        return False
+    kind = str(error.get("type", "")).lower().replace(" ", "")
+    return error.get("code") in BUSY or any(word in kind for word in _BUSY_WORDS)
 
 
 def metric(page: str, endings: Iterable[str]) -> float | None:

@@ -4,28 +4,43 @@ import asyncio
 import json
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TypeVar
 
 import httpx
 
 from secateur.engines.base import EngineError
-from secateur.engines.openai.protocol import Chunk, Dialect, Request, error_text, read_chunk
+from secateur.engines.openai.protocol import (
+    BUSY,
+    ApiKey,
+    Chunk,
+    Dialect,
+    Request,
+    error_text,
+    is_busy,
+    read_chunk,
+    read_record,
+)
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 
 T = TypeVar("T")
-_BUSY = (408, 409, 425, 429, 500, 502, 503, 504)  # answers after which trying again makes sense
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+_SILENT_FIELDS = (b"event:", b"id:", b"retry:", b":")  # of server-sent events; a line with a colon first is a ping
+_DONE: dict[str, JSON] = {}  # stands for the line `[DONE]`; known by identity, for a server may send such a record
+_MOST_STRAY = 2000  # bytes kept of what is no stream, to tell what it is
 
 
 @dataclass(frozen=True)
 class Patience:
-    """`read_timeout_s` [seconds] without a byte end a stream for good; one that breaks is opened again up to
-    `max_retries` times, after `backoff_s` [seconds], then twice as long, and so on."""
+    """`read_timeout_s` [seconds] without a token end a stream for good, pings or not; one that breaks is opened again
+    up to `max_retries` times without a token in between, after `backoff_s` [seconds], then twice as long, and so on,
+    or when the server says so (`Retry-After`)."""
 
     read_timeout_s: float = 600.0
     max_retries: int = 3
@@ -33,7 +48,12 @@ class Patience:
 
 
 class Broken(Exception):
-    """A stream that ended before its trace did, or could not be opened; the reason is its text."""
+    """A stream that ended before its trace did, or could not be opened; the reason is its text. `after_s` [seconds]:
+    how long the server asks to wait, 0 where it does not say."""
+
+    def __init__(self, reason: str, after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
 
 
 class Streams:
@@ -46,7 +66,7 @@ class Streams:
         self,
         base_url: str,
         model: str,
-        headers: Mapping[str, str],
+        key: ApiKey,
         patience: Patience,
         extra_body: Mapping[str, JSON],
         tokenize: Callable[[str, bool], tuple[int, ...]],
@@ -55,7 +75,7 @@ class Streams:
         self.dialect = Dialect(ids=True, usage=True)
         self.retries = 0
         """Streams that broke and were opened again."""
-        self._url, self._model = base_url, model
+        self._url, self._model, self.key = base_url, model, key
         self._patience, self._extra, self._tokenize = patience, extra_body, tokenize
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
@@ -63,7 +83,7 @@ class Streams:
         self._thread.start()
         self._new_client = partial(
             httpx.AsyncClient,
-            headers=httpx.Headers(headers),  # which hides a key where it is printed
+            headers=httpx.Headers(key.headers),  # which hides a key where it is printed
             verify=httpx.create_ssl_context(),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             timeout=httpx.Timeout(60.0, read=patience.read_timeout_s, pool=None),
@@ -120,66 +140,86 @@ class Streams:
             await client.aclose()
 
     async def _follow(self, request: Request) -> None:
-        """Read one trace to its end, over breaks."""
+        """Read one trace to its end, over breaks. Where it cannot be, the others are closed at once: their traces are
+        lost with it, and what they generated until the user's thread looks would be paid for nothing."""
         try:
             while not await self._attempt(request):
-                await asyncio.sleep(self._patience.backoff_s * 2**request.retries)
                 request.restart()
                 self.retries += 1
+            self.inbox.put(request.end())
         except Exception as error:  # it is raised again where the user's thread waits for this stream
             self.inbox.put(Chunk(request.trace, error=error))
+            for task in self._tasks.values():
+                if task is not asyncio.current_task():
+                    task.cancel()
         finally:
             if self._tasks.get(request.trace) is asyncio.current_task():
                 del self._tasks[request.trace]
 
     async def _attempt(self, request: Request) -> bool:
-        """False if the stream broke and may be opened again."""
+        """False, after a pause, if the stream broke and is to be opened again."""
         try:
-            async with aclosing(self._stream(request)) as chunks:
-                async for chunk in chunks:
-                    self.inbox.put(chunk)
-            return True
-        except (Broken, httpx.TransportError) as error:
-            if request.received >= request.budget:
-                self.inbox.put(Chunk(request.trace, done="length"))
-                return True
-            if isinstance(error, httpx.ReadTimeout):
-                raise EngineError(
-                    f"{self._url}: nothing came for {self._patience.read_timeout_s:g} seconds; look at the server, "
-                    "or raise the option read_timeout_s if its queue is that long"
-                ) from None
-            if request.retries >= self._patience.max_retries:
-                reason = str(error) or type(error).__name__
-                raise EngineError(
-                    f"{self._url}: a stream broke {request.retries + 1} times, last with: {reason}; look at the "
-                    "server, or raise the option max_retries"
-                ) from None
+            async with self.clock() as clock:
+                await self._read(request, clock)
+        except (Broken, httpx.TransportError, TimeoutError) as error:
+            if request.last is not None or request.received >= request.budget:
+                return True  # an end that has been told is an end, whatever becomes of the connection
+            await asyncio.sleep(self._pause(request, error))
             return False
+        return True
 
-    async def _stream(self, request: Request) -> AsyncIterator[Chunk]:
-        """Chunks of one connection; the last one waits for the usage that follows it."""
-        last: Chunk | None = None
-        try:
-            async with aclosing(self.lines(request.body(self._model, self.dialect, self._extra))) as lines:
-                async for payload in lines:
-                    chunk = read_chunk(request.trace, payload, request.spec.top_logprobs)
-                    if last is not None:
-                        last.computed = last.computed if chunk.computed is None else chunk.computed
-                        last.cached = last.cached if chunk.cached is None else chunk.cached
-                    elif not chunk.empty:
-                        self._take(request, chunk)
-                        if chunk.done is None:
-                            yield chunk
-                        else:
-                            last = chunk
-        except httpx.TransportError:
-            if last is None:  # an end that has been told is an end, whatever becomes of the connection
-                raise
-        if last is None:
+    def clock(self) -> asyncio.Timeout:
+        """Ends what waits too long for a token; httpx measures from byte to byte, and a ping is a byte."""
+        return asyncio.timeout(self._patience.read_timeout_s)
+
+    def _pause(self, request: Request, error: Exception) -> float:
+        """Seconds until the stream is opened again. Raises `EngineError` if it is not."""
+        patience = self._patience
+        if isinstance(error, httpx.ReadTimeout | TimeoutError):
+            raise EngineError(
+                f"{self._url}: no token came for {patience.read_timeout_s:g} seconds; look at the server, or raise "
+                "the option read_timeout_s if its queue is that long"
+            ) from None
+        request.failures = 1 if request.received else request.failures + 1
+        after_s = error.after_s if isinstance(error, Broken) else 0.0
+        if request.failures > patience.max_retries or after_s > patience.read_timeout_s:
+            reason = self.key.quote(str(error)) or type(error).__name__
+            wait = f", and asks to wait {after_s:g} seconds" if after_s else ""
+            raise EngineError(
+                f"{self._url}: a stream broke {request.failures} times, last with: {reason}{wait}; look at the "
+                "server, or raise the option max_retries" + (" or read_timeout_s" if wait else "")
+            ) from None
+        return max(after_s, patience.backoff_s * 2 ** (request.failures - 1))
+
+    async def _read(self, request: Request, clock: asyncio.Timeout) -> None:
+        """Put the chunks of one connection into the inbox, but for the last one: the usage that follows it is its."""
+        loop = asyncio.get_running_loop()
+        async with aclosing(self.records(request.body(self._model, self.dialect, self._extra))) as records:
+            async for record in records:
+                chunk = self.chunk(request.trace, record, request.spec.top_logprobs)
+                self._count(request, chunk)
+                if request.last is None and not chunk.empty:
+                    self._take(request, chunk)
+                    clock.reschedule(loop.time() + self._patience.read_timeout_s)
+                if record is _DONE and request.last is None and request.received:  # an end without a reason
+                    ended = "stop" if request.received < request.budget else "length"
+                    request.last = Chunk(request.trace, done=ended)
+        if request.last is None:
             raise Broken("the stream ended before the trace did")
-        if last.computed is not None:
-            last.correction = last.computed - request.received
-        yield last
+
+    def chunk(self, trace: int, record: Mapping[str, JSON], top_logprobs: int) -> Chunk:
+        """See `read_chunk`."""
+        try:
+            return read_chunk(trace, record, top_logprobs)
+        except EngineError as error:
+            raise EngineError(f"{self._url}: {self.key.quote(str(error))}") from None
+
+    @staticmethod
+    def _count(request: Request, chunk: Chunk) -> None:
+        """Usage may come with every chunk, with the last, or behind it: the highest count is the latest."""
+        request.computed = max(request.computed, chunk.computed or 0)
+        if request.last is not None and chunk.cached is not None:
+            request.last.cached = chunk.cached
 
     def _take(self, request: Request, chunk: Chunk) -> None:
         if chunk.done not in (None, "stop", "length"):
@@ -191,36 +231,124 @@ class Streams:
             )
         if not request.opened:
             chunk.prefill, request.opened = len(request.prompt_ids), True
-        if not self.dialect.ids:
+        if not self.dialect.ids or self._lacks_ids(request, chunk):
             chunk.token_ids = self._tokenize(chunk.text, chunk.done == "stop")
-            chunk.spread_confidences()
+        chunk.spread_confidences()
         request.new_ids += chunk.token_ids
         request.new_text.append(chunk.text)
         request.received += len(chunk.token_ids)
+        if chunk.done is None:
+            self.inbox.put(chunk)
+        else:
+            request.last = chunk
 
-    async def lines(self, body: Mapping[str, JSON]) -> AsyncIterator[str]:
-        """The `data:` lines of one completion. Raises `Broken` where trying again makes sense, else `EngineError`."""
-        url = f"{self._url}/completions"
+    @staticmethod
+    def _lacks_ids(request: Request, chunk: Chunk) -> bool:
+        """Whether a server that gives ids gave none for this text; text may also follow behind its ids, which only
+        its count can tell."""
+        if chunk.token_ids or not chunk.text:
+            return False
+        return chunk.computed is None or chunk.computed > request.received
+
+    async def records(self, body: Mapping[str, JSON]) -> AsyncIterator[dict[str, JSON]]:
+        """The records of one completion, an empty one for `[DONE]`, with which it ends. Raises `Broken` where trying
+        again makes sense, else `EngineError`."""
+        url, stray, came = f"{self._url}/completions", b"", False
         async with self._client() as client, client.stream("POST", url, json=dict(body)) as response:
             if response.status_code != 200:
-                await response.aread()
-                reason = f"the server answers {response.status_code}: {_reason(response)}"
-                raise Broken(reason) if response.status_code in _BUSY else EngineError(f"{self._url}: {reason}")
-            rest = b""
-            async for part in response.aiter_bytes():
-                # not `aiter_lines`, which ends a line at U+2028 and U+0085 too, that may stand inside a text
-                *whole, rest = (rest + part).split(b"\n")
-                for line in whole:
-                    payload = line.removeprefix(b"data:").strip()
-                    if line.startswith(b"data:") and payload != b"[DONE]":
-                        yield payload.decode("utf-8", "replace")
+                raise await self._refusal(response)
+            async for line in _lines(response):
+                if line.replace(b" ", b"") == b"data:[DONE]":
+                    yield _DONE
+                    return
+                if line.startswith((b"data:", b"error:")):  # llama.cpp has a field of its own for errors
+                    came = True
+                    yield self._record(line)
+                elif not line.startswith(_SILENT_FIELDS):
+                    stray = (stray + line)[:_MOST_STRAY]
+        if stray and not came:
+            raise self._no_stream(stray)
+
+    def _record(self, line: bytes) -> dict[str, JSON]:
+        field, _, payload = line.decode("utf-8", "replace").partition(":")
+        try:
+            record = read_record(payload.strip())
+        except EngineError as error:
+            raise EngineError(f"{self._url}: {self.key.quote(str(error))}") from None
+        error = record if field == "error" else record.get("error")
+        if error:
+            raise self._reported(error)
+        return record
+
+    def _reported(self, error: JSON) -> Exception:
+        """What to raise for an error that came under status 200."""
+        reason = f"the server reports: {self.key.quote(error_text(error))}"
+        return Broken(reason) if is_busy(error) else EngineError(f"{self._url}: {reason}")
+
+    def _no_stream(self, answer: bytes) -> Exception:
+        """What to raise for an answer under status 200 that is no stream: an error, a whole completion, a page."""
+        text = answer.decode("utf-8", "replace")
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict) and record.get("error"):
+            return self._reported(record["error"])
+        return EngineError(
+            f"{self._url}: the server answers no stream of completions, but: {self.key.quote(text)}; correct "
+            f"'base_url' if that is a page, or give the key as {self.key.variable} if it asks to log in"
+        )
+
+    async def _refusal(self, response: httpx.Response) -> Exception:
+        """What to raise for an answer that is not 200."""
+        status = response.status_code
+        await response.aread()
+        reason = f"the server answers {status}: {self.key.quote(_reason(response))}"
+        if status in BUSY:
+            return Broken(reason, retry_after_s(response.headers.get("retry-after", "")))
+        if status in (401, 403):
+            reason += f"; put its key into the environment as {self.key.variable}"
+        elif status in (404, 405):
+            reason += f"; is 'base_url' right? It is what stands before /completions, often {_root(self._url)}/v1"
+        elif response.is_redirect:
+            reason += f"; it points to {self.key.quote(response.headers['location'])}: correct 'base_url'"
+        return EngineError(f"{self._url}: {reason}")
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Its lines without space around them, blank ones left out. Not `aiter_lines`, which ends a line at U+2028 and
+    U+0085 too, that may stand inside a text."""
+    rest = b""
+    async for part in response.aiter_bytes():
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
+            if line := line.strip():
+                yield line
+    if rest := rest.strip():
+        yield rest
 
 
 def _reason(response: httpx.Response) -> str:
     try:
         return error_text(response.json())
-    except json.JSONDecodeError:
-        return response.text[:500]
+    except (ValueError, RecursionError):
+        return response.text
+
+
+def retry_after_s(value: str) -> float:
+    """Seconds that a Retry-After header asks for, a number or a date (RFC 9110, 10.2.3); 0 for anything else."""
+    try:
+        wait = float(value)
+    except ValueError:
+        try:
+            wait = parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return wait if wait > 0 else 0.0  # NaN is not
+
+
+def _root(url: str) -> str:
+    return str(httpx.URL(url).copy_with(path="")).rstrip("/")
 
 
 def check_url(base_url: str) -> str:
