@@ -19,6 +19,7 @@ from secateur.engines.local.kv_cache import GROUPED_ATTENTION
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import sampled_digest
 
+_WORDS = "hello world so wait 12"  # a text that every tokenizer gives back
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -50,14 +51,32 @@ def load_model(path: str | Path, dtype: str, device: torch.device) -> PreTrained
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id. Raises `InputError` where there is none, or one that loses text."""
     if Path(path).is_dir() and not any(Path(path).glob("tokenizer*")):
         raise InputError(
             f"{path}: no tokenizer there (tokenizer.json, tokenizer_config.json); save it beside the model"
         )
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: its tokenizer cannot be loaded ({error})") from None
+    _check_round_trip(tokenizer, str(path))
+    return tokenizer
+
+
+def _check_round_trip(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Words must come back as words; case and the width of space may be lost, as with BERT's. A class that splits in
+    its own way and ignores tokenizer.json, as LlamaTokenizerFast over the byte-level one of R1-Distill-Llama, glues
+    them, in prompts and in answers, and nothing else would tell."""
+    ids = tokenizer(_WORDS, add_special_tokens=False)["input_ids"]
+    if tokenizer.unk_token_id in ids:  # a vocabulary that has not all letters
+        return
+    back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    if back.casefold().split() != _WORDS.split():
+        raise InputError(
+            f"{name}: its tokenizer, a {type(tokenizer).__name__}, makes {back!r} of {_WORDS!r}; if tokenizer.json is "
+            'right, write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json'
+        )
 
 
 def check_cache_layers(config: PreTrainedConfig, name: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoConfig
 
 from secateur.engines.local.engine import TransformersEngine
-from secateur.engines.models import check_cache_layers, model_fingerprint
+from secateur.engines.models import check_cache_layers, load_tokenizer, model_fingerprint
 from secateur.runtime.errors import InputError
 
 
@@ -21,6 +21,20 @@ def test_a_folder_must_hold_a_model_and_a_tokenizer(tiny_model: Path, tmp_path: 
     shutil.copytree(tiny_model, tmp_path / "weightless", ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(InputError, match="cannot be loaded"):
         TransformersEngine(tmp_path / "weightless")
+
+
+def test_a_tokenizer_that_glues_words_is_refused_and_the_remedy_mends_it(tiny_model: Path, tmp_path: Path) -> None:
+    """As in a local copy of R1-Distill-Llama: a class with a splitting of its own over a byte-level tokenizer.json."""
+    folder = tmp_path / "r1-distill-llama"
+    shutil.copytree(tiny_model, folder)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}
+    file.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="LlamaTokenizer.*'helloworldsowait12'.*PreTrainedTokenizerFast"):
+        load_tokenizer(folder)
+    file.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    text = "hello world,\n\tand \u20ac 12"
+    assert load_tokenizer(folder).decode(load_tokenizer(tiny_model)(text)["input_ids"]) == text
 
 
 @pytest.mark.parametrize(
