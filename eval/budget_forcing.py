@@ -92,6 +92,7 @@ class BudgetForcingConfig(SingleConfig):
 
     def forced_settings(self, model: str, source: str, budget: int) -> dict[str, JSON]:
         forcing = {"budget": budget, "answer_tokens": self.answer_tokens} | asdict(self.chosen_forcing)
+        forcing["own_line"] = True  # earlier versions did not put the string on a line of its own
         return self.trace_settings(model, source) | {"budget_forcing": forcing}
 
 
@@ -127,7 +128,7 @@ def _first(traces: Sequence[StoredTrace], samples: int) -> list[StoredTrace]:
 def measure_model(config: BudgetForcingConfig, name: str, problems: Problems) -> dict[str, tuple[BudgetPoint, ...]]:
     """Benchmark → the points of its curve: every budget, and last the unforced one."""
     tokenizer = load_tokenizer(config.tokenizer_of(name))
-    injected = len(Forcer(tokenizer, config.chosen_forcing).injected_ids)
+    forcer = Forcer(tokenizer, config.chosen_forcing)
     extract, unforced = config.extract(tokenizer), grade_model(config, name, problems)
     found = {}
     for benchmark, wanted in problems.items():
@@ -136,19 +137,25 @@ def measure_model(config: BudgetForcingConfig, name: str, problems: Problems) ->
         for tokens in sorted(config.budgets):
             folder = config.forced_folder(name, benchmark, tokens)
             graded = grade_folder(folder, wanted, samples, extract, lengths, config.majority)
-            forced = _forced(folder, {problem.id for problem in wanted}, samples)
-            share = mean_with_interval([sum(group) / samples for group in forced])
-            total = injected * sum(map(sum, forced))
+            injected = _injected(forcer, folder, {problem.id for problem in wanted}, samples)
+            share = mean_with_interval([sum(map(bool, group)) / samples for group in injected])
+            total = sum(map(sum, injected))
             points.append(budget_point(tokens, figures_of(graded, config.pass_k or ()), share, total))
         last = unforced_point(figures_of(unforced[benchmark], config.pass_k or ()))
         found[benchmark] = (*points, last)
     return found
 
 
-def _forced(folder: Path, wanted: set[str], samples: int) -> list[list[bool]]:
-    """Whether each trace was forced, a list per problem."""
+def _injected(forcer: Forcer, folder: Path, wanted: set[str], samples: int) -> list[list[int]]:
+    """How many tokens were put behind the thinking of each trace, 0 where it was not forced; a list per problem."""
     entries = [entry for entry in read_trace_folder(folder) if entry.problem.id in wanted]
-    return [[stored.cut_tokens is not None for stored in _first(entry.traces, samples)] for entry in entries]
+    return [[_injected_tokens(forcer, stored) for stored in _first(entry.traces, samples)] for entry in entries]
+
+
+def _injected_tokens(forcer: Forcer, stored: StoredTrace) -> int:
+    if stored.cut_tokens is None:
+        return 0
+    return len(forcer.injected((stored.trace.token_ids or ())[: stored.cut_tokens])[1])
 
 
 @entry_point

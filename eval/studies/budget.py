@@ -53,7 +53,8 @@ class Forcer:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", forcing: Forcing) -> None:
         self._tokenizer, self._forcing = tokenizer, forcing
         self._detokenizer = Detokenizer(tokenizer)
-        self.injected_ids = tuple(tokenizer(forcing.injected, add_special_tokens=False)["input_ids"])
+        self._injected_ids = self._encode(forcing.injected)
+        self._newline_ids = () if forcing.injected.startswith("\n") else self._encode("\n")
 
     def is_due(self, trace: Trace, budget: int) -> bool:
         """Whether the trace was still thinking after `budget` tokens."""
@@ -64,25 +65,39 @@ class Forcer:
         text = self._tokenizer.decode(ids[:budget], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return self._forcing.end not in text
 
+    def injected(self, thinking: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+        """What is put behind the ids of a thinking, as text and as ids: on a line of its own, as s1 and ThinkPrune's
+        budget_forcing_gen.py have it."""
+        if not self._newline_ids or self._text(thinking).endswith("\n"):
+            return self._forcing.injected, self._injected_ids
+        return f"\n{self._forcing.injected}", (*self._newline_ids, *self._injected_ids)
+
     def job(self, problem: Problem, trace: Trace, prompt: Sequence[int], budget: Budget) -> TraceJob:
         """The continuation of a trace; its seed depends on problem, sample and budget alone."""
-        ids = (*prompt, *(trace.token_ids or ())[: budget.tokens], *self.injected_ids)
+        thinking = (trace.token_ids or ())[: budget.tokens]
+        ids = (*prompt, *thinking, *self.injected(thinking)[1])
         number = int(trace.sample)
         return TraceJob(problem, number, ids, trace_seed(budget.seed, f"{problem.id}|budget {budget.tokens}", number))
 
     def forced(self, trace: Trace, budget: int, answer: FinishedTrace) -> Trace:
         """Thinking, string and answer as one trace; `n_tokens` counts all three."""
         thinking = (trace.token_ids or ())[:budget]
-        ids = (*thinking, *self.injected_ids, *answer.token_ids)
-        stream = self._detokenizer.stream()
-        text = "".join([stream.push(token) for token in thinking]) + stream.finish()
+        injected, injected_ids = self.injected(thinking)
+        ids = (*thinking, *injected_ids, *answer.token_ids)
         return replace(
             trace,
-            text=text + self._forcing.injected + answer.text,
+            text=self._text(thinking) + injected + answer.text,
             token_ids=ids,
             n_tokens=len(ids),
             finish_reason=answer.finish_reason,
         )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        stream = self._detokenizer.stream()
+        return "".join([stream.push(token) for token in ids]) + stream.finish()
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def force_missing(

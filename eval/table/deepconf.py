@@ -2,7 +2,8 @@
 
 Token confidence: `secateur.engines.base.Event.confidences`. Group confidence: their mean over a sliding window. A
 trace's confidence: its lowest group. `warmup` traces run to their end and set the bar; each later one is stopped at
-the token where its group confidence falls below it. Stopped traces do not vote, nor do warm-up traces below the bar.
+the token where its group confidence falls below it. Stopped traces do not vote, nor does any other below the bar: one
+of the warm-up, or one that ended before it filled a window (as in the released code, deepconf-online.py).
 
 The official code names its knob "percentile" and turns it round between branches; `share_kept` is the paper's η, the
 share of traces that the bar lets pass: 0.1 is DeepConf-low, 0.9 DeepConf-high.
@@ -86,7 +87,7 @@ def _one_order(
             break
         stop = profiles[index].stopped_at(bar)
         begun.append(record.traces[index].n_tokens if stop is None else stop)
-        if stop is None:
+        if profiles[index].lowest >= bar:  # one shorter than the window ends by itself, and is judged at its end
             ballot.add(index)
     path = max(begun, default=0) if rule.consensus is None else sum(begun)
     usage = Usage(generated=sum(lengths) + sum(begun), longest_path=max(lengths) + path)

@@ -96,7 +96,8 @@ class Pruned:
 class ConfidenceProfile:
     """All that DeepConf (deepconf.py) asks of one trace: `mean` token confidence, and each new low of its group
     confidence, `lows` descending, with `tokens` ascending, how many were generated when it was seen. A trace
-    shorter than the window has no group: it is never stopped, and its confidence is its mean."""
+    shorter than the window has no group: it is never stopped, and its confidence is its mean, which may cost it its
+    vote."""
 
     mean: float
     lows: np.ndarray

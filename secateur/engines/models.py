@@ -74,8 +74,8 @@ def _check_round_trip(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     if back.casefold().split() != _WORDS.split():
         raise InputError(
-            f"{name}: its tokenizer, a {type(tokenizer).__name__}, makes {back!r} of {_WORDS!r}; if tokenizer.json is "
-            'right, write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json'
+            f"{name}: its tokenizer, a {type(tokenizer).__name__}, makes {back!r} of {_WORDS!r}; if tokenizer.json "
+            'is right, write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json'
         )
 
 

@@ -24,13 +24,13 @@ def test_a_folder_must_hold_a_model_and_a_tokenizer(tiny_model: Path, tmp_path: 
 
 
 def test_a_tokenizer_that_glues_words_is_refused_and_the_remedy_mends_it(tiny_model: Path, tmp_path: Path) -> None:
-    """As in a local copy of R1-Distill-Llama: a class with a splitting of its own over a byte-level tokenizer.json."""
+    """As in a local copy of R1-Distill-Llama: a class that splits in its own way over a byte-level tokenizer.json."""
     folder = tmp_path / "r1-distill-llama"
     shutil.copytree(tiny_model, folder)
     file = folder / "tokenizer_config.json"
     config = json.loads(file.read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}
     file.write_text(json.dumps(config))
-    with pytest.raises(InputError, match="LlamaTokenizer.*'helloworldsowait12'.*PreTrainedTokenizerFast"):
+    with pytest.raises(InputError, match=r"LlamaTokenizer.*'helloworldsowait12'.*PreTrainedTokenizerFast"):
         load_tokenizer(folder)
     file.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}))
     text = "hello world,\n\tand \u20ac 12"

@@ -8,12 +8,15 @@ import pytest
 
 from eval.budget_forcing import BudgetForcingConfig, main
 from eval.single import main as single_main
-from eval.studies.budget import Forcer, read_budget_forcing
+from eval.studies.budget import Budget, Forcer, read_budget_forcing
+from secateur.engines.base import SamplingSpec
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.files import write_text
 from secateur.tasks.prompts import FORCING
-from secateur.tasks.records import Trace
+from secateur.tasks.records import Problem, Trace
+
+SPEC = SamplingSpec()
 
 CONFIG = """
 problems: {{set: "arithmetic:test"}}
@@ -65,6 +68,20 @@ def test_only_thinking_that_still_runs_at_the_budget_is_ended(embedded_model) ->
     assert [forcer.is_due(unending, budget) for budget in (8, 9, 10)] == [True, True, False]
 
 
+def test_the_string_stands_on_a_line_of_its_own(tiny_model) -> None:
+    """As budget_forcing_gen.py has it: a line break before it, unless thinking ends with one."""
+    tokenizer = load_tokenizer(tiny_model)
+    forcer, string = Forcer(tokenizer, FORCING["deepseek"]), FORCING["deepseek"].injected
+    for thinking, wanted in (("So 2", f"\n{string}"), ("So 2\n", string), ("", f"\n{string}")):
+        ids = tuple(tokenizer(thinking)["input_ids"])
+        text, injected = forcer.injected(ids)
+        assert text == tokenizer.decode(injected) == wanted
+        trace = Trace("p", "q", "3", 0, thinking, "m", ids, len(ids), "length")
+        budget = Budget(len(ids), FORCING["deepseek"], SPEC, "plain", 0, 1)
+        job = forcer.job(Problem("p", "q", "3"), trace, [7, 8], budget)
+        assert job.prompt_ids == (7, 8, *ids, *injected)
+
+
 def test_budgets_from_tiny_to_longer_than_any_trace(monkeypatch, tmp_path, config, capsys) -> None:
     run(monkeypatch, single_main, config, "--table", "false")
     unforced = traces(tmp_path / "out/base/set")
@@ -77,7 +94,7 @@ def test_budgets_from_tiny_to_longer_than_any_trace(monkeypatch, tmp_path, confi
     assert traces(folder / str(longest)) == unforced  # token for token
 
     report = read_budget_forcing(tmp_path / "out")
-    injected = Forcer(load_tokenizer(report.config["models"]["base"]), report.forcing).injected_ids
+    _, injected = Forcer(load_tokenizer(report.config["models"]["base"]), report.forcing).injected(())
     assert report.forcing == FORCING["plain"]
     for key, trace in traces(folder / "20").items():
         assert trace.token_ids[:20] == unforced[key].token_ids[:20]

@@ -60,6 +60,32 @@ def test_low_and_high_by_hand() -> None:
     assert high.survivors == [1, 2, 3, 4, 5, 6, 8]
 
 
+def test_a_trace_that_ended_before_its_window_votes_only_above_the_bar() -> None:
+    """Warm-up 1 … 5 and η = 0.5: the bar is 3. The later traces have 2 of 4 tokens: 1 and 2 below the bar, 3 and 4
+    not; all ran to their ends and are paid."""
+    record = make_record("abcdgaagg")
+    profiles = [*map(flat, (1, 2, 3, 4, 5)), *(confidence_profile([c, c], 4) for c in (1, 2, 3, 4))]
+    (run,) = deepconf(record, profiles, DeepConfRule(0.5, warmup=5, window=4, consensus=None), orders=1)
+    assert run.survivors == [2, 3, 4, 7, 8] and run.usage.generated == 9 * 10 and run.key == GOLD
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=6, max_size=12), st.integers(1, 15))
+def test_who_votes_is_who_the_released_code_lets_vote(traces: list[list[int]], window: int) -> None:
+    """deepconf-online.py: the least group mean, or the mean of a trace that is shorter, at or above the bar."""
+
+    def least(values: list[int]) -> float:
+        if len(values) < window:
+            return sum(values) / len(values)
+        return min(round(sum(values[k : k + window]) / window, 6) for k in range(len(values) - window + 1))
+
+    bar = np.percentile([least(values) for values in traces[:4]], 50)
+    wanted = [index for index, values in enumerate(traces) if least(values) >= bar]
+    record = ReplayProblem("p", RIGHT, tuple(ReplayTrace(GOLD, len(values), 1) for values in traces), 1)
+    profiles = [confidence_profile(values, window) for values in traces]
+    (run,) = deepconf(record, profiles, DeepConfRule(0.5, warmup=4, window=window, consensus=None), orders=1)
+    assert run.survivors == wanted
+
+
 def test_votes_weigh_confidence() -> None:
     record = make_record("aagg--")
     profiles = [flat(c) for c in (2, 2, 2, 3, 9, 9)]
