@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.markup import escape
 
 from eval.table.answers import probed
 from eval.table.config import CombinedConfig, table_settings
@@ -38,6 +39,7 @@ from secateur.deepprune.scorer import load_scorer
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace, read_trace_folder
 from secateur.results import LiveEquality, Table, rows_as_csv, write_table
+from secateur.runtime.console import say
 from secateur.runtime.files import write_text
 from secateur.tasks.answers.equality import GRADER_VERSION, group_answers, right_keys
 from secateur.tasks.answers.extraction import extraction
@@ -46,6 +48,7 @@ from secateur.tasks.records import Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_MANY_SHORT = 0.25  # share of traces shorter than DeepConf's window from which that is said
 _PACKAGES = ("secateur", "torch", "transformers", "numpy")
 
 
@@ -110,7 +113,18 @@ class ModelTraces:
         if not self.config.needs_confidences:
             return []
         window = self.config.deepconf_window
+        self._say_if_short(window)
         return [[confidence_profile(trace.load_confidences(), window) for trace in found] for found in self.stored]
+
+    def _say_if_short(self, window: int) -> None:
+        """DeepConf can stop no trace that ends before it has filled a window, and nothing in its rows would tell."""
+        lengths = [stored.trace.n_tokens for found in self.stored for stored in found]
+        short = sum(length < window for length in lengths) / len(lengths)
+        if short > _MANY_SHORT:
+            say(
+                f"{escape(self.name)}: {short:.0%} of the traces are shorter than deepconf_window ({window} tokens), "
+                f"and DeepConf stops none of them; the median trace has {np.median(lengths):.0f}: lower deepconf_window"
+            )
 
     def _readings(self) -> list[list[TraceReadings]]:
         if not self.config.needs_scorer:

@@ -174,6 +174,14 @@ def test_other_windows_and_thresholds_reuse_the_traces(with_baselines: Path, inp
     assert files == {path: path.stat().st_mtime_ns for path in files}
 
 
+def test_a_window_that_few_traces_fill_is_told(with_baselines: Path, inputs, capsys: pytest.CaptureFixture) -> None:
+    run(baselines_config(*inputs, with_baselines, deepconf_window=4))
+    assert "deepconf_window" not in capsys.readouterr().out
+    run(baselines_config(*inputs, with_baselines, deepconf_window=5000))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "100% of the traces are shorter than deepconf_window (5000 tokens)" in said
+
+
 def test_kept_states_serve_another_judge(reference, inputs, tmp_path: Path) -> None:
     model, judge, problems = inputs
     once = run(config(model, judge, problems, tmp_path / "out", keep_states=True))
