@@ -123,7 +123,7 @@ class ModelTraces:
         if short > _MANY_SHORT:
             say(
                 f"{escape(self.name)}: {short:.0%} of the traces are shorter than deepconf_window ({window} tokens), "
-                f"and DeepConf stops none of them; the median trace has {np.median(lengths):.0f}: lower deepconf_window"
+                f"so DeepConf never stops them; the median has {np.median(lengths):.0f} tokens: lower deepconf_window"
             )
 
     def _readings(self) -> list[list[TraceReadings]]:

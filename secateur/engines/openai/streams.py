@@ -34,6 +34,9 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 _SILENT_FIELDS = (b"event:", b"id:", b"retry:", b":")  # of server-sent events; a line with a colon first is a ping
 _DONE: dict[str, JSON] = {}  # stands for the line `[DONE]`; known by identity, for a server may send such a record
 _MOST_STRAY = 2000  # bytes kept of what is no stream, to tell what it is
+_MOST_REFUSAL = 1 << 16  # bytes read of an answer that is not 200
+_SLACK = 16  # tokens
+_LONGEST_LINE = 1 << 24  # bytes
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,8 @@ class Streams:
         request.new_ids += chunk.token_ids
         request.new_text.append(chunk.text)
         request.received += len(chunk.token_ids)
+        if request.received > 2 * request.budget + _SLACK:  # text may be cut into more tokens here than there
+            raise EngineError(f"{self._url}: the server goes on after max_tokens ({request.budget}), so it is left")
         if chunk.done is None:
             self.inbox.put(chunk)
         else:
@@ -302,8 +307,7 @@ class Streams:
     async def _refusal(self, response: httpx.Response) -> Exception:
         """What to raise for an answer that is not 200."""
         status = response.status_code
-        await response.aread()
-        reason = f"the server answers {status}: {self.key.quote(_reason(response))}"
+        reason = f"the server answers {status}: {self.key.quote(await _reason(response))}"
         if status in BUSY:
             return Broken(reason, retry_after_s(response.headers.get("retry-after", "")))
         if status in (401, 403):
@@ -321,6 +325,8 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
     rest = b""
     async for part in response.aiter_bytes():
         *whole, rest = (rest + part).split(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            raise EngineError("the server sends a line of more than 16 MiB")
         for line in whole:
             if line := line.strip():
                 yield line
@@ -328,11 +334,17 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
         yield rest
 
 
-def _reason(response: httpx.Response) -> str:
+async def _reason(response: httpx.Response) -> str:
+    content = b""
+    async for part in response.aiter_bytes():
+        content += part
+        if len(content) > _MOST_REFUSAL:
+            break
+    text = content.decode("utf-8", "replace")
     try:
-        return error_text(response.json())
+        return error_text(json.loads(text))
     except (ValueError, RecursionError):
-        return response.text
+        return text
 
 
 def retry_after_s(value: str) -> float:
