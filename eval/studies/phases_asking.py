@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from eval.studies.phases import Span, Spans, Steps, UnreadableAnswer, messages, read_answer
 from eval.studies.traces import TraceKey
-from secateur.engines.openai.protocol import ApiKey
-from secateur.engines.openai.streams import check_url
+from secateur.engines.openai.protocol import BUSY, ApiKey
+from secateur.engines.openai.streams import check_url, retry_after_s
 from secateur.runtime.console import progress
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, append_jsonl, read_jsonl, repair_torn_tail
@@ -38,7 +38,11 @@ class _Completion(BaseModel):
 
 
 class _Busy(Exception):
-    """Worth another try."""
+    """Worth another try, after `after_s` [seconds] where the server says so."""
+
+    def __init__(self, reason: str, after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
 
 
 class ChatEndpoint:
@@ -77,10 +81,13 @@ class ChatEndpoint:
                 return self._content(self._post({**self._body, "messages": list(messages)}))
             except (_Busy, httpx.TransportError) as error:
                 reason = str(error) or type(error).__name__
+                asked_s = error.after_s if isinstance(error, _Busy) else 0.0
+            if asked_s > self._timeout_s:
+                break
             if attempt < self._retries:
-                time.sleep(min(self._pause_s * 2**attempt, _LONGEST_PAUSE_S))
+                time.sleep(max(asked_s, min(self._pause_s * 2**attempt, _LONGEST_PAUSE_S)))
         raise InputError(
-            f"{self._url}: no answer after {self._retries + 1} tries ({self._key.quote(reason)}); start the same "
+            f"{self._url}: no answer after {attempt + 1} tries ({self._key.quote(reason)}); start the same "
             "command again when it runs, what is answered is kept"
         )
 
@@ -94,8 +101,9 @@ class ChatEndpoint:
                 if time.monotonic() > deadline:
                     raise _Busy(f"took longer than {self._timeout_s:.0f} s")
         status = response.status_code
-        if status in (408, 429) or status >= 500:
-            raise _Busy(f"status {status}")
+        if status in BUSY or status >= 500:
+            after_s = retry_after_s(response.headers.get("retry-after", ""))
+            raise _Busy(f"status {status}" + (f", asks to wait {after_s:g} s" if after_s else ""), after_s)
         if status != 200:
             raise InputError(self._refusal(status, bytes(content)))
         return bytes(content)

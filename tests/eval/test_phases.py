@@ -138,6 +138,9 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_told_without_the_key(monk
         assert endpoint(server, key_env="PHASES_KEY").ask(messages(["a", "b"])) == GOOD
         assert {headers["Authorization"] for headers, _ in server.requests} == {f"Bearer {KEY}"}
         assert len(server.requests) == 3
+    late = Reply(status=429, headers={"Retry-After": "900"})
+    with ChatServer(lambda *_: late) as server, pytest.raises(InputError, match=r"after 1 tries .*wait 900 s"):
+        endpoint(server, key_env="PHASES_KEY").ask(messages(["a"]))
     echo = Reply(status=401, body=f"no such key: {KEY}".encode())
     with ChatServer(lambda *_: echo) as server, pytest.raises(InputError) as refused:
         endpoint(server, key_env="PHASES_KEY").ask(messages(["a"]))
