@@ -33,7 +33,8 @@ class AllAtOnce(StartingPolicy):
 @dataclass(frozen=True)
 class Waves(StartingPolicy):
     """`size` traces at a time; the next wave starts when the last trace of the one before has ended. One by one where
-    `size` is 1. With `only_full` a last wave that would be smaller is not started (early stopping)."""
+    `size` is 1. With `only_full` a last wave that would be smaller is not started (early stopping), unless it is the
+    only one."""
 
     size: int = 1
     only_full: bool = False
@@ -44,7 +45,8 @@ class Waves(StartingPolicy):
     def running(self, tally: Tally, stop: StoppingRule) -> int:
         if tally.running:
             return tally.running
-        return 0 if self.only_full and tally.unstarted < self.size else self.size
+        is_rest = tally.unstarted < min(self.size, tally.n)
+        return 0 if self.only_full and is_rest else self.size
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def test_early_stopping_by_hand() -> None:
     assert drawn("ggg", early_stopping(3)) == 3
     assert drawn("gaagg", early_stopping(2)) == 4, "the last window is not full, so it is not drawn"
     assert drawn("--gga", early_stopping(2)) == 4, "no answer is no agreement"
+    assert drawn("ga", early_stopping(3)) == 2, "fewer traces than a window are one"
 
 
 def test_sequential_methods_wait_for_one_trace_after_another() -> None:
