@@ -61,6 +61,7 @@ class CompletionsServer:
         self.engine, self.habits, self.counters = engine, habits or Habits(), Counters()
         self.model, self.context = "served", engine.model.config.max_position_embeddings
         self._queues: dict[int, asyncio.Queue[Event]] = {}
+        self.connections = 0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -107,6 +108,7 @@ class CompletionsServer:
             await asyncio.sleep(0 if self._queues else 0.002)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 await self._request(head.decode(), reader, writer)

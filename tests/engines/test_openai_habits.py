@@ -64,6 +64,15 @@ def test_what_the_client_counts_is_what_the_server_counts(served: Served) -> Non
     assert all(engine.usage(trace).prefill_cached == len(PROMPT) // 2 for trace in handles)
 
 
+def test_connections_are_used_again(served: Served) -> None:
+    server = served.server()
+    engine = served.engine(server)
+    for _ in range(5):
+        engine.start(PROMPT, [0, 1], SamplingSpec(temperature=0.9, max_tokens=3))
+        drain(engine)
+    assert server.connections == 2
+
+
 def test_512_streams_run_at_once(served: Served) -> None:
     """The server generates nothing before all of them are there."""
     server = served.server()
