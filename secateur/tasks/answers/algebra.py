@@ -12,7 +12,7 @@ from latex2sympy2_extended import latex2sympy
 from sympy.core.function import AppliedUndef
 
 from secateur.tasks.answers.numbers import number_key
-from secateur.tasks.answers.record import Algebra, Reading, Unreadable
+from secateur.tasks.answers.record import Algebra, Reading, Unreadable, interval
 from secateur.tasks.answers.text import matching
 
 MAX_NUMBER_DIGITS = 20_000  # decimal digits of a number that is computed exactly
@@ -34,6 +34,8 @@ _PLAIN_FUNCTIONS = (
 )  # fmt: skip
 _DEGREES = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*\^\\circ(?![a-zA-Z])")
 _SIDE_BY_SIDE = re.compile(r"(?<![\d_^])\d+\s+\d")
+_SHORT_BASE = re.compile(r"\\log\s*_\s*(10(?!\d)|\d)")  # TeX takes one digit, but nobody means base 1
+_COMMAND = re.compile(r"\\(?!frac|sqrt|binom|text)[a-zA-Z]+")
 _FACTOR = re.compile(r"(?<![\d._^])(\d+)\s*\(")
 
 
@@ -106,10 +108,14 @@ def read_value(text: str) -> Reading:
 def read_relation(left: str, right: str, operator: str) -> Reading:
     """The key of `left operator right`: the values of the difference of both sides, up to a constant factor.
 
-    The factor is free for an equation, positive for an inequality (whose greater side comes first).
+    The factor is free for an equation, positive for an inequality (whose greater side comes first). An inequality that
+    is linear in its one variable is the interval that it says.
     """
-    sides = [_parse(side) for side in ((right, left) if operator in ("<", "\\le") else (left, right))]
+    both = _both_cases(left + right)
+    sides = [_parse(side, both) for side in ((right, left) if operator in ("<", "\\le") else (left, right))]
     difference = sides[0] - sides[1]
+    if operator != "=" and (solved := _solved(difference, operator in ("\\le", "\\ge"))) is not None:
+        return solved
     values = [_evaluate(difference, point) for point in range(len(_PLACES))]
     first = next((value for value in values if abs(value) > _ZERO), None)
     if first is None:
@@ -119,9 +125,26 @@ def read_relation(left: str, right: str, operator: str) -> Reading:
     return Reading(f"{kind} " + " ".join(_value_key(value / scale) for value in values), free=True)
 
 
-def _parse(text: str) -> sympy.Expr:
+def _solved(positive: sympy.Expr, closed: bool) -> Reading | None:
+    """Where `positive` is above 0 (`closed`: or 0), if it is linear in one variable."""
+    variables = _variables(positive)
+    polynomial = positive.as_poly(variables[0]) if len(variables) == 1 else None
+    if polynomial is None or polynomial.degree() != 1:
+        return None
+    slope, offset = (_evaluate(part, 0) for part in polynomial.all_coeffs())
+    if slope.as_real_imag()[1] != 0 or offset.as_real_imag()[1] != 0:
+        return None
+    root = -polynomial.all_coeffs()[1] / polynomial.all_coeffs()[0]
+    bound = Reading(_constant_key(root, _evaluate(root, 0)))
+    if slope > 0:
+        return interval(bound, Reading("oo"), closed, False)
+    return interval(Reading("-oo"), bound, False, closed)
+
+
+def _parse(text: str, both: set[str] | None = None) -> sympy.Expr:
+    """`both`: the letters that the whole answer has in both cases; those of `text` if None."""
     check_text(text)
-    spelled = _for_parser(text)
+    spelled = _for_parser(text, _both_cases(text) if both is None else both)
     if _SIDE_BY_SIDE.search(spelled):
         raise Unreadable("numbers side by side without an operator")
     try:
@@ -139,12 +162,16 @@ def _parse(text: str) -> sympy.Expr:
     return expression.replace(lambda part: isinstance(part, AppliedUndef), lambda part: sympy.Symbol(str(part)))
 
 
-def _for_parser(text: str) -> str:
+def _both_cases(text: str) -> set[str]:
+    letters = {letter for letter in re.sub(r"\\[a-zA-Z]+", "", text) if letter.isalpha()}
+    return {letter for letter in letters if letter.isupper() and letter.lower() in letters}
+
+
+def _for_parser(text: str, both: set[str]) -> str:
     """What the parser would misread, spelled out: decimals as fractions, arguments in braces, letters apart."""
     text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
+    text = _SHORT_BASE.sub(r"\\log_{\1}", text)
     text = _DECIMAL.sub(lambda m: f"{{\\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}}}}", text)
-    letters = {letter for letter in re.sub(r"\\[a-zA-Z]+", "", text) if letter.isalpha()}
-    both = {letter for letter in letters if letter.isupper() and letter.lower() in letters}
     spelled = "".join(_spelled(match, both) for match in _TOKEN.finditer(text))
     return _FACTOR.sub(r"\1\\cdot (", _braced_arguments(spelled)).replace("\\lg ", "\\log_{10} ")
 
@@ -175,13 +202,19 @@ def _braced_arguments(text: str) -> str:
 
 def _arguments(text: str, count: int) -> str:
     done = ""
+    if text.lstrip().startswith("[") and "]" in text:  # the degree of a root
+        degree, _, text = text.partition("]")
+        done = f"{degree}]"
     for _ in range(count):
         text = text.lstrip()
-        if text.startswith("(") and (end := matching(text, 0)) > 0:  # written as code: sqrt(2)
-            text = f"{{{text[1:end]}}}{text[end + 1 :]}"
-        if text.startswith(("{", "[", "\\")):
+        if text.startswith(("(", "{")) and (end := matching(text, 0)) > 0:  # round ones as in code: sqrt(2)
+            argument, text = text[1:end], text[end + 1 :]
+        elif text.startswith(("{", "[")) or (text.startswith("\\") and not _COMMAND.match(text)):
             return done + text
-        done, text = f"{done}{{{text[:1]}}}", text[1:]
+        else:
+            width = match.end() if (match := _COMMAND.match(text)) else 1
+            argument, text = text[:width], text[width:]
+        done += f"{{{argument}}}"
     return done + text
 
 

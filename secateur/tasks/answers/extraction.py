@@ -16,12 +16,21 @@ import regex
 
 from secateur.runtime.config import import_named
 from secateur.runtime.errors import InputError
-from secateur.tasks.answers.text import braced
+from secateur.tasks.answers.text import BRACES, braced
 
 Extract = Callable[[str], str | None]
 """From the text of a trace to its final answer, None if it gives none."""
 ANSWER, ANYWHERE, PATTERN = "answer", "anywhere", "pattern:"
-BOXES = ("\\boxed", "\\fbox")
+THINKING = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<thinking>", "</thinking>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("◁think▷", "◁/think▷"),
+)  # begin and end, as published models write them
+CHANNEL, FINAL_CHANNEL = "<|channel|>", "<|channel|>final<|message|>"
+_BOX = regex.compile(r"\\(?:boxed|fbox)\s*(?:([0-9])|\{\s*\}|\{)")
 _PATTERN_S = 1.0  # a pattern that backtracks without end on some text finds no answer there
 
 
@@ -48,14 +57,23 @@ def extraction(answer_from: str = ANSWER, thinking: bool = False) -> Extract:
 def extract_answer(text: str, thinking: bool = False) -> str | None:
     """Content of the last `\\boxed{…}` (or `\\fbox`) of the answer part, or None. Linear in the length of the text.
 
-    The answer part is what follows the last `</think>`; thinking that was opened after it (or with `thinking=True` is
-    open from the start, because the chat template pre-fills `<think>`) and never closed has no answer. An unclosed
-    last box is none; so is a box without braces, except before a digit (`\\boxed 5`), where LaTeX boxes that digit.
+    The answer part is what follows the last `</think>`, or another mark of `THINKING`; thinking that was opened after
+    it (or with `thinking=True` is open from the start, because the chat template pre-fills `<think>`) and never closed
+    has no answer. Where the text has channels, as gpt-oss writes it, it is the last final channel. An unclosed last box
+    is no answer. A box that is empty or has no braces is only mentioned and passed over, except before a digit
+    (`\\boxed 5`), where LaTeX boxes that digit.
     """
-    _, closed, answer_part = text.rpartition("</think>")
-    if "<think>" in answer_part or (thinking and not closed):
-        return None
-    return last_box(answer_part)
+    part = answer_part(text, thinking)
+    return None if part is None else last_box(part)
+
+
+def answer_part(text: str, thinking: bool = False) -> str | None:
+    """What follows the thinking of a text; None if the thinking never ended."""
+    if CHANNEL in text:
+        return text.rpartition(FINAL_CHANNEL)[2] if FINAL_CHANNEL in text else None
+    ended = max(text.rfind(mark) + len(mark) if mark in text else 0 for _, mark in THINKING)
+    rest = text[ended:]
+    return None if (thinking and not ended) or any(mark in rest for mark, _ in THINKING) else rest
 
 
 def extract_anywhere(text: str, thinking: bool = False) -> str | None:
@@ -96,14 +114,33 @@ class PatternExtraction:
 
 
 def last_box(text: str) -> str | None:
-    """Content of the last box of a text; None where there is none, where it is empty, or not closed yet."""
-    start = max(text.rfind(box) + len(box) if box in text else -1 for box in BOXES)
-    if start < 0:
+    """Content of the last box of a text that holds something; None where there is none, or it is not closed yet.
+
+    >>> last_box("so \\\\boxed{\\\\boxed{4} or 5}, within \\\\boxed{}")
+    '\\\\boxed{4} or 5'
+    """
+    boxes = [match for match in _BOX.finditer(text) if not match.group().endswith("}")]
+    if not boxes:
         return None
-    while start < len(text) and text[start].isspace():
-        start += 1
-    first = text[start : start + 1]
-    if first.isascii() and first.isdigit():
-        return first
-    end = braced(text, start) if first == "{" else -1
-    return None if end < 0 else text[start + 1 : end].strip() or None
+    last = boxes[-1]
+    if last.group(1):
+        return last.group(1)
+    ends = _closing(text) if len(boxes) > 1 else {last.end() - 1: braced(text, last.end() - 1)}
+    if ends.get(last.end() - 1, -1) < 0:
+        return None
+    around = next(box for box in boxes if ends.get(box.end() - 1, -1) >= last.end() - 1)
+    content = text[around.end() : ends[around.end() - 1]].strip()
+    inner = _BOX.match(content)
+    whole = inner is not None and not inner.group(1) and braced(content, inner.end() - 1) == len(content) - 1
+    return (content[inner.end() : -1].strip() if whole else content) or None
+
+
+def _closing(text: str) -> dict[int, int]:
+    """The index of the closing brace for that of every opening one that is closed. One pass."""
+    found, opened = {}, []
+    for match in BRACES.finditer(text):
+        if match.group() == "{":
+            opened.append(match.start())
+        elif match.group() == "}" and opened:
+            found[opened.pop()] = match.start()
+    return found

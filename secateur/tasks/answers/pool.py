@@ -146,7 +146,7 @@ class GradingPool:
         elif reply is None:
             worker.process, worker.item, worker.deadline = None, None, time.monotonic() + START_LIMIT_S
         elif reply[0] == worker.serial and worker.item is not None:
-            readings[worker.item] = Reading(**{**reply[1], "members": tuple(reply[1]["members"])})
+            readings[worker.item] = Reading.of_json(reply[1])
             worker.item = None
 
     def _give_up(self, worker: _Worker) -> None:

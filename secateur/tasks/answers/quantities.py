@@ -33,7 +33,36 @@ _SIZES: dict[str, tuple[str, Fraction, str]] = {
     "cent": ("cent", Fraction(1), "cent"),
 }
 _BY_SPELLING = {word: (base, size) for base, size, words in _SIZES.values() for word in words.split()}
-MARKS = {"degree", "percent", "dollar", "unit"}  # they say how a number is meant, not which number it is
+MARKS = {"degree", "percent", "dollar", "unit", "usd", "buck"}  # how a number is meant, not which number it is
+_OTHER_UNITS = frozenset(
+    (
+        "month year decade century am pm oz ounce lb pound ton tonne pint quart gallon euro eur penny pence yen rupee "
+        "yuan rmb acre hectare joule kj ev kev mev cal kcal kwh newton kn watt kw mw volt ohm ampere amp hz khz mhz ghz "
+        "rpm mol mole kelvin celsius fahrenheit pascal pa kpa atm bar db bit byte kb mb gb tb radian rad pt point nm µm "
+        "ms ns °c kmh kph mph fps"
+    ).split()
+)
+_LETTER_UNITS = frozenset("mgshlLJNWVKA")  # a single letter behind a number; every other one is a variable
+_SINGULAR_LOOK = frozenset(
+    "people persons men women children feet teeth geese mice fish sheep deer dice cattle oxen in total each left "
+    "altogether remaining old long tall high wide deep away apart ago overall".split()
+)
+MULTIPLIERS = {
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12, "score": 20,
+    "gross": 144, "half": Fraction(1, 2), "halve": Fraction(1, 2), "third": Fraction(1, 3), "fourth": Fraction(1, 4),
+    "fifth": Fraction(1, 5), "sixth": Fraction(1, 6), "seventh": Fraction(1, 7), "eighth": Fraction(1, 8),
+    "ninth": Fraction(1, 9), "tenth": Fraction(1, 10), "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000),
+}  # fmt: skip
+NO_UNIT_WORDS = frozenset(
+    (
+        "or nor and but not no none never isn't isnt is are was were be less more fewer greater larger smaller than at "
+        "least most about approximately around roughly nearly almost maybe perhaps possibly probably either neither "
+        "both between to through except without wrong false incorrect plus minus times divided over multiplied mod "
+        "modulo squared cubed factorial power root reciprocal inverse negative double twice thrice always unless "
+        "besides if when where otherwise versus vs this that its it as was has does equals equal i e zero one two "
+        "three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety"
+    ).split()
+)
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SPLIT = re.compile(r"\s*(/|\bper\b|\^\s*\{?\s*\d\s*\}?|[\s*]|\\cdot)\s*")
 
@@ -79,9 +108,37 @@ def read_unit(text: str, power: int = 1) -> Unit:
     return Unit(name, size)
 
 
+def is_unit(text: str) -> bool:
+    """Whether words behind a number are a unit, or name what was counted (`apples`, `cups of flour`).
+
+    Units are a closed list, and so are the words that make another answer of a number (`or more`, `squared`, `plus
+    one`); what was counted may be anything in the plural.
+    """
+    if text in _LETTER_UNITS:
+        return True
+    words = re.sub(r"[*/^]|\\cdot|-|\d", " ", text.lower().replace(".", "")).split()
+    if not words or len(words) > _MAX_UNIT_WORDS or (words[0] in ("more", "fewer") and not is_unit(" ".join(words[1:]))):
+        return False
+    words = words[words[0] in ("more", "fewer") :]
+    if any(word in NO_UNIT_WORDS or _singular(word) in MULTIPLIERS for word in words) or not _PLAIN.fullmatch(text):
+        return text in ("times", "in", "inch")
+    head = re.split(r" (?:per|of|in|a|an|for) ", f" {' '.join(words)} ")[0].split()
+    return bool(head) and (known_unit(words[0]) or known_unit(head[-1]) or _plural(head[-1]))
+
+
+_MAX_UNIT_WORDS = 5
+_PLAIN = re.compile(r"[^\W\d_][^\W_]*(?:(?:[ .'’/*^-]|\\cdot)+[^\W_]+)*\.?")
+
+
 def known_unit(word: str) -> bool:
-    """Whether a plain word behind a number is a unit beyond doubt; one letter may be a variable."""
-    return len(word) > 1 and (word.lower() in _BY_SPELLING or _singular(word.lower()) in _BY_SPELLING.keys() | MARKS)
+    """Whether a word is one of the units, or says which power of one."""
+    plain = _singular(word.lower().replace(".", ""))
+    units = _BY_SPELLING.keys() | MARKS | _OTHER_UNITS | _POWERS.keys()
+    return word in _LETTER_UNITS if len(word) == 1 else word.lower() in units or plain in units
+
+
+def _plural(word: str) -> bool:
+    return word in _SINGULAR_LOOK or (len(word) > 2 and word.endswith("s") and not word.endswith(("ss", "us", "is")))
 
 
 def _singular(word: str) -> str:
@@ -90,7 +147,7 @@ def _singular(word: str) -> str:
 
 Item = Callable[[str], Reading]
 _BASE = re.compile(r"\(?([0-9a-zA-Z]+)\)?\s*_\s*(?:(\d)|\{\s*(\d+|\\text\{[a-z]+\})\s*\})")
-_TEXT_UNIT = re.compile(r"(.*\S)\s*\\text\{([^{}]*)\}\s*(?:\^\s*\{?\s*(\d)\s*\}?)?")
+_TEXT_UNIT = re.compile(r"(.*\S)(\s*)\\text\{([^{}]*)\}\s*(?:\^\s*\{?\s*(\d)\s*\}?)?")
 _PLAIN_UNIT = re.compile(r"(.*[\d})])( ?)([a-zA-Z]+(?:/[a-zA-Z]+| [a-zA-Z]+)*)\s*(?:\^\s*\{?\s*(\d)\s*\}?)?")
 _MONEY = re.compile(r"([+-]?)\s*(\\\$|€|£|¥)\s*")
 _MARK = re.compile(r"(.*\S)\s*(\\%|%|\^\\circ)")
@@ -134,19 +191,33 @@ def read_quantity(text: str, item: Item) -> Reading | None:
         return inner if match.group(2) == "\\$" else Reading(f"{inner.key} {match.group(2)}", bare=inner.key)
     if (match := _MARK.fullmatch(text)) and not _ANGLE_FUNCTION.search(match.group(1)):
         return _with_unit(match.group(1), "degree" if match.group(2) == "^\\circ" else "percent", 1, item)
-    if (match := _TEXT_UNIT.fullmatch(text)) and match.group(2).strip() and _NUMERIC.search(match.group(1)):
-        return _with_unit(match.group(1), match.group(2), int(match.group(3) or 1), item)
+    if (match := _TEXT_UNIT.fullmatch(text)) and match.group(3).strip() and _NUMERIC.search(match.group(1)):
+        return _with_words(match, item)
     match = _PLAIN_UNIT.fullmatch(text)
-    if match and _is_unit(match.group(3), bool(match.group(2))):
-        return _with_unit(match.group(1), match.group(3), int(match.group(4) or 1), item)
+    if match and (match.group(2) or known_unit(re.split("[ /]", match.group(3))[0])) and len(match.group(3)) > 1:
+        return _with_words(match, item)
     return None
+
+
+def _with_words(match: re.Match[str], item: Item) -> Reading | None:
+    """A number with a number word (`42 million`), a unit or both behind it; None for other words."""
+    number, words = match.group(1), match.group(3).strip()
+    first, _, rest = words.partition(" ")
+    factor = MULTIPLIERS.get(_singular(first.lower()))
+    if factor is not None and (value := _as_fraction(item(number).key)) is not None:
+        scaled = str(value * factor)
+        return item(f"{scaled} \\text{{{rest}}}" if rest else scaled)
+    if not is_unit(words) and not (is_unit(words + "s") and item(number).key == "1"):
+        return None
+    return _with_unit(number, words, int(match.group(4) or 1), item)
 
 
 def _with_unit(number: str, unit_text: str, power: int, item: Item) -> Reading:
     unit, inner = read_unit(unit_text, power), item(number)
     value = _as_fraction(inner.key)
     if unit.percent:
-        return inner if value is None else replace(inner, fraction=number_key(value / 100))
+        share = value is not None and 0 <= value <= 100
+        return replace(inner, also=(number_key(value / 100),)) if share else inner
     if not unit.name:
         return inner
     if unit.size == 1:
@@ -161,7 +232,7 @@ def read_notation(text: str) -> Reading | None:
     if (match := _BASE.fullmatch(text)) and match.group(1)[0].isdigit():
         base = (match.group(2) or match.group(3)).removeprefix("\\text{").removesuffix("}")
         digits = match.group(1).upper().lstrip("0") or "0"
-        return Reading(f"{digits} in base {_BASE_NAMES.get(base, base)}", bare=digits)
+        return Reading(f"{digits} in base {_BASE_NAMES.get(base, base)}", implied=digits)
     if _RATIO.fullmatch(text):
         terms = [int(term) for term in text.split(":")]
         bare = number_key(Fraction(*terms)) if len(terms) == 2 and terms[1] else None
@@ -187,11 +258,6 @@ def read_words(text: str, formula: Item) -> Reading | None:
 def words_reading(text: str) -> Reading:
     """The key of words, without case and full stops."""
     return Reading("text " + " ".join(re.sub(r"[\s.,]+", " ", _TEXT.sub(r" \1 ", text)).lower().split()))
-
-
-def _is_unit(words: str, after_blank: bool) -> bool:
-    first = re.split(r"[ /]", words)[0]
-    return known_unit(first) or (after_blank and len(first) > 3 and first not in _FUNCTIONS)
 
 
 def _as_fraction(key: str) -> Fraction | None:

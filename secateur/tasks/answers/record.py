@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 
 class Unreadable(ValueError):
@@ -14,15 +15,26 @@ class NeedsAlgebra(Exception):
 
 @dataclass(frozen=True)
 class Reading:
-    """The keys of one answer. `free`: it holds variables. `members`: the keys of a set, else empty. `problem`: why it
-    cannot be read; its key then is its own text, so that it is still equal to itself."""
+    """The keys of one answer.
+
+    `bare`: the key without what others leave out. `also`: further keys that say the same. `implied`: the key of an
+    answer that is right for this one as a gold answer, while this one is not for that. `sequence`: of a plain list,
+    its items in their order. `free`: it holds variables. `members`: the keys of a set, else empty. `problem`: why it
+    cannot be read; its key then is its own text, so that it is still equal to itself.
+    """
 
     key: str
     bare: str | None = None
-    fraction: str | None = None
+    also: tuple[str, ...] = ()
+    implied: str | None = None
+    sequence: str | None = None
     free: bool = False
     members: tuple[str, ...] = ()
     problem: str | None = None
+
+    @classmethod
+    def of_json(cls, fields: dict[str, Any]) -> "Reading":
+        return cls(**{**fields, "also": tuple(fields["also"]), "members": tuple(fields["members"])})
 
 
 @dataclass(frozen=True)

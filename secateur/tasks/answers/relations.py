@@ -1,15 +1,33 @@
-"""Equations and inequalities: names before a value, intervals, and what is left for algebra."""
+"""Equations and inequalities: names before a value, sets of real numbers, and what is left for algebra."""
 
+import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Protocol
 
-from secateur.tasks.answers.record import Algebra, Reading, Unreadable, interval
+from secateur.tasks.answers.record import Algebra, Reading, Unreadable, interval, set_reading
+from secateur.tasks.answers.text import matching
 
-RELATION = re.compile(r"\\(?:le|ge|ne|in|approx)(?![a-zA-Z])|[=<>]")
+RELATION = re.compile(r"\\(?:le|ge|ne|in|notin|approx)(?![a-zA-Z])|[=<>]")
 _NAME = re.compile(r"(?:\\?[a-zA-Z]+|\\text\{[^{}]*\})'?(?:\s*_\s*(?:\w|\{[^{}]*\}))?\s*(?:\([a-zA-Z0-9, ]*\))?")
-_LABEL = re.compile(r"\|?\s*(?:m ?)?(?:\\(?:angle|triangle|overline|vec)\s*)?\{?\s*[A-Za-z]+\s*\}?\s*\|?")
+_LABEL = re.compile(r"(?:m ?)?(?:\\(?:angle|triangle|overline|vec|deg|det)\s*)?\{?\s*[A-Za-z]+\s*\}?")
+_LENGTH = re.compile(r"\|\s*(?:\\(?:overline|vec)\s*)?\{?\s*(?:[A-Z]+|[a-wz])\s*\}?\s*\|")  # |x| = 2 is to be solved
+_AREA = re.compile(r"\[\s*[A-Z]{3,}\s*\]")
+_RATIO_OF_NAMES = re.compile(r"[^:]+(?::[^:]+)+")
+_CALLED = re.compile(
+    r"(?:(?<![a-zA-Z])[fghpqEFGHPTV]|\\(?:Pr|gcd|max|min|deg|dim|det|phi|varphi|text\{[^{}]*\}|mathbb\{[EP]\}))"
+    r"(?:'|_\w|_\{[^{}]*\}|\^\{?-1\}?|\^\{\(\d+\)\})*\s*(?=\()"
+)
+_ANGLE = re.compile(
+    r"\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?2\}?)?\s*[({]?\s*(?:\\angle\s*)?(?:[A-Z]{1,3}|\\[a-z]+)\s*[)}]?"
+)
+_IN_WORDS = re.compile(r"(?:[a-zA-Z]+|\\text\{[^{}]*\}|\\(?:triangle|angle|overline)\s*\{?[A-Z]+\}?|\s)+")
+_DENIED = re.compile(r"(?<![a-z])(?:not|no|never|neither|nor|isn.t|wrong|false|incorrect|without|or)(?![a-z])", re.I)
+_VARIABLE = re.compile(r"\\[a-z]+(?=_)|[a-zA-Z](?:\s*_\s*(?:\w|\{[^{}]*\}))?")
+_MATRIX_NAME = re.compile(r"[A-Za-z]+(?:\^\{?(?:-1|T|\d|\\top)\s*\}?)?")
 _NAMES = re.compile(r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\)")
+_DECIMAL = re.compile(r"-?\d*\.?(\d*)")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 
 
@@ -27,17 +45,20 @@ class Reader(Protocol):
 def read_relation(reader: Reader, parts: list[tuple[str, str]], keep_name: bool) -> Reading:
     """The reading of a chain of relations, given as (operator before, side); `keep_name`: `a=2` is not just 2."""
     operators, sides = [before for before, _ in parts[1:]], [side for _, side in parts]
+    if not sides[0] and operators[0] in ("=", "\\approx"):
+        return reader.answer(sides[1]) if len(sides) == 2 else read_relation(reader, parts[1:], keep_name)
     if len(sides) == 2 and operators[0] in _FLIPPED and not sides[0]:
         sides[0] = "x"  # only the bound is stated
     if not all(sides):
         raise Unreadable("a relation with nothing on one side")
-    if set(operators) <= {"=", "\\approx"}:
-        return _equation(reader, sides[0], sides[-1], keep_name)
-    if operators == ["\\in"]:
-        return reader.answer(sides[1])
+    if "\\approx" in operators:
+        return _approximation(reader, operators, sides, keep_name)
+    if set(operators) == {"="}:
+        return _equation(reader, sides, keep_name)
+    if operators in (["\\in"], ["\\notin"]):
+        return _membership(reader, sides[0], operators[0], sides[1])
     if operators == ["\\ne"]:
-        left, right = sorted(reader.item(side).key for side in sides)
-        return Reading(f"{left} ≠ {right}", free=True)
+        return _unequal(reader, *sides)
     if len(operators) == 1:
         return _inequality(reader, sides[0], operators[0], sides[1])
     rising = set(operators) <= {"<", "\\le"}
@@ -49,22 +70,78 @@ def read_relation(reader: Reader, parts: list[tuple[str, str]], keep_name: bool)
     return interval(low, high, operators[0] == "\\le", operators[1] == "\\le")
 
 
-def _equation(reader: Reader, left: str, right: str, keep_name: bool) -> Reading:
-    if _NAMES.fullmatch(left):
-        return reader.answer(right)
-    if not is_name(left) and is_name(right):
-        left, right = right, left
-    if is_name(left):
-        value = reader.answer(right)
-        if keep_name:
-            return Reading(f"{re.sub(r'[{} ]', '', left)} = {value.key}", bare=value.key, free=value.free)
-        if not value.free or "\\text" in left:
+def _equation(reader: Reader, sides: list[str], keep_name: bool) -> Reading:
+    """The value on the right, of which names and expressions without a value may stand on the left."""
+    if len(sides) == 2 and is_name(sides[1]) and not is_label(sides[0]):
+        sides = sides[::-1]
+    *heads, right = sides
+    value = reader.answer(right)
+    formulas = [head for head in heads if not _agrees(reader, head, value)]
+    if not value.free:
+        if keep_name and is_name(heads[0]):
+            return Reading(f"{re.sub(r'[{} ]', '', heads[0])} = {value.key}", bare=value.key)
+        if not formulas:
             return value
-        return replace(reader.algebra.relation(left, right, "="), bare=value.key)
-    value = reader.item(right)
-    if not value.free and (_LABEL.fullmatch(left) or not reader.item(left).free):
+        several = all(len(set(_VARIABLE.findall(re.sub(r"\\[a-z]+(?!_)", "", head)))) > 1 for head in formulas)
+        return replace(reader.algebra.relation(formulas[0], right, "="), bare=value.key if several else None)
+    if keep_name and is_name(heads[0]):
+        return Reading(f"{re.sub(r'[{} ]', '', heads[0])} = {value.key}", bare=value.key, free=True)
+    if "\\text" in heads[0] or (is_label(heads[0]) and not is_name(heads[0])):
         return value
-    return reader.algebra.relation(left, right, "=")
+    if is_name(heads[0]) and "\\" in heads[0]:
+        return Reading(f"{re.sub(r'[{} ]', '', heads[0])} = {value.key}", bare=value.key, free=True)
+    return replace(reader.algebra.relation(heads[0], right, "="), bare=value.key if is_name(heads[0]) else None)
+
+
+def _agrees(reader: Reader, head: str, value: Reading) -> bool:
+    """Whether a left side only names the value or repeats it; raises `Unreadable` if it has another one."""
+    if is_label(head) or (value.key.startswith("matrix") and _MATRIX_NAME.fullmatch(head)):
+        return True
+    found = reader.item(head)
+    if found.free:
+        return found.key == value.key
+    if value.free or found.key in (value.key, value.bare) or value.key == found.bare:
+        return not value.free
+    raise Unreadable("it says that two different values are equal")
+
+
+def _approximation(reader: Reader, operators: list[str], sides: list[str], keep_name: bool) -> Reading:
+    """The exact value, if there is one before the sign, else the approximate one behind it."""
+    cut = operators.index("\\approx") + 1
+    if cut != len(operators):
+        raise Unreadable("an approximation in the middle")
+    near = reader.item(sides[cut])
+    if all(map(is_label, sides[:cut])):
+        return replace(near, bare=near.bare)
+    exact = reader.item(sides[0]) if cut == 1 else _equation(reader, sides[:cut], keep_name)
+    if exact.free:
+        return _equation(reader, [*sides[:cut], sides[cut]], keep_name)
+    true, stated, form = place(exact.key), place(near.key), _DECIMAL.fullmatch(sides[cut])
+    if true is None or stated is None or form is None or abs(true - stated) > Fraction(1, 10 ** len(form.group(1))):
+        raise Unreadable("its approximation is not one of its value")
+    plain = bool(_DECIMAL.fullmatch(sides[cut - 1]))
+    return exact if plain else replace(exact, also=(*exact.also, near.key))
+
+
+def _membership(reader: Reader, left: str, operator: str, right: str) -> Reading:
+    if not is_name(left) and not _NAMES.fullmatch(left):
+        raise Unreadable("a value that is said to lie in a set")
+    found = reader.answer(right)
+    if operator == "\\in":
+        return found
+    spans = spans_of(found)
+    return Reading(f"not in {found.key}", free=found.free) if spans is None else span_reading(complement(spans))
+
+
+def _unequal(reader: Reader, left: str, right: str) -> Reading:
+    """All real numbers but one, or the statement about two formulas."""
+    if is_name(right) and not is_name(left):
+        left, right = right, left
+    bound = reader.item(right)
+    if is_name(left) and (spans := spans_of(bound)) is not None:
+        return span_reading(complement(spans))
+    first, second = sorted((reader.item(left).key, bound.key))
+    return Reading(f"{first} ≠ {second}", free=True)
 
 
 def _inequality(reader: Reader, left: str, operator: str, right: str) -> Reading:
@@ -80,10 +157,116 @@ def _inequality(reader: Reader, left: str, operator: str, right: str) -> Reading
 
 
 def is_name(text: str) -> bool:
-    return bool(_NAME.fullmatch(text)) and text not in ("\\pi", "\\infty", "e", "i", "\\emptyset")
+    constants = ("\\pi", "\\infty", "e", "i", "\\emptyset")
+    return bool(_NAME.fullmatch(text)) and text not in constants and not _DENIED.search(text)
+
+
+def is_label(text: str) -> bool:
+    """Whether a left side says what the value is of, and has none itself: `x`, `f(g(2))`, `|AB|`, `S_1:S_2`."""
+    text = text.strip()
+    if _DENIED.search(text) or text in ("\\pi", "\\infty", "e", "i", "\\emptyset"):
+        return False
+    if any(form.fullmatch(text) for form in (_NAME, _LABEL, _LENGTH, _AREA, _ANGLE, _IN_WORDS)):
+        return True
+    if (call := _CALLED.match(text)) is not None and matching(text, call.end()) == len(text) - 1:
+        return True
+    if text.startswith("\\frac{") and (middle := matching(text, 5)) > 0 and text[middle + 1 : middle + 2] == "{":
+        above, below = text[6:middle], text[middle + 2 : -1]
+        return matching(text, middle + 1) == len(text) - 1 and is_label(above) and is_label(below)
+    return bool(_RATIO_OF_NAMES.fullmatch(text)) and all(map(is_label, text.split(":")))
 
 
 def has_name(part: str) -> bool:
     """Whether a text is of the form `name = …`."""
     name, equals, _ = part.partition("=")
-    return bool(equals) and bool(_NAME.fullmatch(name.strip()))
+    return bool(equals) and is_name(name.strip())
+
+
+@dataclass(frozen=True)
+class Span:
+    """The real numbers between two ends; a single number has both ends in it."""
+
+    low: Reading
+    high: Reading
+    left_closed: bool
+    right_closed: bool
+
+    @property
+    def start(self) -> tuple[float | Fraction, bool]:
+        return _known(self.low.key), not self.left_closed
+
+    @property
+    def end(self) -> tuple[float | Fraction, bool]:
+        return _known(self.high.key), self.right_closed
+
+    @property
+    def empty(self) -> bool:
+        return self.start[0] > self.end[0] or (
+            self.start[0] == self.end[0] and not (self.left_closed and self.right_closed)
+        )
+
+
+_SPAN = re.compile(r"([\[(])([^;()\[\]]+); ([^;()\[\]]+)([\])])")
+
+
+def place(key: str) -> float | Fraction | None:
+    """Where a key lies on the real line; None if it is not a real constant."""
+    if key in ("oo", "-oo"):
+        return math.inf if key == "oo" else -math.inf
+    match = re.fullmatch(r"(?:c )?(-?\d+(?:/\d+|\.\d+(?:[eE][+-]?\d{1,3})?)?)", key)
+    return None if match is None else Fraction(match.group(1))
+
+
+def _known(key: str) -> float | Fraction:
+    found = place(key)
+    assert found is not None
+    return found
+
+
+def spans_of(reading: Reading) -> list[Span] | None:
+    """A set of real numbers as its spans; None if it is anything else."""
+    spans = []
+    for key in () if reading.key == "{}" else reading.members or (reading.key,):
+        match = _SPAN.fullmatch(key)
+        opening, low, high, closing = match.groups() if match else ("[", key, key, "]")
+        if place(low) is None or place(high) is None:
+            return None
+        spans.append(Span(Reading(low), Reading(high), opening == "[", closing == "]"))
+    return spans
+
+
+def span_reading(spans: list[Span]) -> Reading:
+    """One reading for all spellings of a set of real numbers: those that touch are joined."""
+    joined: list[Span] = []
+    for span in sorted((span for span in spans if not span.empty), key=lambda span: (span.start, span.end)):
+        apart = not joined or span.start[0] > joined[-1].end[0]
+        if not apart and span.start[0] == joined[-1].end[0]:
+            apart = not (span.left_closed or joined[-1].right_closed)
+        if apart:
+            joined.append(span)
+        elif span.end > joined[-1].end:
+            joined[-1] = Span(joined[-1].low, span.high, joined[-1].left_closed, span.right_closed)
+    return set_reading([_one_span(span) for span in joined]) if joined else Reading("{}")
+
+
+def _one_span(span: Span) -> Reading:
+    return span.low if span.low == span.high else interval(span.low, span.high, span.left_closed, span.right_closed)
+
+
+def intersection(first: list[Span], second: list[Span]) -> list[Span]:
+    found = []
+    for a in first:
+        for b in second:
+            low, high = max(a, b, key=lambda span: span.start), min(a, b, key=lambda span: span.end)
+            found.append(Span(low.low, high.high, low.left_closed, high.right_closed))
+    return [span for span in found if not span.empty]
+
+
+def complement(spans: list[Span]) -> list[Span]:
+    """The real numbers that are in none of the spans."""
+    rest = [Span(Reading("-oo"), Reading("oo"), False, False)]
+    for span in spans:
+        below = Span(Reading("-oo"), span.low, False, not span.left_closed)
+        above = Span(span.high, Reading("oo"), not span.right_closed, False)
+        rest = intersection(rest, [below, above])
+    return rest

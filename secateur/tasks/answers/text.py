@@ -1,17 +1,20 @@
 """Cleaning the text of an answer, without mathematics: one spelling for what LaTeX can spell in many ways."""
 
 import re
+import unicodedata
 
 MAX_ANSWER_CHARS = 1000  # a longer "answer" is runaway text: equal to nothing but itself, and never parsed
 MAX_DEPTH = 16  # brackets inside brackets; no real answer comes near, and parsers are slow or recursive beyond
 
+FUNCTIONS = (
+    "arcsin", "arccos", "arctan", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "lg", "exp",
+)  # fmt: skip
 _UNICODE = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "π": "\\pi ",
         "∞": "\\infty ", "°": "^\\circ ", "√": "\\sqrt ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "±": "\\pm ",
-        "∪": "\\cup ", "∈": "\\in ", "∅": "\\emptyset ", "，": ",",
-        "（": "(", "）": ")", "％": "\\%",
-        "⟨": "(", "⟩": ")", "½": "\\frac{1}{2}", "²": "^2", "³": "^3",
+        "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∉": "\\notin ", "∅": "\\emptyset ", "∖": "\\setminus ",
+        "ℝ": "\\mathbb{R}", "、": ",", "⟨": "(", "⟩": ")", "⁄": "/",
         "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ",
         "≈": "\\approx ",
     }
@@ -21,7 +24,7 @@ _TEXT = (
 )
 _DROPPED = (
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr displaystyle textstyle limits nolimits "
-    "mathopen mathclose rm bf it"
+    "mathopen mathclose rm bf it underline uline emph ensuremath hbox mathstrut strut tiny small normalsize large Large"
 )
 _BLANKS = "quad qquad thinspace enspace medspace thickspace nobreakspace space"
 _RENAMED = {
@@ -36,7 +39,8 @@ _RENAMED = {
     **dict.fromkeys(["rangle", "rparen"], ")"),
     "neq": "\\ne", "lt": "<", "gt": ">", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]",
     "degree": "^\\circ", "infinity": "\\infty", "colon": ":", "fbox": "\\boxed", "percent": "\\%", "dollar": "\\$",
-    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|",
+    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "backslash": "\\setminus ", "owns": "\\ni ", "land": "\\wedge ",
+    "dot": "\\overline", "bar": "\\overline",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\(?:([a-zA-Z]+)\*?|(.)|$)|\$", re.DOTALL)
 _SYMBOLS = {"!": "", ",": " ", ";": " ", ":": " ", ">": " ", " ": " ", "\n": " ", "(": "", ")": "", "[": "", "]": ""}
@@ -44,6 +48,15 @@ _THOUSANDS_MARK = re.compile(r"(?<=\d),\s*\\![\s~]*(?=\d{3}(?!\d))|(?<=\d)\{,\}(
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))")
 _WRAPPER = re.compile(r"\{|\\(?:text|boxed)\s*\{")
 _LEADING_SPACE_IN_TEXT = re.compile(r"\\text\s*\{")
+_UPRIGHT_FUNCTION = re.compile(rf"\\text\s*\{{\s*({'|'.join(FUNCTIONS)})\s*\}}")
+_COLOUR = re.compile(r"\\(?:text)?color(?:box)?\s*(?:\[[^\]]*\]\s*)?\{[^{}]*\}")
+_EMPHASIS = re.compile(r"(\*\*|__|`)((?:(?!\1).)+)\1", re.DOTALL)
+_RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿⁱ]+")
+_NEGATED = {"\\in": "\\notin ", "=": "\\ne ", "<": "\\ge ", ">": "\\le ", "\\le": ">", "\\ge": "<"}
+_NEGATION = re.compile(r"\\not\s*(\\(?:in|le|ge)(?![a-zA-Z])|[=<>])")
+_TYPED = {">=": "\\ge ", "<=": "\\le ", "==": "=", "!=": "\\ne "}
+_TYPED_RELATION = re.compile(r"[<>=]=|(?<=[\sxyz])!=")  # right behind a number or a bracket, `!` is a factorial
+_REPETEND = re.compile(r"\\overline\s*\{?\s*(\d)\s*\}?(\d*)\\overline\s*\{?\s*(\d)\s*\}?")
 
 
 def normalise(answer: str) -> str:
@@ -52,11 +65,13 @@ def normalise(answer: str) -> str:
     text = answer.strip()
     if len(text) > MAX_ANSWER_CHARS:
         return text
-    text = _THOUSANDS_MARK.sub("", text.translate(_UNICODE))
-    text = _COMMAND.sub(_rename, text)
+    text = _THOUSANDS_MARK.sub("", _ascii(text.translate(_UNICODE)))
+    text = _COMMAND.sub(_rename, _COLOUR.sub("", text))
     text = _DEGREE.sub(r"^\\circ ", text.replace("~", " "))
-    text = _LEADING_SPACE_IN_TEXT.sub(r"\\text{", text)
-    text = _trim(text)
+    text = _UPRIGHT_FUNCTION.sub(r"\\\1 ", _LEADING_SPACE_IN_TEXT.sub(r"\\text{", text))
+    text = _NEGATION.sub(lambda match: _NEGATED[match.group(1)], text)
+    text = _TYPED_RELATION.sub(lambda match: _TYPED[match.group()], text)
+    text = _trim(_REPETEND.sub(r"\\overline{\1\2\3}", text))
     while inner := _unwrapped(text):
         text = _trim(inner)
     return text
@@ -124,14 +139,31 @@ def unbalanced(text: str) -> bool:
 def braced(text: str, start: int) -> int:
     """The index of the brace that closes the one at `start`, or -1. One pass; hostile nesting costs no more."""
     depth = 0
-    for match in _BRACES.finditer(text, start):
+    for match in BRACES.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match.group(), 0)
         if depth == 0:
             return match.start()
     return -1
 
 
-_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def _ascii(text: str) -> str:
+    """Digits of other scripts, full-width signs, raised digits and fractions of one sign, as ASCII spells them."""
+    if text.isascii():
+        return text
+    text = _RAISED.sub(lambda match: f"^{{{unicodedata.normalize('NFKC', match.group()).replace('−', '-')}}}", text)
+    return "".join(letter if letter.isascii() else _spelled(letter) for letter in text)
+
+
+def _spelled(letter: str) -> str:
+    plain = unicodedata.normalize("NFKC", letter)
+    numerator, slash, denominator = plain.partition("⁄")
+    if slash:
+        return f"\\frac{{{numerator}}}{{{denominator}}}"
+    value = unicodedata.decimal(letter, None)
+    return plain if value is None else str(value)
 
 
 def _rename(match: re.Match[str]) -> str:
@@ -147,7 +179,9 @@ def _trim(text: str) -> str:
 
 
 def _unwrapped(text: str) -> str | None:
-    """What is inside braces, `\\text{…}` or `\\boxed{…}` that hold the whole text."""
+    """What is inside braces, `\\text{…}`, `\\boxed{…}` or marks of emphasis that hold the whole text."""
+    if (emphasised := _EMPHASIS.fullmatch(text)) is not None:
+        return emphasised.group(2)
     match = _WRAPPER.match(text)
     if match is None or braced(text, match.end() - 1) != len(text) - 1:
         return None
