@@ -108,8 +108,8 @@ def read_value(text: str) -> Reading:
 def read_relation(left: str, right: str, operator: str) -> Reading:
     """The key of `left operator right`: the values of the difference of both sides, up to a constant factor.
 
-    The factor is free for an equation, positive for an inequality (whose greater side comes first). An inequality that
-    is linear in its one variable is the interval that it says.
+    The factor is free for an equation, positive for an inequality (whose greater side comes first). An inequality
+    that is linear in its one variable is the interval that it says.
     """
     both = _both_cases(left + right)
     sides = [_parse(side, both) for side in ((right, left) if operator in ("<", "\\le") else (left, right))]

@@ -57,11 +57,11 @@ def extraction(answer_from: str = ANSWER, thinking: bool = False) -> Extract:
 def extract_answer(text: str, thinking: bool = False) -> str | None:
     """Content of the last `\\boxed{…}` (or `\\fbox`) of the answer part, or None. Linear in the length of the text.
 
-    The answer part is what follows the last `</think>`, or another mark of `THINKING`; thinking that was opened after
-    it (or with `thinking=True` is open from the start, because the chat template pre-fills `<think>`) and never closed
-    has no answer. Where the text has channels, as gpt-oss writes it, it is the last final channel. An unclosed last box
-    is no answer. A box that is empty or has no braces is only mentioned and passed over, except before a digit
-    (`\\boxed 5`), where LaTeX boxes that digit.
+    The answer part is what follows the last `</think>`, or another mark of `THINKING`; thinking that was opened
+    after it (or with `thinking=True` is open from the start, because the chat template pre-fills `<think>`) and never
+    closed has no answer. Where the text has channels, as gpt-oss writes it, it is the last final channel. An unclosed
+    last box is no answer. A box that is empty or has no braces is only mentioned and passed over, except before a
+    digit (`\\boxed 5`), where LaTeX boxes that digit.
     """
     part = answer_part(text, thinking)
     return None if part is None else last_box(part)

@@ -35,33 +35,36 @@ _SIZES: dict[str, tuple[str, Fraction, str]] = {
 _BY_SPELLING = {word: (base, size) for base, size, words in _SIZES.values() for word in words.split()}
 MARKS = {"degree", "percent", "dollar", "unit", "usd", "buck"}  # how a number is meant, not which number it is
 _OTHER_UNITS = frozenset(
-    (
-        "month year decade century am pm oz ounce lb pound ton tonne pint quart gallon euro eur penny pence yen rupee "
-        "yuan rmb acre hectare joule kj ev kev mev cal kcal kwh newton kn watt kw mw volt ohm ampere amp hz khz mhz ghz "
-        "rpm mol mole kelvin celsius fahrenheit pascal pa kpa atm bar db bit byte kb mb gb tb radian rad pt point nm µm "
-        "ms ns °c kmh kph mph fps"
-    ).split()
+    """
+    month year decade century am pm oz ounce lb pound ton tonne pint quart gallon euro eur penny pence yen rupee
+    yuan rmb acre hectare joule kj ev kev mev cal kcal kwh newton kn watt kw mw volt ohm ampere amp hz khz mhz ghz
+    rpm mol mole kelvin celsius fahrenheit pascal pa kpa atm bar db bit byte kb mb gb tb radian rad pt point nm µm
+    ms ns °c kmh kph mph fps
+    """.split()  # noqa: SIM905 - a list of a word a line would fill pages
 )
 _LETTER_UNITS = frozenset("mgshlLJNWVKA")  # a single letter behind a number; every other one is a variable
 _SINGULAR_LOOK = frozenset(
-    "people persons men women children feet teeth geese mice fish sheep deer dice cattle oxen in total each left "
-    "altogether remaining old long tall high wide deep away apart ago overall".split()
+    """
+    people persons men women children feet teeth geese mice fish sheep deer dice cattle oxen in total each left
+    altogether remaining old long tall high wide deep away apart ago overall
+    """.split()  # noqa: SIM905 - a list of a word a line would fill pages
 )
 MULTIPLIERS = {
-    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12, "score": 20,
-    "gross": 144, "half": Fraction(1, 2), "halve": Fraction(1, 2), "third": Fraction(1, 3), "fourth": Fraction(1, 4),
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+    "score": 20, "gross": 144, "half": Fraction(1, 2), "halve": Fraction(1, 2), "third": Fraction(1, 3),
+    "fourth": Fraction(1, 4),
     "fifth": Fraction(1, 5), "sixth": Fraction(1, 6), "seventh": Fraction(1, 7), "eighth": Fraction(1, 8),
     "ninth": Fraction(1, 9), "tenth": Fraction(1, 10), "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000),
 }  # fmt: skip
 NO_UNIT_WORDS = frozenset(
-    (
-        "or nor and but not no none never isn't isnt is are was were be less more fewer greater larger smaller than at "
-        "least most about approximately around roughly nearly almost maybe perhaps possibly probably either neither "
-        "both between to through except without wrong false incorrect plus minus times divided over multiplied mod "
-        "modulo squared cubed factorial power root reciprocal inverse negative double twice thrice always unless "
-        "besides if when where otherwise versus vs this that its it as was has does equals equal i e zero one two "
-        "three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety"
-    ).split()
+    """
+    or nor and but not no none never isn't isnt is are was were be less more fewer greater larger smaller than at
+    least most about approximately around roughly nearly almost maybe perhaps possibly probably either neither
+    both between to through except without wrong false incorrect plus minus times divided over multiplied mod
+    modulo squared cubed factorial power root reciprocal inverse negative double twice thrice always unless
+    besides if when where otherwise versus vs this that its it as has does equals equal i e zero one two three
+    four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety
+    """.split()  # noqa: SIM905 - a list of a word a line would fill pages
 )
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SPLIT = re.compile(r"\s*(/|\bper\b|\^\s*\{?\s*\d\s*\}?|[\s*]|\\cdot)\s*")
@@ -116,12 +119,15 @@ def is_unit(text: str) -> bool:
     """
     if text in _LETTER_UNITS:
         return True
+    if text in ("times", "in"):
+        return True
     words = re.sub(r"[*/^]|\\cdot|-|\d", " ", text.lower().replace(".", "")).split()
-    if not words or len(words) > _MAX_UNIT_WORDS or (words[0] in ("more", "fewer") and not is_unit(" ".join(words[1:]))):
+    if len(words) > 1 and words[0] in ("more", "fewer"):  # 5 more apples, but not 5 or more
+        words = words[1:]
+    if not words or len(words) > _MAX_UNIT_WORDS or not _PLAIN.fullmatch(text):
         return False
-    words = words[words[0] in ("more", "fewer") :]
-    if any(word in NO_UNIT_WORDS or _singular(word) in MULTIPLIERS for word in words) or not _PLAIN.fullmatch(text):
-        return text in ("times", "in", "inch")
+    if any(word in NO_UNIT_WORDS or _singular(word) in MULTIPLIERS for word in words):
+        return False
     head = re.split(r" (?:per|of|in|a|an|for) ", f" {' '.join(words)} ")[0].split()
     return bool(head) and (known_unit(words[0]) or known_unit(head[-1]) or _plural(head[-1]))
 

@@ -20,6 +20,7 @@ base, or of the letter alone where an option is written out (`C. 5`); `fraction`
 it is. equality.py says where they count.
 """
 
+import functools
 import itertools
 import re
 from dataclasses import replace
@@ -27,7 +28,16 @@ from dataclasses import replace
 from secateur.tasks.answers.numbers import number_key, read_number
 from secateur.tasks.answers.quantities import read_notation, read_quantity, read_words, words_reading
 from secateur.tasks.answers.record import Algebra, NeedsAlgebra, Reading, Unreadable, interval, set_reading, unread
-from secateur.tasks.answers.relations import RELATION, has_name, read_relation
+from secateur.tasks.answers.relations import (
+    RELATION,
+    complement,
+    has_name,
+    intersection,
+    is_name,
+    read_relation,
+    span_reading,
+    spans_of,
+)
 from secateur.tasks.answers.text import (
     MAX_ANSWER_CHARS,
     MAX_DEPTH,
@@ -38,14 +48,41 @@ from secateur.tasks.answers.text import (
     unbalanced,
 )
 
-_SEPARATOR = re.compile(r"[,;]\s*(?:(?:and|or)(?![a-z])\s*)?|(?<![a-z\\])(?:and|or)(?![a-z])|\\cup(?![a-z])\s*")
-_COMMA = re.compile("[,;]")
-_WORDS_BETWEEN = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_CONDITION = re.compile(
-    r"(.*\S)\s*[,(]\s*[a-zA-Z]\s*\\in\s*\\mathbb\s*\{?\s*[ZNQR]\s*\}?(?:\s*\^?[*+])?\s*\)?$", re.DOTALL
+_SEPARATOR = re.compile(
+    r"[,;]\s*(?:(?:and|or)(?![a-z])\s*)?|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\c[ua]p(?![a-z])\s*"
 )
-_OPTION = re.compile(r"(?:\\text\s*\{)?\s*(?:\(([A-J])\)|([A-J])\s*[.:)])[\s}]*\S")
+_COMMA = re.compile("[,;]")
+_WORDS_BETWEEN = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}|\\(wedge|vee)(?![a-z])")
+_OPEN_WORD = re.compile(r"\\text\{\s*,?\s*(and|or)\s+(?=[^{}]*\d)([^{}]*)\}")  # `42\text{ or 43}`
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d]|,\d)")
+_ORDERED = re.compile(r"<|>|\\(?:le|ge|ne|notin)(?![a-zA-Z])")
+_DIFFERENCE = re.compile(r"\\setminus(?![a-z])|-(?=\s*\\\{)")
+_BRACED_THOUSANDS = re.compile(r"(?<!\\)\{\d{1,3}(?:,\d{3})+\}")
+_OUTWARD = re.compile(r"([\[\]])([^\[\]]*,[^\[\]]*)([\[\]])")
+_OF_INTERVAL = re.compile(r"[a-z]\s*(\([^()\[\]]*\]|\[[^()\[\]]*[)\]])")  # `t(0,4]`, where the sign is missing
+_CONDITION = re.compile(
+    r"(.*\S)\s*[,(]\s*([a-zA-Z])\s*\\in\s*\\mathbb\s*\{?\s*([ZNQR])\s*\}?(?:\s*\^?[*+])?\s*\)?$", re.DOTALL
+)
+_STATING = re.compile(
+    r"(?:\s*(?:(?:the|final|correct|right|answer|ans|result|option|choice|is)\b|:|=|\}|\\text\s*\{))*\s*", re.I
+)
+_STATED = re.compile(r"\b(?:(?:answer|ans|result)\b.*(?:is\b|:|=)|option\b|choice\b)", re.I)
+_LETTER = re.compile(
+    r"\(\s*([A-J])\s*\)|(?<![\w\\'])([A-J])\s*[.:)](?!\w)|"
+    r"(?<![\w\\'])([A-J])(?=\s+[-–]\s+[a-zA-Z]|\s+\([^()]*[a-zA-Z]{2}|\s*$)"
+)
+_FORMULA_BEHIND = re.compile(r"\s*(?:[+*/^_!=<>]|-\s*[\d\\(]|\((?![A-J]\)))")
+_DENIED_BEFORE = re.compile(
+    r"\b(?:not|never|isn.t|neither|nor|except|cannot be|rule out)\s*(?:option|choice)?\s*$", re.I
+)
+_DENIED_BEHIND = re.compile(
+    r"\s*(?:(?:is|are|was|must|can)\b[^,;.]*?(?:\bnot\b|n.t\b|wrong|false|incorrect|\bout\b|excluded|impossible)|"
+    r"(?:isn.t|wrong|incorrect|excluded|eliminated|cannot|can.t)\b)",
+    re.I,
+)
+_PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,}(?![a-zA-Z])")
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_ROW_END = re.compile(r"\\\\\s*(?:\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\s*\])?")
 _DOTS = ("\\ldots", "\\dots", "\\cdots", "...")
 _MATRIX = re.compile(r"\\begin\{([bpvBV]?matrix|array|cases)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 
@@ -61,16 +98,9 @@ def read_answer(answer: str, algebra: Algebra | None = None) -> Reading:
         return unread(text, "its braces do not balance")
     if max(depths(text)) > MAX_DEPTH:
         return unread(text, f"its brackets are nested deeper than {MAX_DEPTH}")
-    found = _read(text, algebra)
-    option = _OPTION.match(text)
-    if option is None or found.bare is not None:
-        return found
-    return replace(found, bare=_read(option.group(1) or option.group(2), algebra).key)
-
-
-def _read(text: str, algebra: Algebra | None) -> Reading:
+    reader, stated = _Reader(algebra), _without_label(text)
     try:
-        return _Reader(algebra).answer(text)
+        return reader.choice(stated) or reader.answer(stated)
     except Unreadable as error:
         return unread(text, str(error))
     except RecursionError:
@@ -83,22 +113,72 @@ class _Reader:
     def __init__(self, algebra: Algebra | None) -> None:
         self._algebra = algebra
 
+    def choice(self, text: str) -> Reading | None:
+        """The one letter that a text states as its choice, with the words or the value that it puts behind it."""
+        plain = _TEXT.sub(r" \1 ", text).strip()
+        marks = [mark for mark in _LETTER.finditer(plain) if not _denied(plain, mark)]
+        letters = {next(filter(None, mark.groups())) for mark in marks}
+        if len(letters) != 1 or any(mark.group(3) for mark in marks[1:]):
+            return None
+        letter, behind = letters.pop(), plain[marks[0].end() :]
+        reading = Reading(f"letter {letter.lower()}", free=True)
+        if len(list(_LETTER.finditer(plain))) > len(marks):  # others were ruled out
+            return reading
+        if marks[0].start() > 0 or (not marks[0].group(3) and _FORMULA_BEHIND.match(behind)):
+            return None
+        rest = behind.strip(" -–:.,")
+        if not rest:
+            return reading
+        try:
+            said = self.answer(rest).key
+        except Unreadable:
+            said = words_reading(rest).key
+        return Reading(f"choice {letter.lower()} {said}", bare=reading.key, also=(said,))
+
     def answer(self, text: str) -> Reading:
         """A whole answer: one item, or several with commas, `and`, `or` or a union sign between them.
 
-        A condition such as `k\\in\\mathbb{Z}` behind a formula is dropped.
+        A condition such as `k\\in\\mathbb{Z}` behind a formula is dropped; its letter may be any.
         """
-        text = _CONDITION.sub(r"\1", text)
-        text = _WORDS_BETWEEN.sub(r" , ", text)
+        text = _CONDITION.sub(_unconditional, text)
+        text = _OPEN_WORD.sub(r" \1 \\text{\2}", _WORDS_BETWEEN.sub(_word_between, text))
+        text = _BRACED_THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
         level = depths(text)
         text = _THOUSANDS.sub(lambda m: m.group().replace(",", "") if level[m.start()] == 0 else m.group(), text)
-        parts = [part for _, part in split_outside(text, _SEPARATOR) if part]
+        parts = [(before, part) for before, part in split_outside(text, _SEPARATOR) if part]
         if not parts:
             raise Unreadable("nothing but separators")
-        if len(parts) == 1:
-            return self.item(parts[0])
-        names = {part.partition("=")[0].strip() for part in parts if has_name(part)}
-        return set_reading([self.item(part, keep_name=len(names) > 1) for part in parts])
+        return self.item(parts[0][1]) if len(parts) == 1 else self._several(parts)
+
+    def _several(self, parts: list[tuple[str, str]]) -> Reading:
+        joints, texts = [before for before, _ in parts[1:]], [part for _, part in parts]
+        sides = [[side for _, side in split_outside(text, RELATION)] for text in texts]
+        if all(len(found) > 1 and _ORDERED.search(text) for found, text in zip(sides, texts, strict=True)):
+            return self._conditions(joints, texts, {next(filter(is_name, found), "") for found in sides})
+        if any("\\cap" in joint or "\\cup" in joint for joint in joints):
+            return _joined("\\cap" if "\\cap" in joints else "\\cup", [self.item(text) for text in texts])
+        names = [text.partition("=")[0].strip() for text in texts if has_name(text)]
+        if len(names) == len(texts) and len(set(names)) > 1:
+            return _named(names, [self.item(text, keep_name=True) for text in texts])
+        items = [self.item(text, keep_name=len(set(names)) > 1) for text in texts]
+        listed = "list " + "; ".join(item.key for item in items)
+        found = set_reading(items)
+        return replace(found, sequence=listed) if found.members else found
+
+    def _conditions(self, joints: list[str], texts: list[str], names: set[str]) -> Reading:
+        """Several inequalities: all hold (`and`), one does (`or`); with commas all, unless one excludes another."""
+        words = {word for joint in joints for word in re.findall("and|or|\\\\cup", joint)}
+        items = [self.item(text) for text in texts]
+        if len(words) > 1 or len(names) > 1:
+            said = zip(["", *joints], texts, items, strict=True)
+            keys = sorted(f"{next((n for n in names if n in text), '')} {item.key}" for _, text, item in said)
+            return Reading(f"{' '.join(sorted(words))} {{{'; '.join(keys)}}}", free=True)
+        if words == {"and"}:
+            return _joined("\\cap", items)
+        both = _joined("\\cap", items)
+        return (
+            both if not words and both.key not in ("{}", *(item.key for item in items)) else _joined("\\cup", items)
+        )
 
     def item(self, text: str, keep_name: bool = False) -> Reading:
         text = normalise(text)
@@ -106,12 +186,18 @@ class _Reader:
             raise Unreadable("an empty part")
         if (value := read_number(text)) is not None:
             return Reading(number_key(value))
-        for read in (self._plus_minus, self._bracketed, self._matrix):
+        if (outward := _OUTWARD.fullmatch(text)) is not None:
+            text = "[("[outward[1] == "]"] + outward[2] + "])"[outward[3] == "["]
+        for read in (self._plus_minus, self._difference, self._bracketed, self._matrix):
             if (found := read(text)) is not None:
                 return found
+        if len(_PROSE.findall(text)) > 2:
+            return words_reading(text)
         parts = split_outside(text, RELATION)
         if len(parts) > 1:
             return read_relation(self, parts, keep_name)
+        if (interval_of := _OF_INTERVAL.fullmatch(text)) is not None and "," in text:
+            return self.item(interval_of.group(1))
         found = read_quantity(text, self.item) or read_notation(text) or read_words(text, self._formula)
         return found or self._formula(text)
 
@@ -163,23 +249,97 @@ class _Reader:
             return interval(items[0], items[1], text[0] == "[", end == "]")
         return Reading(text[0] + "; ".join(item.key for item in items) + end, free=free)
 
+    def _difference(self, text: str) -> Reading | None:
+        parts = [part for _, part in split_outside(text, _DIFFERENCE)]
+        if len(parts) < 2 or not all(parts):
+            return None
+        whole, *taken = [self.item(part) for part in parts]
+        spans = [spans_of(one) for one in (whole, *taken)]
+        if any(found is None for found in spans):
+            return Reading(f"{whole.key} without {'; '.join(one.key for one in taken)}", free=True)
+        return span_reading(functools.reduce(intersection, [complement(one) for one in spans[1:]], spans[0]))
+
     def _set(self, inner: str) -> Reading:
         if not inner:
             return Reading("{}")
         condition = split_outside(inner, re.compile(r"\||:"))
         if len(condition) == 2:
-            return self.answer(condition[1][1])
+            name, _, domain = (side.strip() for side in condition[0][1].partition("\\in"))
+            if not is_name(name):
+                raise Unreadable("a set whose condition is about no name")
+            found = self.answer(condition[1][1])
+            real = re.sub(r"[{}\s]", "", domain) in ("", "\\mathbbR")
+            return found if real else Reading(f"{found.key} in {domain}", free=True)
         return set_reading([self.answer(part) for _, part in split_outside(inner, _COMMA) if part])
 
     def _matrix(self, text: str) -> Reading | None:
-        """Round and square brackets are one; `vmatrix` is a determinant and left to algebra."""
-        match = _MATRIX.fullmatch(text.strip("()[]| ")) if "\\begin" in text else None
-        if match is None or match.group(1) in ("vmatrix", "Vmatrix"):
+        """Round and square brackets are one; `vmatrix` is a determinant and left to algebra. A factor may stand
+        before it; a system of equations is their list."""
+        body = text.rstrip("()[]| ")
+        match = _MATRIX.search(body) if "\\begin" in text else None
+        if match is None or match.group(1) in ("vmatrix", "Vmatrix") or match.end() != len(body):
             return None
-        rows = [row.split("&") for row in match.group(2).replace("\\hline", "").split("\\\\") if row.strip()]
-        cells = [[self.item(cell) for cell in row] for row in rows]
-        key = "; ".join(", ".join(cell.key for cell in row) for row in cells)
+        factor = re.sub(r"\\(?:cdot|times)\s*$", "", text[: match.start()].strip("()[]| "))
+        if RELATION.search(factor) or "\\begin" in factor:
+            return None
+        rows = [row.split("&") for row in _ROW_END.split(match.group(2).replace("\\hline", "")) if row.strip()]
+        if all(len(row) == 1 and has_name(normalise(row[0])) for row in rows):
+            return self.answer(", ".join(normalise(row[0]) for row in rows))
+        cells = [[self.item(_times(factor, cell)) for cell in row] for row in rows]
+        keys = [", ".join(cell.key for cell in row) for row in cells]
+        key = "; ".join(sorted(keys) if match.group(1) == "cases" else keys)
         return Reading(f"matrix {key}", free=any(cell.free for row in cells for cell in row))
+
+
+def _times(factor: str, cell: str) -> str:
+    return cell if not factor else f"-({cell})" if factor == "-" else f"{factor}\\cdot ({cell})"
+
+
+def _without_label(text: str) -> str:
+    """An answer without the words that only say that it is one: `\\text{Answer: }42`, `the answer is 42`."""
+    label = _STATING.match(text)
+    assert label is not None
+    opened = label.group().count("{") - label.group().count("}")
+    rest = ("\\text{" if opened > 0 else "") + text[label.end() :]
+    return normalise(rest) if _STATED.search(label.group()) and opened in (0, 1) and text[label.end() :] else text
+
+
+def _denied(text: str, mark: re.Match[str]) -> bool:
+    behind = text[mark.end() :]
+    return bool(_DENIED_BEFORE.search(text[: mark.start()]) or _DENIED_BEHIND.match(behind))
+
+
+def _word_between(match: re.Match[str]) -> str:
+    return f" {match.group(1) or {'wedge': 'and', 'vee': 'or'}[match.group(2)]} "
+
+
+def _unconditional(match: re.Match[str]) -> str:
+    """A formula without the condition on its letter; a letter for any whole number is always `k`."""
+    formula, letter, domain = match.groups()
+    if domain not in "ZN" or re.search(r"(?<![a-zA-Z\\])k", formula):
+        return formula
+    return re.sub(rf"(?<![a-zA-Z\\]){letter}(?![a-zA-Z])", "k", formula)
+
+
+def _named(names: list[str], items: list[Reading]) -> Reading:
+    """Values with names: single letters in their order are a tuple, all as they stand a list, indexed ones a set."""
+    found, values = set_reading(items), [Reading(item.bare or item.key) for item in items]
+    ordered = [value.key for _, value in sorted(zip(names, values, strict=True), key=lambda pair: pair[0])]
+    in_order = ordered if all(len(name) == 1 for name in names) else [value.key for value in values]
+    indexed = "_" in names[0] and len({name.partition("_")[0] for name in names}) == 1
+    listed = "list " + "; ".join(value.key for value in values)
+    return replace(
+        found, bare=set_reading(values).key if indexed else None, also=(f"({'; '.join(in_order)})", listed)
+    )
+
+
+def _joined(sign: str, items: list[Reading]) -> Reading:
+    """The union or the intersection of sets of real numbers; of others what they are, with the sign."""
+    spans = [spans_of(item) for item in items]
+    if any(found is None for found in spans):
+        common = set_reading(items)
+        return common if sign == "\\cup" else Reading(f"all of {common.key}", free=common.free)
+    return span_reading(list(itertools.chain(*spans)) if sign == "\\cup" else functools.reduce(intersection, spans))
 
 
 def _with_signs(text: str, signs: list[str], choice: tuple[str, ...]) -> str:

@@ -27,7 +27,7 @@ _DENIED = re.compile(r"(?<![a-z])(?:not|no|never|neither|nor|isn.t|wrong|false|i
 _VARIABLE = re.compile(r"\\[a-z]+(?=_)|[a-zA-Z](?:\s*_\s*(?:\w|\{[^{}]*\}))?")
 _MATRIX_NAME = re.compile(r"[A-Za-z]+(?:\^\{?(?:-1|T|\d|\\top)\s*\}?)?")
 _NAMES = re.compile(r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\)")
-_DECIMAL = re.compile(r"-?\d*\.?(\d*)")
+_DECIMAL = re.compile(r"-?\d+\.?(\d*)|-?\.(\d+)")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 
 
@@ -112,14 +112,16 @@ def _approximation(reader: Reader, operators: list[str], sides: list[str], keep_
         raise Unreadable("an approximation in the middle")
     near = reader.item(sides[cut])
     if all(map(is_label, sides[:cut])):
-        return replace(near, bare=near.bare)
+        return near
     exact = reader.item(sides[0]) if cut == 1 else _equation(reader, sides[:cut], keep_name)
     if exact.free:
         return _equation(reader, [*sides[:cut], sides[cut]], keep_name)
-    true, stated, form = place(exact.key), place(near.key), _DECIMAL.fullmatch(sides[cut])
-    if true is None or stated is None or form is None or abs(true - stated) > Fraction(1, 10 ** len(form.group(1))):
+    true, stated = place(exact.bare or exact.key), place(near.bare or near.key)
+    form = _DECIMAL.search(sides[cut].replace(",", ""))
+    digits = len(form.group(1) or form.group(2) or "") if form else 0
+    if true is None or stated is None or form is None or abs(true - stated) > Fraction(1, 10**digits):
         raise Unreadable("its approximation is not one of its value")
-    plain = bool(_DECIMAL.fullmatch(sides[cut - 1]))
+    plain = _DECIMAL.fullmatch(sides[cut - 1]) is not None
     return exact if plain else replace(exact, also=(*exact.also, near.key))
 
 
@@ -166,7 +168,7 @@ def is_label(text: str) -> bool:
     text = text.strip()
     if _DENIED.search(text) or text in ("\\pi", "\\infty", "e", "i", "\\emptyset"):
         return False
-    if any(form.fullmatch(text) for form in (_NAME, _LABEL, _LENGTH, _AREA, _ANGLE, _IN_WORDS)):
+    if any(form.fullmatch(text) for form in (_NAME, _NAMES, _LABEL, _LENGTH, _AREA, _ANGLE, _IN_WORDS)):
         return True
     if (call := _CALLED.match(text)) is not None and matching(text, call.end()) == len(text) - 1:
         return True

@@ -24,7 +24,7 @@ _TEXT = (
 )
 _DROPPED = (
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr displaystyle textstyle limits nolimits "
-    "mathopen mathclose rm bf it underline uline emph ensuremath hbox mathstrut strut tiny small normalsize large Large"
+    "mathopen mathclose rm bf it underline uline emph ensuremath hbox mathstrut strut"
 )
 _BLANKS = "quad qquad thinspace enspace medspace thickspace nobreakspace space"
 _RENAMED = {
@@ -39,8 +39,8 @@ _RENAMED = {
     **dict.fromkeys(["rangle", "rparen"], ")"),
     "neq": "\\ne", "lt": "<", "gt": ">", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]",
     "degree": "^\\circ", "infinity": "\\infty", "colon": ":", "fbox": "\\boxed", "percent": "\\%", "dollar": "\\$",
-    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "backslash": "\\setminus ", "owns": "\\ni ", "land": "\\wedge ",
-    "dot": "\\overline", "bar": "\\overline",
+    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "backslash": "\\setminus ",
+    "land": "\\wedge ", "lor": "\\vee ", "dot": "\\overline", "bar": "\\overline",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\(?:([a-zA-Z]+)\*?|(.)|$)|\$", re.DOTALL)
 _SYMBOLS = {"!": "", ",": " ", ";": " ", ":": " ", ">": " ", " ": " ", "\n": " ", "(": "", ")": "", "[": "", "]": ""}
