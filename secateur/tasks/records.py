@@ -1,11 +1,13 @@
 """The two records that every part shares: a problem, and one sampled trace of it, with their JSONL forms."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_jsonl
+from secateur.tasks.answers.text import unbalanced
 
 
 @dataclass(frozen=True)
@@ -92,18 +94,19 @@ def read_problem_lines(path: str | Path) -> dict[int, Problem]:
 
 def _problem_of(record: Mapping[str, JSON], where: str) -> Problem:
     _require(record, ("id", "problem", "answer"), where)
-    problem = Problem(
-        str(record["id"]), str(record["problem"]), str(record["answer"]), _optional_text(record.get("group"))
-    )
-    if not problem.answer.strip():
-        raise InputError(f"{where}: problem '{problem.id}' has an empty answer")
-    return problem
+    name, answer = str(record["id"]), record["answer"]
+    if isinstance(answer, str) and not answer.strip():
+        raise InputError(f"{where}: problem '{name}' has an empty answer")
+    return Problem(name, str(record["problem"]), _gold(answer, "answer", where), _optional_text(record.get("group")))
 
 
 def _problem_of_trace(record: Mapping[str, JSON], where: str) -> Problem:
     wanted = ("problem_id", "gold") if record.get("text") is None else ("problem_id", "problem", "gold")
     _require(record, wanted, where)
-    return Problem(str(record["problem_id"]), _problem_text(record), _gold(record["gold"], where))
+    gold = _gold(record["gold"], "gold", where)
+    if unbalanced(gold):
+        raise InputError(f"{where}: the key 'gold' has the value {gold!r}, whose braces do not balance; mend it")
+    return Problem(str(record["problem_id"]), _problem_text(record), gold)
 
 
 def _problem_text(record: Mapping[str, JSON]) -> str:
@@ -178,12 +181,24 @@ def _optional_text(value: JSON) -> str | None:
     return None if value is None else str(value)
 
 
-def _gold(value: JSON, where: str) -> str:
-    """A table that was exported without a gold answer has an empty one, or NaN."""
+def _gold(value: JSON, key: str, where: str) -> str:
+    """A right answer, in words or as a number. A table that was exported without one has an empty one, or NaN."""
     found = _answer(value) if isinstance(value, str | int | float) else None
-    if found is None or found.lower() == "nan":
-        raise InputError(f"{where}: the key 'gold' has the value {value!r}; every problem needs its right answer")
+    if found is None or found.strip().lower() == "nan" or _LIST.fullmatch(found.strip()):
+        one = "; give the answer itself, not a list of it" if found or isinstance(value, list) else ""
+        raise InputError(
+            f"{where}: the key '{key}' has the value {value!r}; every problem needs its right answer{one}"
+        )
+    if _EATEN.search(found):
+        raise InputError(
+            f"{where}: the key '{key}' has the value {value!r}, which holds a control character: in JSON a LaTeX "
+            "command is written with two backslashes, as in \\\\frac"
+        )
     return found
+
+
+_LIST = re.compile(r"\[\s*(['\"]).*\1\s*\]", re.DOTALL)
+_EATEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]|[\t\n\r](?:imes|ext\{|frac|heta|an\b|eq\b|ight|ho\b)")
 
 
 def _answer(value: JSON) -> str | None:

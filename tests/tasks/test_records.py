@@ -35,6 +35,33 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("gold", "message"),
+    [
+        ('""', "right answer"),
+        ("NaN", "right answer"),
+        ('"nan"', "right answer"),
+        ("[42]", "not a list"),
+        ("\"['42']\"", "not a list"),
+        ('"\\frac{1}{2}"', "control character"),
+        ('"3\\times 4"', "control character"),
+        ('"4-\\\\mathrm{i"', "braces do not balance"),
+    ],
+)
+def test_a_gold_that_can_be_none_is_refused_by_its_line(tmp_path: Path, gold: str, message: str) -> None:
+    good = json.dumps({"problem_id": "a", "problem": "x", "gold": "2", "sample": 0, "text": "…"})
+    bad = f'{{"problem_id": "b", "problem": "x", "gold": {gold}, "sample": 0, "text": "…"}}'
+    path = write_lines(tmp_path / "t.jsonl", good, bad)
+    with pytest.raises(InputError, match=f"t.jsonl, line 2.*{message}"):
+        list(read_traces(path))
+    if message != "braces do not balance" and gold != '""':  # in problems, load_problems asks the grader itself
+        problems = write_lines(
+            tmp_path / "p.jsonl", json.dumps(GOOD), f'{{"id": "b", "problem": "x", "answer": {gold}}}'
+        )
+        with pytest.raises(InputError, match=f"p.jsonl, line 2.*{message}"):
+            read_problems(problems)
+
+
 def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         load_problems(str(tmp_path / "none.jsonl"))

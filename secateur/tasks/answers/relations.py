@@ -117,7 +117,7 @@ def _approximation(reader: Reader, operators: list[str], sides: list[str], keep_
     if exact.free:
         return _equation(reader, [*sides[:cut], sides[cut]], keep_name)
     true, stated = place(exact.bare or exact.key), place(near.bare or near.key)
-    form = _DECIMAL.search(sides[cut].replace(",", ""))
+    form = _DECIMAL.match(re.sub(r"\\\$|[, ]", "", sides[cut]))
     digits = len(form.group(1) or form.group(2) or "") if form else 0
     if true is None or stated is None or form is None or abs(true - stated) > Fraction(1, 10**digits):
         raise Unreadable("its approximation is not one of its value")
