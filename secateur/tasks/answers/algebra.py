@@ -34,6 +34,9 @@ _PLAIN_FUNCTIONS = (
 )  # fmt: skip
 _DEGREES = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*\^\\circ(?![a-zA-Z])")
 _SIDE_BY_SIDE = re.compile(r"(?<![\d_^])\d+\s+\d")
+_NO_MATHEMATICS = re.compile(
+    r"\\(?:[hv]?phantom|[bx]?cancel|sout|not|tag|label|def|input|include)(?![a-zA-Z])|(?<=[\d)}])\s*'"
+)
 _SHORT_BASE = re.compile(r"\\log\s*_\s*(10(?!\d)|\d)")  # TeX takes one digit, but nobody means base 1
 _COMMAND = re.compile(r"\\(?!frac|sqrt|binom|text)[a-zA-Z]+")
 _FACTOR = re.compile(r"(?<![\d._^])(\d+)\s*\(")
@@ -41,6 +44,8 @@ _FACTOR = re.compile(r"(?<![\d._^])(\d+)\s*\(")
 
 def check_text(text: str) -> None:
     """Raises `Unreadable` for a tower of powers, a factorial of a factorial, many integrals, or a long formula."""
+    if (hidden := _NO_MATHEMATICS.search(text)) is not None:
+        raise Unreadable(f"it holds '{hidden.group()}', which is no part of a formula")
     height = tallest = 0
     exponents: list[bool] = []
     for token in re.findall(r"\^\s*\{|\^|\{|\}", text):

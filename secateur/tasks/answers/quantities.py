@@ -152,11 +152,11 @@ def _singular(word: str) -> str:
 
 
 Item = Callable[[str], Reading]
-_BASE = re.compile(r"\(?([0-9a-zA-Z]+)\)?\s*_\s*(?:(\d)|\{\s*(\d+|\\text\{[a-z]+\})\s*\})")
+_BASE = re.compile(r"\(?(-?\s*[0-9a-zA-Z]+)\)?\s*_\s*(?:(\d)|\{\s*(\d+|\\text\{[a-z]+\})\s*\})")
 _TEXT_UNIT = re.compile(r"(.*\S)(\s*)\\text\{([^{}]*)\}\s*(?:\^\s*\{?\s*(\d)\s*\}?)?")
 _PLAIN_UNIT = re.compile(r"(.*[\d})])( ?)([a-zA-Z]+(?:/[a-zA-Z]+| [a-zA-Z]+)*)\s*(?:\^\s*\{?\s*(\d)\s*\}?)?")
 _MONEY = re.compile(r"([+-]?)\s*(\\\$|€|£|¥)\s*")
-_MARK = re.compile(r"(.*\S)\s*(\\%|%|\^\\circ)")
+_MARK = re.compile(r"(.*[^%\\\s])\s*(\\%|%|\^\\circ)")
 _TEXT_OVER_TEXT = re.compile(r"\\text\{([^{}]*)\}\s*/\s*\\text\{([^{}]*)\}")
 _TEXT_FRACTION = re.compile(r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}\s*\}")
 _RATIO = re.compile(r"(\d+)\s*:\s*(\d+)(\s*:\s*\d+)*")
@@ -235,10 +235,11 @@ def _with_unit(number: str, unit_text: str, power: int, item: Item) -> Reading:
 
 def read_notation(text: str) -> Reading | None:
     """Numbers in a stated base, which say more than their value, and ratios."""
-    if (match := _BASE.fullmatch(text)) and match.group(1)[0].isdigit():
+    if (match := _BASE.fullmatch(text)) and match.group(1).lstrip("- ")[0].isdigit():
         base = (match.group(2) or match.group(3)).removeprefix("\\text{").removesuffix("}")
-        digits = match.group(1).upper().lstrip("0") or "0"
-        return Reading(f"{digits} in base {_BASE_NAMES.get(base, base)}", implied=digits)
+        digits = match.group(1).replace(" ", "").upper()
+        sign, digits = digits[: digits.startswith("-")], digits.lstrip("-0") or "0"
+        return Reading(f"{sign}{digits} in base {_BASE_NAMES.get(base, base)}", implied=sign + digits)
     if _RATIO.fullmatch(text):
         terms = [int(term) for term in text.split(":")]
         bare = number_key(Fraction(*terms)) if len(terms) == 2 and terms[1] else None

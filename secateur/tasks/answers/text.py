@@ -65,6 +65,8 @@ def normalise(answer: str) -> str:
     text = answer.strip()
     if len(text) > MAX_ANSWER_CHARS:
         return text
+    if (whole := _EMPHASIS.fullmatch(text)) is not None:  # before a star is taken for that of a command
+        text = whole.group(2)
     text = _THOUSANDS_MARK.sub("", _ascii(text.translate(_UNICODE)))
     text = _COMMAND.sub(_rename, _COLOUR.sub("", text))
     text = _DEGREE.sub(r"^\\circ ", text.replace("~", " "))
