@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import secateur.tasks.answers.pool
 from secateur.tasks.answers.algebra import algebra
 from secateur.tasks.answers.pool import GradingPool
 from secateur.tasks.answers.reading import read_answer
@@ -34,6 +35,20 @@ def test_a_hanging_answer_is_unreadable_and_its_neighbours_are_untouched(pool: G
     assert [reading.problem is not None for reading in readings] == [False, True, False, False, True, False]
     assert "more than 0.5 s" in (readings[1].problem or "")
     assert readings[0].key == readings[2].key != readings[3].key == readings[5].key
+
+
+def test_a_slow_start_is_waited_for(pool: GradingPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wall-clock looks are many here; only a start that stands still, or computes for too long, is given up."""
+    monkeypatch.setattr(secateur.tasks.answers.pool, "START_LOOK_S", 0.3)
+    assert [reading.problem for reading in pool.read(FORMULAS)] == [None] * 4
+
+
+def test_a_start_that_stands_still_is_given_up(pool: GradingPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secateur.tasks.answers.pool, "START_LOOK_S", 0.5)
+    pool._start()
+    os.kill(pool._supervisor.pid, signal.SIGSTOP)
+    with pytest.raises(RuntimeError, match="did not start within"):
+        pool.read(FORMULAS)
 
 
 @pytest.mark.slow

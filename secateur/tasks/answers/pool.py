@@ -15,10 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+import psutil
+
 from secateur.tasks.answers.record import Reading, unread
 from secateur.tasks.answers.text import normalise
 
-START_LIMIT_S = 120.0  # sympy takes seconds to import on a busy machine; not part of an answer's limit
+START_LIMIT_S = 120.0  # [processor time] for the workers to start, which imports sympy; not part of an answer's limit
+START_LOOK_S = 120.0  # [wall time] between looks at whether a start goes on: a busy machine may starve it for long
 WALL_FACTOR = 10.0  # the limit counts processor time; a worker that the machine starves is given up after this many
 MAX_WORKERS = 16
 
@@ -32,7 +35,7 @@ class _Worker:
     process: int | None = None  # known once it is ready
     item: int | None = None
     serial: int = 0  # of the request; a reply to an older one is not for the item
-    deadline: float = field(default_factory=lambda: time.monotonic() + START_LIMIT_S)
+    deadline: float = field(default_factory=lambda: time.monotonic() + START_LOOK_S)
 
     @property
     def waited_for(self) -> bool:
@@ -66,6 +69,7 @@ class GradingPool:
         self._lock = threading.Lock()
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._workers: list[_Worker] = []
+        self._start_s = 0.0  # processor time that the start had used at the last look
         atexit.register(self.close)
 
     def read(self, answers: Sequence[str]) -> list[Reading]:
@@ -119,6 +123,7 @@ class GradingPool:
         )
         for number in theirs:
             os.close(number)
+        self._start_s = 0.0
         self._workers = [_Worker(os.fdopen(write, "wb", 0), os.fdopen(read, "rb", 0)) for write, read in ours]
 
     def _collect(self, readings: list[Reading], wait: bool = True) -> None:
@@ -144,20 +149,29 @@ class GradingPool:
         if isinstance(reply, int):
             worker.process = reply
         elif reply is None:
-            worker.process, worker.item, worker.deadline = None, None, time.monotonic() + START_LIMIT_S
+            worker.process, worker.item, worker.deadline = None, None, time.monotonic() + START_LOOK_S
         elif reply[0] == worker.serial and worker.item is not None:
             readings[worker.item] = Reading.of_json(reply[1])
             worker.item = None
 
     def _give_up(self, worker: _Worker) -> None:
         if worker.process is None:
+            if self._start_goes_on():
+                for starting in (one for one in self._workers if one.process is None):
+                    starting.deadline = time.monotonic() + START_LOOK_S
+                return
             self.close()
             raise RuntimeError(
-                f"an answer-grading worker did not start within {START_LIMIT_S:.0f} s; "
+                f"an answer-grading worker did not start within {START_LIMIT_S:.0f} s of processor time, or stands; "
                 "try `python -c 'import secateur.tasks.answers.algebra'` by hand to see why"
             )
         _kill(worker)
-        worker.deadline = time.monotonic() + START_LIMIT_S  # its supervisor reports the death and starts another
+        worker.deadline = time.monotonic() + START_LOOK_S  # its supervisor reports the death and starts another
+
+    def _start_goes_on(self) -> bool:
+        """Whether the starting processes have used some time since the last look, and not too much altogether."""
+        before, self._start_s = self._start_s, _processor_s(self._supervisor.pid) if self._supervisor else 0.0
+        return before < self._start_s < START_LIMIT_S
 
     def _supervisor_died(self) -> None:
         """All workers are gone; what they had under way stays unreadable, the rest goes to new ones."""
@@ -168,6 +182,16 @@ class GradingPool:
                 "the answer-grading workers end before they are ready; "
                 "try `python -c 'import secateur.tasks.answers.algebra'` by hand to see why"
             )
+
+
+def _processor_s(process: int) -> float:
+    """Processor time of a process and its children."""
+    used = 0.0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(process)
+        for one in (family, *family.children()):
+            used += sum(one.cpu_times()[:2])
+    return used
 
 
 def _kill(worker: _Worker) -> None:
