@@ -1,6 +1,7 @@
 """Throughput of `grade_batch` against a plain loop of math-verify on the same answers, and what hostile answers cost.
 
     python bench/grading.py [--count 5000] [--repeats 3] [--data FOLDER] [--out DISAGREEMENTS.jsonl]
+    python bench/grading.py --attacks     # only the table of bench/attacks.jsonl: who is taken in by what
 
 FOLDER holds `traces/*.jsonl.gz` and `problems/*.jsonl` (default: `../shared/data` beside the project); without one
 the answers are made from the embedded task, which is said. Two batches: *distinct*, in which every (answer, gold)
@@ -27,10 +28,11 @@ from pathlib import Path
 
 from secateur.runtime.console import progress, say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl
+from secateur.runtime.files import append_jsonl, read_jsonl
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import GRADER_VERSION, grade_batch
 from secateur.tasks.answers.extraction import extract_answer
+from secateur.tasks.answers.text import braced
 from secateur.tasks.arithmetic import make_problems, make_trace
 from secateur.tasks.records import read_problems, read_traces
 
@@ -139,6 +141,74 @@ def _perturbed(gold: str, rng: random.Random) -> str:
     return gold[: chosen.start()] + str(int(chosen.group()) + rng.randint(1, 30)) + gold[chosen.end() :]
 
 
+_UNITS = re.compile(
+    r"(?<![a-zA-Z\\])(?:degrees?|km|cm|mm|meters?|miles?|feet|ft|inch(?:es)?|hours?|minutes?|dollars?|cents?|apples|cups|"
+    r"square|units?|percent|[acdghlmost])(?![a-zA-Z])"
+)
+
+
+def released_rules(text: str, gold: str) -> bool:
+    """The rules of ThinkPrune's released grader (verl/utils/reward_score/qwen_math.py) without its symbolic step: the
+    last box, closed or not, or what follows "he answer is"; units and left sides taken off; numbers equal up to 1e-4,
+    or a factor of 100; brackets taken off; tuples item by item."""
+    if "boxed" in text:
+        tail = text.rpartition("boxed")[2]
+        end = braced(tail, 0) if tail.startswith("{") else -1
+        found = tail[1:end] if end > 0 else tail.lstrip("{").partition("$")[0]
+    elif "he answer is" in text:
+        found = text.rpartition("he answer is")[2]
+    else:
+        return False
+    return _same_by_released_rules(_stripped(found), _stripped(gold))
+
+
+def _stripped(answer: str) -> str:
+    answer = re.sub(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}", r"\1", answer.strip().rstrip("."))
+    answer = re.sub(r"\\left|\\right|\\[!,;: ]|\\?[$%]|\^\{?\\circ\}?|(?<=\d),(?=\d{3})", "", answer)
+    answer = _UNITS.sub("", answer.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
+    answer = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r"\1/\2", answer).replace(" ", "")
+    return answer.rpartition("=")[2] if answer.count("=") == 1 and len(answer.partition("=")[0]) <= 2 else answer
+
+
+def _same_by_released_rules(found: str, gold: str) -> bool:
+    if not found or found.lower() == gold.lower():
+        return bool(found)
+    if gold in ("A", "B", "C", "D", "E"):
+        letters = re.findall(r"\b[A-E]\b", found.upper())
+        return bool(letters) and letters[-1] == gold
+    numbers = [_value(found), _value(gold)]
+    if None not in numbers:
+        value, wanted = float(numbers[0] or 0), float(numbers[1] or 0)
+        return any(abs(value - one) <= 1e-4 * abs(one) for one in (wanted / 100, wanted, wanted * 100))
+    inner, wanted_inner = (re.sub(r"^[\[({]|[\])}]$", "", text.replace("\\", "")) for text in (found, gold))
+    if (inner, wanted_inner) != (found, gold):
+        return _same_by_released_rules(inner, wanted_inner)
+    parts, wanted_parts = found.split(","), gold.split(",")
+    pairs = zip(parts, wanted_parts, strict=False)
+    return 1 < len(parts) == len(wanted_parts) and all(_same_by_released_rules(*pair) for pair in pairs)
+
+
+def _value(text: str) -> float | None:
+    match = re.fullmatch(r"(-?\d*\.?\d+)(?:/(\d+))?", text)
+    return None if match is None or match[2] == "0" else float(match[1]) / float(match[2] or 1)
+
+
+def attack_table() -> list[str]:
+    """By kind: how many of the cases of bench/attacks.jsonl each grader takes for right, or, of right ones, wrong."""
+    cases = [case for _, case in read_jsonl(Path(__file__).parent / "attacks.jsonl")]
+    items = [(str(case["completion"]), str(case["gold"])) for case in cases]
+    graders = [our_verdicts(items), plain_verdicts(items), [released_rules(*item) for item in items]]
+    lines = [
+        "| kind | completions | ours | math-verify | released rules |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in dict.fromkeys(case["kind"] for case in cases):
+        chosen = [index for index, case in enumerate(cases) if case["kind"] == kind]
+        wrong = [sum(found[index] is not cases[index]["right"] for index in chosen) for found in graders]
+        lines.append(f"| {kind} | {len(chosen)} | {' | '.join(map(str, wrong))} |")
+    return lines
+
+
 CONTENDERS = ("plain", "ours")
 
 
@@ -241,8 +311,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--data", type=Path, help="folder with traces/ and problems/")
     parser.add_argument("--out", type=Path, help="JSONL file for the pairs on which the verdicts differ")
+    parser.add_argument("--attacks", action="store_true", help="only the table of bench/attacks.jsonl")
     parser.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.attacks:
+        print("\n".join(attack_table()))
+        return
     if options.measure:
         print(json.dumps(measure_here(options.measure, json.load(sys.stdin))))
         return
