@@ -5,19 +5,25 @@ however many others it is compared with. Keys name exact values: `1/2`, `0.5` an
 and `1/3`, `3.14159` and `\\pi`, 99999 and 100000 do not.
 
 - **Order.** `(1,2)` is an ordered tuple (or the open interval, which is written the same); `1,2`, `1 and 2`,
-  `\\{1,2\\}` and `\\pm 2` are sets; `[1,2]` and `[1,2)` are intervals, and so are `1<x\\le 2` and `x\\in(1,2]`.
+  `\\{1,2\\}` and `\\pm 2` are sets; `[1,2]` and `[1,2)` are intervals, and so are `1<x\\le 2`, `x\\in(1,2]`, `]1,2]`.
+- **Sets of real numbers** have one spelling: `x\\ne 0`, `\\mathbb{R}\\setminus\\{0\\}`. Between inequalities `and` is
+  the intersection, `or` the union, a comma the first unless nothing or nothing new is left.
 - **Marks** are dropped: `%`, degrees, `\\$`. So 50 % = 50 ≠ 0.5, as MATH's gold answers are written.
-- **Names** are dropped before a constant: `x=5` is 5. `y=2x+1` stays an equation, equal to `2x-y+1=0`.
-- **Units** are part of the value, converted: 5 km = 5000 m ≠ 5 cm. Those of one letter only within `\\text`: the m of
-  `5m` may be a variable.
+- **Left sides** are dropped before a constant if they only name it (`x=5`, `f(g(2))=5`, `|AB|=5`). One that has a
+  value must have the same (`5=7` is nothing), and `2x=6` stays an equation. `y=2x+1` is equal to `2x-y+1=0`.
+- **Units** are part of the value, converted: 5 km = 5000 m ≠ 5 cm. They are a closed list, and what was counted
+  stands in the plural (`12 apples`). Number words multiply (`2 million`); a letter is a variable (`3\\mathrm{i}`);
+  other words make another answer of a number, or none (`42 or more`, `42 squared`, `42 is wrong`).
 - **Commas** between groups of three digits without a blank separate thousands, all others items: `1,234` and `1,
   234`.
 - **Words** are compared without case; `(A)` and `A` are one; letters of formulas have no case either, unless an
   answer uses both cases of one letter.
+- **Choices**: one letter with a mark, words or a value behind it (`(B) 14`, `Option B`) states that letter; several
+  state none, unless the others are ruled out.
 
-Some answers leave something out that others write: `bare` is the key without the unit, the left-hand side or the
-base, or of the letter alone where an option is written out (`C. 5`); `fraction` is a percentage's key as the fraction
-it is. equality.py says where they count.
+Some answers leave something out that others write: `bare` is the key without the unit or the left-hand side, or of
+the letter alone where an option is written out (`C. 5`); `also` are keys of the same answer in another form: the
+fraction that a percentage is, the tuple of named values. equality.py says where they count.
 """
 
 import functools
@@ -94,6 +100,8 @@ def read_answer(answer: str, algebra: Algebra | None = None) -> Reading:
         return unread(text, "it is empty")
     if len(text) > MAX_ANSWER_CHARS:
         return unread(text, f"it is longer than {MAX_ANSWER_CHARS} characters")
+    if (value := read_number(text)) is not None:
+        return Reading(number_key(value))
     if unbalanced(text):
         return unread(text, "its braces do not balance")
     if max(depths(text)) > MAX_DEPTH:

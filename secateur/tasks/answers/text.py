@@ -63,7 +63,7 @@ def normalise(answer: str) -> str:
     """One spelling of an answer: synonyms of commands, brackets and signs replaced; LaTeX spacing, `\\left`, `$`,
     wrappers as in `\\text{…}` and a final full stop gone. A runaway text is only stripped."""
     text = answer.strip()
-    if len(text) > MAX_ANSWER_CHARS:
+    if len(text) > MAX_ANSWER_CHARS or (text.isascii() and text.isalnum()):
         return text
     if (whole := _EMPHASIS.fullmatch(text)) is not None:  # before a star is taken for that of a command
         text = whole.group(2)
