@@ -75,7 +75,7 @@ _STATING = re.compile(
 _STATED = re.compile(r"\b(?:(?:answer|ans|result)\b.*(?:is\b|:|=)|option\b|choice\b)", re.I)
 _LETTER = re.compile(
     r"\(\s*([A-J])\s*\)|(?<![\w\\'])([A-J])\s*[.:)](?!\w)|"
-    r"(?<![\w\\'])([A-J])(?=\s+[-–]\s+[a-zA-Z]|\s+\([^()]*[a-zA-Z]{2}|\s*$)"
+    r"(?<![\w\\'])([A-J])(?=\s+[-–]\s+[a-zA-Z]|\s+is (?:correct|right|true)|\s+\([^()]*[a-zA-Z]{2}|\s*$)"
 )
 _FORMULA_BEHIND = re.compile(r"\s*(?:[+*/^_!=<>]|-\s*[\d\\(]|\((?![A-J]\)))")
 _DENIED_BEFORE = re.compile(
@@ -148,6 +148,8 @@ class _Reader:
 
         A condition such as `k\\in\\mathbb{Z}` behind a formula is dropped; its letter may be any.
         """
+        if text.startswith("\\begin{") and text.count("\\begin") == 1 and text.endswith("}"):
+            return self.item(text)
         text = _CONDITION.sub(_unconditional, text)
         text = _OPEN_WORD.sub(r" \1 \\text{\2}", _WORDS_BETWEEN.sub(_word_between, text))
         text = _BRACED_THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)

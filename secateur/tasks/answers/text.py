@@ -24,7 +24,8 @@ _TEXT = (
 )
 _DROPPED = (
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr displaystyle textstyle limits nolimits "
-    "mathopen mathclose rm bf it underline uline emph ensuremath hbox mathstrut strut"
+    "mathopen mathclose rm bf it underline uline emph ensuremath hbox mathstrut strut "
+    "tiny small normalsize large Large LARGE huge Huge"
 )
 _BLANKS = "quad qquad thinspace enspace medspace thickspace nobreakspace space"
 _RENAMED = {
@@ -39,7 +40,7 @@ _RENAMED = {
     **dict.fromkeys(["rangle", "rparen"], ")"),
     "neq": "\\ne", "lt": "<", "gt": ">", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]",
     "degree": "^\\circ", "infinity": "\\infty", "colon": ":", "fbox": "\\boxed", "percent": "\\%", "dollar": "\\$",
-    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "backslash": "\\setminus ",
+    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "backslash": "\\setminus ", "R": "\\mathbb{R}",
     "land": "\\wedge ", "lor": "\\vee ", "dot": "\\overline", "bar": "\\overline",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\(?:([a-zA-Z]+)\*?|(.)|$)|\$", re.DOTALL)
@@ -49,6 +50,7 @@ _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))")
 _WRAPPER = re.compile(r"\{|\\(?:text|boxed)\s*\{")
 _LEADING_SPACE_IN_TEXT = re.compile(r"\\text\s*\{")
 _UPRIGHT_FUNCTION = re.compile(rf"\\text\s*\{{\s*({'|'.join(FUNCTIONS)})\s*\}}")
+_UPRIGHT_COMMAND = re.compile(r"\\text\s*\{\s*(\\[a-z]+)\s*\}")
 _COLOUR = re.compile(r"\\(?:text)?color(?:box)?\s*(?:\[[^\]]*\]\s*)?\{[^{}]*\}")
 _EMPHASIS = re.compile(r"(\*\*|__|`)((?:(?!\1).)+)\1", re.DOTALL)
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿⁱ]+")
@@ -70,6 +72,7 @@ def normalise(answer: str) -> str:
     text = _THOUSANDS_MARK.sub("", _ascii(text.translate(_UNICODE)))
     text = _COMMAND.sub(_rename, _COLOUR.sub("", text))
     text = _DEGREE.sub(r"^\\circ ", text.replace("~", " "))
+    text = _UPRIGHT_COMMAND.sub(r"\1 ", text)
     text = _UPRIGHT_FUNCTION.sub(r"\\\1 ", _LEADING_SPACE_IN_TEXT.sub(r"\\text{", text))
     text = _NEGATION.sub(lambda match: _NEGATED[match.group(1)], text)
     text = _TYPED_RELATION.sub(lambda match: _TYPED[match.group()], text)
