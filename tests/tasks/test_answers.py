@@ -48,6 +48,12 @@ from secateur.tasks.records import read_problems
         ("\\boxed x", False, None),
         ("\\boxed", False, None),
         ("\\boxed{}", False, None),
+        ("\\boxed{5}, within \\boxed{}", False, "5"),
+        ("\\boxed{\\boxed{42} or 43}", False, "\\boxed{42} or 43"),
+        ("[THINK]\\boxed{3}[/THINK]\\boxed{4}", False, "4"),
+        ("[THINK]\\boxed{3}", False, None),
+        ("<|channel|>analysis<|message|>\\boxed{3}", False, None),
+        ("<|channel|>analysis<|message|>\\boxed{3}<|end|><|channel|>final<|message|>\\boxed{4}", False, "4"),
         ("the answer is 7", False, None),
         ("", False, None),
     ],
@@ -233,6 +239,10 @@ def test_words_and_every_kind_of_answer_are_readable() -> None:
         "What is it?",
         "\\text{such } x \\text{ does not exist}",
         "4:30\\text{ p.m.}",
+        "$m_{\\max }=n^{2}-n-1$",  # as OlympiadBench writes golds
+        "$t(0,4]$",
+        "$N=n$",
+        "$f(x)=a x+b$, where $b$ is an arbitrary integer, and $a$ is an arbitrary positive integer with $\\mho(a)=0$",
     ]
     golds += [atom for atom in ATOMS if atom and atom != "\\frac{1}{"]
     assert unreadable_reasons(golds) == [None] * len(golds)
