@@ -37,7 +37,6 @@ from schedules.state import (
     RunFolder,
     candidate_steps,
     clear_stop,
-    hold_folder,
     prune_decided,
     request_stop,
     stop_requested,
@@ -48,6 +47,7 @@ from schedules.validation.tracking import round_publication
 from secateur.runtime.config import usage
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import hold_folder
 from secateur.runtime.hub import RECORD, SAFE_FILES, Target, check_push, push_once
 from secateur.runtime.process import entry_point
 from secateur.runtime.tensorboard import write_tensorboard

@@ -21,11 +21,8 @@
 Every file is replaced atomically and each step looks only at the files of the steps before it.
 """
 
-import contextlib
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -163,30 +160,6 @@ def _binding_value(key: str, values: Mapping[str, JSON]) -> JSON:
         free = engine_kind(values["validation_engine"], "validation_engine").free_options
         return {name: option for name, option in value.items() if name not in free}
     return value
-
-
-LOCK = ".lock"
-
-
-@contextlib.contextmanager
-def hold_folder(folder: Path) -> Iterator[None]:
-    """Keep a second process out of `folder` while this one works in it; a kill releases it.
-
-    Raises `InputError` naming the process that holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise InputError(
-                f"{folder}: process {handle.read().strip()} is working in it; wait for it or end it"
-            ) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
 
 
 STOP = ".stop"

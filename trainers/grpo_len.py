@@ -29,9 +29,10 @@ from schedules.config import read_run_config
 from schedules.integrity import step_of
 from schedules.records import write_data
 from schedules.rounds import Round
-from schedules.state import Action, RunFolder, hold_folder
+from schedules.state import Action, RunFolder
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import hold_folder
 from secateur.runtime.launch_file import check_saves_weights
 from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run

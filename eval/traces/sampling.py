@@ -3,6 +3,7 @@
 import datetime
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
 from secateur.runtime.console import progress, use_one_torch_thread
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import hold_folder
 from secateur.runtime.process import current_ranks, each_in_its_own_process
 from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
 from secateur.tasks.prompts import check_family, encode_prompt, evaluation_messages, starts_inside_thinking
@@ -182,13 +184,25 @@ def quiet_library_bars() -> None:
     logging.disable_progress_bar()
 
 
-def wait_for_all_processes() -> None:
-    """A barrier. Sampling shares nothing else, so a plain process group on the CPU will do on any machine."""
+def wait_for_all_processes(point: str = "end") -> None:
+    """A barrier. Sampling shares nothing else, so a plain process group on the CPU will do on any machine. Each
+    `point` of a program has a group of its own: what one leaves in the launcher's store would mislead the next."""
     if current_ranks().world_size == 1:
         return
-    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+    store, rank, size = next(torch.distributed.rendezvous("env://"))
+    own, patience = torch.distributed.PrefixStore(point, store), datetime.timedelta(days=7)
+    torch.distributed.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=patience)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def hold_output(folder: str) -> Iterator[None]:
+    """Keep other commands out of an output folder while this launch works in it: its main process takes the folder,
+    the others begin when it has."""
+    with hold_folder(folder) if current_ranks().is_main else nullcontext():
+        wait_for_all_processes("start")
+        yield
 
 
 def prompt_ids(tokenizer, problem: Problem, family: str) -> tuple[int, ...]:

@@ -1,13 +1,17 @@
 """Files that survive a kill: JSON replaced atomically, JSONL appended line by line, errors named by line."""
 
+import contextlib
+import errno
 import gzip
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import JsonValue
 
 from secateur.runtime.errors import InputError
@@ -15,6 +19,8 @@ from secateur.runtime.errors import InputError
 JSON = JsonValue
 """What a JSON file holds."""
 _SAMPLE_BYTES = 1 << 20
+LOCK, _SOFT_LOCK, HOLDER = ".lock", ".lock-soft", ".lock-holder"
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # ENOSYS is known to filelock itself
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -115,3 +121,52 @@ def repair_torn_tail(path: str | Path) -> bool:
             return False
         handle.truncate(content.rfind(b"\n") + 1)
     return True
+
+
+@contextlib.contextmanager
+def hold_folder(folder: str | Path) -> Iterator[None]:
+    """Keep a second command out of `folder` while this one works in it; a kill releases it.
+
+    A command that ends before it has written anything leaves no folder behind. Raises `InputError` naming the process
+    that holds it. File systems without `flock` get a lock that is a mere file, which is taken over once its process
+    is gone.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = _acquired(folder / LOCK)
+    except Timeout:
+        raise InputError(f"{folder}: {_holder(folder)} is working in it; wait for it or end it") from None
+    try:
+        write_text(folder / HOLDER, f"process {os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        _leave_no_empty_folder(folder)
+        lock.release()
+
+
+def _acquired(path: Path) -> BaseFileLock:
+    lock: BaseFileLock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except OSError as error:
+        if isinstance(error, Timeout) or error.errno not in _NO_LOCKS:
+            raise
+        lock = SoftFileLock(path.with_name(_SOFT_LOCK))  # what the first attempt made there is no record of a holder
+        lock.acquire(blocking=False)
+    return lock
+
+
+def _holder(folder: Path) -> str:
+    """Who wrote the folder's `HOLDER`; it comes a moment after the lock."""
+    path = folder / HOLDER
+    return path.read_text(encoding="utf-8") if path.is_file() else "another process"
+
+
+def _leave_no_empty_folder(folder: Path) -> None:
+    (folder / HOLDER).unlink(missing_ok=True)
+    locks = [folder / LOCK, folder / _SOFT_LOCK]
+    if all(path in locks for path in folder.iterdir()):
+        for path in locks:  # a process that has just opened one finds that it is gone
+            path.unlink(missing_ok=True)
+        folder.rmdir()

@@ -1,7 +1,12 @@
 """Files, configuration and ranks: the ground that every entry point stands on."""
 
+import errno
+import fcntl
 import json
 import os
+import subprocess
+import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,7 +15,7 @@ import pytest
 
 from secateur.runtime.config import parse_config, split_command_line
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.files import append_jsonl, hold_folder, read_json, read_jsonl, repair_torn_tail, write_json
 from secateur.runtime.process import Ranks, claim_gpus, entry_point
 
 
@@ -170,3 +175,35 @@ def test_help_names_every_key_with_its_default(capsys) -> None:
     told = capsys.readouterr().out
     assert "path: where." in told
     assert "--path  (required)" in told and "--count  (default 3)" in told and "--names  (default [])" in told
+
+
+def _hold(folder: Path) -> subprocess.CompletedProcess[str]:
+    code = f"from secateur.runtime.files import hold_folder\nwith hold_folder({str(folder)!r}): print('inside')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("code", [None, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_one_command_at_a_time_works_in_a_folder_with_flock_or_without(tmp_path, monkeypatch, code) -> None:
+    if code is not None:  # as a file system answers that has no such locks
+
+        def refuse(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # filelock says that it falls back
+        with hold_folder(tmp_path / "out"):
+            (tmp_path / "out" / "trace").write_text("x")
+            with pytest.raises(InputError, match=rf"out: process {os.getpid()} on .* is working in it; wait"):
+                hold_folder(tmp_path / "out").__enter__()
+        with hold_folder(tmp_path / "out"):
+            pass
+    assert (tmp_path / "out" / "trace").is_file()
+
+
+def test_a_killed_command_frees_its_folder_and_one_that_wrote_nothing_leaves_none(tmp_path) -> None:
+    code = "import os\nfrom secateur.runtime.files import hold_folder\n"
+    code += f"with hold_folder({str(tmp_path)!r}): os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert _hold(tmp_path / "new").stdout == "inside\n" and not (tmp_path / "new").exists()
+    assert _hold(tmp_path).stdout == "inside\n"

@@ -23,9 +23,8 @@ from schedules.records import (
     write_validation,
 )
 from schedules.run import Driver, main
-from schedules.state import hold_folder
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json, write_text
+from secateur.runtime.files import hold_folder, read_json, write_json, write_text
 from tests.offline_wandb import read_events, read_offline_run
 from tests.schedules.candidates import candidate
 

@@ -17,14 +17,13 @@ from schedules.state import (
     RunFolder,
     candidate_steps,
     clear_stop,
-    hold_folder,
     prune_checkpoints,
     prune_decided,
     request_stop,
     stop_requested,
 )
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json
+from secateur.runtime.files import hold_folder, write_json
 from tests.schedules.candidates import candidate
 
 
@@ -133,7 +132,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
 
 
 def test_two_processes_cannot_work_in_one_folder(tmp_path) -> None:
-    code = f"import pathlib, schedules.state as s\nwith s.hold_folder(pathlib.Path({str(tmp_path)!r})): 0"
+    code = f"import pathlib, secateur.runtime.files as s\nwith s.hold_folder(pathlib.Path({str(tmp_path)!r})): 0"
     with hold_folder(tmp_path):
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "is working in it" in other.stderr
