@@ -5,8 +5,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from schedules.integrity import MARKER, damage, read_marker, write_marker
+from schedules.integrity import MARKER, damage, read_marker, write_export, write_marker
 from secateur.runtime.errors import InputError
+from secateur.runtime.hub import is_hub_id
 
 _TRAINING_FILES = (
     "optimizer.pt",
@@ -26,11 +27,12 @@ def is_training_state(name: str) -> bool:
 
 
 def export_model(source: str, target: Path) -> None:
-    """Copy the model `source` (a folder, or a Hub name) to `target`, which appears whole or not at all.
+    """Copy the model `source` (a folder, or a Hub name) to `target`, which appears whole or not at all, in place of
+    what may lie there; `final.json` beside it says what it consists of.
 
     Raises `InputError` if `source` holds no model, or a checkpoint of ours that was damaged since it was saved.
     """
-    folder = Path(source if Path(source).is_dir() else _cached_folder(source))
+    folder = Path(source if Path(source).is_dir() or not is_hub_id(source) else _cached_folder(source))
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: is no model folder (no config.json)")
     if (folder / MARKER).is_file() and (fault := damage(folder)):
@@ -41,6 +43,10 @@ def export_model(source: str, target: Path) -> None:
     for path in folder.iterdir():
         if path.is_file() and not is_training_state(path.name):
             shutil.copy(path, unfinished / path.name)
+    write_export(unfinished, target)
+    finish_removals(target.parent)
+    if target.exists():
+        remove_folder(target)
     os.replace(unfinished, target)
 
 
@@ -64,14 +70,14 @@ def drop_training_state(checkpoint: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a checkpoint so that a kill in between leaves nothing that looks like one."""
+    """Delete a model folder so that a kill in between leaves nothing that looks like one."""
     doomed = folder.with_name(f".removed-{folder.name}")
     shutil.rmtree(doomed, ignore_errors=True)
     folder.rename(doomed)
     shutil.rmtree(doomed)
 
 
-def finish_removals(round_folder: Path) -> None:
+def finish_removals(parent: Path) -> None:
     """Delete what a kill left of a removal."""
-    for doomed in round_folder.glob(".removed-*"):
+    for doomed in parent.glob(".removed-*"):
         shutil.rmtree(doomed, ignore_errors=True)

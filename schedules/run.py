@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from schedules.choice import START, Candidate, choose, explain, pick_reference
+from schedules.choice import START, Candidate, explain
 from schedules.config import TOKEN, RunConfig, ScheduleConfig, read_run_config
 from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
@@ -25,7 +25,6 @@ from schedules.records import (
     VALIDATION,
     SelectionRecord,
     ValidationRecord,
-    read_selection,
     read_validation,
     selection_record,
     write_selection,
@@ -168,17 +167,13 @@ class Driver:
 
     def _known_start(self, round_: Round) -> Candidate:
         """The figures of the model that the round before chose: same problems, same settings, no need to repeat."""
-        before = self.folder.round_folder(self.folder.rounds[round_.index - 2])
-        chosen = read_selection(before).chosen_step
-        measured = next(one for one in read_validation(before / VALIDATION).candidates if one.step == chosen)
+        before = self.folder.rounds[round_.index - 2]
+        chosen, figures = self.folder.chosen_step(before), self.folder.round_folder(before) / VALIDATION
+        measured = next(one for one in read_validation(figures).candidates if one.step == chosen)
         return replace(measured, step=START)
 
     def _choose(self, round_: Round, start_model: str) -> None:
-        schedule, folder = self.config.schedule, self.folder.round_folder(round_)
-        candidates = read_validation(folder / VALIDATION).candidates
-        original = read_validation(self.folder.round_folder(self.folder.rounds[0]) / VALIDATION).candidates[0]
-        reference = pick_reference(original, candidates[0], schedule.tolerance_reference)
-        selection = choose(candidates, reference, schedule.tolerance)
+        folder, selection = self.folder.round_folder(round_), self.folder.choice(round_)
         reason = explain(selection)
         show_selection(round_, selection, reason)
         write_selection(folder, selection_record(round_.limit, start_model, selection, reason))

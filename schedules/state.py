@@ -11,6 +11,7 @@
         validation.json             figures of every candidate
         selection.json              the choice
     final/                          the chosen model, a plain Hugging Face folder with its model card
+    final.json                      checksums of its files; what is damaged is exported again
     card.json                       what the card knows beyond the other files: versions, later measurements
     hub.json                        what of final/ was pushed where
     rounds.png                      accuracy and length of all candidates
@@ -30,11 +31,11 @@ from typing import Literal
 import yaml
 from rich.markup import escape
 
-from schedules.choice import START
+from schedules.choice import START, Selection, choose, name_of, pick_reference
 from schedules.config import RunConfig
 from schedules.export import drop_training_state, finish_removals, remove_folder
-from schedules.integrity import damage, read_marker, saved_checkpoints, step_of
-from schedules.records import VALIDATION, SelectionRecord, has_chosen, read_selection
+from schedules.integrity import damage, export_damage, read_marker, saved_checkpoints, step_of
+from schedules.records import SELECTION, VALIDATION, SelectionRecord, has_chosen, read_selection, read_validation
 from schedules.rounds import Round
 from secateur.engines.registry import engine_kind
 from secateur.runtime.config import read_yaml
@@ -75,6 +76,8 @@ class RunFolder:
         self.path = Path(config.schedule.output_dir)
         self.rounds = config.schedule.rounds
         self.original_model = config.schedule.model
+        self._tolerance = (config.schedule.tolerance_reference, config.schedule.tolerance)
+        self._final_is_whole = False
         self._resolved = config.resolved()
 
     def open(self) -> None:
@@ -110,17 +113,46 @@ class RunFolder:
         folders = ((round_, self.round_folder(round_)) for round_ in self.rounds)
         return [(round_, read_selection(folder)) for round_, folder in folders if has_chosen(folder)]
 
+    def choice(self, round_: Round) -> Selection:
+        """What follows from the figures of the round's candidates. Raises `InputError` if they cannot be read."""
+        candidates = read_validation(self.round_folder(round_) / VALIDATION).candidates
+        original = read_validation(self.round_folder(self.rounds[0]) / VALIDATION).candidates[0]
+        reference = pick_reference(original, candidates[0], self._tolerance[0])
+        return choose(candidates, reference, self._tolerance[1])
+
+    def chosen_step(self, round_: Round) -> int:
+        """The choice of a round that has chosen. Raises `InputError` if it does not follow from its figures: one of
+        the two files is damaged, and the other candidates' weights may be deleted on their word."""
+        folder = self.round_folder(round_)
+        stored, found = read_selection(folder).chosen_step, self.choice(round_).chosen_step
+        if stored != found:
+            raise InputError(
+                f"{folder / SELECTION}: names {name_of(stored)}, but the figures in {VALIDATION} beside it choose "
+                f"{name_of(found)}; restore the file that was changed, or delete {SELECTION} to choose again"
+            )
+        return stored
+
     def next_action(self) -> Action:
         start = self.original_model
         for round_ in self.rounds:
             folder = self.round_folder(round_)
             if not has_chosen(folder):
                 return Action(_unfinished_step(folder), round_, start)
-            chosen = read_selection(folder).chosen_step
+            chosen = self.chosen_step(round_)
             if chosen == START:  # the limit could not be met; a tighter one cannot either
                 break
             start = f"rounds/{round_.name}/checkpoint-{chosen}"
-        return Action("done" if (self.path / "final").is_dir() else "export", None, start)
+        return Action("done" if self._is_exported() else "export", None, start)
+
+    def _is_exported(self) -> bool:
+        """Whether `final/` is what was exported; read once, for it may be large."""
+        final = self.path / "final"
+        if not self._final_is_whole and final.is_dir():
+            fault = export_damage(final)
+            self._final_is_whole = fault is None
+            if fault:
+                say(f"  exported again: {escape(str(final))}: {escape(fault)}")
+        return self._final_is_whole
 
 
 def _unfinished_step(folder: Path) -> Literal["train", "validate", "choose"]:
@@ -178,14 +210,15 @@ def clear_stop(run_folder: Path) -> None:
     (run_folder / STOP).unlink(missing_ok=True)
 
 
-def candidate_steps(round_folder: Path, round_: Round) -> list[int]:
+def candidate_steps(round_folder: Path, round_: Round, whole_files: bool = True) -> list[int]:
     """Steps of the round's whole checkpoints that were saved in turn; says which damaged ones are passed over.
+    `whole_files`: whether their contents are read to the end, see `damage`.
 
     Raises `InputError` if one was saved at another limit.
     """
     steps = []
     for folder in saved_checkpoints(round_folder):
-        if fault := damage(folder):
+        if fault := damage(folder, whole_files):
             say(f"  passed over: {escape(str(folder))}: {escape(fault)}")
             continue
         marker = read_marker(folder)
@@ -212,7 +245,7 @@ def prune_checkpoints(round_folder: Path, chosen_step: int, keep: str) -> None:
     for folder in round_folder.glob("incomplete-checkpoint-*"):
         shutil.rmtree(folder)
     for folder in saved_checkpoints(round_folder):
-        whole = damage(folder) is None
+        whole = damage(folder, whole_files=False) is None
         if step_of(folder) == chosen_step:
             if whole:
                 drop_training_state(folder)
@@ -227,4 +260,4 @@ def prune_decided(run: RunFolder, keep: str) -> None:
     for round_ in run.rounds:
         folder = run.round_folder(round_)
         if has_chosen(folder):
-            prune_checkpoints(folder, read_selection(folder).chosen_step, keep)
+            prune_checkpoints(folder, run.chosen_step(round_), keep)

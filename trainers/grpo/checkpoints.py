@@ -2,7 +2,7 @@
 
 The Trainer writes a checkpoint in place, file after file; a kill in between leaves a folder that may resume without
 an error and wrongly (a missing rank's random state, an optimiser that starts from zero). The marker is written after
-all ranks have finished, and lists every file with its size and fingerprint (see schedules/integrity.py).
+all ranks have finished, and lists every file with its size and checksum (see schedules/integrity.py).
 """
 
 import json
@@ -135,7 +135,7 @@ def drop_what_is_superseded(round_folder: Path, keep: int = 2) -> None:
     The whole rule stands at `schedules.state.prune_checkpoints`.
     """
     finish_removals(round_folder)
-    whole = [folder for folder in saved_checkpoints(round_folder) if damage(folder) is None]
+    whole = [folder for folder in saved_checkpoints(round_folder) if damage(folder, whole_files=False) is None]
     for folder in whole[:-1]:
         if not read_marker(folder).regular:
             remove_folder(folder)
@@ -204,6 +204,6 @@ def write_trained_by(round_folder: Path, record: TrainedBy) -> None:
 def record_training(round_folder: Path, round_: Round) -> None:
     """Write `training.json`, which says that the round is trained."""
     by = read_record(round_folder / ENGINE, TrainedBy, RECORD_FORMAT, f"delete {round_folder} to train it afresh")
-    checkpoints = tuple(candidate_steps(round_folder, round_))
+    checkpoints = tuple(candidate_steps(round_folder, round_, whole_files=False))
     record = TrainingRecord(**vars(by), steps=round_.max_steps, checkpoints=checkpoints)
     write_record(round_folder / TRAINING, record, RECORD_FORMAT)
