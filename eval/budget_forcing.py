@@ -24,6 +24,7 @@ from eval.one_model.figures import figures_of, grade_folder
 from eval.one_model.sampling import (
     OpenedModel,
     SingleConfig,
+    check_inputs,
     for_each_model,
     grade_model,
     prompt_lengths,
@@ -172,6 +173,9 @@ def report(config: BudgetForcingConfig, problems: Problems) -> None:
 @entry_point
 def main() -> None:
     config = parse_config(BudgetForcingConfig)
+    if config.check:
+        check_inputs(config)
+        return
     config.claim_devices()
     use_one_torch_thread()
     problems = config.load()

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from eval.one_model.report import Grades, csv_rows, draw_lengths, show, summarise, write_summary
-from eval.one_model.sampling import SingleConfig, for_each_model, grade_all, sample_alone
+from eval.one_model.sampling import SingleConfig, check_inputs, for_each_model, grade_all, sample_alone
 from eval.traces.sampling import hold_output, wait_for_all_processes
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread, write_csv
@@ -34,6 +34,9 @@ def report(config: SingleConfig, graded: Grades) -> None:
 @entry_point
 def main() -> None:
     config = parse_config(SingleConfig)
+    if config.check:
+        check_inputs(config)
+        return
     config.claim_devices()
     use_one_torch_thread()
     problems = config.load()

@@ -26,9 +26,10 @@ def is_training_state(name: str) -> bool:
     return name in (*_TRAINING_FILES, MARKER, "README.md") or name.startswith(_TRAINING_PREFIXES)
 
 
-def export_model(source: str, target: Path) -> None:
+def export_model(source: str, target: Path, original: str | None = None) -> None:
     """Copy the model `source` (a folder, or a Hub name) to `target`, which appears whole or not at all, in place of
-    what may lie there; `final.json` beside it says what it consists of.
+    what may lie there; `final.json` beside it says what it consists of. The generation settings are those of the
+    model `original`: training leaves them out of its checkpoints.
 
     Raises `InputError` if `source` holds no model, or a checkpoint of ours that was damaged since it was saved.
     """
@@ -43,11 +44,24 @@ def export_model(source: str, target: Path) -> None:
     for path in folder.iterdir():
         if path.is_file() and not is_training_state(path.name):
             shutil.copy(path, unfinished / path.name)
+    if (settings := _generation_settings(original or source)) is not None:
+        shutil.copy(settings, unfinished / settings.name)
     write_export(unfinished, target)
     finish_removals(target.parent)
     if target.exists():
         remove_folder(target)
     os.replace(unfinished, target)
+
+
+def _generation_settings(model: str) -> Path | None:
+    """The file of a model folder, or of one that was fetched from the Hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name = "generation_config.json"
+    found = (
+        Path(model) / name if Path(model).is_dir() or not is_hub_id(model) else try_to_load_from_cache(model, name)
+    )
+    return Path(found) if isinstance(found, str | Path) and Path(found).is_file() else None
 
 
 def _cached_folder(name: str) -> str:

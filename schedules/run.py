@@ -10,6 +10,7 @@ it on each of them. `--num_processes N` overrides the accelerate config. `--dry_
 """
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,14 +69,14 @@ class Driver:
     def run(self) -> None:
         self.launcher.listen()
         if self.config.schedule.dry_run:
-            self._check_trainer()
+            self._check()
             return
         begun = self.folder.check()
         self._target = self._hub_target()
         self._ask_wandb()
         if not begun:
-            self._check_trainer()
-            self.folder.open()
+            self._check()
+        self.folder.open()
         with hold_folder(self.folder.path / "rounds"):  # a launch holds the run folder itself
             self._work()
 
@@ -95,11 +96,15 @@ class Driver:
             others = [name for name in reporters(asked) if name != "wandb"]
             self.argv = [*self.argv, "--report_to", *(others or ["none"])]
 
-    def _check_trainer(self) -> None:
-        """What only the trainer knows: its keys, the data, the model; with `dry_run` it prints the plan as well."""
+    def _check(self) -> None:
+        """What only the trainer knows: its keys, the data, the model; with `dry_run` it prints the plan as well. Then
+        what only the validation knows, hours before it comes."""
         command = [sys.executable, str(REPOSITORY / TRAINER), *self.argv]
         command += ["--check_for_processes", str(self.launcher.processes)]
         self.launcher.run([*command, "--accelerate_config", self.launcher.accelerate_config], quiet=True)
+        with tempfile.TemporaryDirectory() as folder:
+            schedule = self.config.schedule
+            RoundValidation(schedule, Path(folder), {START: schedule.model}).check(self.launcher)
 
     def _work(self) -> None:
         clear_stop(self.folder.path)
@@ -126,7 +131,9 @@ class Driver:
     def _carry_out(self, action: Action) -> None:
         round_ = action.round
         if action.kind == "export" or round_ is None:
-            export_model(self.folder.locate(action.start_model), self.folder.path / "final")
+            export_model(
+                self.folder.locate(action.start_model), self.folder.path / "final", self.config.schedule.model
+            )
         elif action.kind == "train":
             self._train(round_, action.start_model)
         elif action.kind == "validate":

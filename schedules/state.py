@@ -23,7 +23,7 @@ Every file is replaced atomically and each step looks only at the files of the s
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -81,14 +81,17 @@ class RunFolder:
         self._resolved = config.resolved()
 
     def open(self) -> None:
-        """Write `config.yaml`, or make sure that the one there is ours; raises `InputError` and changes nothing."""
-        check_same_config(self.path, self._resolved)
-        if not (self.path / "config.yaml").is_file():
+        """Write `config.yaml`, or make sure that the one there is ours; raises `InputError` and changes nothing. Keys
+        that were corrected before their first use stand in it from now on."""
+        known = check_same_config(self.path, self._resolved)
+        if not known or unused_keys(self.path, self._resolved):
             write_text(self.path / "config.yaml", yaml.safe_dump(self._resolved, sort_keys=False))
 
     def check(self) -> bool:
-        """Whether the folder holds this run already; raises `InputError` if it holds another one."""
-        return check_same_config(self.path, self._resolved)
+        """Whether the folder holds this run already, nothing corrected; raises `InputError` if it holds another
+        one."""
+        known = check_same_config(self.path, self._resolved)
+        return known and not _differing(read_yaml(self.path / "config.yaml"), self._resolved)
 
     def round_folder(self, round_: Round) -> Path:
         return self.path / "rounds" / round_.name
@@ -175,14 +178,30 @@ def check_same_config(folder: Path, resolved: Mapping[str, JSON]) -> bool:
             )
         return False
     stored = read_yaml(folder / "config.yaml")
-    for key in sorted((stored.keys() | resolved.keys()) - FREE_KEYS):
+    for key in sorted(_differing(stored, resolved) - unused_keys(folder, stored.keys() | resolved.keys())):
         there, now = (_binding_value(key, values) for values in (stored, resolved))
-        if there != now:
-            raise InputError(
-                f"output_dir {folder}: holds a run with another configuration: '{key}' is {there!r} there "
-                f"and {now!r} now; choose another output_dir or restore the value"
-            )
+        raise InputError(
+            f"output_dir {folder}: holds a run with another configuration: '{key}' is {there!r} there "
+            f"and {now!r} now; choose another output_dir or restore the value"
+        )
     return True
+
+
+def _differing(stored: Mapping[str, JSON], resolved: Mapping[str, JSON]) -> set[str]:
+    """Keys that a restart has to repeat and that it does not."""
+    keys = (stored.keys() | resolved.keys()) - FREE_KEYS
+    return {key for key in keys if _binding_value(key, stored) != _binding_value(key, resolved)}
+
+
+def unused_keys(folder: Path, keys: Collection[str]) -> frozenset[str]:
+    """Those of `keys` that nothing in the run folder depends on yet, so that they may still be corrected: all of them
+    before the first step, those of the validation before its first trace, those of the choice before the first."""
+    rounds = folder / "rounds"
+    if not any(any(rounds.glob(f"*/{name}")) for name in ("train.jsonl", "checkpoint-*", TRAINING, SELECTION)):
+        return frozenset(keys)
+    choice = [] if any(rounds.glob(f"*/{SELECTION}")) else [key for key in keys if key.startswith("tolerance")]
+    sampled = any(rounds.glob(f"*/{VALIDATION}")) or any(rounds.glob("*/validation/*/*/traces-*.jsonl"))
+    return frozenset([*choice, *(() if sampled else (key for key in keys if key.startswith("validation_")))])
 
 
 def _binding_value(key: str, values: Mapping[str, JSON]) -> JSON:

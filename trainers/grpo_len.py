@@ -30,6 +30,7 @@ from schedules.integrity import step_of
 from schedules.records import write_data
 from schedules.rounds import Round
 from schedules.state import Action, RunFolder
+from secateur.engines.models import keep_special_tokens_only
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder
@@ -75,6 +76,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
         processing_class=job.tokenizer,
         callbacks=[RoundLog(round_, folder / "train.jsonl"), CompletionMarker(round_), stop],
     )
+    keep_special_tokens_only(trainer.model)
     trainer.add_callback(EngineNote(trainer, folder))
     # Only the loaded model knows all its end tokens; TRL's own list keeps its truncated share and ours the same.
     reward.end_ids = frozenset((*trainer.eos_token_ids, job.tokenizer.pad_token_id))

@@ -13,7 +13,7 @@ import torch
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.engines.base import Engine, SamplingSpec, trace_seed
 from secateur.engines.models import model_fingerprint
-from secateur.engines.registry import EngineKeys, engine_kind, open_engine, tokenizer_source
+from secateur.engines.registry import EngineKeys, check_dtype, engine_kind, open_engine, tokenizer_source
 from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
 from secateur.runtime.console import progress, use_one_torch_thread
@@ -75,6 +75,8 @@ class SamplingKeys(EngineKeys):
         extraction(self.answer_from)
         self.require_positive("max_tokens", "rows")
         self.check_engine()
+        check_dtype(self.engine, self.dtype)
+        _ = self.spec  # its own checks
         if not self.models and self.needs_models:
             raise InputError("key 'models' is empty; give at least one name and folder, for example {base: path}")
         in_process = engine_kind(self.engine).in_process

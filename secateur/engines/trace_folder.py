@@ -105,7 +105,7 @@ class TraceFolderWriter:
         check_trace_settings(self.folder, settings)
         self._file = self.folder / f"traces-rank{rank}.jsonl"
         repair_torn_tail(self._file)
-        if not (self.folder / "settings.json").is_file():
+        if not _has_traces(self.folder):
             write_json(self.folder / "settings.json", settings)
         self.done = _stored_keys(self.folder)
         self._lots: dict[str, _Lot] = {}
@@ -246,6 +246,10 @@ def _trace_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("traces*.jsonl"))
 
 
+def _has_traces(folder: Path) -> bool:
+    return any(path.stat().st_size for path in _trace_files(folder))
+
+
 def _read_file(path: Path) -> list[tuple[Trace, dict[str, Any]]]:
     """Records with their raw lines. Another process may be writing: the line that it has not finished is left alone,
     also if it began it after the count here."""
@@ -267,10 +271,10 @@ def _stored_keys(folder: Path) -> set[tuple[str, int]]:
 def check_trace_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raises `InputError` if `folder` holds traces that were sampled with other settings; changes nothing."""
     path = folder / "settings.json"
-    if not path.is_file():
-        if _trace_files(folder):
-            raise InputError(f"{folder}: holds traces but no settings.json; give another output folder")
+    if not _has_traces(folder):  # settings that nothing was sampled with may still be corrected
         return
+    if not path.is_file():
+        raise InputError(f"{folder}: holds traces but no settings.json; give another output folder")
     stored = _flatten(read_json(path))
     wanted = _flatten(json.loads(json.dumps(settings)))
     for key in sorted(stored.keys() | wanted.keys()):

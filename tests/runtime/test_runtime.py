@@ -13,6 +13,7 @@ from typing import Literal
 
 import pytest
 
+from schedules.config import read_run_config
 from secateur.runtime.config import parse_config, split_command_line
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, hold_folder, read_json, read_jsonl, repair_torn_tail, write_json
@@ -175,6 +176,20 @@ def test_help_names_every_key_with_its_default(capsys) -> None:
     told = capsys.readouterr().out
     assert "path: where." in told
     assert "--path  (required)" in told and "--count  (default 3)" in told and "--names  (default [])" in told
+
+
+def test_the_users_folder_is_written_out_wherever_it_stands(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    text = "model: ~/m\nnames: [~/a, b~/c, '~']\npaths: {x: ~/p}\n"
+    assert parse(tmp_path, text) == Settings(
+        "/home/me/m", names=["/home/me/a", "b~/c", "~"], paths={"x": "/home/me/p"}
+    )
+    assert parse(tmp_path, text, "--model", "~/n", "--paths", "{y: ~/q}").model == "/home/me/n"
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "model: o/m\noutput_dir: ~/x\nlimits: [9]\nsteps_per_round: 1\nproblems: p\nvalidation_problems: v"
+    )
+    assert read_run_config(["--config", str(config)]).resolved()["output_dir"] == "/home/me/x"
 
 
 def _hold(folder: Path) -> subprocess.CompletedProcess[str]:

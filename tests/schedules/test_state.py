@@ -22,6 +22,7 @@ from schedules.state import (
     request_stop,
     stop_requested,
 )
+from secateur.runtime.config import read_yaml
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, read_json, write_json
 from tests.launches import killed_before
@@ -121,11 +122,59 @@ def test_what_does_not_change_the_result_may_differ_between_restarts(tmp_path, c
 
 
 def test_options_that_change_the_samples_may_not_differ(tmp_path) -> None:
-    RunFolder(make_config(tmp_path, validation_engine_options={"max_model_len": 900})).open()
+    run = RunFolder(make_config(tmp_path, validation_engine_options={"max_model_len": 900}))
+    run.open()
+    finish_round(run, 0, 4, "validation")
     with pytest.raises(
         InputError, match=r"'validation_engine_options' is \{'max_model_len': 900\} there and \{\} now"
     ):
         RunFolder(make_config(tmp_path)).check()
+
+
+def begin(run: RunFolder, *files: str) -> None:
+    for file in files:
+        path = run.round_folder(run.rounds[0]) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("begun", "changes", "allowed"),
+    [
+        (None, {"seed": 1, "validation_top_p": 0.9}, True),
+        ("train.jsonl", {"seed": 1}, False),
+        ("train.jsonl", {"validation_top_p": 0.9, "validation_problems": "arithmetic:test", "tolerance": 0.2}, True),
+    ],
+)
+def test_a_key_that_was_not_used_yet_may_be_corrected(tmp_path, begun, changes, allowed) -> None:
+    run = RunFolder(make_config(tmp_path))
+    run.open()
+    if begun is not None:
+        begin(run, begun)
+    corrected = RunFolder(make_config(tmp_path, **changes))
+    if not allowed:
+        with pytest.raises(InputError, match="another configuration"):
+            corrected.open()
+        return
+    assert not corrected.check()
+    corrected.open()
+    assert corrected.check() and read_yaml(tmp_path / "config.yaml")["seed"] == changes.get("seed", 0)
+
+
+@pytest.mark.parametrize(
+    ("begun", "changes"),
+    [
+        (["train.jsonl", "validation/start/validation/traces-rank0.jsonl"], {"validation_top_p": 0.9}),
+        (["train.jsonl", "validation.json"], {"validation_top_p": 0.9}),
+        (["train.jsonl", "selection.json"], {"tolerance": 0.2}),
+    ],
+)
+def test_a_key_that_was_used_may_not(tmp_path, begun, changes) -> None:
+    run = RunFolder(make_config(tmp_path))
+    run.open()
+    begin(run, *begun)
+    with pytest.raises(InputError, match=f"another configuration: '{next(iter(changes))}'"):
+        RunFolder(make_config(tmp_path, **changes)).open()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
