@@ -78,8 +78,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
     )
     keep_special_tokens_only(trainer.model)
     trainer.add_callback(EngineNote(trainer, folder))
-    # Only the loaded model knows all its end tokens; TRL's own list keeps its truncated share and ours the same.
-    reward.end_ids = frozenset((*trainer.eos_token_ids, job.tokenizer.pad_token_id))
+    reward.end_ids = frozenset(trainer.eos_token_ids)  # only the loaded model knows all of them
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.accelerator.wait_for_everyone()

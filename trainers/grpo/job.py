@@ -236,7 +236,7 @@ class RoundJob:
         tokenizer, schedule = self.tokenizer, self.config.schedule
         return LimitReward(
             tokenizer,
-            {tokenizer.eos_token_id, tokenizer.pad_token_id},
+            {tokenizer.eos_token_id},
             starts_inside_thinking(tokenizer),
             schedule.reward,
             schedule.reward_options,
