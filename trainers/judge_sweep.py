@@ -26,7 +26,7 @@ from secateur.deepprune.judges.record import METRICS_FILE
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder, read_json, write_json
+from secateur.runtime.files import hold_folder, read_arrays, read_json, write_json
 from secateur.runtime.process import current_ranks, entry_point
 from trainers.judges.config import FREE_KEYS
 from trainers.judges.figures import PairColumns, cut_figures
@@ -169,8 +169,8 @@ def run(config: JudgeSweepConfig) -> Sweep | None:
 
 
 def _result(folder: Path) -> CellResult:
-    with np.load(folder / _SCORES_FILE) as scores:
-        return CellResult(read_cell(folder), dict(scores))
+    scores = read_arrays(folder / _SCORES_FILE, f"delete {folder} to train the cell again")
+    return CellResult(read_cell(folder), scores)
 
 
 @entry_point

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.files import append_jsonl, file_name, read_json, read_jsonl, repair_torn_tail, write_json
 from secateur.tasks.records import Problem, Trace, trace_of
 
 if TYPE_CHECKING:
@@ -162,7 +161,7 @@ class TraceFolderWriter:
         from safetensors.torch import save_file
 
         lot = self._lots.pop(problem_id)
-        name = f"states/{quote(problem_id, safe='')}-{lot.lines[0]['sample']}.safetensors"
+        name = f"states/{file_name(problem_id)}-{lot.lines[0]['sample']}.safetensors"
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
@@ -205,7 +204,8 @@ def _places(lot: _Lot, sample: int, file: str) -> dict[str, str]:
 
 
 def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
-    """Everything stored so far, problems in the order of their ids' first appearance over the sorted rank files.
+    """Everything stored so far, problems in the order of their ids: that in which traces ended depends on processes
+    and kills.
 
     A line that a kill left unfinished is passed over. Raises `InputError` for a folder without traces, a damaged
     line, a sample stored twice or two texts for one problem id.
@@ -227,7 +227,7 @@ def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
         raise InputError(f"{folder}: no traces there; run eval/collect_traces.py with this output folder first")
     for entry in problems.values():
         entry.traces.sort(key=lambda stored: stored.trace.sample)
-    return list(problems.values())
+    return [problems[name] for name in sorted(problems)]
 
 
 def _stored(folder: Path, trace: Trace, extra: Mapping[str, Any]) -> StoredTrace:

@@ -8,17 +8,26 @@ import json
 import os
 import platform
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import JsonValue
 
 from secateur.runtime.errors import InputError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 JSON = JsonValue
 """What a JSON file holds."""
 _SAMPLE_BYTES = 1 << 20
+_LONGEST_LINE = 1 << 28  # characters; a compressed file may promise any number
+_LONGEST_NAME = 160  # of the 255 bytes that file systems allow, with room for endings and temporary names
 LOCK, _SOFT_LOCK, HOLDER = ".lock", ".lock-soft", ".lock-holder"
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # ENOSYS is known to filelock itself
 
@@ -63,14 +72,51 @@ def sampled_digest(files: Iterable[tuple[str, Path]]) -> str:
     return digest.hexdigest()[:16]
 
 
+def file_name(identifier: str) -> str:
+    """A file name, without its ending, for any text: as it stands but for letters that paths know, and where it is
+    too long its beginning and a digest.
+
+    >>> file_name("aime/24 1"), len(file_name("x" * 300))
+    ('aime%2F24%201', 160)
+    """
+    name = quote(identifier, safe="")
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(identifier.encode()).hexdigest()[:32]
+    return f"{name[: _LONGEST_NAME - 33]}-{digest}"
+
+
 def read_json(path: str | Path) -> JSON:
     """Raises `InputError` naming the file (and line) when it is missing or no JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return _parse(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not readable as JSON ({error}); restore the file or delete it") from None
+
+
+def _parse(text: str) -> JSON:
+    """Raises `ValueError` for what is no JSON, and for JSON that could not be kept: nested too deep, an integer of
+    thousands of digits, half of a surrogate pair."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if "\\ud" in text.lower():  # the only way to half a pair
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
+def read_arrays(path: Path, remedy: str) -> "dict[str, np.ndarray]":
+    """All arrays of an `.npz` file, whose checksums are compared. Raises `InputError` naming it if it is damaged."""
+    import numpy as np
+
+    try:
+        with np.load(path) as stored:
+            return dict(stored)
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from None
 
 
 def append_jsonl(path: str | Path, records: Iterable[Mapping[str, JSON]]) -> None:
@@ -93,18 +139,22 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, JSON]]]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8") as handle:
-            for number, line in enumerate(handle, start=1):
+            lines = iter(lambda: handle.readline(_LONGEST_LINE), "")
+            for number, line in enumerate(lines, start=1):
+                if len(line) == _LONGEST_LINE:
+                    raise InputError(f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; no trace is")
                 if line.strip():
                     yield number, _parse_line(path, number, line)
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: not readable as UTF-8 JSONL ({error})") from None
 
 
 def _parse_line(path: Path, number: int, line: str) -> dict[str, JSON]:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: not JSON ({error.msg}); mend or delete the line") from None
+        value = _parse(line)
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise InputError(f"{path}, line {number}: not JSON ({reason}); mend or delete the line") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}, line {number}: expected a JSON object, found {type(value).__name__}")
     return value

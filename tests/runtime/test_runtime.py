@@ -1,7 +1,9 @@
 """Files, configuration and ranks: the ground that every entry point stands on."""
 
+import contextlib
 import errno
 import fcntl
+import gzip
 import json
 import os
 import subprocess
@@ -11,12 +13,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schedules.config import read_run_config
 from secateur.runtime.config import parse_config, split_command_line
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl, hold_folder, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.files import (
+    append_jsonl,
+    file_name,
+    hold_folder,
+    read_arrays,
+    read_json,
+    read_jsonl,
+    repair_torn_tail,
+    write_json,
+)
 from secateur.runtime.process import Ranks, claim_gpus, entry_point
 
 
@@ -222,3 +236,65 @@ def test_a_killed_command_frees_its_folder_and_one_that_wrote_nothing_leaves_non
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert _hold(tmp_path / "new").stdout == "inside\n" and not (tmp_path / "new").exists()
     assert _hold(tmp_path).stdout == "inside\n"
+
+
+HOSTILE = {
+    "nested": "[" * 100_000 + "]" * 100_000,
+    "digits": "1" * 5_000,
+    "surrogate": '"\\ud83d"',
+    "surrogate in upper case": '"\\uD83D\\u0041"',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_json_that_cannot_be_kept_is_one_line(tmp_path, name) -> None:
+    (tmp_path / "one.json").write_text(HOSTILE[name])
+    with pytest.raises(InputError, match=r"one\.json: not readable as JSON"):
+        read_json(tmp_path / "one.json")
+    (tmp_path / "many.jsonl").write_text('{"a": 1}\n{"a": ' + HOSTILE[name] + "}\n")
+    with pytest.raises(InputError, match=r"many\.jsonl, line 2: not JSON"):
+        list(read_jsonl(tmp_path / "many.jsonl"))
+
+
+def test_a_whole_surrogate_pair_is_text(tmp_path) -> None:
+    (tmp_path / "one.json").write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_json(tmp_path / "one.json") == {"a": "😀"}
+
+
+def test_compressed_lines_are_read_up_to_a_bound_and_damage_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("secateur.runtime.files._LONGEST_LINE", 1 << 20)
+    bomb = tmp_path / "bomb.jsonl.gz"
+    bomb.write_bytes(gzip.compress(b" " * (1 << 24)))
+    with pytest.raises(InputError, match=r"bomb\.jsonl\.gz, line 1: longer than 1 MiB"):
+        list(read_jsonl(bomb))
+    whole = gzip.compress(b'{"a": 1}\n' * 50)
+    for at in range(len(whole)):
+        bomb.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        with contextlib.suppress(InputError):  # the file's time and name may be anything
+            assert len(list(read_jsonl(bomb))) == 50
+        bomb.write_bytes(whole[:at])
+        with contextlib.suppress(InputError):
+            assert not list(read_jsonl(bomb))
+
+
+@given(st.text(max_size=400))
+def test_any_text_makes_a_file_name(text) -> None:
+    name = file_name(text)
+    assert len(name) <= 160 and not set(name) & set("/ ")
+    assert file_name(text + "x") != name
+
+
+@pytest.mark.parametrize("at", range(0, 400, 7))
+def test_arrays_are_whole_or_named(tmp_path, at) -> None:
+    path = tmp_path / "scores.npz"
+    np.savez_compressed(path, scores=np.arange(9.0))
+    content = path.read_bytes()
+    at %= len(content)
+    for damaged in (content[:at], content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]):
+        path.write_bytes(damaged)
+        try:
+            found = read_arrays(path, "delete it")
+        except InputError as error:
+            assert str(path) in str(error)
+        else:
+            assert all((values == np.arange(9.0)).all() for values in found.values())
