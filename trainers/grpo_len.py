@@ -39,7 +39,7 @@ from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
-from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, RoundLog
+from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, RoundLog, StuckWatch
 from trainers.grpo.checkpoints import prepare_resume, record_training
 from trainers.grpo.data import round_rows
 from trainers.grpo.job import RoundJob
@@ -74,7 +74,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=job.tokenizer,
-        callbacks=[RoundLog(round_, folder / "train.jsonl"), CompletionMarker(round_), stop],
+        callbacks=[RoundLog(round_, folder / "train.jsonl"), StuckWatch(), CompletionMarker(round_), stop],
     )
     keep_special_tokens_only(trainer.model)
     trainer.add_callback(EngineNote(trainer, folder))

@@ -13,6 +13,7 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.markup import escape
+from safetensors import safe_open
 
 from schedules.export import drop_training_state, finish_removals, remove_folder
 from schedules.integrity import (
@@ -41,7 +42,8 @@ RECORD_FORMAT = 1
 def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = True) -> None:
     """Write the marker; call on one process, after a barrier. `regular` is False for a checkpoint saved out of turn.
 
-    Raises `RuntimeError` naming what the Trainer should have written and did not.
+    Raises `RuntimeError` naming what the Trainer should have written and did not, and `InputError` for weights that
+    are not finite.
     """
     missing = [name for name in _expected_files(folder, world_size) if not (folder / name).is_file()]
     if missing or not list(folder.glob("*.safetensors")):
@@ -50,6 +52,11 @@ def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = Tru
     for path in files:
         if fault := broken_structure(path):
             raise RuntimeError(f"{path}: {fault} right after saving; is the disk full or failing?")
+        if (name := exploded(path)) is not None:
+            raise InputError(
+                f"{path}: '{name}' is not finite, so training has diverged; the checkpoint does not count. Lower "
+                "'learning_rate' or 'max_grad_norm', or set bf16 in place of fp16; a start goes on before it"
+            )
         _flush_to_disk(path)
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         _flush_to_disk(path)
@@ -64,6 +71,14 @@ def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = Tru
         fingerprints={name: fingerprint(path) for name, path in names.items()},
     )
     write_marker(folder, marker)
+
+
+def exploded(path: Path) -> str | None:
+    """The first tensor of a safetensors file that holds NaN or an infinity; None for other files and sound ones."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as handle:
+        return next((name for name in handle.keys() if not handle.get_tensor(name).isfinite().all()), None)  # noqa: SIM118
 
 
 def _expected_files(folder: Path, world_size: int) -> list[str]:
