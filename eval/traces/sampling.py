@@ -147,7 +147,10 @@ def require_model_folder(key: str, path: str) -> None:
 
 
 def local_device(device: str) -> str:
-    """ "auto" becomes this process's own GPU, or the CPU where there is none; other names stay."""
+    """ "auto" becomes this process's own GPU, or the CPU where there is none; other names stay. Raises `InputError`
+    for a GPU where there is none."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"key 'device' has the value '{device}', but no GPU can be used here; give auto or cpu")
     if device != "auto":
         return device
     if not torch.cuda.is_available():

@@ -31,7 +31,7 @@ def read_yaml(path: str | Path) -> dict[str, JSON]:
     if not path.is_file():
         raise InputError(f"{path}: no such config file")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML ({error})") from None
     if value is None:

@@ -89,7 +89,7 @@ def file_name(identifier: str) -> str:
 def read_json(path: str | Path) -> JSON:
     """Raises `InputError` naming the file (and line) when it is missing or no JSON."""
     try:
-        return _parse(Path(path).read_text(encoding="utf-8"))
+        return _parse(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except ValueError as error:
@@ -138,7 +138,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, JSON]]]:
         raise InputError(f"{path}: no such file")
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as handle:
+        with opener(path, "rt", encoding="utf-8-sig") as handle:
             lines = iter(lambda: handle.readline(_LONGEST_LINE), "")
             for number, line in enumerate(lines, start=1):
                 if len(line) == _LONGEST_LINE:
@@ -182,11 +182,13 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
     is gone.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock = _acquired(folder / LOCK)
     except Timeout:
         raise InputError(f"{folder}: {_holder(folder)} is working in it; wait for it or end it") from None
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{folder}: no folder that can be written to ({error}); give another 'output_dir'") from None
     try:
         write_text(folder / HOLDER, f"process {os.getpid()} on {platform.node()}")
         yield

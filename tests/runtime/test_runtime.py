@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.config import read_run_config
-from secateur.runtime.config import parse_config, split_command_line
+from secateur.runtime.config import parse_config, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import (
     append_jsonl,
@@ -298,3 +298,27 @@ def test_arrays_are_whole_or_named(tmp_path, at) -> None:
             assert str(path) in str(error)
         else:
             assert all((values == np.arange(9.0)).all() for values in found.values())
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path) -> None:
+    for name, text in (("a.json", '{"a": 1}'), ("a.jsonl", '{"a": 1}\n'), ("a.yaml", "a: 1\n")):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == read_yaml(tmp_path / "a.yaml") == {"a": 1}
+    assert list(read_jsonl(tmp_path / "a.jsonl")) == [(1, {"a": 1})]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"no folder that can be written to .*give another 'output_dir'"):
+            hold_folder(folder).__enter__()
+
+
+def test_ctrl_c_is_one_line(capsys) -> None:
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        entry_point(main)()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted; the same command goes on from what is on disk\n"
