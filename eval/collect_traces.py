@@ -16,7 +16,7 @@ from eval.dry_run.runs import plan_collect
 from eval.studies.redundancy import Redundancy, measure, measure_folder, show, write
 from eval.traces.collect import CollectConfig, captured_layers, load_sets, trace_folders
 from eval.traces.foreign import choose_for_files, import_file
-from eval.traces.sampling import WantedTraces, model_by_model, sample_missing, wait_for_all_processes
+from eval.traces.sampling import WantedTraces, hold_output, model_by_model, sample_missing, wait_for_all_processes
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config
@@ -103,6 +103,15 @@ def say_sizes(config: CollectConfig) -> None:
                 say(f"{name}, {set_name}: states take {each:.1f} KiB per trace, {size / 2**20:.1f} MiB")
 
 
+def report(config: CollectConfig, imported: dict[str, dict[str, Path]]) -> None:
+    """How redundant the traces are, and what they take on disk."""
+    reports = redundancy(config, imported)
+    show(reports)
+    say_sizes(config)
+    write(reports, config.output_dir)
+    say(f"traces and redundancy.json: {escape(config.output_dir)}")
+
+
 @entry_point
 def main() -> None:
     config = parse_config(CollectConfig)
@@ -111,15 +120,12 @@ def main() -> None:
         return
     config.claim_devices()
     use_one_torch_thread()
-    imported = import_all(config) if current_ranks().is_main else {}
-    collect(config)
-    wait_for_all_processes()
-    if current_ranks().is_main:
-        reports = redundancy(config, imported)
-        show(reports)
-        say_sizes(config)
-        write(reports, config.output_dir)
-        say(f"traces and redundancy.json: {escape(config.output_dir)}")
+    with hold_output(config.output_dir):
+        imported = import_all(config) if current_ranks().is_main else {}
+        collect(config)
+        wait_for_all_processes()
+        if current_ranks().is_main:
+            report(config, imported)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,20 @@ from eval.report.tracking import publish_table
 from eval.table.config import CombinedConfig
 from eval.table.run import run
 from eval.table.terminal import print_results
+from eval.traces.sampling import hold_output
+from secateur.results import Table
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say, use_one_torch_thread
 from secateur.runtime.process import entry_point
+
+
+def report(config: CombinedConfig, table: Table) -> None:
+    """The table, the page, and what the services in `report_to` are sent."""
+    print_results(table, console)
+    folder = Path(config.output_dir)
+    write_report(ReportInputs(folder), folder / "report.html")
+    say(f"results: {escape(str(folder / 'combined.json'))}, report: {escape(str(folder / 'report.html'))}")
+    publish_table(config, table, folder)
 
 
 @entry_point
@@ -31,13 +42,10 @@ def main() -> None:
         return
     config.claim_devices()
     use_one_torch_thread()
-    table = run(config)
-    if table is not None:
-        print_results(table, console)
-        folder = Path(config.output_dir)
-        write_report(ReportInputs(folder), folder / "report.html")
-        say(f"results: {escape(str(folder / 'combined.json'))}, report: {escape(str(folder / 'report.html'))}")
-        publish_table(config, table, folder)
+    with hold_output(config.output_dir):
+        table = run(config)
+        if table is not None:
+            report(config, table)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from secateur.results import Difference, LiveEquality, Row, Table, read_table
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.console import console, say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import hold_folder, read_json, write_json
 from secateur.runtime.process import entry_point
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds
@@ -170,7 +170,7 @@ class Demo:
         """Raises `InputError`, and changes nothing, if the folder holds another demo or something else."""
         path, mine = self.out / "demo.json", self._inputs()
         if not path.is_file():
-            if self.out.is_dir() and any(self.out.iterdir()):
+            if self.out.is_dir() and any(self.out.glob("[!.]*")):
                 raise InputError(
                     f"{self.out}: not empty and no demo of ours; choose another folder (make demo OUT=…)"
                 )
@@ -375,7 +375,9 @@ def _with_interval(value: float, bounds: Bounds) -> str:
 @entry_point
 def main() -> None:
     end_children_on_signals()
-    Demo(parse_config(DemoConfig)).run()
+    demo = Demo(parse_config(DemoConfig))
+    with hold_folder(demo.out):
+        demo.run()
 
 
 if __name__ == "__main__":

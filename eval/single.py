@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.markup import escape
 
 from eval.one_model.report import Grades, csv_rows, draw_lengths, show, summarise, write_summary
-from eval.one_model.sampling import SingleConfig, for_each_model, grade_all, sample_alone
-from eval.traces.sampling import wait_for_all_processes
+from eval.one_model.sampling import SingleConfig, check_inputs, for_each_model, grade_all, sample_alone
+from eval.traces.sampling import hold_output, wait_for_all_processes
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread, write_csv
 from secateur.runtime.process import current_ranks, entry_point
@@ -34,13 +34,17 @@ def report(config: SingleConfig, graded: Grades) -> None:
 @entry_point
 def main() -> None:
     config = parse_config(SingleConfig)
+    if config.check:
+        check_inputs(config)
+        return
     config.claim_devices()
     use_one_torch_thread()
     problems = config.load()
-    for_each_model(sample_alone, config, problems)
-    wait_for_all_processes()
-    if current_ranks().is_main:
-        report(config, grade_all(config, problems))
+    with hold_output(config.output_dir):
+        for_each_model(sample_alone, config, problems)
+        wait_for_all_processes()
+        if current_ranks().is_main:
+            report(config, grade_all(config, problems))
 
 
 if __name__ == "__main__":

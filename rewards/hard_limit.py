@@ -19,12 +19,14 @@ def hard_limit(correct: bool, truncated: bool) -> float:
     return float(correct and not truncated)
 
 
-def is_truncated(token_ids: Sequence[int], end_ids: Collection[int]) -> bool:
-    """Whether the limit cut the completion off: its last id is neither an end id nor the pad id (TRL's own rule).
+def is_truncated(token_ids: Sequence[int], end_ids: Collection[int], pad_id: int | None = None) -> bool:
+    """Whether the limit cut the completion off: its last id, padding apart, is no end id.
 
-    `end_ids` holds both kinds. An end id as the last allowed token counts as finished; no token at all does not.
+    An end id as the last allowed token counts as finished; no token at all does not. TRL takes a pad id at the end
+    for an end; a policy can sample that id too, and would learn to fill up what it does not finish.
     """
-    return not token_ids or token_ids[-1] not in end_ids
+    last = next((one for one in reversed(token_ids) if one != pad_id or one in end_ids), None)
+    return last not in end_ids
 
 
 def hard_limit_rewards(group: Sequence[Completion], limit: int, options: RewardOptions) -> list[float]:

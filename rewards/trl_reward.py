@@ -56,7 +56,7 @@ Labelled = tuple[int | None, Completion]  # (group id, completion)
 class LimitReward:
     """The reward `name` within `limit`: one value per completion, None for one that is not to be trained on.
 
-    tokenizer: decodes completions. end_ids: end tokens and the pad token; only the loaded model knows them all, so
+    tokenizer: decodes completions. end_ids: end tokens; only the loaded model knows them all, so
     they may be set later. thinking: completions begin inside the thinking part. options: `reward_options` of the
     schedule. limit: of the round [tokens]. world: processes that train together. answer_from: where the final answer
     is (secateur/tasks/answers/extraction.py).
@@ -125,7 +125,7 @@ class LimitReward:
     def _read(
         self, completion_ids: Sequence[Sequence[int]], gold: Sequence[str], targets: Sequence[int] | None
     ) -> list[Completion]:
-        truncated = [is_truncated(ids, self.end_ids) for ids in completion_ids]
+        truncated = [is_truncated(ids, self.end_ids, self.tokenizer.pad_token_id) for ids in completion_ids]
         right = self._grade(completion_ids, gold, truncated)
         targets = targets if targets is not None else [None] * len(right)
         lengths = [len(ids) for ids in completion_ids]

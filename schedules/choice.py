@@ -96,7 +96,8 @@ def choose(candidates: Sequence[Candidate], reference: Reference, tolerance: flo
     """The feasible candidate with the smallest mean length, ties by accuracy, then the earlier step.
 
     `candidates` must hold the start model (step 0); it is taken if nothing is feasible. A candidate whose figures are
-    not finite is never feasible. Raises `InputError` for a reference without a finite accuracy.
+    not finite is never feasible, and none is against a reference of 0: a model that has lost all it could do would
+    be as good as any. Raises `InputError` for a reference without a finite accuracy.
     """
     (start,) = (candidate for candidate in candidates if candidate.step == START)
     if not math.isfinite(reference.candidate.pass_at_1):
@@ -106,7 +107,8 @@ def choose(candidates: Sequence[Candidate], reference: Reference, tolerance: flo
         )
     bar = (1 - tolerance) * reference.candidate.pass_at_1
     # A share that equals the bar on paper may fall below it by rounding.
-    feasible = tuple(candidate.is_finite and candidate.pass_at_1 >= bar - 1e-9 for candidate in candidates)
+    tells = reference.candidate.pass_at_1 > 0
+    feasible = tuple(tells and one.is_finite and one.pass_at_1 >= bar - 1e-9 for one in candidates)
     able = [candidate for candidate, fits in zip(candidates, feasible, strict=True) if fits]
     best = min(able, key=lambda c: (c.mean_tokens, -c.pass_at_1, c.step), default=start)
     difference = accuracy_difference(best, reference.candidate)
@@ -142,6 +144,8 @@ def name_of(step: int) -> str:
 
 def _verdict(selection: Selection) -> str:
     chosen, count, able = selection.chosen, len(selection.candidates), sum(selection.feasible)
+    if able == 0 and selection.reference.candidate.pass_at_1 == 0:
+        return f"With nothing to lose there is nothing to choose: the start model stays ({_figures(chosen)})."
     if able == 0:
         return f"None of {count} candidates reaches the bar: the start model stays ({_figures(chosen)})."
     among = f"{able} feasible of {count} candidates" if count > 1 else "1 candidate"
@@ -164,8 +168,8 @@ def _bar(selection: Selection) -> str:
     reference = selection.reference
     if reference.candidate.pass_at_1 == 0:
         return (
-            f"Warning: {reference.name} solves no validation problem, so the bar is 0 and every candidate passes it: "
-            "this choice says nothing about accuracy. Validate on easier problems or with a larger cap."
+            f"Warning: {reference.name} solves no validation problem, so no candidate can be told from one that "
+            "has collapsed. Validate on easier problems, with more samples or with a larger cap."
         )
     share = 1 - selection.tolerance
     return f"The bar is {selection.bar:.3f} = {share:g} × {reference.candidate.pass_at_1:.3f} of {reference.name}."

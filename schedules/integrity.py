@@ -1,8 +1,9 @@
 """Whether a checkpoint on disk is what the trainer saved: its marker, sizes, structure and fingerprints.
 
-The marker `complete.json` is written last and lists every file. A file is checked in ways that stay cheap at any size
-(about a mebibyte is read of each): its size, the header of safetensors, the directory of a torch archive, and a
-fingerprint of sixteen blocks, which is the whole content of a file of up to one mebibyte.
+The marker `complete.json` is written last and lists every file with its size and a checksum of all its bytes (XXH3,
+128 bits: against accidents, not against forgers). Reading costs what the disk takes; where a wrong answer would cost
+nothing that cannot be had again, only size, safetensors header and archive directory are looked at. `final/` has its
+checksums in `final.json` beside it, for the folder itself is handed on.
 """
 
 import hashlib
@@ -12,13 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import xxhash
+
 from secateur.runtime.errors import InputError
 from secateur.runtime.records import read_record, write_record
 
 MARKER = "complete.json"
-BLOCK = 1 << 16  # bytes
-BLOCKS = 16
-MARKER_FORMAT = 1
+MARKER_FORMAT = 2
+EXPORT_FORMAT = 1
+_OTHER_CONTENT = "has another content than was saved"
 _TORCH_ARCHIVES = (".pt", ".pth", ".bin")
 
 
@@ -58,8 +61,9 @@ def read_marker(folder: Path) -> Marker:
     return read_record(folder / MARKER, Marker, MARKER_FORMAT, "save the checkpoint anew")
 
 
-def damage(folder: Path) -> str | None:
-    """Why the checkpoint cannot be trusted, naming the file; None if it is whole."""
+def damage(folder: Path, whole_files: bool = True) -> str | None:
+    """Why the checkpoint cannot be trusted, naming the file; None if it is whole. Without `whole_files` contents are
+    not read: sizes and structure only."""
     if not (folder / MARKER).is_file():
         return f"it has no {MARKER}, so saving was interrupted"
     try:
@@ -67,22 +71,20 @@ def damage(folder: Path) -> str | None:
     except InputError as error:
         return f"its marker is damaged: {error}"
     for name, size in marker.files.items():
-        fault = _fault(folder / name, size, marker.fingerprints.get(name))
+        fault = _broken_file(folder / name, size)
+        if not fault and whole_files and fingerprint(folder / name) != marker.fingerprints.get(name):
+            fault = _OTHER_CONTENT
         if fault:
             return f"{name} {fault}"
     return None
 
 
-def _fault(path: Path, size: int, expected: str | None) -> str | None:
+def _broken_file(path: Path, size: int) -> str | None:
     if not path.is_file():
         return "is missing"
     if path.stat().st_size != size:
         return f"has {path.stat().st_size} bytes where {size} were saved"
-    if fault := broken_structure(path):
-        return fault
-    if fingerprint(path) != expected:
-        return "has another content than was saved"
-    return None
+    return broken_structure(path)
 
 
 def broken_structure(path: Path) -> str | None:
@@ -111,14 +113,38 @@ def _broken_safetensors(path: Path) -> str | None:
 
 
 def fingerprint(path: Path) -> str:
-    """Hash of up to `BLOCKS` blocks, spread evenly from the first byte to the last."""
-    size = path.stat().st_size
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    """Checksum of the whole file."""
     with open(path, "rb") as handle:
-        if size <= BLOCK * BLOCKS:
-            digest.update(handle.read())
-        else:
-            for index in range(BLOCKS):
-                handle.seek((size - BLOCK) * index // (BLOCKS - 1))
-                digest.update(handle.read(BLOCK))
-    return digest.hexdigest()
+        return hashlib.file_digest(handle, xxhash.xxh3_128).hexdigest()
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `final.json` says of the folder `final`: file name → `fingerprint`. What is added later, such as the model
+    card, is not in it."""
+
+    fingerprints: Mapping[str, str]
+
+
+def write_export(folder: Path, place: Path) -> None:
+    """Write down what the exported model in `folder` consists of, before it becomes `place`."""
+    prints = {path.name: fingerprint(path) for path in sorted(folder.iterdir())}
+    write_record(_export_file(place), Export(prints), EXPORT_FORMAT)
+
+
+def export_damage(place: Path) -> str | None:
+    """Why the exported model in `place` cannot be trusted, naming the file; None if it is whole."""
+    try:
+        known = read_record(_export_file(place), Export, EXPORT_FORMAT, "it is exported anew").fingerprints
+    except InputError as error:
+        return str(error)
+    for name, expected in known.items():
+        if not (place / name).is_file():
+            return f"{name} is missing"
+        if fingerprint(place / name) != expected:
+            return f"{name} {_OTHER_CONTENT}"
+    return None
+
+
+def _export_file(place: Path) -> Path:
+    return place.with_name(f"{place.name}.json")

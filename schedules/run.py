@@ -10,13 +10,14 @@ it on each of them. `--num_processes N` overrides the accelerate config. `--dry_
 """
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.markup import escape
 
-from schedules.choice import START, Candidate, choose, explain, pick_reference
+from schedules.choice import START, Candidate, explain
 from schedules.config import TOKEN, RunConfig, ScheduleConfig, read_run_config
 from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
@@ -25,7 +26,6 @@ from schedules.records import (
     VALIDATION,
     SelectionRecord,
     ValidationRecord,
-    read_selection,
     read_validation,
     selection_record,
     write_selection,
@@ -37,7 +37,6 @@ from schedules.state import (
     RunFolder,
     candidate_steps,
     clear_stop,
-    hold_folder,
     prune_decided,
     request_stop,
     stop_requested,
@@ -48,6 +47,7 @@ from schedules.validation.tracking import round_publication
 from secateur.runtime.config import usage
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import hold_folder
 from secateur.runtime.hub import RECORD, SAFE_FILES, Target, check_push, push_once
 from secateur.runtime.process import entry_point
 from secateur.runtime.tensorboard import write_tensorboard
@@ -69,14 +69,14 @@ class Driver:
     def run(self) -> None:
         self.launcher.listen()
         if self.config.schedule.dry_run:
-            self._check_trainer()
+            self._check()
             return
         begun = self.folder.check()
         self._target = self._hub_target()
         self._ask_wandb()
         if not begun:
-            self._check_trainer()
-            self.folder.open()
+            self._check()
+        self.folder.open()
         with hold_folder(self.folder.path / "rounds"):  # a launch holds the run folder itself
             self._work()
 
@@ -96,11 +96,15 @@ class Driver:
             others = [name for name in reporters(asked) if name != "wandb"]
             self.argv = [*self.argv, "--report_to", *(others or ["none"])]
 
-    def _check_trainer(self) -> None:
-        """What only the trainer knows: its keys, the data, the model; with `dry_run` it prints the plan as well."""
+    def _check(self) -> None:
+        """What only the trainer knows: its keys, the data, the model; with `dry_run` it prints the plan as well. Then
+        what only the validation knows, hours before it comes."""
         command = [sys.executable, str(REPOSITORY / TRAINER), *self.argv]
         command += ["--check_for_processes", str(self.launcher.processes)]
         self.launcher.run([*command, "--accelerate_config", self.launcher.accelerate_config], quiet=True)
+        with tempfile.TemporaryDirectory() as folder:
+            schedule = self.config.schedule
+            RoundValidation(schedule, Path(folder), {START: schedule.model}).check(self.launcher)
 
     def _work(self) -> None:
         clear_stop(self.folder.path)
@@ -127,7 +131,9 @@ class Driver:
     def _carry_out(self, action: Action) -> None:
         round_ = action.round
         if action.kind == "export" or round_ is None:
-            export_model(self.folder.locate(action.start_model), self.folder.path / "final")
+            export_model(
+                self.folder.locate(action.start_model), self.folder.path / "final", self.config.schedule.model
+            )
         elif action.kind == "train":
             self._train(round_, action.start_model)
         elif action.kind == "validate":
@@ -168,17 +174,13 @@ class Driver:
 
     def _known_start(self, round_: Round) -> Candidate:
         """The figures of the model that the round before chose: same problems, same settings, no need to repeat."""
-        before = self.folder.round_folder(self.folder.rounds[round_.index - 2])
-        chosen = read_selection(before).chosen_step
-        measured = next(one for one in read_validation(before / VALIDATION).candidates if one.step == chosen)
+        before = self.folder.rounds[round_.index - 2]
+        chosen, figures = self.folder.chosen_step(before), self.folder.round_folder(before) / VALIDATION
+        measured = next(one for one in read_validation(figures).candidates if one.step == chosen)
         return replace(measured, step=START)
 
     def _choose(self, round_: Round, start_model: str) -> None:
-        schedule, folder = self.config.schedule, self.folder.round_folder(round_)
-        candidates = read_validation(folder / VALIDATION).candidates
-        original = read_validation(self.folder.round_folder(self.folder.rounds[0]) / VALIDATION).candidates[0]
-        reference = pick_reference(original, candidates[0], schedule.tolerance_reference)
-        selection = choose(candidates, reference, schedule.tolerance)
+        folder, selection = self.folder.round_folder(round_), self.folder.choice(round_)
         reason = explain(selection)
         show_selection(round_, selection, reason)
         write_selection(folder, selection_record(round_.limit, start_model, selection, reason))

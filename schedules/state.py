@@ -11,6 +11,7 @@
         validation.json             figures of every candidate
         selection.json              the choice
     final/                          the chosen model, a plain Hugging Face folder with its model card
+    final.json                      checksums of its files; what is damaged is exported again
     card.json                       what the card knows beyond the other files: versions, later measurements
     hub.json                        what of final/ was pushed where
     rounds.png                      accuracy and length of all candidates
@@ -21,11 +22,8 @@
 Every file is replaced atomically and each step looks only at the files of the steps before it.
 """
 
-import contextlib
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,11 +31,11 @@ from typing import Literal
 import yaml
 from rich.markup import escape
 
-from schedules.choice import START
+from schedules.choice import START, Selection, choose, name_of, pick_reference
 from schedules.config import RunConfig
 from schedules.export import drop_training_state, finish_removals, remove_folder
-from schedules.integrity import damage, read_marker, saved_checkpoints, step_of
-from schedules.records import VALIDATION, SelectionRecord, has_chosen, read_selection
+from schedules.integrity import damage, export_damage, read_marker, saved_checkpoints, step_of
+from schedules.records import SELECTION, VALIDATION, SelectionRecord, has_chosen, read_selection, read_validation
 from schedules.rounds import Round
 from secateur.engines.registry import engine_kind
 from secateur.runtime.config import read_yaml
@@ -78,17 +76,22 @@ class RunFolder:
         self.path = Path(config.schedule.output_dir)
         self.rounds = config.schedule.rounds
         self.original_model = config.schedule.model
+        self._tolerance = (config.schedule.tolerance_reference, config.schedule.tolerance)
+        self._final_is_whole = False
         self._resolved = config.resolved()
 
     def open(self) -> None:
-        """Write `config.yaml`, or make sure that the one there is ours; raises `InputError` and changes nothing."""
-        check_same_config(self.path, self._resolved)
-        if not (self.path / "config.yaml").is_file():
+        """Write `config.yaml`, or make sure that the one there is ours; raises `InputError` and changes nothing. Keys
+        that were corrected before their first use stand in it from now on."""
+        known = check_same_config(self.path, self._resolved)
+        if not known or unused_keys(self.path, self._resolved):
             write_text(self.path / "config.yaml", yaml.safe_dump(self._resolved, sort_keys=False))
 
     def check(self) -> bool:
-        """Whether the folder holds this run already; raises `InputError` if it holds another one."""
-        return check_same_config(self.path, self._resolved)
+        """Whether the folder holds this run already, nothing corrected; raises `InputError` if it holds another
+        one."""
+        known = check_same_config(self.path, self._resolved)
+        return known and not _differing(read_yaml(self.path / "config.yaml"), self._resolved)
 
     def round_folder(self, round_: Round) -> Path:
         return self.path / "rounds" / round_.name
@@ -113,17 +116,46 @@ class RunFolder:
         folders = ((round_, self.round_folder(round_)) for round_ in self.rounds)
         return [(round_, read_selection(folder)) for round_, folder in folders if has_chosen(folder)]
 
+    def choice(self, round_: Round) -> Selection:
+        """What follows from the figures of the round's candidates. Raises `InputError` if they cannot be read."""
+        candidates = read_validation(self.round_folder(round_) / VALIDATION).candidates
+        original = read_validation(self.round_folder(self.rounds[0]) / VALIDATION).candidates[0]
+        reference = pick_reference(original, candidates[0], self._tolerance[0])
+        return choose(candidates, reference, self._tolerance[1])
+
+    def chosen_step(self, round_: Round) -> int:
+        """The choice of a round that has chosen. Raises `InputError` if it does not follow from its figures: one of
+        the two files is damaged, and the other candidates' weights may be deleted on their word."""
+        folder = self.round_folder(round_)
+        stored, found = read_selection(folder).chosen_step, self.choice(round_).chosen_step
+        if stored != found:
+            raise InputError(
+                f"{folder / SELECTION}: names {name_of(stored)}, but the figures in {VALIDATION} beside it choose "
+                f"{name_of(found)}; restore the file that was changed, or delete {SELECTION} to choose again"
+            )
+        return stored
+
     def next_action(self) -> Action:
         start = self.original_model
         for round_ in self.rounds:
             folder = self.round_folder(round_)
             if not has_chosen(folder):
                 return Action(_unfinished_step(folder), round_, start)
-            chosen = read_selection(folder).chosen_step
+            chosen = self.chosen_step(round_)
             if chosen == START:  # the limit could not be met; a tighter one cannot either
                 break
             start = f"rounds/{round_.name}/checkpoint-{chosen}"
-        return Action("done" if (self.path / "final").is_dir() else "export", None, start)
+        return Action("done" if self._is_exported() else "export", None, start)
+
+    def _is_exported(self) -> bool:
+        """Whether `final/` is what was exported; read once, for it may be large."""
+        final = self.path / "final"
+        if not self._final_is_whole and final.is_dir():
+            fault = export_damage(final)
+            self._final_is_whole = fault is None
+            if fault:
+                say(f"  exported again: {escape(str(final))}: {escape(fault)}")
+        return self._final_is_whole
 
 
 def _unfinished_step(folder: Path) -> Literal["train", "validate", "choose"]:
@@ -146,14 +178,30 @@ def check_same_config(folder: Path, resolved: Mapping[str, JSON]) -> bool:
             )
         return False
     stored = read_yaml(folder / "config.yaml")
-    for key in sorted((stored.keys() | resolved.keys()) - FREE_KEYS):
+    for key in sorted(_differing(stored, resolved) - unused_keys(folder, stored.keys() | resolved.keys())):
         there, now = (_binding_value(key, values) for values in (stored, resolved))
-        if there != now:
-            raise InputError(
-                f"output_dir {folder}: holds a run with another configuration: '{key}' is {there!r} there "
-                f"and {now!r} now; choose another output_dir or restore the value"
-            )
+        raise InputError(
+            f"output_dir {folder}: holds a run with another configuration: '{key}' is {there!r} there "
+            f"and {now!r} now; choose another output_dir or restore the value"
+        )
     return True
+
+
+def _differing(stored: Mapping[str, JSON], resolved: Mapping[str, JSON]) -> set[str]:
+    """Keys that a restart has to repeat and that it does not."""
+    keys = (stored.keys() | resolved.keys()) - FREE_KEYS
+    return {key for key in keys if _binding_value(key, stored) != _binding_value(key, resolved)}
+
+
+def unused_keys(folder: Path, keys: Collection[str]) -> frozenset[str]:
+    """Those of `keys` that nothing in the run folder depends on yet, so that they may still be corrected: all of them
+    before the first step, those of the validation before its first trace, those of the choice before the first."""
+    rounds = folder / "rounds"
+    if not any(any(rounds.glob(f"*/{name}")) for name in ("train.jsonl", "checkpoint-*", TRAINING, SELECTION)):
+        return frozenset(keys)
+    choice = [] if any(rounds.glob(f"*/{SELECTION}")) else [key for key in keys if key.startswith("tolerance")]
+    sampled = any(rounds.glob(f"*/{VALIDATION}")) or any(rounds.glob("*/validation/*/*/traces-*.jsonl"))
+    return frozenset([*choice, *(() if sampled else (key for key in keys if key.startswith("validation_")))])
 
 
 def _binding_value(key: str, values: Mapping[str, JSON]) -> JSON:
@@ -163,30 +211,6 @@ def _binding_value(key: str, values: Mapping[str, JSON]) -> JSON:
         free = engine_kind(values["validation_engine"], "validation_engine").free_options
         return {name: option for name, option in value.items() if name not in free}
     return value
-
-
-LOCK = ".lock"
-
-
-@contextlib.contextmanager
-def hold_folder(folder: Path) -> Iterator[None]:
-    """Keep a second process out of `folder` while this one works in it; a kill releases it.
-
-    Raises `InputError` naming the process that holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise InputError(
-                f"{folder}: process {handle.read().strip()} is working in it; wait for it or end it"
-            ) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
 
 
 STOP = ".stop"
@@ -205,14 +229,15 @@ def clear_stop(run_folder: Path) -> None:
     (run_folder / STOP).unlink(missing_ok=True)
 
 
-def candidate_steps(round_folder: Path, round_: Round) -> list[int]:
+def candidate_steps(round_folder: Path, round_: Round, whole_files: bool = True) -> list[int]:
     """Steps of the round's whole checkpoints that were saved in turn; says which damaged ones are passed over.
+    `whole_files`: whether their contents are read to the end, see `damage`.
 
     Raises `InputError` if one was saved at another limit.
     """
     steps = []
     for folder in saved_checkpoints(round_folder):
-        if fault := damage(folder):
+        if fault := damage(folder, whole_files):
             say(f"  passed over: {escape(str(folder))}: {escape(fault)}")
             continue
         marker = read_marker(folder)
@@ -239,7 +264,7 @@ def prune_checkpoints(round_folder: Path, chosen_step: int, keep: str) -> None:
     for folder in round_folder.glob("incomplete-checkpoint-*"):
         shutil.rmtree(folder)
     for folder in saved_checkpoints(round_folder):
-        whole = damage(folder) is None
+        whole = damage(folder, whole_files=False) is None
         if step_of(folder) == chosen_step:
             if whole:
                 drop_training_state(folder)
@@ -254,4 +279,4 @@ def prune_decided(run: RunFolder, keep: str) -> None:
     for round_ in run.rounds:
         folder = run.round_folder(round_)
         if has_chosen(folder):
-            prune_checkpoints(folder, read_selection(folder).chosen_step, keep)
+            prune_checkpoints(folder, run.chosen_step(round_), keep)

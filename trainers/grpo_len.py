@@ -29,15 +29,17 @@ from schedules.config import read_run_config
 from schedules.integrity import step_of
 from schedules.records import write_data
 from schedules.rounds import Round
-from schedules.state import Action, RunFolder, hold_folder
+from schedules.state import Action, RunFolder
+from secateur.engines.models import keep_special_tokens_only
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import hold_folder
 from secateur.runtime.launch_file import check_saves_weights
 from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
-from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, RoundLog
+from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, RoundLog, StuckWatch
 from trainers.grpo.checkpoints import prepare_resume, record_training
 from trainers.grpo.data import round_rows
 from trainers.grpo.job import RoundJob
@@ -72,11 +74,11 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=job.tokenizer,
-        callbacks=[RoundLog(round_, folder / "train.jsonl"), CompletionMarker(round_), stop],
+        callbacks=[RoundLog(round_, folder / "train.jsonl"), StuckWatch(), CompletionMarker(round_), stop],
     )
+    keep_special_tokens_only(trainer.model)
     trainer.add_callback(EngineNote(trainer, folder))
-    # Only the loaded model knows all its end tokens; TRL's own list keeps its truncated share and ours the same.
-    reward.end_ids = frozenset((*trainer.eos_token_ids, job.tokenizer.pad_token_id))
+    reward.end_ids = frozenset(trainer.eos_token_ids)  # only the loaded model knows all of them
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.accelerator.wait_for_everyone()

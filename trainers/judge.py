@@ -14,6 +14,7 @@ problems; the three never share a problem. metrics.json holds every figure over 
 cuts (`unfinished`, the headline), per test folder where there are several (`models`), with baselines beside them.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,8 @@ from secateur.runtime.cards import library_versions
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_text
-from secateur.runtime.process import entry_point
+from secateur.runtime.files import hold_folder, write_text
+from secateur.runtime.process import current_ranks, entry_point
 from trainers.dry_run.judge import plan_judge
 from trainers.judges.config import FREE_KEYS, JudgeConfig
 from trainers.judges.data import load_judge_data
@@ -55,7 +56,9 @@ from trainers.judges.figures import (
 from trainers.judges.fit import steps_done
 from trainers.judges.trainee import scored_part
 from trainers.judges.training import (
+    PUBLISHING,
     check_precision,
+    finish_publishing,
     hub_target,
     make_judge,
     publish,
@@ -80,12 +83,16 @@ def is_finished(config: JudgeConfig) -> bool:
                 f"{folder} holds a judge with {key} = {stored.get(key)!r}, this run has {values.get(key)!r}; "
                 "give another 'output_dir', or delete the folder to train anew"
             )
-    return (folder / METRICS_FILE).is_file()
+    # The main process may just be moving it from the one place to the other.
+    return (folder / PUBLISHING / METRICS_FILE).is_file() or (folder / METRICS_FILE).is_file()
 
 
 def run(config: JudgeConfig) -> None:
     """Make, measure and share the judge; what is finished already is only shared."""
-    folder, finished = Path(config.output_dir), is_finished(config)
+    folder = Path(config.output_dir)
+    if current_ranks().is_main:
+        finish_publishing(folder)
+    finished = is_finished(config)
     target = hub_target(config)
     if finished:
         say(f"judge: {escape(str(folder))} is finished, nothing to train")
@@ -130,8 +137,8 @@ def _make_and_measure(config: JudgeConfig) -> None:
     _track(accelerator, metrics)
     if accelerator.is_main_process:
         store_measured(folder / "best", calibration, worth.weight, worth.verdict)
+        write_metrics(folder / "best", metrics)
         publish(folder)
-        write_metrics(folder, metrics)
     say(f"judge {config.kind}: {escape(str(folder))}")
     for row in figure_rows(metrics):
         say(f"  {escape(row)}")
@@ -178,7 +185,8 @@ def main() -> None:
         plan_judge(config)
         return
     use_one_torch_thread()
-    run(config)
+    with hold_folder(config.output_dir) if current_ranks().is_main else nullcontext():
+        run(config)
 
 
 if __name__ == "__main__":

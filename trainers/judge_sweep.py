@@ -12,6 +12,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,12 @@ from secateur.deepprune.judges.record import METRICS_FILE
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import hold_folder, read_arrays, read_json, write_json
 from secateur.runtime.process import current_ranks, entry_point
 from trainers.judges.config import FREE_KEYS
 from trainers.judges.figures import PairColumns, cut_figures
 from trainers.judges.trainee import scored_part, split_scores
-from trainers.judges.training import make_judge, publish
+from trainers.judges.training import finish_publishing, make_judge, publish
 from trainers.sweep.config import CutAgain, JudgeSweepConfig, SweepCell
 from trainers.sweep.report import print_sweep, write_plot, write_sweep_csv
 from trainers.sweep.summary import (
@@ -84,8 +85,8 @@ def train_cell(config: JudgeSweepConfig, cell: SweepCell, data: JudgeData) -> Ce
         if not config.keep_judges:
             shutil.rmtree(folder / "best")
             (folder / "best").mkdir()
+        write_cell(folder / "best", found)
         publish(folder)
-        write_cell(folder, found)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return found
@@ -152,6 +153,9 @@ def _figure(value: float | None) -> str:
 def run(config: JudgeSweepConfig) -> Sweep | None:
     """Train what is missing; the main process then writes and returns the results of the cells that are done."""
     claim_folder(config)
+    if current_ranks().is_main:
+        for cell in config.cells():
+            finish_publishing(Path(config.of_cell(cell).output_dir))
     train_missing(config)
     if not current_ranks().is_main:
         return None
@@ -165,8 +169,8 @@ def run(config: JudgeSweepConfig) -> Sweep | None:
 
 
 def _result(folder: Path) -> CellResult:
-    with np.load(folder / _SCORES_FILE) as scores:
-        return CellResult(read_cell(folder), dict(scores))
+    scores = read_arrays(folder / _SCORES_FILE, f"delete {folder} to train the cell again")
+    return CellResult(read_cell(folder), scores)
 
 
 @entry_point
@@ -174,7 +178,8 @@ def main() -> None:
     silence_libraries()
     config = parse_config(JudgeSweepConfig)
     use_one_torch_thread()
-    sweep = run(config)
+    with hold_folder(config.output_dir) if current_ranks().is_main else nullcontext():
+        sweep = run(config)
     if sweep is not None:
         print_sweep(sweep, console)
         say(f"results: {escape(str(Path(config.output_dir) / SWEEP_FILE))}, sweep.csv, sweep.png")

@@ -54,7 +54,7 @@ from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import MetricLog, progress, say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_text
+from secateur.runtime.files import hold_folder, write_text
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import grade_batch
 from secateur.tasks.answers.extraction import ANSWER, extraction
@@ -386,7 +386,8 @@ def main() -> None:
     silence_libraries()
     config = parse_config(ScorerConfig)
     use_one_torch_thread()
-    run(config)
+    with hold_folder(config.output_dir):
+        run(config)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class SingleConfig(SamplingKeys):
     pass_k: further k of pass@k beside 1, 2, 4, … up to the number of samples.
     majority: also say how often the most frequent answer is right; answers are then compared with one another.
     table: print the figures and draw the picture; schedules/run.py shows them in its own way.
+    check: see that problems and tokenizers can be read, and stop; schedules/run.py does so before it trains.
     """
 
     problems: str | dict[str, str]
@@ -45,6 +46,7 @@ class SingleConfig(SamplingKeys):
     pass_k: list[int] | None = None
     majority: bool = False
     table: bool = True
+    check: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,6 +125,13 @@ def sample_model(model: OpenedModel, config: SingleConfig, problems: Problems) -
         title = f"{model.name}, {benchmark}"
         with writer:
             sample_missing(model.engine, model.tokenizer, plan, writer, model.name, title=title)
+
+
+def check_inputs(config: SingleConfig) -> None:
+    """Read all that a run reads before it opens a model. Raises `InputError` for the first that cannot be read."""
+    config.load()
+    for name in config.models:
+        load_tokenizer(config.tokenizer_of(name))
 
 
 def sample_alone(config: SingleConfig, name: str, problems: Problems) -> None:

@@ -12,7 +12,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace
-from secateur.runtime.files import read_json, read_jsonl, write_json
+from secateur.runtime.files import file_name, read_arrays, read_json, read_jsonl, write_json
 from secateur.runtime.records import FORMAT_KEY, as_json, read_record, record_of, write_record
 from secateur.tasks.records import Problem
 
@@ -44,15 +43,15 @@ def traces_folder(config: CombinedConfig, model: str) -> Path:
 
 
 def scores_path(config: CombinedConfig, model: str, label: str, problem: Problem) -> Path:
-    return Path(config.output_dir) / model / "scores" / label / f"{quote(problem.id, safe='')}.npz"
+    return Path(config.output_dir) / model / "scores" / label / f"{file_name(problem.id)}.npz"
 
 
 def live_path(config: CombinedConfig, model: str, method: str, problem: Problem) -> Path:
-    return Path(config.output_dir) / model / "live" / method / f"{quote(problem.id, safe='')}.json"
+    return Path(config.output_dir) / model / "live" / method / f"{file_name(problem.id)}.json"
 
 
 def probes_path(config: CombinedConfig, model: str, problem: Problem) -> Path:
-    return Path(config.output_dir) / model / "probes" / f"{quote(problem.id, safe='')}.json"
+    return Path(config.output_dir) / model / "probes" / f"{file_name(problem.id)}.json"
 
 
 def rates_path(config: CombinedConfig, model: str) -> Path:
@@ -166,13 +165,13 @@ def read_scores(
     path = scores_path(config, model, label, problem)
     if not path.is_file():
         return None
-    with np.load(path) as stored:
-        meta = json.loads(str(stored["meta"]))
-        if settings is not None and meta["settings"] != settings:
-            return None
-        usage = meta["usage"]
-        cuts = tuple(Usage(**cut) for cut in usage["cuts"])
-        return JudgeScores(stored["scores"], JudgeUsage(Usage(**usage["everything"]), cuts), meta["parameters"])
+    stored = read_arrays(path, "delete it, and the judge scores these cuts again")
+    meta = json.loads(str(stored["meta"]))
+    if settings is not None and meta["settings"] != settings:
+        return None
+    usage = meta["usage"]
+    cuts = tuple(Usage(**cut) for cut in usage["cuts"])
+    return JudgeScores(stored["scores"], JudgeUsage(Usage(**usage["everything"]), cuts), meta["parameters"])
 
 
 def read_live(
@@ -199,7 +198,7 @@ class StoredReadings:
 
 
 def readings_path(config: CombinedConfig, model: str, problem: Problem) -> Path:
-    return Path(config.output_dir) / model / "scorer" / f"{quote(problem.id, safe='')}.json"
+    return Path(config.output_dir) / model / "scorer" / f"{file_name(problem.id)}.json"
 
 
 def read_readings(

@@ -3,6 +3,7 @@
 import datetime
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,12 @@ import torch
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.engines.base import Engine, SamplingSpec, trace_seed
 from secateur.engines.models import model_fingerprint
-from secateur.engines.registry import EngineKeys, engine_kind, open_engine, tokenizer_source
+from secateur.engines.registry import EngineKeys, check_dtype, engine_kind, open_engine, tokenizer_source
 from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
 from secateur.runtime.console import progress, use_one_torch_thread
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import hold_folder
 from secateur.runtime.process import current_ranks, each_in_its_own_process
 from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
 from secateur.tasks.prompts import check_family, encode_prompt, evaluation_messages, starts_inside_thinking
@@ -73,6 +75,8 @@ class SamplingKeys(EngineKeys):
         extraction(self.answer_from)
         self.require_positive("max_tokens", "rows")
         self.check_engine()
+        check_dtype(self.engine, self.dtype)
+        _ = self.spec  # its own checks
         if not self.models and self.needs_models:
             raise InputError("key 'models' is empty; give at least one name and folder, for example {base: path}")
         in_process = engine_kind(self.engine).in_process
@@ -143,7 +147,10 @@ def require_model_folder(key: str, path: str) -> None:
 
 
 def local_device(device: str) -> str:
-    """ "auto" becomes this process's own GPU, or the CPU where there is none; other names stay."""
+    """ "auto" becomes this process's own GPU, or the CPU where there is none; other names stay. Raises `InputError`
+    for a GPU where there is none."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"key 'device' has the value '{device}', but no GPU can be used here; give auto or cpu")
     if device != "auto":
         return device
     if not torch.cuda.is_available():
@@ -182,13 +189,25 @@ def quiet_library_bars() -> None:
     logging.disable_progress_bar()
 
 
-def wait_for_all_processes() -> None:
-    """A barrier. Sampling shares nothing else, so a plain process group on the CPU will do on any machine."""
+def wait_for_all_processes(point: str = "end") -> None:
+    """A barrier. Sampling shares nothing else, so a plain process group on the CPU will do on any machine. Each
+    `point` of a program has a group of its own: what one leaves in the launcher's store would mislead the next."""
     if current_ranks().world_size == 1:
         return
-    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+    store, rank, size = next(torch.distributed.rendezvous("env://"))
+    own, patience = torch.distributed.PrefixStore(point, store), datetime.timedelta(days=7)
+    torch.distributed.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=patience)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def hold_output(folder: str) -> Iterator[None]:
+    """Keep other commands out of an output folder while this launch works in it: its main process takes the folder,
+    the others begin when it has."""
+    with hold_folder(folder) if current_ranks().is_main else nullcontext():
+        wait_for_all_processes("start")
+        yield
 
 
 def prompt_ids(tokenizer, problem: Problem, family: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ A kill costs the traces that were under way: those on disk are not sampled again
 not opened again.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ import yaml
 
 from schedules.choice import START, Candidate, ProblemFigures
 from schedules.config import ScheduleConfig
-from schedules.launch import Launcher
+from schedules.launch import REPOSITORY, Launcher
 from schedules.records import ValidationRecord, read_validation, write_validation
 from secateur.engines.registry import engine_kind
 from secateur.runtime.errors import InputError
@@ -57,12 +58,8 @@ class RoundValidation:
 
     def run(self, launcher: Launcher) -> list[Candidate]:
         """The figures of every candidate, in the order of `models`."""
-        names = {candidate_name(step): model for step, model in self.models.items()}
+        self._write_config()
         settings = validation_settings(self.schedule)
-        write_text(
-            self.config,
-            yaml.safe_dump(settings | {"models": names, "output_dir": str(self.folder)}, sort_keys=False),
-        )
         known = self._known()
         for steps in self._launches([step for step in self.models if step not in known]):
             launcher.run(self._command(launcher, steps), log=self.folder)
@@ -70,6 +67,21 @@ class RoundValidation:
             known |= {step: self._measured(step, summary) for step in steps}
             write_validation(self._figures, ValidationRecord(settings, tuple(known[step] for step in sorted(known))))
         return [known[step] for step in self.models]
+
+    def check(self, launcher: Launcher) -> None:
+        """Let eval/single.py see that it can read what it will need; ends as it ends if it cannot."""
+        self._write_config()
+        command = [sys.executable, str(REPOSITORY / SCRIPT), "--config", str(self.config), "--check", "true"]
+        try:
+            launcher.run(command, quiet=True)
+        except SystemExit:
+            print("  (a key of the run is called validation_… in its own config)", file=sys.stderr, flush=True)
+            raise
+
+    def _write_config(self) -> None:
+        names = {candidate_name(step): model for step, model in self.models.items()}
+        values = validation_settings(self.schedule) | {"models": names, "output_dir": str(self.folder)}
+        write_text(self.config, yaml.safe_dump(values, sort_keys=False))
 
     @property
     def _figures(self) -> Path:

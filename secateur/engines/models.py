@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -16,11 +17,11 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from secateur.engines.local.kv_cache import GROUPED_ATTENTION
+from secateur.engines.registry import check_dtype
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import sampled_digest
 
 _WORDS = "hello world so wait 12"  # a text that every tokenizer gives back
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def check_model_folder(path: str | Path) -> None:
@@ -34,8 +35,7 @@ def load_model(path: str | Path, dtype: str, device: torch.device) -> PreTrained
 
     Raises `InputError` for a folder without config.json or weights, an unknown dtype, a model that is not causal.
     """
-    if dtype not in _DTYPES:
-        raise InputError(f"key 'dtype' has the value {dtype!r}: expected one of {', '.join(_DTYPES)}")
+    check_dtype("transformers", dtype)
     check_model_folder(path)
     try:
         config = AutoConfig.from_pretrained(path)
@@ -48,6 +48,16 @@ def load_model(path: str | Path, dtype: str, device: torch.device) -> PreTrained
             raise
         raise InputError(f"{path}: cannot be loaded as a causal language model ({error})") from None
     return model.to(device).eval()
+
+
+def keep_special_tokens_only(model: PreTrainedModel) -> None:
+    """Of the model's generation settings leave the special tokens. The rest would leak into every `generate` that
+    does not name it (a published `min_new_tokens`), and settings that contradict one another, as some published
+    models have them, cannot be saved."""
+    published = getattr(model, "generation_config", None)
+    if published is not None:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        model.generation_config = GenerationConfig(**{name: getattr(published, name) for name in names})
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

@@ -36,6 +36,7 @@ class EngineKind:
         needs a process of its own.
     reserves_memory: it takes its room for keys and values when it is opened; else it grows with the traces.
     hides_overrun: what is computed after a trace was stopped is not told.
+    dtypes: the values of the key `dtype` that it knows; (): it says so itself.
     free_options: options that change how fast, where or by which connection it samples, and nothing of what comes
         out: they may differ where a run goes on.
     """
@@ -49,6 +50,7 @@ class EngineKind:
     one_process_per_model: bool = True
     reserves_memory: bool = False
     hides_overrun: bool = False
+    dtypes: tuple[str, ...] = ()
     free_options: frozenset[str] = frozenset()
 
     def gpus(self, options: Mapping[str, JSON]) -> int:
@@ -65,6 +67,7 @@ ENGINES: dict[str, EngineKind] = {
         engine="secateur.engines.local.engine:TransformersEngine",
         hands_out_states=True,
         one_process_per_model=False,
+        dtypes=("float32", "bfloat16", "float16", "float64"),
         free_options=frozenset({"max_batch_rows"}),
     ),
     "vllm": EngineKind(
@@ -73,6 +76,7 @@ ENGINES: dict[str, EngineKind] = {
         places_option="max_num_seqs",
         gpus_option="tensor_parallel_size",
         reserves_memory=True,
+        dtypes=("auto", "float32", "bfloat16", "float16"),
         free_options=frozenset(
             {"gpu_memory_utilization", "kv_cache_gib", "tensor_parallel_size", "max_num_seqs", "enforce_eager"}
         ),
@@ -160,6 +164,13 @@ def check_options(name: str, options: Mapping[str, JSON]) -> None:
                 f"key 'engine_options' lacks '{address}', the server's address: {{{address}: http://host:8000/v1}}"
             )
     reject_unknown(list(options), known, f"key 'engine_options' of the {name} engine")
+
+
+def check_dtype(name: str, dtype: str) -> None:
+    """Raises `InputError` for a precision that the engine does not know."""
+    known = engine_kind(name).dtypes
+    if known and dtype not in known:
+        raise InputError(f"key 'dtype' has the value {dtype!r}: expected one of {', '.join(known)} (engine {name})")
 
 
 def open_engine(

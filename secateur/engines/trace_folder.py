@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.files import append_jsonl, file_name, read_json, read_jsonl, repair_torn_tail, write_json
 from secateur.tasks.records import Problem, Trace, trace_of
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class TraceFolderWriter:
         check_trace_settings(self.folder, settings)
         self._file = self.folder / f"traces-rank{rank}.jsonl"
         repair_torn_tail(self._file)
-        if not (self.folder / "settings.json").is_file():
+        if not _has_traces(self.folder):
             write_json(self.folder / "settings.json", settings)
         self.done = _stored_keys(self.folder)
         self._lots: dict[str, _Lot] = {}
@@ -162,7 +161,7 @@ class TraceFolderWriter:
         from safetensors.torch import save_file
 
         lot = self._lots.pop(problem_id)
-        name = f"states/{quote(problem_id, safe='')}-{lot.lines[0]['sample']}.safetensors"
+        name = f"states/{file_name(problem_id)}-{lot.lines[0]['sample']}.safetensors"
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
@@ -205,7 +204,8 @@ def _places(lot: _Lot, sample: int, file: str) -> dict[str, str]:
 
 
 def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
-    """Everything stored so far, problems in the order of their ids' first appearance over the sorted rank files.
+    """Everything stored so far, problems in the order of their ids: that in which traces ended depends on processes
+    and kills.
 
     A line that a kill left unfinished is passed over. Raises `InputError` for a folder without traces, a damaged
     line, a sample stored twice or two texts for one problem id.
@@ -227,7 +227,7 @@ def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
         raise InputError(f"{folder}: no traces there; run eval/collect_traces.py with this output folder first")
     for entry in problems.values():
         entry.traces.sort(key=lambda stored: stored.trace.sample)
-    return list(problems.values())
+    return [problems[name] for name in sorted(problems)]
 
 
 def _stored(folder: Path, trace: Trace, extra: Mapping[str, Any]) -> StoredTrace:
@@ -244,6 +244,10 @@ def _stored(folder: Path, trace: Trace, extra: Mapping[str, Any]) -> StoredTrace
 
 def _trace_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("traces*.jsonl"))
+
+
+def _has_traces(folder: Path) -> bool:
+    return any(path.stat().st_size for path in _trace_files(folder))
 
 
 def _read_file(path: Path) -> list[tuple[Trace, dict[str, Any]]]:
@@ -267,10 +271,10 @@ def _stored_keys(folder: Path) -> set[tuple[str, int]]:
 def check_trace_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raises `InputError` if `folder` holds traces that were sampled with other settings; changes nothing."""
     path = folder / "settings.json"
-    if not path.is_file():
-        if _trace_files(folder):
-            raise InputError(f"{folder}: holds traces but no settings.json; give another output folder")
+    if not _has_traces(folder):  # settings that nothing was sampled with may still be corrected
         return
+    if not path.is_file():
+        raise InputError(f"{folder}: holds traces but no settings.json; give another output folder")
     stored = _flatten(read_json(path))
     wanted = _flatten(json.loads(json.dumps(settings)))
     for key in sorted(stored.keys() | wanted.keys()):

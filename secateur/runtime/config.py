@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import os
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -30,14 +31,24 @@ def read_yaml(path: str | Path) -> dict[str, JSON]:
     if not path.is_file():
         raise InputError(f"{path}: no such config file")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML ({error})") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected keys and values, found a {type(value).__name__}")
-    return value
+    return _at_home(value)
+
+
+def _at_home(value: JSON) -> JSON:
+    """Texts that begin with `~/` are paths in the user's folder: written out here, for not all who read them would,
+    and a run would lie in two places."""
+    if isinstance(value, dict):
+        return {key: _at_home(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_at_home(entry) for entry in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def reject_unknown(keys: Sequence[str], known: Sequence[str], where: str) -> None:
@@ -100,7 +111,7 @@ def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, JSON]
 
 def _read_value(key: str, text: str) -> JSON:
     try:
-        return yaml.safe_load(text)
+        return _at_home(yaml.safe_load(text))
     except yaml.YAMLError:
         raise InputError(f"command line: --{key} has the value '{text}', which is not YAML; quote it twice") from None
 

@@ -129,11 +129,16 @@ def interval_text(low: float, high: float, digits: int = 3) -> str:
     return f"{low:,.{digits}f}–{high:,.{digits}f}"
 
 
+def _no_formula(value: CsvValue) -> CsvValue:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, CsvValue]]) -> None:
-    """One line per row; the columns are all keys in the order of their first appearance."""
+    """One line per row; the columns are all keys in the order of their first appearance. A text that a spreadsheet
+    would take for a formula gets an apostrophe in front."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows([{key: _no_formula(value) for key, value in row.items()} for row in rows])
     write_text(path, buffer.getvalue())

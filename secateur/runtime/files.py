@@ -1,20 +1,35 @@
 """Files that survive a kill: JSON replaced atomically, JSONL appended line by line, errors named by line."""
 
+import contextlib
+import errno
 import gzip
 import hashlib
 import json
 import os
+import platform
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import JsonValue
 
 from secateur.runtime.errors import InputError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 JSON = JsonValue
 """What a JSON file holds."""
 _SAMPLE_BYTES = 1 << 20
+_LONGEST_LINE = 1 << 28  # characters; a compressed file may promise any number
+_LONGEST_NAME = 160  # of the 255 bytes that file systems allow, with room for endings and temporary names
+LOCK, _SOFT_LOCK, HOLDER = ".lock", ".lock-soft", ".lock-holder"
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # ENOSYS is known to filelock itself
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -57,14 +72,51 @@ def sampled_digest(files: Iterable[tuple[str, Path]]) -> str:
     return digest.hexdigest()[:16]
 
 
+def file_name(identifier: str) -> str:
+    """A file name, without its ending, for any text: as it stands but for letters that paths know, and where it is
+    too long its beginning and a digest.
+
+    >>> file_name("aime/24 1"), len(file_name("x" * 300))
+    ('aime%2F24%201', 160)
+    """
+    name = quote(identifier, safe="")
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(identifier.encode()).hexdigest()[:32]
+    return f"{name[: _LONGEST_NAME - 33]}-{digest}"
+
+
 def read_json(path: str | Path) -> JSON:
     """Raises `InputError` naming the file (and line) when it is missing or no JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return _parse(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not readable as JSON ({error}); restore the file or delete it") from None
+
+
+def _parse(text: str) -> JSON:
+    """Raises `ValueError` for what is no JSON, and for JSON that could not be kept: nested too deep, an integer of
+    thousands of digits, half of a surrogate pair."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if "\\ud" in text.lower():  # the only way to half a pair
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
+def read_arrays(path: Path, remedy: str) -> "dict[str, np.ndarray]":
+    """All arrays of an `.npz` file, whose checksums are compared. Raises `InputError` naming it if it is damaged."""
+    import numpy as np
+
+    try:
+        with np.load(path) as stored:
+            return dict(stored)
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from None
 
 
 def append_jsonl(path: str | Path, records: Iterable[Mapping[str, JSON]]) -> None:
@@ -86,19 +138,23 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, JSON]]]:
         raise InputError(f"{path}: no such file")
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as handle:
-            for number, line in enumerate(handle, start=1):
+        with opener(path, "rt", encoding="utf-8-sig") as handle:
+            lines = iter(lambda: handle.readline(_LONGEST_LINE), "")
+            for number, line in enumerate(lines, start=1):
+                if len(line) == _LONGEST_LINE:
+                    raise InputError(f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; no trace is")
                 if line.strip():
                     yield number, _parse_line(path, number, line)
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: not readable as UTF-8 JSONL ({error})") from None
 
 
 def _parse_line(path: Path, number: int, line: str) -> dict[str, JSON]:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: not JSON ({error.msg}); mend or delete the line") from None
+        value = _parse(line)
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise InputError(f"{path}, line {number}: not JSON ({reason}); mend or delete the line") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}, line {number}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -115,3 +171,54 @@ def repair_torn_tail(path: str | Path) -> bool:
             return False
         handle.truncate(content.rfind(b"\n") + 1)
     return True
+
+
+@contextlib.contextmanager
+def hold_folder(folder: str | Path) -> Iterator[None]:
+    """Keep a second command out of `folder` while this one works in it; a kill releases it.
+
+    A command that ends before it has written anything leaves no folder behind. Raises `InputError` naming the process
+    that holds it. File systems without `flock` get a lock that is a mere file, which is taken over once its process
+    is gone.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _acquired(folder / LOCK)
+    except Timeout:
+        raise InputError(f"{folder}: {_holder(folder)} is working in it; wait for it or end it") from None
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{folder}: no folder that can be written to ({error}); give another 'output_dir'") from None
+    try:
+        write_text(folder / HOLDER, f"process {os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        _leave_no_empty_folder(folder)
+        lock.release()
+
+
+def _acquired(path: Path) -> BaseFileLock:
+    lock: BaseFileLock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except OSError as error:
+        if isinstance(error, Timeout) or error.errno not in _NO_LOCKS:
+            raise
+        lock = SoftFileLock(path.with_name(_SOFT_LOCK))  # what the first attempt made there is no record of a holder
+        lock.acquire(blocking=False)
+    return lock
+
+
+def _holder(folder: Path) -> str:
+    """Who wrote the folder's `HOLDER`; it comes a moment after the lock."""
+    path = folder / HOLDER
+    return path.read_text(encoding="utf-8") if path.is_file() else "another process"
+
+
+def _leave_no_empty_folder(folder: Path) -> None:
+    (folder / HOLDER).unlink(missing_ok=True)
+    locks = [folder / LOCK, folder / _SOFT_LOCK]
+    if all(path in locks for path in folder.iterdir()):
+        for path in locks:  # a process that has just opened one finds that it is gone
+            path.unlink(missing_ok=True)
+        folder.rmdir()

@@ -82,8 +82,8 @@ _LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed", b"deepspeed")
 def entry_point(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a `main()` so that an error that the user can mend ends the process with its message and no traceback.
 
-    Exit codes: 2 for an `InputError`, 1 for a full disk and for the end of another process of the launch. In a launch
-    of several processes an error is shown once. A launcher that dies takes its processes with it.
+    Exit codes: 2 for an `InputError`, 130 for Ctrl-C, 1 for a full disk and for the end of another process of the
+    launch. In a launch of several processes an error is shown once. A launcher that dies takes its processes with it.
     """
 
     @functools.wraps(main)
@@ -93,6 +93,8 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             main()
         except InputError as error:
             _leave(str(error), 2)
+        except KeyboardInterrupt:
+            _leave("interrupted; the same command goes on from what is on disk", 128 + signal.SIGINT)
         except Exception as error:
             message = _explain(error)
             if message is None:

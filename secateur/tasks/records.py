@@ -163,7 +163,7 @@ def trace_of(record: Mapping[str, JSON], where: str) -> Trace:
             probe_every=_count(record, "probe_every"),
             probes=_probes(record),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: a value has the wrong type or is impossible ({error})") from None
 
 
@@ -219,7 +219,7 @@ def _count(record: Mapping[str, JSON], key: str) -> int | None:
     value = record.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53 or value != int(value):
         raise ValueError(f"{key} is {value!r}; a whole number of tokens is wanted")
     return int(value)
 

@@ -5,11 +5,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoConfig
 
+from schedules.export import export_model
 from secateur.engines.local.engine import TransformersEngine
-from secateur.engines.models import check_cache_layers, load_tokenizer, model_fingerprint
+from secateur.engines.models import (
+    check_cache_layers,
+    keep_special_tokens_only,
+    load_model,
+    load_tokenizer,
+    model_fingerprint,
+)
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import write_json
 
 
 def test_a_folder_must_hold_a_model_and_a_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
@@ -67,3 +76,38 @@ def test_a_fingerprint_follows_the_content(tiny_model: Path, tmp_path: Path) -> 
     assert model_fingerprint(twin) != model_fingerprint(tiny_model)
     with pytest.raises(InputError, match="no weights"):
         model_fingerprint(tmp_path)
+
+
+PUBLISHED = {
+    "greedy and a temperature": {"do_sample": False, "temperature": 0.6, "top_p": 0.95},
+    "a temperature alone, as Llama 2": {"temperature": 0.9, "top_p": 0.6, "max_length": 4096},
+    "R1": {"do_sample": True, "temperature": 0.6, "top_p": 0.95},
+    "Qwen2.5": {
+        "do_sample": True,
+        "repetition_penalty": 1.05,
+        "temperature": 0.7,
+        "top_k": 20,
+        "eos_token_id": [2, 0],
+    },
+    "a shortest length": {"min_new_tokens": 30, "eos_token_id": 2},
+    "beams": {"num_beams": 1, "early_stopping": True, "length_penalty": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_generation_settings_can_be_loaded_saved_resumed_and_exported(tmp_path, tiny_model, name) -> None:
+    original, checkpoint = tmp_path / "original", tmp_path / "checkpoint-4"
+    shutil.copytree(tiny_model, original)
+    write_json(original / "generation_config.json", {"eos_token_id": 2} | PUBLISHED[name])
+    model = load_model(original, "float32", torch.device("cpu"))
+    ends = model.generation_config.eos_token_id
+    keep_special_tokens_only(model)
+    model.save_pretrained(checkpoint)
+    again = load_model(checkpoint, "float32", torch.device("cpu"))
+    assert again.generation_config.eos_token_id == ends
+    assert len(again.generate(torch.tensor([[5]]), max_new_tokens=3, do_sample=False)[0]) <= 4
+    assert again.generation_config.min_new_tokens is None and not again.generation_config.do_sample
+    export_model(str(checkpoint), tmp_path / "final", str(original))
+    settings = [(folder / "generation_config.json").read_bytes() for folder in (original, tmp_path / "final")]
+    assert settings[0] == settings[1]
+    load_model(tmp_path / "final", "float32", torch.device("cpu"))

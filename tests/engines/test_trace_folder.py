@@ -1,11 +1,14 @@
 """A folder that was killed anywhere goes on where it stood: no trace lost that was announced, none stored twice."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter, read_trace_folder
 from secateur.runtime.errors import InputError
@@ -172,3 +175,29 @@ def test_a_judges_vector_has_a_place_of_its_own(tmp_path: Path) -> None:
     assert stored.states_path is None
     with pytest.raises(InputError, match="without states"):
         stored.load_states()
+
+
+@given(st.permutations([f"p{number}" for number in range(4)]), st.lists(st.integers(0, 1), min_size=4, max_size=4))
+def test_the_order_of_problems_depends_on_no_process_and_no_kill(tmp_path_factory, order, ranks) -> None:
+    folder = tmp_path_factory.mktemp("traces")
+    for name, rank in zip(order, ranks, strict=True):
+        with TraceFolderWriter(folder, SETTINGS, rank) as writer:
+            writer.add(replace(make_trace(), problem_id=name))
+    assert [entry.problem.id for entry in read_trace_folder(folder)] == ["p0", "p1", "p2", "p3"]
+
+
+def test_an_id_may_be_longer_than_a_file_name(tmp_path: Path) -> None:
+    names = ["x" * 300, "x" * 299 + "y", "/" * 300]
+    with TraceFolderWriter(tmp_path, SETTINGS) as writer:
+        for number, name in enumerate(names):
+            writer.add(replace(make_trace(), problem_id=name), states=make_states(number))
+    stored = {entry.problem.id: entry.traces[0].load_states() for entry in read_trace_folder(tmp_path)}
+    assert all(torch.equal(stored[name], make_states(number)) for number, name in enumerate(names))
+
+
+def test_settings_that_nothing_was_sampled_with_may_be_corrected(tmp_path: Path) -> None:
+    TraceFolderWriter(tmp_path, {"dtype": "bf16"})
+    with TraceFolderWriter(tmp_path, SETTINGS) as writer:
+        writer.add(make_trace())
+    with pytest.raises(InputError, match="another output folder"):
+        TraceFolderWriter(tmp_path, {"dtype": "bf16"})

@@ -17,7 +17,7 @@ from eval.traces.benchmarks import benchmark_name
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_jsonl, write_text
+from secateur.runtime.files import hold_folder, read_jsonl, write_text
 from secateur.tasks.answers.equality import GRADER_VERSION
 from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.records import Problem, Trace
@@ -281,6 +281,15 @@ def test_two_processes_give_the_samples_of_one(config, run_single, tmp_path, rep
     assert samples(two) == samples(tmp_path / "out")
     one, both = (read_summary(folder).models for folder in (tmp_path / "out", two))
     assert one == both
+
+
+def test_a_second_launch_on_one_folder_is_refused_and_stores_nothing(config, tmp_path, repository) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
+    command += ["--main_process_port", "0", "eval/single.py", "--config", str(config)]
+    with hold_folder(tmp_path / "out"):
+        other = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert other.returncode != 0 and f"process {os.getpid()} on" in other.stderr
+    assert not list((tmp_path / "out").rglob("traces-*"))
 
 
 def test_another_cap_in_the_same_folder_is_refused_and_nothing_is_touched(run_single, tmp_path, capsys) -> None:

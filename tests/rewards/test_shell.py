@@ -25,9 +25,7 @@ def encode(tokenizer, text: str, finished: bool = True) -> list[int]:
 
 
 def make_reward(tokenizer, name: str = "hard_limit", thinking: bool = False, **options) -> LimitReward:
-    return LimitReward(
-        tokenizer, {tokenizer.eos_token_id, tokenizer.pad_token_id}, thinking, name, options, limit=100, world=1
-    )
+    return LimitReward(tokenizer, {tokenizer.eos_token_id}, thinking, name, options, limit=100, world=1)
 
 
 def test_right_within_right_cut_off_and_wrong(tokenizer) -> None:

@@ -47,7 +47,7 @@ def test_the_real_trainer_spreads_groups_and_gets_the_rewards_of_whole_ones(
     parts: list[dict[str, Any]], tiny_model: Path
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    ends = {*parts[0]["trained"]["ends"], tokenizer.pad_token_id}
+    ends = parts[0]["trained"]["ends"]
     alone = LimitReward(tokenizer, ends, False, "shorter_better", {"keep": 3}, LIMIT, 1)
     steps = list(zip(*(part["trained"]["calls"] for part in parts), strict=True))
     assert len(steps) == 2

@@ -67,7 +67,7 @@ def train(model: str, tokenizer: Any, folder: Path) -> dict[str, Any]:
     ends = sorted({tokenizer.eos_token_id, *range(50, 100)})
     network.generation_config.eos_token_id = ends
     world = PartialState().num_processes
-    reward = Recorded(tokenizer, {*ends, tokenizer.pad_token_id}, False, "shorter_better", {"keep": 3}, LIMIT, world)
+    reward = Recorded(tokenizer, ends, False, "shorter_better", {"keep": 3}, LIMIT, world)
     reward.calls = []
     prompts = [[{"role": "user", "content": f"{index}+1?"}] for index in range(4)]
     rows = [{"prompt": prompt, "gold": "7", "row": index} for index, prompt in enumerate(prompts)]

@@ -1,16 +1,36 @@
 """Files, configuration and ranks: the ground that every entry point stands on."""
 
+import contextlib
+import errno
+import fcntl
+import gzip
 import json
 import os
+import subprocess
+import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from secateur.runtime.config import parse_config, split_command_line
+from schedules.config import read_run_config
+from secateur.runtime.config import parse_config, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.files import (
+    append_jsonl,
+    file_name,
+    hold_folder,
+    read_arrays,
+    read_json,
+    read_jsonl,
+    repair_torn_tail,
+    write_json,
+)
 from secateur.runtime.process import Ranks, claim_gpus, entry_point
 
 
@@ -170,3 +190,135 @@ def test_help_names_every_key_with_its_default(capsys) -> None:
     told = capsys.readouterr().out
     assert "path: where." in told
     assert "--path  (required)" in told and "--count  (default 3)" in told and "--names  (default [])" in told
+
+
+def test_the_users_folder_is_written_out_wherever_it_stands(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    text = "model: ~/m\nnames: [~/a, b~/c, '~']\npaths: {x: ~/p}\n"
+    assert parse(tmp_path, text) == Settings(
+        "/home/me/m", names=["/home/me/a", "b~/c", "~"], paths={"x": "/home/me/p"}
+    )
+    assert parse(tmp_path, text, "--model", "~/n", "--paths", "{y: ~/q}").model == "/home/me/n"
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "model: o/m\noutput_dir: ~/x\nlimits: [9]\nsteps_per_round: 1\nproblems: p\nvalidation_problems: v"
+    )
+    assert read_run_config(["--config", str(config)]).resolved()["output_dir"] == "/home/me/x"
+
+
+def _hold(folder: Path) -> subprocess.CompletedProcess[str]:
+    code = f"from secateur.runtime.files import hold_folder\nwith hold_folder({str(folder)!r}): print('inside')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("code", [None, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_one_command_at_a_time_works_in_a_folder_with_flock_or_without(tmp_path, monkeypatch, code) -> None:
+    if code is not None:  # as a file system answers that has no such locks
+
+        def refuse(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # filelock says that it falls back
+        with hold_folder(tmp_path / "out"):
+            (tmp_path / "out" / "trace").write_text("x")
+            with pytest.raises(InputError, match=rf"out: process {os.getpid()} on .* is working in it; wait"):
+                hold_folder(tmp_path / "out").__enter__()
+        with hold_folder(tmp_path / "out"):
+            pass
+    assert (tmp_path / "out" / "trace").is_file()
+
+
+def test_a_killed_command_frees_its_folder_and_one_that_wrote_nothing_leaves_none(tmp_path) -> None:
+    code = "import os\nfrom secateur.runtime.files import hold_folder\n"
+    code += f"with hold_folder({str(tmp_path)!r}): os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert _hold(tmp_path / "new").stdout == "inside\n" and not (tmp_path / "new").exists()
+    assert _hold(tmp_path).stdout == "inside\n"
+
+
+HOSTILE = {
+    "nested": "[" * 100_000 + "]" * 100_000,
+    "digits": "1" * 5_000,
+    "surrogate": '"\\ud83d"',
+    "surrogate in upper case": '"\\uD83D\\u0041"',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_json_that_cannot_be_kept_is_one_line(tmp_path, name) -> None:
+    (tmp_path / "one.json").write_text(HOSTILE[name])
+    with pytest.raises(InputError, match=r"one\.json: not readable as JSON"):
+        read_json(tmp_path / "one.json")
+    (tmp_path / "many.jsonl").write_text('{"a": 1}\n{"a": ' + HOSTILE[name] + "}\n")
+    with pytest.raises(InputError, match=r"many\.jsonl, line 2: not JSON"):
+        list(read_jsonl(tmp_path / "many.jsonl"))
+
+
+def test_a_whole_surrogate_pair_is_text(tmp_path) -> None:
+    (tmp_path / "one.json").write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_json(tmp_path / "one.json") == {"a": "😀"}
+
+
+def test_compressed_lines_are_read_up_to_a_bound_and_damage_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("secateur.runtime.files._LONGEST_LINE", 1 << 20)
+    bomb = tmp_path / "bomb.jsonl.gz"
+    bomb.write_bytes(gzip.compress(b" " * (1 << 24)))
+    with pytest.raises(InputError, match=r"bomb\.jsonl\.gz, line 1: longer than 1 MiB"):
+        list(read_jsonl(bomb))
+    whole = gzip.compress(b'{"a": 1}\n' * 50)
+    for at in range(len(whole)):
+        bomb.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        with contextlib.suppress(InputError):  # the file's time and name may be anything
+            assert len(list(read_jsonl(bomb))) == 50
+        bomb.write_bytes(whole[:at])
+        with contextlib.suppress(InputError):
+            assert not list(read_jsonl(bomb))
+
+
+@given(st.text(max_size=400))
+def test_any_text_makes_a_file_name(text) -> None:
+    name = file_name(text)
+    assert len(name) <= 160 and not set(name) & set("/ ")
+    assert file_name(text + "x") != name
+
+
+@pytest.mark.parametrize("at", range(0, 400, 7))
+def test_arrays_are_whole_or_named(tmp_path, at) -> None:
+    path = tmp_path / "scores.npz"
+    np.savez_compressed(path, scores=np.arange(9.0))
+    content = path.read_bytes()
+    at %= len(content)
+    for damaged in (content[:at], content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]):
+        path.write_bytes(damaged)
+        try:
+            found = read_arrays(path, "delete it")
+        except InputError as error:
+            assert str(path) in str(error)
+        else:
+            assert all((values == np.arange(9.0)).all() for values in found.values())
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path) -> None:
+    for name, text in (("a.json", '{"a": 1}'), ("a.jsonl", '{"a": 1}\n'), ("a.yaml", "a: 1\n")):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == read_yaml(tmp_path / "a.yaml") == {"a": 1}
+    assert list(read_jsonl(tmp_path / "a.jsonl")) == [(1, {"a": 1})]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"no folder that can be written to .*give another 'output_dir'"):
+            hold_folder(folder).__enter__()
+
+
+def test_ctrl_c_is_one_line(capsys) -> None:
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        entry_point(main)()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted; the same command goes on from what is on disk\n"

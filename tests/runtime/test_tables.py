@@ -30,3 +30,9 @@ def test_a_log_file_gets_the_full_width_and_a_narrow_terminal_its_own(capsys, mo
     print_table(table)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= width
     assert table.columns[0].justify == "left" and {column.justify for column in table.columns[1:]} == {"right"}
+
+
+def test_a_text_is_no_formula_and_a_number_stays_one(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", [{"name": "=1+1", "other": "@x", "number": -3, "plain": "a=1"}])
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as handle:
+        assert list(csv.DictReader(handle)) == [{"name": "'=1+1", "other": "'@x", "number": "-3", "plain": "a=1"}]

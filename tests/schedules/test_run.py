@@ -1,6 +1,7 @@
 """The driver's own decisions and messages, and whole schedules on the embedded model that are cut off and go on."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -23,9 +24,8 @@ from schedules.records import (
     write_validation,
 )
 from schedules.run import Driver, main
-from schedules.state import hold_folder
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json, write_text
+from secateur.runtime.files import hold_folder, read_json, write_json, write_text
 from tests.offline_wandb import read_events, read_offline_run
 from tests.schedules.candidates import candidate
 
@@ -125,6 +125,11 @@ def test_the_start_model_of_a_later_round_is_not_sampled_again(config_file, repo
         (["--tolerance", "much"], "'tolerance' has the value 'much': expected float"),
         (["--model", "no/such/model/folder"], "no such folder"),
         (["--num_processes", "two"], "--num_processes has the value 'two'"),
+        (["--loss_type", "DAPO"], "key 'loss_type' has the value 'DAPO'; choose one of grpo, bnpo, dr_grpo, dapo"),
+        (["--validation_problems", "gone.jsonl"], "gone.jsonl"),
+        (["--validation_count", "0"], "'problem_count' has the value 0"),
+        (["--validation_top_p", "1.5"], "key 'top_p' has the value 1.5: expected a share"),
+        (["--validation_dtype", "bf16"], "key 'dtype' has the value 'bf16': expected one of float32, bfloat16"),
     ],
 )
 def test_bad_input_ends_the_users_command_at_once(config_file, repository, arguments, message) -> None:
@@ -151,7 +156,7 @@ def test_a_second_driver_is_kept_out_of_the_folder(config_file, repository) -> N
     with hold_folder(driver.folder.path / "rounds"):
         ended = drive(config_file, repository)
     assert ended.returncode == 2
-    assert f"process {os.getpid()} is working in it" in ended.stderr
+    assert f"process {os.getpid()} on {platform.node()} is working in it" in ended.stderr
 
 
 SMALL = """

@@ -1,5 +1,6 @@
 """The run folder after a kill at every point: what is on disk decides, and nothing is done twice."""
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,24 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from schedules.choice import Reference, choose
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import export_model, remove_folder
 from schedules.integrity import Marker, damage, fingerprint, read_marker, write_marker
-from schedules.records import selection_record, write_selection
+from schedules.records import ValidationRecord, selection_record, write_selection, write_validation
 from schedules.rounds import Round
 from schedules.state import (
     RunFolder,
     candidate_steps,
     clear_stop,
-    hold_folder,
     prune_checkpoints,
     prune_decided,
     request_stop,
     stop_requested,
 )
+from secateur.runtime.config import read_yaml
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json
+from secateur.runtime.files import hold_folder, read_json, write_json
+from tests.launches import killed_before
 from tests.schedules.candidates import candidate
 
 
@@ -42,14 +43,16 @@ def make_config(folder: Path, **changes) -> RunConfig:
 
 def finish_round(run: RunFolder, index: int, chosen_step: int, upto: str = "selection") -> None:
     folder = run.round_folder(run.rounds[index])
-    for name in ("training", "validation"):
-        write_json(folder / f"{name}.json", {})
-        if name == upto:
-            return
-    candidates = [candidate(step, 0.5, 100.0) for step in dict.fromkeys((0, chosen_step))]
-    selection = choose(candidates, Reference(candidates[0], "the original model"), 0.1)
-    record = selection_record(run.rounds[index].limit, "owner/model", selection, "")
-    write_selection(folder, replace(record, chosen_step=chosen_step))
+    write_json(folder / "training.json", {})
+    if upto == "training":
+        return
+    figures = {step: candidate(step, 0.5, 100.0 if step == chosen_step else 120.0) for step in (0, 2, 4)}
+    write_validation(folder / "validation.json", ValidationRecord({}, tuple(figures.values())))
+    if upto == "validation":
+        return
+    selection = run.choice(run.rounds[index])
+    assert selection.chosen_step == chosen_step
+    write_selection(folder, selection_record(run.rounds[index].limit, "owner/model", selection, ""))
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -63,7 +66,7 @@ def test_every_step_follows_from_the_files_of_the_one_before(tmp_path) -> None:
         for upto in ("training", "validation", "selection"):
             finish_round(run, index, 4, upto)
             seen.append(run.next_action())
-    (run.path / "final").mkdir()
+    export_model(str(write_checkpoint(tmp_path, 4)), run.path / "final")
     seen.append(run.next_action())
     assert [action.kind for action in seen] == [*("train", "validate", "choose") * 2, "export", "done"]
     assert [action.round.index for action in seen if action.round] == [1, 1, 1, 2, 2, 2]
@@ -119,11 +122,59 @@ def test_what_does_not_change_the_result_may_differ_between_restarts(tmp_path, c
 
 
 def test_options_that_change_the_samples_may_not_differ(tmp_path) -> None:
-    RunFolder(make_config(tmp_path, validation_engine_options={"max_model_len": 900})).open()
+    run = RunFolder(make_config(tmp_path, validation_engine_options={"max_model_len": 900}))
+    run.open()
+    finish_round(run, 0, 4, "validation")
     with pytest.raises(
         InputError, match=r"'validation_engine_options' is \{'max_model_len': 900\} there and \{\} now"
     ):
         RunFolder(make_config(tmp_path)).check()
+
+
+def begin(run: RunFolder, *files: str) -> None:
+    for file in files:
+        path = run.round_folder(run.rounds[0]) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("begun", "changes", "allowed"),
+    [
+        (None, {"seed": 1, "validation_top_p": 0.9}, True),
+        ("train.jsonl", {"seed": 1}, False),
+        ("train.jsonl", {"validation_top_p": 0.9, "validation_problems": "arithmetic:test", "tolerance": 0.2}, True),
+    ],
+)
+def test_a_key_that_was_not_used_yet_may_be_corrected(tmp_path, begun, changes, allowed) -> None:
+    run = RunFolder(make_config(tmp_path))
+    run.open()
+    if begun is not None:
+        begin(run, begun)
+    corrected = RunFolder(make_config(tmp_path, **changes))
+    if not allowed:
+        with pytest.raises(InputError, match="another configuration"):
+            corrected.open()
+        return
+    assert not corrected.check()
+    corrected.open()
+    assert corrected.check() and read_yaml(tmp_path / "config.yaml")["seed"] == changes.get("seed", 0)
+
+
+@pytest.mark.parametrize(
+    ("begun", "changes"),
+    [
+        (["train.jsonl", "validation/start/validation/traces-rank0.jsonl"], {"validation_top_p": 0.9}),
+        (["train.jsonl", "validation.json"], {"validation_top_p": 0.9}),
+        (["train.jsonl", "selection.json"], {"tolerance": 0.2}),
+    ],
+)
+def test_a_key_that_was_used_may_not(tmp_path, begun, changes) -> None:
+    run = RunFolder(make_config(tmp_path))
+    run.open()
+    begin(run, *begun)
+    with pytest.raises(InputError, match=f"another configuration: '{next(iter(changes))}'"):
+        RunFolder(make_config(tmp_path, **changes)).open()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
@@ -133,7 +184,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
 
 
 def test_two_processes_cannot_work_in_one_folder(tmp_path) -> None:
-    code = f"import pathlib, schedules.state as s\nwith s.hold_folder(pathlib.Path({str(tmp_path)!r})): 0"
+    code = f"import pathlib, secateur.runtime.files as s\nwith s.hold_folder(pathlib.Path({str(tmp_path)!r})): 0"
     with hold_folder(tmp_path):
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "is working in it" in other.stderr
@@ -268,3 +319,72 @@ def test_impossible_keys_are_named(tmp_path, monkeypatch, repository, changes, m
     monkeypatch.chdir(repository)
     with pytest.raises(InputError, match=message):
         make_config(tmp_path, **changes)
+
+
+def exported(tmp_path: Path) -> tuple[RunFolder, Path]:
+    """A run that is done, and its `final/`."""
+    run = RunFolder(make_config(tmp_path / "run"))
+    for index in (0, 1):
+        write_checkpoint(run.round_folder(run.rounds[index]), 4)
+        finish_round(run, index, 4)
+    export_model(run.locate(run.next_action().start_model), run.path / "final")
+    return run, run.path / "final"
+
+
+FAULTS = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "flipped": lambda path: path.write_bytes(path.read_bytes().replace(b"4", b"5")),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("file", ["final/config.json", "final.json"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_final_model_that_was_damaged_is_exported_again(tmp_path, file, fault) -> None:
+    run, final = exported(tmp_path)
+    assert run.next_action().kind == "done"
+    before = snapshot(final)
+    FAULTS[fault](run.path / file)
+    action = RunFolder(make_config(tmp_path / "run")).next_action()
+    assert action.kind == "export"
+    export_model(run.locate(action.start_model), final)
+    assert snapshot(final) == before and RunFolder(make_config(tmp_path / "run")).next_action().kind == "done"
+
+
+def test_a_final_model_that_was_damaged_and_cannot_be_exported_again_is_named(tmp_path) -> None:
+    run, final = exported(tmp_path)
+    remove_folder(Path(run.locate("rounds/2-limit-160/checkpoint-4")))
+    with pytest.raises(InputError, match=r"checkpoint-4: is no model folder"):
+        export_model(run.locate("rounds/2-limit-160/checkpoint-4"), final)
+
+
+def test_a_kill_during_an_export_costs_nothing(tmp_path) -> None:
+    """Killed before every change of a folder in turn, where a damaged model lay."""
+    run, final = exported(tmp_path)
+    source, before = run.locate("rounds/2-limit-160/checkpoint-4"), snapshot(final)
+    for at in itertools.count():
+        FAULTS["cut"](final / "config.json")
+        code = "import pathlib; from schedules.export import export_model\nBEGIN\n"
+        killed = killed_before(at, f"{code}export_model({source!r}, pathlib.Path({str(final)!r}))")
+        if RunFolder(make_config(tmp_path / "run")).next_action().kind == "export":
+            export_model(source, final)
+        assert snapshot(final) == before
+        assert not list(run.path.glob(".removed-*"))
+        if not killed:
+            break
+    assert at >= 4
+
+
+@pytest.mark.parametrize("number", [0, 2, 7])
+def test_a_choice_that_does_not_follow_from_its_figures_deletes_nothing(tmp_path, number) -> None:
+    run = RunFolder(make_config(tmp_path / "run"))
+    folder = run.round_folder(run.rounds[0])
+    for step in (2, 4):
+        write_checkpoint(folder, step)
+    finish_round(run, 0, 4)
+    write_json(folder / "selection.json", read_json(folder / "selection.json") | {"chosen_step": number})
+    before = snapshot(run.path)
+    for use in (run.next_action, lambda: prune_decided(run, "chosen")):
+        with pytest.raises(InputError, match=r"selection\.json: names .* but .* in validation\.json .* step 4"):
+            use()
+    assert snapshot(run.path) == before

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from secateur.runtime.errors import InputError
-from secateur.tasks.records import Trace, read_problems, read_traces
+from secateur.tasks.records import Trace, read_problems, read_traces, trace_of
 from secateur.tasks.sources import load_problems
 
 GOOD = {"id": "a", "problem": "1+1?", "answer": "2"}
@@ -107,3 +107,13 @@ def test_real_files_are_read(shared_data: Path) -> None:
     traces = list(read_traces(shared_data / "traces" / "thought_anchors_base_solutions.jsonl.gz"))
     assert len(traces) == 40
     assert all(trace.text and trace.gold for trace in traces)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_tokens", 1e400), ("n_tokens", 1e300), ("n_tokens", -1), ("token_ids", [1e400]), ("probe_every", 1e400)],
+)
+def test_numbers_that_count_nothing_are_named(key, value) -> None:
+    record = {"problem_id": "p", "problem": "?", "gold": "1", "sample": 0, "text": "t"} | {key: value}
+    with pytest.raises(InputError, match="here: a value has the wrong type or is impossible"):
+        trace_of(record, "here")

@@ -1,16 +1,19 @@
 import dataclasses
+import inspect
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trl.trainer import grpo_trainer
 
 from schedules.config import RunConfig, ScheduleConfig, read_run_config
 from schedules.rounds import Round
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
 from trainers.grpo.data import prompt_order
-from trainers.grpo.job import OWNED, PINNED, batch_sizes, make_grpo_config, trainer_values
+from trainers.grpo.job import CHOICES, OWNED, PINNED, batch_sizes, make_grpo_config, trainer_values
 
 SCHEDULE = ScheduleConfig(
     model="owner/model",
@@ -156,3 +159,12 @@ def test_overrides_win_over_the_file(tmp_path) -> None:
     write_text(tmp_path / "c.yaml", lines)
     config = read_run_config(["--config", str(tmp_path / "c.yaml"), "--limits", "300", "200", "--beta=0.1"])
     assert (config.schedule.limits, config.trainer) == ([300, 200], {"beta": 0.1})
+
+
+def test_the_choices_that_are_checked_early_are_those_that_trl_knows() -> None:
+    source = inspect.getsource(grpo_trainer)
+    for key, known in CHOICES.items():
+        assert all(f'"{name}"' in source for name in known if isinstance(name, str)), key
+        assert PINNED.get(key, known[0]) in known
+    compared = re.findall(r'loss_type (?:==|in) (\[[^]]*\]|"\w+")', source)
+    assert set(re.findall(r'"(\w+)"', " ".join(compared))) == set(CHOICES["loss_type"])

@@ -1,7 +1,9 @@
 """The judge trainer as users start it: on tiny trace folders, run again, and with bad input."""
 
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +16,12 @@ from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_jsonl
 from tests.judge_traces import METRICS, arguments, train, write_splits
+from tests.launches import killed_before
 from tests.offline_wandb import read_events, read_offline_run
 from tests.tiny import build_tiny_model
 from trainers.judge import run
 from trainers.judges.config import JudgeConfig
+from trainers.judges.training import finish_publishing, publish
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +185,33 @@ def test_wandb_and_tensorboard_get_the_figures(traces, tiny_model, tmp_path, rep
     assert b"dev_auroc" in tracked.read_bytes() and b"test/auroc" in tracked.read_bytes()
     events = read_events(tmp_path / "judge" / "tensorboard")
     assert {"dev_auroc", "test/auroc"} <= set(events.scalars)
+
+
+def test_a_kill_while_a_judge_is_published_costs_nothing(traces, tiny_model, tmp_path, monkeypatch):
+    """Killed before every single change of the folder in turn; each start ends with the judge of one left alone."""
+    options = {"kind": "linear", "epochs": 1, "evaluations": 1}
+    train(traces, tiny_model, tmp_path / "whole", **options)
+    whole = {path.name for path in (tmp_path / "whole").iterdir()} - {"README.md"}  # the card follows
+    ready = tmp_path / "ready"
+
+    def keep(folder: Path) -> None:
+        shutil.copytree(folder, ready)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.judge.publish", keep)
+        with pytest.raises(KeyboardInterrupt):
+            train(traces, tiny_model, tmp_path / "begun", **options)
+    for at in itertools.count():
+        folder = tmp_path / f"killed-{at}"
+        shutil.copytree(ready, folder)
+        code = "import pathlib; from trainers.judges.training import publish\nBEGIN\n"
+        killed = killed_before(at, f"{code}publish(pathlib.Path({str(folder)!r}))")
+        finish_publishing(folder)
+        if (folder / "best").exists():  # killed before the first change: measured once more
+            publish(folder)
+        assert {path.name for path in folder.iterdir()} == whole
+        assert load_judge(folder).name == "linear"
+        if not killed:
+            break
+    assert at >= 5

@@ -21,6 +21,21 @@ from secateur.runtime.console import MetricLog, ProgressReporter, progress, say
 from secateur.runtime.process import current_ranks
 from trainers.grpo.checkpoints import TrainedBy, drop_what_is_superseded, mark_complete, write_trained_by
 
+STUCK_STEPS = 10
+# Metric → the value at which nothing is learned from it, and what to say.
+_STUCK = {
+    "completions/clipped_ratio": (
+        1.0,
+        "all completions were truncated. The limit is too tight for this model, or the token that ends its turns is "
+        "none of its end tokens (generation_config.json: eos_token_id)",
+    ),
+    "reward": (
+        0.0,
+        "no completion earned a reward. Are the problems too hard, is the answer where answer_from says, does "
+        "prompt_family fit the model?",
+    ),
+}
+
 
 class RoundLog(TrainerCallback):
     """Every logged metric as a line of `train.jsonl`, and a progress line with reward, length and truncated share."""
@@ -60,6 +75,28 @@ class RoundLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         self._stack.close()
+
+
+class StuckWatch(TrainerCallback):
+    """Says once what is likely wrong where nothing can be learned: `STUCK_STEPS` steps in a row in which no
+    completion earned anything, or all were truncated."""
+
+    def __init__(self) -> None:
+        self._run = dict.fromkeys(_STUCK, 0)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        for key, (value, words) in _STUCK.items():
+            if key in (logs or {}):
+                self._run[key] = self._run[key] + 1 if logs[key] == value else 0
+                if self._run[key] == STUCK_STEPS:
+                    say(f"[bold]warning: {STUCK_STEPS} steps in a row {words}[/bold]")
 
 
 class EngineNote(TrainerCallback):

@@ -2,7 +2,7 @@
 
 The Trainer writes a checkpoint in place, file after file; a kill in between leaves a folder that may resume without
 an error and wrongly (a missing rank's random state, an optimiser that starts from zero). The marker is written after
-all ranks have finished, and lists every file with its size and fingerprint (see schedules/integrity.py).
+all ranks have finished, and lists every file with its size and checksum (see schedules/integrity.py).
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.markup import escape
+from safetensors import safe_open
 
 from schedules.export import drop_training_state, finish_removals, remove_folder
 from schedules.integrity import (
@@ -41,7 +42,8 @@ RECORD_FORMAT = 1
 def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = True) -> None:
     """Write the marker; call on one process, after a barrier. `regular` is False for a checkpoint saved out of turn.
 
-    Raises `RuntimeError` naming what the Trainer should have written and did not.
+    Raises `RuntimeError` naming what the Trainer should have written and did not, and `InputError` for weights that
+    are not finite.
     """
     missing = [name for name in _expected_files(folder, world_size) if not (folder / name).is_file()]
     if missing or not list(folder.glob("*.safetensors")):
@@ -50,6 +52,11 @@ def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = Tru
     for path in files:
         if fault := broken_structure(path):
             raise RuntimeError(f"{path}: {fault} right after saving; is the disk full or failing?")
+        if (name := exploded(path)) is not None:
+            raise InputError(
+                f"{path}: '{name}' is not finite, so training has diverged; the checkpoint does not count. Lower "
+                "'learning_rate' or 'max_grad_norm', or set bf16 in place of fp16; a start goes on before it"
+            )
         _flush_to_disk(path)
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         _flush_to_disk(path)
@@ -64,6 +71,14 @@ def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = Tru
         fingerprints={name: fingerprint(path) for name, path in names.items()},
     )
     write_marker(folder, marker)
+
+
+def exploded(path: Path) -> str | None:
+    """The first tensor of a safetensors file that holds NaN or an infinity; None for other files and sound ones."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as handle:
+        return next((name for name in handle.keys() if not handle.get_tensor(name).isfinite().all()), None)  # noqa: SIM118
 
 
 def _expected_files(folder: Path, world_size: int) -> list[str]:
@@ -135,7 +150,7 @@ def drop_what_is_superseded(round_folder: Path, keep: int = 2) -> None:
     The whole rule stands at `schedules.state.prune_checkpoints`.
     """
     finish_removals(round_folder)
-    whole = [folder for folder in saved_checkpoints(round_folder) if damage(folder) is None]
+    whole = [folder for folder in saved_checkpoints(round_folder) if damage(folder, whole_files=False) is None]
     for folder in whole[:-1]:
         if not read_marker(folder).regular:
             remove_folder(folder)
@@ -204,6 +219,6 @@ def write_trained_by(round_folder: Path, record: TrainedBy) -> None:
 def record_training(round_folder: Path, round_: Round) -> None:
     """Write `training.json`, which says that the round is trained."""
     by = read_record(round_folder / ENGINE, TrainedBy, RECORD_FORMAT, f"delete {round_folder} to train it afresh")
-    checkpoints = tuple(candidate_steps(round_folder, round_))
+    checkpoints = tuple(candidate_steps(round_folder, round_, whole_files=False))
     record = TrainingRecord(**vars(by), steps=round_.max_steps, checkpoints=checkpoints)
     write_record(round_folder / TRAINING, record, RECORD_FORMAT)

@@ -91,6 +91,17 @@ PINNED: dict[str, JSON] = {
 }
 
 
+# What TRL looks at only once it trains.
+CHOICES: dict[str, tuple[JSON, ...]] = {
+    "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"),
+    "importance_sampling_level": ("token", "sequence"),
+    "scale_rewards": ("group", "batch", "none", True, False),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "vllm_mode": ("colocate", "server"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+}
+
+
 @dataclass(frozen=True)
 class BatchSizes:
     """`prompts` per generation batch; `steps_per_batch` optimiser steps that use one generation batch."""
@@ -112,6 +123,10 @@ def trainer_values(config: RunConfig) -> dict[str, JSON]:
     ours = {field.name for field in dataclasses.fields(ScheduleConfig)}
     reject_unknown(list(config.trainer), sorted((known - OWNED.keys()) | ours), config.where)
     values = PINNED | check_types(GRPOConfig, config.trainer, config.where)
+    for key, known in CHOICES.items():
+        if key in values and values[key] not in known:
+            names = ", ".join(str(name) for name in known)
+            raise InputError(f"{config.where}: key '{key}' has the value {values[key]!r}; choose one of {names}")
     if values.get("use_vllm"):
         _fit_vllm_length(config, values)
     return values
@@ -221,7 +236,7 @@ class RoundJob:
         tokenizer, schedule = self.tokenizer, self.config.schedule
         return LimitReward(
             tokenizer,
-            {tokenizer.eos_token_id, tokenizer.pad_token_id},
+            {tokenizer.eos_token_id},
             starts_inside_thinking(tokenizer),
             schedule.reward,
             schedule.reward_options,

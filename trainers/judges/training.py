@@ -18,7 +18,7 @@ from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.judges.card import PUSHED, write_judge_card
 from secateur.deepprune.judges.folder import describe_generator, load_judge, save_judge
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem, all_labels
-from secateur.deepprune.judges.record import JudgeOrigin, TrainingFigures
+from secateur.deepprune.judges.record import JUDGE_FILE, METRICS_FILE, JudgeOrigin, TrainingFigures
 from secateur.runtime.console import MetricLog, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_json
@@ -134,21 +134,39 @@ def train_ngram(config: JudgeConfig, data: JudgeData) -> Trainee[LabelledProblem
 def _replace_judge(judge: Judge, folder: Path, origin: JudgeOrigin) -> None:
     if not current_ranks().is_main:
         return
-    fresh = folder.with_name(f".{folder.name}.tmp")
+    fresh = _fresh(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     save_judge(judge, fresh, origin)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
 
+def _fresh(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.tmp")
+
+
 def publish(folder: Path) -> None:
-    """Turn `best/` into the judge folder itself. metrics.json, which says that all is done, has to come after it."""
-    for entry in (folder / "best").iterdir():
+    """Turn `best/` into the judge folder itself. It holds everything by now, metrics.json too, which says that all is
+    finished and comes last. From the first rename on, a kill costs nothing: see `finish_publishing`."""
+    (folder / "best").rename(folder / PUBLISHING)
+    finish_publishing(folder)
+
+
+def finish_publishing(folder: Path) -> None:
+    """Go on with what a kill has interrupted: a judge that was being published, or one that was being replaced by a
+    better one."""
+    best, fresh = folder / "best", _fresh(folder / "best")
+    if (fresh / JUDGE_FILE).is_file() and not best.exists():
+        fresh.rename(best)
+    if not (folder / PUBLISHING).is_dir():
+        return
+    for entry in sorted((folder / PUBLISHING).iterdir(), key=lambda entry: entry.name == METRICS_FILE):
         if entry.is_dir():
             shutil.rmtree(folder / entry.name, ignore_errors=True)
+        if entry.name == METRICS_FILE:
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         entry.replace(folder / entry.name)
-    (folder / "best").rmdir()
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    (folder / PUBLISHING).rmdir()
 
 
 def start_trackers(
@@ -214,5 +232,5 @@ def _pushed_to(folder: Path) -> str | None:
     return read_json(folder / RECORD)["repo_id"] if (folder / RECORD).is_file() else None
 
 
-LOG_FILE = "train.jsonl"
+LOG_FILE, PUBLISHING = "train.jsonl", "publishing"
 NGRAM_TRAINING = {"epochs": 20.0, "items_per_step": 4, "learning_rate": 1e-2}  # enough for it to peak on the dev set

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from secateur.deepprune.judges.kind import JudgeKeys
+from secateur.engines.models import keep_special_tokens_only
 from secateur.runtime.errors import InputError
 
 
@@ -46,6 +47,7 @@ def trainable(model: PreTrainedModel, keys: JudgeKeys) -> nn.Module:
 def save_language_model(model: nn.Module, folder: Path) -> None:
     """A plain model folder, adapters merged in. The model itself goes on training unmerged."""
     plain, weights = _plain_model(model)
+    keep_special_tokens_only(plain)
     plain.save_pretrained(folder, state_dict=weights)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from secateur.engines.models import check_model_folder
+from secateur.engines.registry import check_dtype
 from secateur.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ STATES_FROM = "secateur_states_from"
 """Key of a request's `extra_args`: the first position whose hidden states are kept."""
 _SERIES = "0.31."
 _CPU_BLOCK = 32  # the smallest on CPUs; vLLM's own choice, 128, leaves most of a cut out of the prefix cache
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def check_vllm() -> None:
@@ -38,8 +38,7 @@ def check_vllm() -> None:
 
 
 def read_config(model: str | Path, dtype: str) -> PreTrainedConfig:
-    if dtype not in _DTYPES:
-        raise InputError(f"key 'dtype' has the value {dtype!r}: the vllm engine knows {', '.join(_DTYPES)}")
+    check_dtype("vllm", dtype)
     check_model_folder(model)
     try:
         return AutoConfig.from_pretrained(model)

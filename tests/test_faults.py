@@ -1,0 +1,38 @@
+"""Every command × what befalls it from outside: a second process in its folder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from secateur.runtime.files import hold_folder
+
+MODEL = "trainers/embedded_model"
+MODELS = ("--models", f"{{base: {MODEL}}}")
+COMMANDS = {
+    "eval/single.py": ("configs/demo/single.yaml", *MODELS),
+    "eval/budget_forcing.py": ("configs/demo/budget_forcing.yaml", *MODELS),
+    "eval/collect_traces.py": ("configs/demo/collect_judge_traces.yaml", *MODELS),
+    "eval/combined.py": ("configs/demo/combined.yaml", *MODELS, "--judges", "{base: [values, random]}"),
+    "trainers/judge.py": ("configs/demo/judge_own_states.yaml", "--model", MODEL),
+    "trainers/judge_sweep.py": ("configs/demo/judge_sweep.yaml", "--model", MODEL),
+    "trainers/scorer.py": ("configs/demo/scorer.yaml",),
+    "eval/demo.py": (),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_second_process_is_refused_by_name_and_changes_nothing(script, tmp_path, repository) -> None:
+    config, *arguments = COMMANDS[script] or (None,)
+    command = [sys.executable, script, *(["--config", config] if config else []), *arguments]
+    with hold_folder(tmp_path):
+        before = {path: path.read_bytes() for path in Path(tmp_path).iterdir()}
+        second = subprocess.run(
+            [*command, "--output_dir", str(tmp_path)], cwd=repository, capture_output=True, text=True
+        )
+        assert {path: path.read_bytes() for path in Path(tmp_path).iterdir()} == before
+    assert second.returncode == 2, second.stderr
+    assert f"{tmp_path}: process" in second.stderr and "is working in it" in second.stderr
+    assert "Traceback" not in second.stderr
