@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from secateur.deepprune.vote import majority
@@ -20,7 +20,7 @@ from secateur.runtime.statistics import (
     ratio_with_interval,
 )
 from secateur.tasks.answers.equality import grade_batch, group_answers
-from secateur.tasks.answers.extraction import Extract
+from secateur.tasks.answers.extraction import Extract, Unanswered, count_unanswered
 from secateur.tasks.records import Problem, Trace
 
 PERCENTILES = (20, 40, 50, 60, 80, 90, 99)  # those that ThinkPrune's evaluation prints
@@ -37,6 +37,7 @@ class Graded:
     truncated: list[list[bool]]
     prompt_tokens: list[int]
     right_votes: list[bool] | None = None
+    unanswered: Unanswered = field(default_factory=Unanswered)
 
     @property
     def accuracies(self) -> list[float]:
@@ -96,6 +97,7 @@ class ModelFigures:
     generated_tokens: int
     samples: int
     problems: int
+    unanswered: Unanswered = field(default_factory=Unanswered)
 
 
 def grade_folder(
@@ -123,6 +125,7 @@ def grade_folder(
         truncated=[[trace.finish_reason == "length" for trace in group] for group in groups],
         prompt_tokens=[prompt_tokens[problem.id] for problem in problems],
         right_votes=_right_votes(groups, right, extract) if votes else None,
+        unanswered=count_unanswered([trace.text for trace in traces if trace.finish_reason != "length"], extract),
     )
 
 
@@ -157,6 +160,7 @@ def figures_of(graded: Graded, ks: Sequence[int] = ()) -> ModelFigures:
         generated_tokens=sum(map(sum, graded.lengths)),
         samples=samples,
         problems=len(graded.right),
+        unanswered=graded.unanswered,
     )
 
 

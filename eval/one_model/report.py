@@ -131,6 +131,8 @@ def show(summary: Summary) -> None:
                 bounds = interval_text(*entry.majority_ci95)
                 line = f" {model}, {benchmark}: majority of {entry.samples} right {entry.majority:.3f} ({bounds})"
                 console.print(line, markup=False)
+            if words := entry.unanswered.words():
+                console.print(f" {model}, {benchmark}: {words}", markup=False)
     first = next(iter(summary.models))
     for model, benchmarks in summary.differences.items():
         for benchmark, found in benchmarks.items():

@@ -42,7 +42,7 @@ from secateur.results import LiveEquality, Table, rows_as_csv, write_table
 from secateur.runtime.console import say
 from secateur.runtime.files import write_text
 from secateur.tasks.answers.equality import GRADER_VERSION, group_answers, right_keys
-from secateur.tasks.answers.extraction import extraction
+from secateur.tasks.answers.extraction import count_unanswered, extraction
 from secateur.tasks.records import Problem
 
 if TYPE_CHECKING:
@@ -59,8 +59,17 @@ class ModelTraces:
         self.config, self.name, self.problems = config, name, problems
         found = stored_traces(read_trace_folder(traces_folder(config, name)), config.largest_n)
         self.stored: list[list[StoredTrace]] = [found[problem.id] for problem in problems]
-        extract = extraction(config.answer_from) if config.imports else config.extract(self.tokenizer)
-        self.answers = [[s.trace.answer_by(extract) for s in stored] for stored in self.stored]
+        self._extract = extraction(config.answer_from) if config.imports else config.extract(self.tokenizer)
+        self.answers = [[s.trace.answer_by(self._extract) for s in stored] for stored in self.stored]
+
+    def say_unanswered(self) -> None:
+        """How many traces with a text end without an answer, and why, if there are any."""
+        traces = [
+            one.trace for stored in self.stored for one in stored if one.trace.text and one.trace.answer is None
+        ]
+        ended = [trace.text for trace in traces if trace.finish_reason != "length"]
+        if words := count_unanswered(ended, self._extract).words():
+            say(f"{escape(self.name)}: {words}")
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -179,6 +188,8 @@ def assemble(
     """Replay every method on the stored traces of one benchmark, whose own `config` this is; writes combined.json,
     its .csv, and for the report explorer.json and examples.json."""
     traces = {name: ModelTraces(config, name, problems) for name in config.models}
+    for found in traces.values():
+        found.say_unanswered()
     models = {name: found.replay_model() for name, found in traces.items()}
     cells = measure_cells(config, benchmark, models, _seen(config, problems))
     for name, found in models.items() if config.needs_probes else ():

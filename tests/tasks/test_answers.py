@@ -22,7 +22,7 @@ from secateur.tasks.answers.equality import (
     unreadable_reason,
     unreadable_reasons,
 )
-from secateur.tasks.answers.extraction import extract_answer, extraction
+from secateur.tasks.answers.extraction import count_unanswered, extract_answer, extraction
 from secateur.tasks.records import read_problems
 
 
@@ -318,3 +318,12 @@ def test_a_wrong_place_is_named(answer_from: str) -> None:
 
 def test_a_pattern_that_backtracks_without_end_finds_nothing() -> None:
     assert extraction(r"pattern:(a|a)*b")("a" * 5000) is None
+
+
+def test_texts_without_an_answer_are_counted_by_why() -> None:
+    texts = ["<think>so \\boxed{7}</think> It is seven.", "<think>hm</think> ANSWER: 7", "<think></think> \\boxed{7}"]
+    found = count_unanswered(texts, extract_answer)
+    assert (found.texts, found.box_elsewhere, found.no_box) == (3, 1, 1)
+    assert found.words().startswith("no answer in 2 of 3 that ended: 1 with a box in their thinking, 1 without one")
+    assert count_unanswered(texts, extraction("pattern:ANSWER: (\\d+)")).no_box == 0
+    assert count_unanswered(texts[2:], extract_answer).words() == ""

@@ -8,7 +8,7 @@ Where it is looked for is the key `answer_from` of every command; reward, label,
 - `package.module:function`: a function of your own, from text to answer or None.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,6 +32,34 @@ THINKING = (
 CHANNEL, FINAL_CHANNEL = "<|channel|>", "<|channel|>final<|message|>"
 _BOX = regex.compile(r"\\(?:boxed|fbox)\s*(?:([0-9])|\{\s*\}|\{)")
 _PATTERN_S = 1.0  # a pattern that backtracks without end on some text finds no answer there
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """Of `texts` that were not cut off, those that gave no answer: their box stands outside of the answer part,
+    mostly in the thinking, or they have none."""
+
+    texts: int = 0
+    box_elsewhere: int = 0
+    no_box: int = 0
+
+    def words(self) -> str:
+        """What is amiss; "" for nothing."""
+        silent = self.box_elsewhere + self.no_box
+        if not silent:
+            return ""
+        return (
+            f"no answer in {silent:,} of {self.texts:,} that ended: {self.box_elsewhere:,} with a box in their "
+            f"thinking, {self.no_box:,} without one (key answer_from)"
+        )
+
+
+def count_unanswered(texts: Iterable[str], extract: Extract) -> Unanswered:
+    """`texts` are those that were not cut off by a cap."""
+    ended = list(texts)
+    silent = [text for text in ended if extract(text) is None]
+    elsewhere = sum(extract_anywhere(text) is not None for text in silent)
+    return Unanswered(len(ended), elsewhere, len(silent) - elsewhere)
 
 
 def extraction(answer_from: str = ANSWER, thinking: bool = False) -> Extract:
