@@ -97,15 +97,11 @@ def read_json(path: str | Path) -> JSON:
 
 
 def _parse(text: str) -> JSON:
-    """Raises `ValueError` for what is no JSON, and for JSON that could not be kept: nested too deep, an integer of
-    thousands of digits, half of a surrogate pair."""
+    """Raises `ValueError` for what is no JSON, is nested too deep, or has an integer of thousands of digits."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-    if "\\ud" in text.lower():  # the only way to half a pair
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    return value
 
 
 def read_arrays(path: Path, remedy: str) -> "dict[str, np.ndarray]":
@@ -152,6 +148,8 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, JSON]]]:
 def _parse_line(path: Path, number: int, line: str) -> dict[str, JSON]:
     try:
         value = _parse(line)
+        if "\\ud" in line.lower():  # the only way to half a surrogate pair, which could not be written again
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except ValueError as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else error
         raise InputError(f"{path}, line {number}: not JSON ({reason}); mend or delete the line") from None
