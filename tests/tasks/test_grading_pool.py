@@ -75,7 +75,10 @@ def test_a_killed_worker_is_replaced_and_order_is_kept(pool: GradingPool) -> Non
 def test_all_start_anew_when_the_supervisor_is_killed(pool: GradingPool) -> None:
     pool.read(FORMULAS)
     assert pool._supervisor is not None
+    workers = psutil.Process(pool._supervisor.pid).children()
     pool._supervisor.kill()
+    pool._supervisor.wait()
+    assert not psutil.wait_procs(workers, timeout=30)[1], "they die with it"
     pool.read(FORMULAS)  # may lose the answers under way
     assert [reading.problem for reading in pool.read(FORMULAS)] == [None] * 4
 
