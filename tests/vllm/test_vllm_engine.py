@@ -90,7 +90,7 @@ def test_what_cannot_be_sampled_is_refused(engine: VLLMEngine, prompt: tuple[int
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"dtype": "float64"}, "knows auto, float32"), ({"capture_layers": (4,)}, "states 0 to 3")],
+    [({"dtype": "float64"}, "expected one of auto, float32"), ({"capture_layers": (4,)}, "states 0 to 3")],
 )
 def test_wrong_options_are_named(embedded_model, options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
