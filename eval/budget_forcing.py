@@ -24,10 +24,9 @@ from eval.one_model.figures import figures_of, grade_folder
 from eval.one_model.sampling import (
     OpenedModel,
     SingleConfig,
-    check_inputs,
-    for_each_model,
     grade_model,
     prompt_lengths,
+    run_models,
     sample_model,
 )
 from eval.studies.budget import (
@@ -43,12 +42,11 @@ from eval.studies.budget import (
     write,
 )
 from eval.traces.benchmarks import Problems
-from eval.traces.sampling import hold_output, wait_for_all_processes
 from secateur.engines.base import SamplingSpec
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config
-from secateur.runtime.console import say, use_one_torch_thread
+from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks, entry_point
@@ -172,18 +170,7 @@ def report(config: BudgetForcingConfig, problems: Problems) -> None:
 
 @entry_point
 def main() -> None:
-    config = parse_config(BudgetForcingConfig)
-    if config.check:
-        check_inputs(config)
-        return
-    config.claim_devices()
-    use_one_torch_thread()
-    problems = config.load()
-    with hold_output(config.output_dir):
-        for_each_model(force_alone, config, problems)
-        wait_for_all_processes()
-        if current_ranks().is_main:
-            report(config, problems)
+    run_models(parse_config(BudgetForcingConfig), force_alone, report)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,18 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from eval.one_model.report import Grades, csv_rows, draw_lengths, show, summarise, write_summary
-from eval.one_model.sampling import SingleConfig, check_inputs, for_each_model, grade_all, sample_alone
-from eval.traces.sampling import hold_output, wait_for_all_processes
+from eval.one_model.report import csv_rows, draw_lengths, show, summarise, write_summary
+from eval.one_model.sampling import SingleConfig, grade_all, run_models, sample_alone
+from eval.traces.benchmarks import Problems
 from secateur.runtime.config import parse_config
-from secateur.runtime.console import say, use_one_torch_thread, write_csv
-from secateur.runtime.process import current_ranks, entry_point
+from secateur.runtime.console import say, write_csv
+from secateur.runtime.process import entry_point
 
 
-def report(config: SingleConfig, graded: Grades) -> None:
-    """Write summary.json and summary.csv; print the table and draw the picture if they are wanted."""
-    folder, summary = Path(config.output_dir), summarise(config, graded)
+def report(config: SingleConfig, problems: Problems) -> None:
+    """Grade, write summary.json and summary.csv; print the table and draw the picture if they are wanted."""
+    folder, graded = Path(config.output_dir), grade_all(config, problems)
+    summary = summarise(config, graded)
     write_summary(folder, summary)
     write_csv(folder / "summary.csv", csv_rows(summary))
     if config.table:
@@ -33,18 +34,7 @@ def report(config: SingleConfig, graded: Grades) -> None:
 
 @entry_point
 def main() -> None:
-    config = parse_config(SingleConfig)
-    if config.check:
-        check_inputs(config)
-        return
-    config.claim_devices()
-    use_one_torch_thread()
-    problems = config.load()
-    with hold_output(config.output_dir):
-        for_each_model(sample_alone, config, problems)
-        wait_for_all_processes()
-        if current_ranks().is_main:
-            report(config, grade_all(config, problems))
+    run_models(parse_config(SingleConfig), sample_alone, report)
 
 
 if __name__ == "__main__":

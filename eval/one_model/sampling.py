@@ -1,29 +1,33 @@
 """The keys of scripts that measure single traces; sampling what is missing of every model and benchmark; grading."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from eval.one_model.figures import Graded, grade_folder
-from eval.traces.benchmarks import Problems
-from eval.traces.sampling import SamplingKeys, WantedTraces, model_by_model, prompt_ids, sample_missing
+from eval.one_model.figures import MACRO, Graded, grade_folder
+from eval.traces.benchmarks import Problems, check_counts, check_names, load_benchmarks, sources_of
+from eval.traces.sampling import (
+    SamplingKeys,
+    WantedTraces,
+    hold_output,
+    model_by_model,
+    prompt_ids,
+    sample_missing,
+    wait_for_all_processes,
+)
 from secateur.engines.base import Engine
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter
+from secateur.runtime.console import use_one_torch_thread
+from secateur.runtime.errors import InputError
 from secateur.runtime.process import current_ranks
 from secateur.tasks.records import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-from dataclasses import dataclass
-from pathlib import Path
-
-from eval.one_model.figures import MACRO
-from eval.traces.benchmarks import check_counts, check_names, load_benchmarks, sources_of
-from secateur.runtime.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -75,7 +79,8 @@ class SingleConfig(SamplingKeys):
 
 
 Writers = dict[str, TraceFolderWriter]
-Work = Callable[[SingleConfig, str, Problems], None]
+C = TypeVar("C", bound=SingleConfig)
+Work = Callable[[C, str, Problems], None]
 
 
 class OpenedModel:
@@ -139,11 +144,27 @@ def sample_alone(config: SingleConfig, name: str, problems: Problems) -> None:
         sample_model(model, config, problems)
 
 
-def for_each_model(work: Work, config: SingleConfig, problems: Problems) -> None:
+def for_each_model(work: Work[C], config: C, problems: Problems) -> None:
     """Do `work` for every model in turn. Folders with other settings are refused before anything is sampled."""
     for name in config.models:
         open_writers(config, name)
     model_by_model(work, config, problems)
+
+
+def run_models(config: C, work: Work[C], report: Callable[[C, Problems], None]) -> None:
+    """A command that does `work` for every model and lets the main process `report`; with `check` it only reads what
+    it would."""
+    if config.check:
+        check_inputs(config)
+        return
+    config.claim_devices()
+    use_one_torch_thread()
+    problems = config.load()
+    with hold_output(config.output_dir):
+        for_each_model(work, config, problems)
+        wait_for_all_processes()
+        if current_ranks().is_main:
+            report(config, problems)
 
 
 def grade_all(config: SingleConfig, problems: Problems) -> dict[str, dict[str, Graded]]:

@@ -21,6 +21,7 @@ JSON, text and safetensors are fetched; a model that asks for code of its own, o
 import dataclasses
 import re
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from safetensors import SafetensorError
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import Judge, JudgeError
+from secateur.deepprune.judges.kind import JudgeKind
 from secateur.deepprune.judges.record import JUDGE_FILE, Generator, JudgeOrigin, JudgeRecord, read_judge, write_judge
 from secateur.deepprune.judges.registry import JUDGE_KINDS, UNTRAINED, stored_kind
 from secateur.engines.models import model_fingerprint
@@ -37,11 +39,6 @@ from secateur.runtime.hub import is_hub_id, snapshot, split_revision
 
 if TYPE_CHECKING:
     import torch
-
-
-from functools import lru_cache
-
-from secateur.deepprune.judges.kind import JudgeKind
 
 # A class of the library, not a module that it happens to import, such as torch with its `load`.
 _ENCODER_MODULE = re.compile(r"sentence_transformers(\.[a-z_]\w*)*\.[A-Z]\w*")
