@@ -212,24 +212,15 @@ def _published(name: str, label: str, mark: str) -> Method:
     return Method(name, label, mark, _row_of(name, PUBLISHED_RULES[name]), is_rival=True)
 
 
+def _preset(name: str, label: str, mark: str, rule: AnswerRule) -> Method:
+    """A rule of ours, which runs live as well."""
+    return Method(name, label, mark, _row_of(name, rule), rules=lambda keys: {name: rule}, is_ours=True)
+
+
 _PLUS = "M-2-6.5h4v4.5h4.5v4h-4.5v4.5h-4v-4.5h-4.5v-4h4.5Z"
 _CROSS = "M-6-3.5-3.5-6 0-2.5 3.5-6 6-3.5 2.5 0 6 3.5 3.5 6 0 2.5-3.5 6-6 3.5-2.5 0Z"
-AHEAD = Method(
-    "ahead",
-    "ahead",
-    "M7 0-5.5 6.5-2.5 0-5.5-6.5Z",
-    _row_of("ahead", FEWEST_TOKENS),
-    rules=lambda keys: {"ahead": FEWEST_TOKENS},
-    is_ours=True,
-)
-AHEAD_WAIT = Method(
-    "ahead_wait",
-    "ahead, shortest wait",
-    "M-7 0 5.5-6.5 2.5 0 5.5 6.5Z",
-    _row_of("ahead_wait", SHORTEST_WAIT),
-    rules=lambda keys: {"ahead_wait": SHORTEST_WAIT},
-    is_ours=True,
-)
+AHEAD = _preset("ahead", "ahead", "M7 0-5.5 6.5-2.5 0-5.5-6.5Z", FEWEST_TOKENS)
+AHEAD_WAIT = _preset("ahead_wait", "ahead, shortest wait", "M-7 0 5.5-6.5 2.5 0 5.5 6.5Z", SHORTEST_WAIT)
 NAMED_RULES = Method(
     ANSWERS,
     ANSWERS,

@@ -70,7 +70,7 @@ class BestFirstPolicy(Policy):
             tally.add(progress.finished[trace])
         tally.running, tally.unstarted = len(progress.running), len(self._queue)
         if rule.stop.enough(tally):
-            return Move(prune=tuple(sorted(progress.running | progress.parked)))
+            return Move(prune=tuple(progress.held_traces))
         count = max(0, rule.start.running(tally, rule.stop) - tally.running)
         chosen, self._queue = self._queue[:count], self._queue[count:]
         return Move(resume=tuple(chosen), prune=dropped)

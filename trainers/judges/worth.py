@@ -58,10 +58,10 @@ def measure_worth(judge: Judge, within: WithinProblems, data: JudgeData, config:
         added = _adds(scored, min(1.0, kappa.value), judge.parameters, parameters)
     pays = added is not None and added.saving.ci95[0] > 0 and added.accuracy.value >= -MOST_LOST
     weight = min(1.0, kappa.value) if pays else 0.0
-    return Worth(weight=weight, kappa=kappa, adds_over_ahead=added, verdict=verdict(weight, kappa, added, within))
+    return Worth(weight=weight, kappa=kappa, adds_over_ahead=added, verdict=verdict(weight, added, within))
 
 
-def verdict(weight: float, kappa: Estimate, added: AddsOverAhead | None, within: WithinProblems) -> str:
+def verdict(weight: float, added: AddsOverAhead | None, within: WithinProblems) -> str:
     """The worth of a judge in a sentence."""
     auroc = "" if within.value is None else f" (AUROC within problems {within.value:.2f})"
     if added is None:
