@@ -1,4 +1,4 @@
-"""Pruned consensus in a program of your own, on the embedded model that `make demo` trains and prunes.
+"""Pruned consensus in a program of your own, on the embedded model and the judge that `make demo` trains for it.
 
     make demo
     python examples/prune.py --problem "Rule oak. Start with 4. a-6 b#7 c-7."
@@ -13,14 +13,16 @@ from pathlib import Path
 from secateur import InputError, SamplingSpec, TransformersEngine, load_judge, prune
 from secateur.runtime.process import entry_point
 
-DEMO = Path(__file__).resolve().parent.parent / "outputs" / "demo"
+REPOSITORY = Path(__file__).resolve().parent.parent
+MODEL = REPOSITORY / "trainers" / "embedded_model"
+DEMO = REPOSITORY / "outputs" / "demo"
 
 
 @entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(DEMO / "thinkprune" / "final"), help="model folder or Hub id")
-    parser.add_argument("--judge", default=str(DEMO / "judges" / "linear_own_states" / "pruned"), help="judge folder")
+    parser.add_argument("--model", default=str(MODEL), help="model folder or Hub id")
+    parser.add_argument("--judge", default=str(DEMO / "judges" / "linear_own_states" / "base"), help="judge folder")
     parser.add_argument("--problem", default="Rule oak. Start with 4. a-6 b#7 c-7.", help="its text")
     parser.add_argument("--n", type=int, default=64, help="traces")
     parser.add_argument("--prompt_family", help="deepseek, qwen or plain; by default that of the judge's traces")
