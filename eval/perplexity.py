@@ -27,6 +27,7 @@ from eval.studies.perplexity import (
 )
 from eval.studies.traces import check_traces_key, claim_folder, read_model_traces
 from eval.traces.sampling import local_device, quiet_library_bars, require_model_folder
+from secateur.engines.gguf import plain_model
 from secateur.engines.models import load_model, load_tokenizer, model_fingerprint
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
@@ -43,7 +44,7 @@ class PerplexityConfig:
     """What is read, and by which model.
 
     traces: model → trace folder or folder of trace folders (`outputs/single/<model>`).
-    model: folder or Hub id of the model under which the traces are scored.
+    model: folder, Hub id or GGUF file of the model under which the traces are scored.
     output_dir: gets perplexity.json and nll.jsonl.
     prompt_family: as the traces were sampled with.
     answer_from: where the final answer is: answer, anywhere, pattern:REGEX or package.module:function.
@@ -64,6 +65,7 @@ class PerplexityConfig:
         check_traces_key(self.traces)
         check_family(self.prompt_family)
         extraction(self.answer_from)
+        self.model = plain_model(self.model)
         require_model_folder("model", self.model)
         if self.batch_tokens < 1:
             raise InputError(f"key 'batch_tokens' has the value {self.batch_tokens}; give at least 1")

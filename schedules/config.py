@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import Round, make_rounds
+from secateur.engines.gguf import plain_model
 from secateur.engines.registry import engine_kind
 from secateur.runtime.config import check_types, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
@@ -32,7 +33,7 @@ TOKEN = "hub_token"
 class ScheduleConfig:
     """What is trained, on what, within which limits, and how a checkpoint is chosen.
 
-    model: model folder or Hub name that round 1 starts from.
+    model: model folder, Hub name or GGUF file that round 1 starts from.
     output_dir: the run folder.
     limits: limit of each round [tokens], from loose to tight.
     steps_per_round: optimiser steps, one number or one per round.
@@ -158,6 +159,8 @@ def read_run_config(argv: Sequence[str]) -> RunConfig:
     values = read_yaml(path) | overrides
     fields = {entry.name: entry for entry in dataclasses.fields(ScheduleConfig)}
     ours = check_types(ScheduleConfig, {key: value for key, value in values.items() if key in fields}, path)
+    if "model" in ours:
+        ours["model"] = plain_model(ours["model"])
     token = values.pop(TOKEN, None)
     if isinstance(kwargs := values.get("model_init_kwargs"), dict) and {"token", "use_auth_token"} & kwargs.keys():
         raise InputError(

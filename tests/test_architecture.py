@@ -23,6 +23,7 @@ ROOMS = {
     "rewards": {"secateur.tasks", "secateur.runtime"},
     "schedules": {
         *("secateur.runtime", "secateur.results", "secateur.engines.registry", "secateur.tasks.prompts"),
+        "secateur.engines.gguf",
         "secateur.tasks.answers.extraction",
         "rewards.registry",
     },

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.demo import read_demo_summary
+from eval.run_summary import read_run_summary
 from secateur.results import Row
 
 TOLERANCE = 0.03  # points of accuracy that DeepPrune may lose
@@ -31,13 +31,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 
 
 def rows_of(demo: Path, model: str) -> dict[tuple[str, str | None], Row]:
-    rows = read_demo_summary(demo).combined.rows
+    rows = read_run_summary(demo).combined.rows
     return {(row.method, row.judge): row for row in rows if row.model == model}
 
 
 @pytest.mark.slow
 def test_length_pruning_halves_the_traces_and_keeps_the_accuracy(demo: Path) -> None:
-    summary = read_demo_summary(demo)
+    summary = read_run_summary(demo)
     assert summary.base.problems >= 200
     assert summary.pruned.mean_tokens <= 0.5 * summary.base.mean_tokens
     assert summary.pruned.pass_at_1 >= summary.base.pass_at_1
@@ -46,7 +46,7 @@ def test_length_pruning_halves_the_traces_and_keeps_the_accuracy(demo: Path) -> 
 
 @pytest.mark.slow
 def test_the_judge_beats_its_baselines_also_on_unseen_rules(demo: Path) -> None:
-    judge = read_demo_summary(demo).judge
+    judge = read_run_summary(demo).judge
     assert judge.problems >= 48
     assert judge.auroc >= 0.90 and judge.auroc_unseen_groups >= 0.90
     assert judge.auroc > judge.baselines["ngram"] > judge.baselines["tfidf"]
@@ -73,7 +73,7 @@ def test_both_together_save_what_they_promise(demo: Path) -> None:
 
 @pytest.mark.slow
 def test_the_live_run_is_its_replay(demo: Path) -> None:
-    live = read_demo_summary(demo).combined.live_equals_replay
+    live = read_run_summary(demo).combined.live_equals_replay
     assert live.problems >= 20 and live.equal == live.problems, live
 
 

@@ -31,4 +31,4 @@ fi
 CONSTRAINTS="-c constraints-cpu.txt"
 command -v nvidia-smi >/dev/null 2>&1 && CONSTRAINTS=""
 # shellcheck disable=SC2086
-pip install $CONSTRAINTS -e ".[test,deepspeed]"
+pip install $CONSTRAINTS -e ".[test,deepspeed,gguf]"

@@ -49,6 +49,7 @@ from secateur.deepprune.scorer import (
     score_figures,
 )
 from secateur.engines.detokenize import Detokenizer
+from secateur.engines.gguf import plain_model
 from secateur.engines.models import check_capture_layers, load_model, load_tokenizer, read_states
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
 from secateur.runtime.config import parse_config
@@ -113,6 +114,7 @@ class ScorerConfig:
     seed: int = 0  # of initial weights and order
 
     def __post_init__(self) -> None:
+        self.model = None if self.model is None else plain_model(self.model)
         for key in ("window", "heads", "width", "problems_per_step", "evaluations"):
             if getattr(self, key) < 1:
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")

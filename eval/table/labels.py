@@ -6,6 +6,7 @@ from eval.table.registry import method_label
 from secateur.deepprune.judges.registry import JUDGE_KINDS
 from secateur.results import Row
 from secateur.runtime.files import JSON
+from secateur.tasks.sources import is_drawn
 
 ALL = "all"
 """What rows over several benchmarks together have as their benchmark."""
@@ -13,17 +14,22 @@ MARKS = {
     "trained_on": ("†", "the model or the judge was trained on problems of this benchmark: no measure of it"),
     "chosen_on": ("‡", "a checkpoint of the model or the judge was chosen on problems of this benchmark"),
 }
-_PLANTED = (
-    "The embedded model's training corpus plants errors and repetitions on purpose; part of what length pruning "
-    "gains is removing them. These numbers show that the machinery works, not what a real model would save."
-)
+# Drawn task → what must stand beside every number of it.
+_PLANTED = {
+    "arithmetic": "The embedded model's training corpus plants errors and repetitions on purpose; part of what "
+    "length pruning gains is removing them. These numbers show that the machinery works, not what a real model would "
+    "save.",
+    "words": "The model learned the form of its answers from worked solutions, a third of which check every step "
+    "once more; part of what length pruning gains is removing such checks.",
+}
 
 
 def planted_errors_note(config: Mapping[str, JSON]) -> str | None:
-    """What must stand beside every number of the embedded task; None for real problems."""
+    """What must stand beside every number of a task that we draw; None for real problems."""
     problems = config["problems"]
     sources = problems.values() if isinstance(problems, Mapping) else [problems]
-    return _PLANTED if any(str(source).startswith("arithmetic:") for source in sources) else None
+    tasks = {str(source).partition(":")[0] for source in sources if is_drawn(str(source))}
+    return " ".join(_PLANTED[task] for task in sorted(tasks)) or None
 
 
 def judge_label(judge: str | None) -> str:

@@ -17,7 +17,7 @@ from secateur.runtime.config import read_yaml
 from secateur.runtime.files import JSON, read_json
 from secateur.tasks.decontaminate import find_overlaps
 from secateur.tasks.records import Problem
-from secateur.tasks.sources import EMBEDDED, read_source, split_source
+from secateur.tasks.sources import is_drawn, read_source, split_source
 
 _SCHEDULE_KEYS = {"limits", "problems", "validation_problems"}
 _DEPTH = 3  # <run>/rounds/<round>/checkpoint-<step>
@@ -67,11 +67,11 @@ def shares_problems(trained: ProblemSource | None, benchmark: str, problems: Seq
         return None
     if set(_parts(trained.name)) & set(_parts(benchmark)):
         return True
-    if trained.name.startswith(EMBEDDED):
+    if is_drawn(trained.name):
         return False  # its splits share no problem, and nothing else is like it
     parts = split_source(trained.name)
     if not all(Path(part).is_file() for part in parts):
-        return False if benchmark.startswith(EMBEDDED) else None
+        return False if is_drawn(benchmark) else None
     theirs = [located.problem for located in read_source(trained.name, trained.count, trained.seed)]
     return bool(find_overlaps(problems, {trained.name: theirs}))
 

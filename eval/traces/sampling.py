@@ -12,6 +12,7 @@ import torch
 
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.engines.base import Engine, SamplingSpec, trace_seed
+from secateur.engines.gguf import plain_model
 from secateur.engines.models import model_fingerprint
 from secateur.engines.registry import EngineKeys, check_dtype, engine_kind, open_engine, tokenizer_source
 from secateur.engines.sampling import TraceJob, sample_traces
@@ -44,7 +45,7 @@ class WantedTraces:
 class SamplingKeys(EngineKeys):
     """The keys of every config that samples; the defaults are ThinkPrune's evaluation settings.
 
-    models: name → model folder or Hub id, or the name that the server of engine "openai" has for it.
+    models: name → model folder, Hub id or GGUF file, or the name that the server of engine "openai" has for it.
     output_dir: gets everything that is made.
     prompt_family: deepseek, qwen or plain: the sentences around a problem (see secateur/tasks/prompts.py).
     answer_from: where the final answer of a trace is: answer (the last box after the thinking), anywhere,
@@ -80,6 +81,8 @@ class SamplingKeys(EngineKeys):
         if not self.models and self.needs_models:
             raise InputError("key 'models' is empty; give at least one name and folder, for example {base: path}")
         in_process = engine_kind(self.engine).in_process
+        if in_process:
+            self.models = {name: plain_model(path) for name, path in self.models.items()}
         for name, path in self.sampled_models.items():
             if in_process and not getattr(self, "dry_run", False):  # which plans with what is to come
                 require_model_folder(f"models.{name}", path)

@@ -172,8 +172,9 @@ def repair_torn_tail(path: str | Path) -> bool:
 
 
 @contextlib.contextmanager
-def hold_folder(folder: str | Path) -> Iterator[None]:
-    """Keep a second command out of `folder` while this one works in it; a kill releases it.
+def hold_folder(folder: str | Path, wait: bool = False) -> Iterator[None]:
+    """Keep a second command out of `folder` while this one works in it; a kill releases it. With `wait` the second
+    one waits for the first.
 
     A command that ends before it has written anything leaves no folder behind. Raises `InputError` naming the process
     that holds it. File systems without `flock` get a lock that is a mere file, which is taken over once its process
@@ -182,7 +183,7 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _acquired(folder / LOCK)
+        lock = _acquired(folder / LOCK, wait)
     except Timeout:
         raise InputError(f"{folder}: {_holder(folder)} is working in it; wait for it or end it") from None
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -195,15 +196,15 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
         lock.release()
 
 
-def _acquired(path: Path) -> BaseFileLock:
+def _acquired(path: Path, wait: bool) -> BaseFileLock:
     lock: BaseFileLock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(blocking=wait)
     except OSError as error:
         if isinstance(error, Timeout) or error.errno not in _NO_LOCKS:
             raise
         lock = SoftFileLock(path.with_name(_SOFT_LOCK))  # what the first attempt made there is no record of a holder
-        lock.acquire(blocking=False)
+        lock.acquire(blocking=wait)
     return lock
 
 

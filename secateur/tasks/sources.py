@@ -1,16 +1,17 @@
-"""Problems by name: a set of the Hugging Face Hub, a JSONL file of the user's, or a split of the embedded task."""
+"""Problems by name: a set of the Hugging Face Hub, a JSONL file of the user's, or a split of a task that we draw."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.runtime.errors import InputError
-from secateur.tasks import arithmetic
+from secateur.tasks import arithmetic, word_problems
 from secateur.tasks.answers.equality import unreadable_reasons
 from secateur.tasks.hub_sets import HUB_SETS, load_hub_set
 from secateur.tasks.records import Problem, read_problem_lines
 
-EMBEDDED = "arithmetic:"
+DRAWN = {"arithmetic": arithmetic.make_problems, "words": word_problems.make_problems}
+"""Task → what draws problems of one of its splits, endlessly; a source is written `task:split`."""
 JOIN = "+"
 
 
@@ -36,9 +37,10 @@ def load_problems(source: str, count: int | None = None, seed: int = 0) -> list[
     """Up to `count` problems of `source` (all if None); the gold answer of each can be graded.
 
     `source` is a name of `secateur.tasks.hub_sets.HUB_SETS`, the path of a JSONL file (`seed` plays no part in
-    either: the first `count` problems are taken), several of these joined by `+`, or `arithmetic:<split>`, drawn with
-    `seed`; then `count` is required. Raises `InputError` for an unknown name, a set that cannot be fetched, a broken
-    file, an id that two parts share, an answer that cannot be read, or too few problems."""
+    either: the first `count` problems are taken), several of these joined by `+`, or a split of a task that we draw
+    (`arithmetic:<split>`, `words:<split>`) with `seed`; then `count` is required. Raises `InputError` for an unknown
+    name, a set that cannot be fetched, a broken file, an id that two parts share, an answer that cannot be read, or
+    too few problems."""
     located = read_source(source, count, seed)
     for one, reason in _unreadable(located):
         raise InputError(_unreadable_message(one, reason))
@@ -66,16 +68,21 @@ def read_source(source: str, count: int | None = None, seed: int = 0) -> list[Lo
     if count is not None and count < 1:
         raise InputError(f"the number of problems must be at least 1, not {count}")
     check_source(source)
-    if source.startswith(EMBEDDED):
+    if is_drawn(source):
         if count is None:
             raise InputError(f"'{source}' is endless: say how many problems to draw")
-        problems = arithmetic.make_problems(source.removeprefix(EMBEDDED), count, seed=seed)
-        return [Located(problem, source, False) for problem in problems]
+        task, split = source.split(":", 1)
+        return [Located(problem, source, False) for problem in DRAWN[task](split, count, seed=seed)]
     located = [one for part in split_source(source) for one in _read_part(part)]
     _check_ids(located, source)
     if count is not None and count > len(located):
         raise InputError(f"{source}: holds {len(located)} problems, but {count} were asked for; lower the number")
     return located[:count]
+
+
+def is_drawn(source: str) -> bool:
+    """Whether `source` is a split of a task of which any number of problems can be drawn."""
+    return source.partition(":")[0] in DRAWN and ":" in source
 
 
 def split_source(source: str) -> list[str]:
@@ -91,9 +98,9 @@ def check_source(source: str) -> None:
     """Raise `InputError` for what is neither a known name nor a file that is there; nothing is loaded."""
     parts = split_source(source)
     for part in parts:
-        if part.startswith(EMBEDDED):
+        if is_drawn(part):
             if len(parts) > 1:
-                raise InputError(f"'{source}': the embedded task cannot be joined with other problems; name it alone")
+                raise InputError(f"'{source}': a drawn task cannot be joined with other problems; name it alone")
         elif part not in HUB_SETS and not Path(part).is_file():
             raise InputError(
                 f"{part}: no such file and no known set; give a JSONL file or one of {', '.join(HUB_SETS)}"

@@ -7,20 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from eval.demo import (
-    Demo,
-    DemoConfig,
-    beside_the_control,
-    read_demo_summary,
-    show_summary,
-    write_demo_summary,
-)
+from eval.demo import DEMO, DemoConfig
 from eval.one_model.figures import LengthFigures, ModelFigures
 from eval.one_model.report import Summary, write_summary
 from eval.one_model.sampling import SingleConfig
+from eval.run_summary import beside_the_control, read_run_summary, show_summary, write_run_summary
 from eval.stages import Stage, StageRunner
 from eval.table.config import CombinedConfig
 from eval.traces.collect import CollectConfig
+from eval.whole_run import WholeRun
 from schedules.config import read_run_config
 from secateur.results import read_table
 from secateur.runtime.config import parse_config
@@ -29,6 +24,10 @@ from secateur.runtime.files import read_json, write_json
 from tests.judge_records import describe_judge, measure_judge
 from tests.report_runs import make_combined, make_rounds
 from trainers.judges.config import JudgeConfig
+
+
+def demo_of(**keys: object) -> WholeRun:
+    return WholeRun(DemoConfig(**keys), DEMO)
 
 
 def shell(*lines: str) -> Stage:
@@ -90,12 +89,12 @@ def test_a_broken_child_does_not_outlive_the_driver(tmp_path: Path, repository: 
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Demo:
+def demo(tmp_path: Path) -> WholeRun:
     """A demo whose pruned model and judges are there, as far as the options can tell."""
-    demo = Demo(DemoConfig(output_dir=str(tmp_path / "demo"), seed=3, control=True))
+    demo = demo_of(output_dir=str(tmp_path / "demo"), seed=3, control=True)
     for name in ("thinkprune", "control"):
         write_json(demo.out / name / "final" / "config.json", {})
-    for folder in demo.judges.values():
+    for folder in demo.first_judges.values():
         describe_judge(folder, kind=demo.config.judge)
     return demo
 
@@ -107,11 +106,11 @@ def arguments_of(command: list[str], script: str) -> list[str]:
 
 @pytest.mark.parametrize("judge", ["linear_own_states", "linear", "pairwise"])
 def test_the_scripts_accept_the_commands(
-    demo: Demo, judge: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+    demo: WholeRun, judge: str, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(repository)
-    demo = Demo(DemoConfig(output_dir=str(demo.out), seed=3, judge=judge, control=True))
-    for folder in demo.judges.values():
+    demo = demo_of(output_dir=str(demo.out), seed=3, judge=judge, control=True)
+    for folder in demo.first_judges.values():
         describe_judge(folder, kind=demo.config.judge)
     stages = {stage.name: stage.commands for stage in demo.stages()}
     single = parse_config(SingleConfig, arguments_of(stages["single"]["single"], "eval/single.py"))
@@ -123,11 +122,11 @@ def test_the_scripts_accept_the_commands(
     combined = parse_config(CombinedConfig, arguments_of(command, "eval/combined.py"))
     assert combined.models == single.models and combined.base == "base"
     for name in combined.models:
-        assert combined.judges_of(name) == [str(demo.judges[name]), "random"]
+        assert combined.judges_of(name) == [str(demo.first_judges[name]), "random"]
     assert combined.n == 64 and combined.problem_count >= 96
     for name, command in (stages[f"judge-{judge}"] | stages[f"judge-{judge}-control"]).items():
         chosen = parse_config(JudgeConfig, arguments_of(command, "trainers/judge.py"))
-        assert chosen.kind == judge and chosen.output_dir == str(demo.judges[name])
+        assert chosen.kind == judge and chosen.output_dir == str(demo.first_judges[name])
         assert chosen.model == combined.models[name] and f"/traces/{name}/" in chosen.train
     for name in ("thinkprune", "control"):
         words = arguments_of(stages[name][name], "schedules/run.py")
@@ -138,9 +137,7 @@ def test_the_scripts_accept_the_commands(
 
 def test_the_control_takes_up_what_a_demo_without_it_did(tmp_path: Path) -> None:
     """Training and judges are passed over; stages over all models go on in the folders that they had."""
-    without, with_it = (
-        Demo(DemoConfig(output_dir=str(tmp_path), control=control)).stages() for control in (False, True)
-    )
+    without, with_it = (demo_of(output_dir=str(tmp_path), control=control).stages() for control in (False, True))
     runner = StageRunner(tmp_path)
     for stage in without:
         write_json(runner.folder / f"{stage.name}.json", {"commands": stage.commands})
@@ -156,16 +153,16 @@ def folders_of(stage: Stage) -> list[str]:
 
 
 def test_the_folder_of_another_seed_is_refused_with_a_remedy(tmp_path: Path) -> None:
-    Demo(DemoConfig(output_dir=str(tmp_path / "d"), seed=1)).claim_folder()
+    demo_of(output_dir=str(tmp_path / "d"), seed=1).claim_folder()
     before = (tmp_path / "d" / "demo.json").read_bytes()
-    Demo(DemoConfig(output_dir=str(tmp_path / "d"), seed=1)).claim_folder()
+    demo_of(output_dir=str(tmp_path / "d"), seed=1).claim_folder()
     with pytest.raises(InputError, match="SEED=2"):
-        Demo(DemoConfig(output_dir=str(tmp_path / "d"), seed=2)).claim_folder()
+        demo_of(output_dir=str(tmp_path / "d"), seed=2).claim_folder()
     assert (tmp_path / "d" / "demo.json").read_bytes() == before
 
 
 def test_a_changed_config_file_is_noticed(tmp_path: Path) -> None:
-    demo = Demo(DemoConfig(output_dir=str(tmp_path)))
+    demo = demo_of(output_dir=str(tmp_path))
     demo.claim_folder()
     stored = read_json(tmp_path / "demo.json")
     stored["inputs"]["configs/demo/combined.yaml"] = "0" * 16
@@ -175,8 +172,8 @@ def test_a_changed_config_file_is_noticed(tmp_path: Path) -> None:
 
 
 def test_another_judge_joins_the_same_folder(tmp_path: Path) -> None:
-    Demo(DemoConfig(output_dir=str(tmp_path))).claim_folder()
-    Demo(DemoConfig(output_dir=str(tmp_path), judge="linear", control=True)).claim_folder()
+    demo_of(output_dir=str(tmp_path)).claim_folder()
+    demo_of(output_dir=str(tmp_path), judge="linear", control=True).claim_folder()
     assert {"configs/demo/judge_linear.yaml", "configs/demo/control.yaml"} <= read_json(tmp_path / "demo.json")[
         "inputs"
     ].keys()
@@ -185,7 +182,7 @@ def test_another_judge_joins_the_same_folder(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="choose another folder"):
-        Demo(DemoConfig(output_dir=str(tmp_path))).run()
+        demo_of(output_dir=str(tmp_path)).run()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -211,7 +208,7 @@ def test_the_summary_says_what_its_parts_say_and_is_read_back(
     tmp_path: Path, control: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Summary, report and words, from files as the stages leave them."""
-    demo = Demo(DemoConfig(output_dir=str(tmp_path), control=control))
+    demo = demo_of(output_dir=str(tmp_path), control=control)
     runner, stages = StageRunner(tmp_path), demo.stages()
     for stage in stages:
         write_json(runner.folder / f"{stage.name}.json", {"wall_s": 1.5, "peak_memory_gib": 0.5})
@@ -219,14 +216,14 @@ def test_the_summary_says_what_its_parts_say_and_is_read_back(
         name: {"arithmetic": figures(tokens)} for name, tokens in zip(demo.models, (200, 100, 180), strict=False)
     }
     write_summary(tmp_path / "single", Summary({}, "g", models, {}, {}))
-    for name, folder in demo.judges.items():
+    for name, folder in demo.first_judges.items():
         measure_judge(folder, problems=len(name))
     make_combined(demo.combined, ["1", "2"])
     make_rounds(tmp_path / "thinkprune")
     table = read_table(demo.combined)
     summary = demo.summary(runner, table)
-    write_demo_summary(tmp_path, summary)
-    assert read_demo_summary(tmp_path) == summary
+    write_run_summary(tmp_path, summary)
+    assert read_run_summary(tmp_path) == summary
     assert (summary.combined.rows, summary.combined.live_equals_replay) == (table.rows, table.live_equals_replay)
     assert (summary.judge.problems, summary.judge_of_pruned.problems) == (4, 6)
     assert summary.judge.baselines == {"ngram": 0.8, "zero_shot": None}

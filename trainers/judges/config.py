@@ -8,6 +8,7 @@ from secateur.deepprune.cut import AUTO, DEFAULT_SHARE, check_share
 from secateur.deepprune.judges.calibration import CalibrationKind
 from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind
 from secateur.deepprune.judges.registry import DEFAULT, JUDGE_KINDS, STORED
+from secateur.engines.gguf import plain_model
 from secateur.runtime.dry_run import PLAN_KEYS, PlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
@@ -81,6 +82,8 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
     hub_private_repo: bool | None = None
 
     def __post_init__(self) -> None:
+        self.model = plain_model(self.model)
+        self.generator = None if self.generator is None else plain_model(self.generator)
         for key in _AT_LEAST_ONE:
             if getattr(self, key) < 1:
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")

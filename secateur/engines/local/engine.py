@@ -15,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.engines.base import Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer
+from secateur.engines.gguf import plain_model
 from secateur.engines.local.batch import LiveTrace, RowBatch
 from secateur.engines.local.drawing import UniformStream, draw_tokens, token_confidences
 from secateur.engines.models import (
@@ -59,6 +60,7 @@ class TransformersEngine:
             self.model, self.tokenizer = model, tokenizer
         else:
             name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+            model = plain_model(str(model))
             check_model_folder(model)
             self.tokenizer = tokenizer or load_tokenizer(model)
             self.model = load_model(model, dtype, torch.device(name))

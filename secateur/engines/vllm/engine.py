@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from secateur.engines.base import EngineError, Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer, TextStream
+from secateur.engines.gguf import plain_model
 from secateur.engines.models import check_capture_layers, count_parameters, load_tokenizer
 from secateur.engines.vllm.setup import STATES_FROM, check_vllm, end_ids_of, open_llm, read_config
 from secateur.runtime.errors import InputError
@@ -142,6 +143,7 @@ class VLLMEngine:
         seed: int = 0,
     ) -> None:
         check_vllm()
+        model = plain_model(str(model))
         config = read_config(model, dtype)
         self.capture_layers = check_capture_layers(capture_layers, config)
         self.tokenizer = load_tokenizer(model)
