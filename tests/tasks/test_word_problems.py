@@ -1,4 +1,4 @@
-"""The word problems: splits that share nothing, answers that follow from the text, solutions that end in the answer."""
+"""The word problems: splits share nothing, answers follow from the text, solutions end in the answer."""
 
 import itertools
 import re
