@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from rich.markup import escape
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from secateur.engines.gguf import plain_model
 from secateur.engines.models import keep_special_tokens_only, load_tokenizer
@@ -171,10 +171,11 @@ def _arguments(config: FormatTuningConfig) -> "SFTConfig":
 
 def tune(config: FormatTuningConfig) -> None:
     """Train and save; goes on from the last checkpoint of a run that was ended."""
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTTrainer
 
+    disable_progress_bars()
     folder = Path(config.output_dir)
     trainer = SFTTrainer(
         model=config.model,
@@ -183,6 +184,7 @@ def tune(config: FormatTuningConfig) -> None:
         processing_class=load_tokenizer(config.model),
         callbacks=[_Log(folder)],
     )
+    trainer.remove_callback(PrinterCallback)
     keep_special_tokens_only(trainer.model)
     work = folder / "checkpoints"
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
