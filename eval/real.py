@@ -48,7 +48,7 @@ def course(config: RealConfig) -> Course:
     )
     before = (
         Stage(
-            "fetch", "SmolLM2-135M-Instruct as a model folder", {"fetch": python("eval.fetch_smollm2.py", str(model))}
+            "fetch", "SmolLM2-135M-Instruct as a model folder", {"fetch": python("eval/fetch_smollm2.py", str(model))}
         ),
         Stage("tune", "The form of an answer: a short supervised tuning", {"tune": tuning}),
     )
