@@ -45,7 +45,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import group_answers
 from secateur.tasks.answers.extraction import extract_answer
-from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
+from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages, starts_inside_thinking
 from secateur.tasks.records import Problem
 from secateur.tasks.sources import load_problems
 
@@ -74,7 +74,7 @@ def sample(engine: TransformersEngine, problems: Sequence[Problem], n: int, rule
     """`n` traces of every problem, with their states up to the cut."""
     jobs = []
     for problem in problems:
-        ids = tuple(encode_prompt(engine.tokenizer, evaluation_messages(problem.problem, "plain")))
+        ids = tuple(encode_prompt(engine.tokenizer, evaluation_messages(problem.problem, Prompt("plain"))))
         jobs += [TraceJob(problem, index, ids, trace_seed(SEED, problem.id, index)) for index in range(n)]
     found: dict[str, list[FinishedTrace]] = {problem.id: [] for problem in problems}
     spec = SamplingSpec(max_tokens=500)

@@ -37,7 +37,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import group_answers
 from secateur.tasks.answers.extraction import extract_answer
-from secateur.tasks.prompts import encode_prompt, evaluation_messages
+from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages
 from secateur.tasks.sources import load_problems
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,7 +177,9 @@ def timed(contender: Callable[[], int]) -> Run:
 
 def measure(engine: Engine, judge: Judge, options: argparse.Namespace) -> list[dict[str, Run]]:
     problems = load_problems("arithmetic:combined", options.problems)
-    prompts = {p.id: encode_prompt(engine.tokenizer, evaluation_messages(p.problem, "plain")) for p in problems}
+    prompts = {
+        p.id: encode_prompt(engine.tokenizer, evaluation_messages(p.problem, Prompt("plain"))) for p in problems
+    }
     spec, rows = SamplingSpec(max_tokens=options.max_tokens), options.rows or options.n
     plain = Uncaptured(engine)
     runs = []

@@ -84,7 +84,7 @@ class BudgetForcingConfig(SingleConfig):
 
     def budget(self, tokens: int) -> Budget:
         spec = SamplingSpec(self.temperature, self.top_p, self.top_k, self.answer_tokens)
-        return Budget(tokens, self.chosen_forcing, spec, self.prompt_family, self.seed, self.rows)
+        return Budget(tokens, self.chosen_forcing, spec, self.prompt, self.seed, self.rows)
 
     def forced_folder(self, model: str, benchmark: str, budget: int) -> Path:
         return Path(self.output_dir) / "budget_forcing" / model / benchmark / str(budget)
@@ -131,7 +131,7 @@ def measure_model(config: BudgetForcingConfig, name: str, problems: Problems) ->
     extract, unforced = config.extract(tokenizer), grade_model(config, name, problems)
     found = {}
     for benchmark, wanted in problems.items():
-        lengths, samples = prompt_lengths(tokenizer, wanted, config.prompt_family), config.samples_of(benchmark)
+        lengths, samples = prompt_lengths(tokenizer, wanted, config.prompt), config.samples_of(benchmark)
         points = []
         for tokens in sorted(config.budgets):
             folder = config.forced_folder(name, benchmark, tokens)

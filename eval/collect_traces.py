@@ -49,7 +49,7 @@ def _collect_model(config: CollectConfig, name: str, sets: dict[str, list[Proble
         return
     engine, tokenizer = config.open_engine(name, layers or None), load_tokenizer(config.tokenizer_of(name))
     for set_name, problems in shares.items():
-        plan = WantedTraces(problems, config.samples, config.spec, config.prompt_family, config.seed, config.rows)
+        plan = WantedTraces(problems, config.samples, config.spec, config.prompt, config.seed, config.rows)
         with writers[set_name] as writer:
             sample_missing(
                 engine, tokenizer, plan, writer, name, config.cut_rule, config.states, title=f"{name}, {set_name}"

@@ -36,17 +36,17 @@ from secateur.runtime.files import JSON
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import GRADER_VERSION
 from secateur.tasks.answers.extraction import ANSWER, extraction
-from secateur.tasks.prompts import check_family, starts_inside_thinking
+from secateur.tasks.prompts import PromptKeys, starts_inside_thinking
 
 
 @dataclass(kw_only=True)
-class PerplexityConfig:
+class PerplexityConfig(PromptKeys):
     """What is read, and by which model.
 
     traces: model → trace folder or folder of trace folders (`outputs/single/<model>`).
     model: folder, Hub id or GGUF file of the model under which the traces are scored.
     output_dir: gets perplexity.json and nll.jsonl.
-    prompt_family: as the traces were sampled with.
+    prompt_family, system_prompt, instruction: as the traces were sampled with.
     answer_from: where the final answer is: answer, anywhere, pattern:REGEX or package.module:function.
     dtype, device: of that model.
     batch_tokens: of one forward pass, padding included; a longer trace has one to itself.
@@ -55,7 +55,6 @@ class PerplexityConfig:
     traces: dict[str, str]
     model: str
     output_dir: str = "outputs/perplexity"
-    prompt_family: str = "deepseek"
     answer_from: str = ANSWER
     dtype: str = "bfloat16"
     device: str = "auto"
@@ -63,7 +62,7 @@ class PerplexityConfig:
 
     def __post_init__(self) -> None:
         check_traces_key(self.traces)
-        check_family(self.prompt_family)
+        _ = self.prompt  # its own checks
         extraction(self.answer_from)
         self.model = plain_model(self.model)
         require_model_folder("model", self.model)
@@ -74,7 +73,7 @@ class PerplexityConfig:
     def settings(self) -> dict[str, JSON]:
         """What the stored scores depend on."""
         model = model_fingerprint(self.model) if Path(self.model).is_dir() else self.model
-        return {"model": model, "traces": self.traces, "prompt_family": self.prompt_family, "dtype": self.dtype}
+        return {"model": model, "traces": self.traces, "dtype": self.dtype, **self.prompt.stored}
 
 
 @entry_point
@@ -87,9 +86,7 @@ def main() -> None:
     tokenizer, nll = load_tokenizer(config.model), folder / "nll.jsonl"
     sources = {name: read_model_traces(name, path) for name, path in config.traces.items()}
     wanted = [
-        trace
-        for name, problems in sources.items()
-        for trace in to_score(name, problems, tokenizer, config.prompt_family)
+        trace for name, problems in sources.items() for trace in to_score(name, problems, tokenizer, config.prompt)
     ]
     stored = read_scores(nll)
     check_stored(stored, wanted, folder)

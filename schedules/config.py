@@ -16,6 +16,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.hub import check_key
 from secateur.tasks.answers.extraction import ANSWER, extraction
+from secateur.tasks.prompts import Prompt
 
 _AT_LEAST_ONE = (
     "validation_samples",
@@ -41,6 +42,10 @@ class ScheduleConfig:
     decontaminate: evaluation sets, named like `problems`, whose problems are taken out of the training problems.
     max_prompt_tokens: longer prompts are dropped before training [tokens].
     prompt_family: deepseek, qwen or plain (see secateur/tasks/prompts.py).
+    system_prompt: a system prompt of your own, in training and validation alike; null: the family's, in training
+      alone; "": none.
+    instruction: follows the problem, or holds {problem} where that belongs; null: the family's; "": none.
+    state_limit: tell the model the round's limit while it trains, at the end of the system prompt.
     reward, reward_options: `hard_limit`, or one of its published alternatives and its options (see rewards/); a
       `RewardSpec` of your own is named `package.module:NAME`.
     answer_from: where the final answer of a completion is, for reward and choice: answer, anywhere, pattern:REGEX or
@@ -71,6 +76,9 @@ class ScheduleConfig:
     decontaminate: list[str] = field(default_factory=list)
     max_prompt_tokens: int = 768
     prompt_family: str = "deepseek"
+    system_prompt: str | None = None
+    instruction: str | None = None
+    state_limit: bool = True
     reward: str = "hard_limit"
     reward_options: dict[str, Any] = field(default_factory=dict)
     answer_from: str = ANSWER
@@ -100,6 +108,7 @@ class ScheduleConfig:
         _check_model(self.model)
         check_key("hub_model_id", self.hub_model_id)
         extraction(self.answer_from)
+        _ = self.prompt  # its own checks
         if not 0 <= self.tolerance < 1:
             raise InputError(f"key 'tolerance' has the value {self.tolerance}; give a fraction from 0 to below 1")
         if self.tolerance_reference not in TOLERANCE_REFERENCES:
@@ -115,6 +124,10 @@ class ScheduleConfig:
         for key in _AT_LEAST_ONE:
             if getattr(self, key) < 1:
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
+
+    @property
+    def prompt(self) -> Prompt:
+        return Prompt(self.prompt_family, self.system_prompt, self.instruction)
 
     @property
     def rounds(self) -> list[Round]:

@@ -24,7 +24,7 @@ Every file is replaced atomically and each step looks only at the files of the s
 
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +32,7 @@ import yaml
 from rich.markup import escape
 
 from schedules.choice import START, Selection, choose, name_of, pick_reference
-from schedules.config import RunConfig
+from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import drop_training_state, finish_removals, remove_folder
 from schedules.integrity import damage, export_damage, read_marker, saved_checkpoints, step_of
 from schedules.records import SELECTION, VALIDATION, SelectionRecord, has_chosen, read_selection, read_validation
@@ -91,7 +91,7 @@ class RunFolder:
         """Whether the folder holds this run already, nothing corrected; raises `InputError` if it holds another
         one."""
         known = check_same_config(self.path, self._resolved)
-        return known and not _differing(read_yaml(self.path / "config.yaml"), self._resolved)
+        return known and not _differing(_stored_config(self.path), self._resolved)
 
     def round_folder(self, round_: Round) -> Path:
         return self.path / "rounds" / round_.name
@@ -177,7 +177,7 @@ def check_same_config(folder: Path, resolved: Mapping[str, JSON]) -> bool:
                 "choose an empty folder"
             )
         return False
-    stored = read_yaml(folder / "config.yaml")
+    stored = _stored_config(folder)
     for key in sorted(_differing(stored, resolved) - unused_keys(folder, stored.keys() | resolved.keys())):
         there, now = (_binding_value(key, values) for values in (stored, resolved))
         raise InputError(
@@ -185,6 +185,14 @@ def check_same_config(folder: Path, resolved: Mapping[str, JSON]) -> bool:
             f"and {now!r} now; choose another output_dir or restore the value"
         )
     return True
+
+
+def _stored_config(folder: Path) -> dict[str, JSON]:
+    """The keys of a run; one that came after it was begun has its default."""
+    entries = fields(ScheduleConfig)
+    return {one.name: one.default for one in entries if one.default is not MISSING} | read_yaml(
+        folder / "config.yaml"
+    )
 
 
 def _differing(stored: Mapping[str, JSON], resolved: Mapping[str, JSON]) -> set[str]:

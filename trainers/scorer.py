@@ -59,7 +59,7 @@ from secateur.runtime.files import hold_folder, write_text
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import grade_batch
 from secateur.tasks.answers.extraction import ANSWER, extraction
-from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
+from secateur.tasks.prompts import encode_prompt, evaluation_messages, prompt_of, starts_inside_thinking
 from trainers.judges.data import read_settings
 from trainers.judges.fit import Fit, FitSettings
 
@@ -83,7 +83,7 @@ class ScorerConfig:
     window: how many states before a point are read [tokens].
     heads, width: of the attention, and values of each.
     cut_kind, cut_k: where the point cut is; by default the rule of the train folder.
-    prompt_family: how the problems were put; by default as the train folder says.
+    prompt_family, system_prompt, instruction: how the problems were put; by default as the train folder says.
     answer_from: where the final answer of a trace is (secateur/tasks/answers/extraction.py).
     epochs, learning_rate, weight_decay, problems_per_step, evaluations: of each head's training; the best of the
       evaluations is kept.
@@ -104,6 +104,8 @@ class ScorerConfig:
     cut_kind: Literal["words", "tokens"] | None = None
     cut_k: int | None = None
     prompt_family: Literal["deepseek", "qwen", "plain"] | None = None
+    system_prompt: str | None = None
+    instruction: str | None = None
     answer_from: str = ANSWER
     epochs: float = 8.0
     learning_rate: float = 2e-3
@@ -169,7 +171,7 @@ class Reader:
     def __init__(self, config: ScorerConfig) -> None:
         self.config, settings = config, read_settings(config.train)
         asked = CutRule(config.cut_kind, config.cut_k) if config.cut_kind and config.cut_k else settings.cut_rule
-        self.cut, self.family = asked or CutRule(), config.prompt_family or settings.prompt_family
+        self.cut, self.prompt = asked or CutRule(), prompt_of(vars(config), settings.prompt)
         self._tokenizer = None if config.model is None else load_tokenizer(config.model)
         self._detokenizer = None if self._tokenizer is None else Detokenizer(self._tokenizer)
         thinking = self._tokenizer is not None and starts_inside_thinking(self._tokenizer)
@@ -180,7 +182,7 @@ class Reader:
             self._open_model()
 
     def _open_model(self) -> None:
-        if self.family is None:
+        if self.prompt is None:
             raise InputError(f"{self.config.train}: it does not say how its problems were put; give 'prompt_family'")
         config, device = self.config, torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load_model(config.model, config.dtype, device)
@@ -246,7 +248,7 @@ class Reader:
         return found.clone() if len(found) * len(self.config.points) < len(states) else found
 
     def _states(self, problem: GradedProblem) -> Iterator[torch.Tensor]:
-        messages = evaluation_messages(problem.entry.problem.problem, self.family)
+        messages = evaluation_messages(problem.entry.problem.problem, self.prompt)
         prompt = encode_prompt(self._tokenizer, messages)
         ids = [stored.trace.token_ids for stored in problem.traces]
         for first in range(0, len(ids), _AT_ONCE):

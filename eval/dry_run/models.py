@@ -201,7 +201,7 @@ def _plan(
     load = None
     if shape is not None:
         longest = max(problems, key=lambda problem: len(problem.problem))
-        prompt = len(prompt_ids(tokenizer, longest, config.prompt_family)) if tokenizer is not None else 0
+        prompt = len(prompt_ids(tokenizer, longest, config.prompt)) if tokenizer is not None else 0
         load = SamplingLoad(shape, config.rows, prompt, config.max_tokens, layers, at_cut, WIDTHS[config.dtype])
     return ModelPlan(name, shape, parts, stored, lengths, load, token_line, at_cut, [], 0.0, notes + missing + unread)
 

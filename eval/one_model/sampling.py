@@ -24,6 +24,7 @@ from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.console import use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import current_ranks
+from secateur.tasks.prompts import Prompt
 from secateur.tasks.records import Problem
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def sample_model(model: OpenedModel, config: SingleConfig, problems: Problems) -
         share, samples = current_ranks().shard(problems[benchmark]), config.samples_of(benchmark)
         if {(problem.id, sample) for problem in share for sample in range(samples)} <= writer.done:
             continue
-        plan = WantedTraces(share, samples, config.spec, config.prompt_family, config.seed, config.rows)
+        plan = WantedTraces(share, samples, config.spec, config.prompt, config.seed, config.rows)
         title = f"{model.name}, {benchmark}"
         with writer:
             sample_missing(model.engine, model.tokenizer, plan, writer, model.name, title=title)
@@ -172,9 +173,11 @@ def grade_all(config: SingleConfig, problems: Problems) -> dict[str, dict[str, G
     return {name: grade_model(config, name, problems) for name in config.models}
 
 
-def prompt_lengths(tokenizer: "PreTrainedTokenizerBase", problems: Sequence[Problem], family: str) -> dict[str, int]:
+def prompt_lengths(
+    tokenizer: "PreTrainedTokenizerBase", problems: Sequence[Problem], prompt: Prompt
+) -> dict[str, int]:
     """Problem id → length of its prompt [tokens]."""
-    return {problem.id: len(prompt_ids(tokenizer, problem, family)) for problem in problems}
+    return {problem.id: len(prompt_ids(tokenizer, problem, prompt)) for problem in problems}
 
 
 def grade_model(config: SingleConfig, name: str, problems: Problems) -> dict[str, Graded]:
@@ -182,7 +185,7 @@ def grade_model(config: SingleConfig, name: str, problems: Problems) -> dict[str
     extract = config.extract(tokenizer)
     graded = {}
     for benchmark, wanted in problems.items():
-        prompts = prompt_lengths(tokenizer, wanted, config.prompt_family)
+        prompts = prompt_lengths(tokenizer, wanted, config.prompt)
         folder, samples = config.folder(name, benchmark), config.samples_of(benchmark)
         graded[benchmark] = grade_folder(folder, wanted, samples, extract, prompts, config.majority)
     return graded

@@ -25,7 +25,7 @@ from secateur.runtime.pictures import PLOT_STYLE, model_colours, save_png
 from secateur.runtime.process import current_ranks
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds, Interval
-from secateur.tasks.prompts import Forcing
+from secateur.tasks.prompts import Forcing, Prompt
 from secateur.tasks.records import Problem, Trace
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Budget:
     tokens: int
     forcing: Forcing
     answer_spec: SamplingSpec
-    prompt_family: str
+    prompt: Prompt
     seed: int
     rows: int
 
@@ -108,7 +108,7 @@ def force_missing(
     due: dict[tuple[str, int | str], Trace] = {}
     jobs = []
     for entry in unforced:
-        prompt = prompt_ids(model.tokenizer, entry.problem, budget.prompt_family)
+        prompt = prompt_ids(model.tokenizer, entry.problem, budget.prompt)
         for trace in (stored.trace for stored in entry.traces):
             if (trace.problem_id, trace.sample) in writer.done:
                 continue

@@ -20,6 +20,7 @@ from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds, mean_with_interval, ratio_with_interval
 from secateur.tasks.answers.equality import grade_batch
 from secateur.tasks.answers.extraction import Extract
+from secateur.tasks.prompts import Prompt
 from secateur.tasks.records import Trace
 
 if TYPE_CHECKING:
@@ -99,17 +100,17 @@ def batches(traces: Sequence[ScoredTrace], batch_tokens: int) -> Iterator[list[S
 
 
 def to_score(
-    name: str, problems: Sequence[ReadProblem], tokenizer: "PreTrainedTokenizerBase", family: str
+    name: str, problems: Sequence[ReadProblem], tokenizer: "PreTrainedTokenizerBase", prompt: Prompt
 ) -> list[ScoredTrace]:
     """All traces of model `name`. Raises `InputError` for one without ids or with ids of another tokenizer."""
     detokenizer = Detokenizer(tokenizer)
     found = []
     for entry in problems:
-        prompt = prompt_ids(tokenizer, entry.problem, family)
+        ids = prompt_ids(tokenizer, entry.problem, prompt)
         for trace in entry.traces:
             _check_ids(trace, detokenizer, tokenizer, name)
             key = (name, entry.benchmark, trace.problem_id, trace.sample)
-            found.append(ScoredTrace(key, prompt, trace.token_ids or ()))
+            found.append(ScoredTrace(key, ids, trace.token_ids or ()))
     return found
 
 

@@ -115,8 +115,8 @@ class ModelTraces:
         return noted.seconds if noted and noted.tokens == tokens else None
 
     def _prompt_tokens(self) -> float:
-        family = self.config.prompt_family
-        return float(np.mean([len(prompt_ids(self.tokenizer, problem, family)) for problem in self.problems]))
+        prompt = self.config.prompt
+        return float(np.mean([len(prompt_ids(self.tokenizer, problem, prompt)) for problem in self.problems]))
 
     def _confidences(self) -> list:
         if not self.config.needs_confidences:

@@ -357,13 +357,15 @@ SETTINGS = (
     "top_k",
     "max_tokens",
     "prompt_family",
+    "system_prompt",
+    "instruction",
     "answer_from",
     "seed",
     "dtype",
 )
 """Config keys that decide what a row means; the version of the grader joins them. The seed is the seed policy: every
 trace's own seed follows from it, the problem's id and the sample number."""
-_SAMPLED = ("temperature", "top_p", "top_k", "max_tokens", "prompt_family", "dtype")
+_SAMPLED = ("temperature", "top_p", "top_k", "max_tokens", "prompt_family", "system_prompt", "instruction", "dtype")
 """Of these, what says how traces were sampled, which is not known of imported ones."""
 MAY_GROW = ("problems", "problem_count", "n")
 """What a folder that is gone on with may change: all rows are made anew then, from more or fewer of the traces (the

@@ -38,6 +38,7 @@ from secateur.engines.trace_folder import CutVector, StoredTrace
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import sampled_digest
+from secateur.tasks.prompts import evaluation_messages
 from secateur.tasks.records import Problem
 
 _READ_AT_ONCE = 16  # traces of one problem
@@ -71,8 +72,18 @@ class ModelJudges:
         for judge in trained.values():
             if judge.verdict is not None:
                 say(f"judge {judge.name} of {escape(self.model)}: {escape(judge.verdict)}")
+            self._compare_prompts(judge)
         self._check(judges)
         return judges
+
+    def _compare_prompts(self, judge: Judge) -> None:
+        """A judge that saw other prompts still answers; what it has earned there may not hold here."""
+        here = self.config.prompt
+        if judge.prompt is not None and evaluation_messages("", judge.prompt) != evaluation_messages("", here):
+            say(
+                f"judge {judge.name} of {escape(self.model)}: the problems of its traces were put otherwise than "
+                f"here ({escape(str(judge.prompt))}, here {escape(str(here))}); its scores may be worth less"
+            )
 
     def _check(self, judges: Sequence[Judge]) -> None:
         rules = {judge.cut_rule for judge in judges}
@@ -144,7 +155,7 @@ class ModelJudges:
                 vectors, costs = zip(*self._vectors(judge, problem, traces), strict=True)
                 scores = judge.score_vectors(np.stack(vectors))
             else:
-                ids = prompt_ids(self.tokenizer, problem, self.config.prompt_family)
+                ids = prompt_ids(self.tokenizer, problem, self.config.prompt)
                 scores = judge.score([self._cut(ids, trace, judge.needs_states) for trace in traces])
         except JudgeFailure:
             scores = np.full((n, n), np.nan)
@@ -155,7 +166,7 @@ class ModelJudges:
         self, judge: VectorJudge, problem: Problem, traces: Sequence[StoredTrace]
     ) -> Iterator[tuple[np.ndarray, Usage]]:
         """The vector of each cut and what reading it cost."""
-        ids = prompt_ids(self.tokenizer, problem, self.config.prompt_family)
+        ids = prompt_ids(self.tokenizer, problem, self.config.prompt)
         session = judge.open()
         for trace in traces:
             if judge.needs_states and not self.config.keep_states:
@@ -202,7 +213,7 @@ class ModelScorer:
         """What it is told of all traces of one problem."""
         if not self._scorer.needs_states:
             return StoredReadings(self.settings, tuple(self._reading(stored, None) for stored in traces))
-        ids, found = prompt_ids(self._tokenizer, problem, self._config.prompt_family), []
+        ids, found = prompt_ids(self._tokenizer, problem, self._config.prompt), []
         for first in range(0, len(traces), _READ_AT_ONCE):
             part = traces[first : first + _READ_AT_ONCE]
             tokens = [stored.trace.token_ids for stored in part]

@@ -75,7 +75,7 @@ class LiveRuns:
                 began = time.monotonic()  # replaying and writing are no part of the live run
 
     def _job(self, problem: Problem, n: int) -> ProblemJob:
-        ids = prompt_ids(self.tokenizer, problem, self.config.prompt_family)
+        ids = prompt_ids(self.tokenizer, problem, self.config.prompt)
         return ProblemJob.sampled(problem.id, ids, n, self.config.seed)
 
     def _write(self, problem: Problem, result: LiveResult, stored: Sequence[StoredTrace], wall: LiveWall) -> None:

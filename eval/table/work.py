@@ -164,9 +164,7 @@ class BenchmarkWork:
         if self._is_complete():
             return
         engine, began = self._engine(), time.monotonic()
-        plan = WantedTraces(
-            self.problems, config.largest_n, config.spec, config.prompt_family, config.seed, config.rows
-        )
+        plan = WantedTraces(self.problems, config.largest_n, config.spec, config.prompt, config.seed, config.rows)
         with self.writer as writer:
             tokens = sample_missing(
                 engine,
@@ -191,7 +189,7 @@ class BenchmarkWork:
         texts = Detokenizer(self.judges.tokenizer)
         with progress(f"{self.title}: forced answers{current_ranks().note}", len(todo)) as shown:
             for problem in todo:
-                ids = prompt_ids(self.judges.tokenizer, problem, config.prompt_family)
+                ids = prompt_ids(self.judges.tokenizer, problem, config.prompt)
                 prober = Prober(engine, rule.forcing, rule.tokens)
                 jobs = probe_jobs(
                     ids, [one.trace for one in stored[problem.id]], rule.every, prober, config.spec, texts

@@ -22,7 +22,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder
 from secateur.runtime.process import current_ranks, each_in_its_own_process
 from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
-from secateur.tasks.prompts import check_family, encode_prompt, evaluation_messages, starts_inside_thinking
+from secateur.tasks.prompts import Prompt, PromptKeys, encode_prompt, evaluation_messages, starts_inside_thinking
 from secateur.tasks.records import Problem, Trace
 
 if TYPE_CHECKING:
@@ -36,18 +36,17 @@ class WantedTraces:
     problems: Sequence[Problem]
     n: int
     spec: SamplingSpec
-    prompt_family: str
+    prompt: Prompt
     seed: int
     max_rows: int
 
 
 @dataclass(kw_only=True)
-class SamplingKeys(EngineKeys):
+class SamplingKeys(EngineKeys, PromptKeys):
     """The keys of every config that samples; the defaults are ThinkPrune's evaluation settings.
 
     models: name → model folder, Hub id or GGUF file, or the name that the server of engine "openai" has for it.
     output_dir: gets everything that is made.
-    prompt_family: deepseek, qwen or plain: the sentences around a problem (see secateur/tasks/prompts.py).
     answer_from: where the final answer of a trace is: answer (the last box after the thinking), anywhere,
       pattern:REGEX, or package.module:function (see secateur/tasks/answers/extraction.py).
     temperature, top_p, top_k: of sampling; temperature 0 is greedy, top_p 1 and top_k 0 leave every token in.
@@ -59,7 +58,6 @@ class SamplingKeys(EngineKeys):
 
     models: dict[str, str]
     output_dir: str
-    prompt_family: str = "deepseek"
     answer_from: str = ANSWER
     temperature: float = 0.6
     top_p: float = 0.95
@@ -72,7 +70,7 @@ class SamplingKeys(EngineKeys):
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:
-        check_family(self.prompt_family)
+        _ = self.prompt  # its own checks
         extraction(self.answer_from)
         self.require_positive("max_tokens", "rows")
         self.check_engine()
@@ -135,8 +133,8 @@ class SamplingKeys(EngineKeys):
             "problems": problems,
             "sampling": asdict(self.spec),
             "seed": self.seed,
-            "prompt_family": self.prompt_family,
             "dtype": self.dtype,
+            **self.prompt.stored,
         }
 
 
@@ -213,8 +211,8 @@ def hold_output(folder: str) -> Iterator[None]:
         yield
 
 
-def prompt_ids(tokenizer, problem: Problem, family: str) -> tuple[int, ...]:
-    return tuple(encode_prompt(tokenizer, evaluation_messages(problem.problem, family)))
+def prompt_ids(tokenizer, problem: Problem, prompt: Prompt) -> tuple[int, ...]:
+    return tuple(encode_prompt(tokenizer, evaluation_messages(problem.problem, prompt)))
 
 
 def sample_missing(
@@ -266,6 +264,6 @@ def sample_missing(
 
 def _jobs(plan: WantedTraces, tokenizer) -> Iterator[TraceJob]:
     for problem in plan.problems:
-        ids = prompt_ids(tokenizer, problem, plan.prompt_family)
+        ids = prompt_ids(tokenizer, problem, plan.prompt)
         for sample in range(plan.n):
             yield TraceJob(problem, sample, ids, trace_seed(plan.seed, problem.id, sample))

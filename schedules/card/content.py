@@ -18,10 +18,10 @@ from schedules.choice import START, Figures, name_of
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.records import VALIDATION, SelectionRecord, WeighedCandidate, read_data, read_validation
 from schedules.rounds import Round
-from secateur.runtime.cards import BaseModel, Markdown, clean, code_span, escape_markdown
+from secateur.runtime.cards import BaseModel, Markdown, clean, code_span, escape_markdown, exact_literal
 from secateur.runtime.config import without_secrets
 from secateur.runtime.files import JSON, read_json
-from secateur.tasks.prompts import evaluation_messages
+from secateur.tasks.prompts import PROBLEM, Prompt, evaluation_messages
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -138,12 +138,12 @@ def _usage(schedule: ScheduleConfig, model_name: str, revision: str | None) -> d
     final = Path(schedule.output_dir) / "final" / "config.json"
     allowed = read_json(final).get("max_position_embeddings") or float("inf")
     length = int(min(allowed, schedule.max_prompt_tokens + schedule.validation_max_tokens))
-    suffix, arithmetic = _suffix(schedule.prompt_family), _is_arithmetic(schedule)
+    arithmetic = _is_arithmetic(schedule)
     branch = ["--revision", revision] if revision else []
     return {
         "family": schedule.prompt_family,
-        "suffix": suffix,
-        "suffix_literal": Markdown(json.dumps(suffix)),
+        "messages": _messages_literal(schedule.prompt),
+        **_sentences(schedule.prompt),
         "example": "Rule oak. Start with 4. a-6 b#7 c-7." if arithmetic else "How many primes are below 100?",
         "temperature": schedule.validation_temperature,
         "top_p": schedule.validation_top_p,
@@ -156,9 +156,27 @@ def _usage(schedule: ScheduleConfig, model_name: str, revision: str | None) -> d
     }
 
 
-def _suffix(family: str) -> str:
-    """What follows the problem in the prompts of validation and evaluation."""
-    return evaluation_messages("", family)[-1]["content"]
+def _messages_literal(prompt: Prompt) -> Markdown:
+    """The messages of validation and evaluation as Python, with a variable `problem`."""
+    entries = [
+        f'{{"role": "{one["role"]}", "content": {_content_literal(one["content"])}}}'
+        for one in evaluation_messages(PROBLEM, prompt)
+    ]
+    return Markdown(f"[{', '.join(entries)}]")
+
+
+def _content_literal(content: str) -> str:
+    before, found, after = content.partition(PROBLEM)
+    parts = [exact_literal(before)] if before else []
+    parts += ["problem"] if found else []
+    return " + ".join([*parts, exact_literal(after)] if after else parts)
+
+
+def _sentences(prompt: Prompt) -> dict[str, str]:
+    """What stands around the problem: `system`, and in the user's turn what comes `before` and `after`."""
+    *system, turn = (one["content"] for one in evaluation_messages(PROBLEM, prompt))
+    before, _, after = turn.partition(PROBLEM)
+    return {"system": "".join(system), "before": before.strip(), "after": after.strip()}
 
 
 def _is_arithmetic(schedule: ScheduleConfig) -> bool:

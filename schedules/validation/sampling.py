@@ -14,6 +14,7 @@ not opened again.
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -125,7 +126,7 @@ def validation_settings(schedule: ScheduleConfig) -> dict[str, JSON]:
         "rows": schedule.validation_rows,
         "engine": schedule.validation_engine,
         "engine_options": schedule.validation_engine_options,
-        "prompt_family": schedule.prompt_family,
+        **asdict(schedule.prompt),
         "answer_from": schedule.answer_from,
         "seed": schedule.seed,
         "table": False,

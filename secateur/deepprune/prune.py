@@ -28,9 +28,8 @@ from secateur.engines.accounting import Usage
 from secateur.engines.base import Engine, SamplingSpec
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
-from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
+from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages, prompt_of, starts_inside_thinking
 
-DEFAULT_FAMILY = "deepseek"  # that of all commands
 DEFAULT_SPEC = SamplingSpec(temperature=0.6, top_p=0.95, max_tokens=32_768)
 """How reasoning models are usually sampled (that of the R1-distills and of the paper's setting)."""
 
@@ -58,6 +57,8 @@ def prune(
     spec: SamplingSpec = DEFAULT_SPEC,
     rule: Rule | None = None,
     prompt_family: str | None = None,
+    system_prompt: str | None = None,
+    instruction: str | None = None,
     answer_from: str | Extract = ANSWER,
     seed: int = 0,
 ) -> PruneResult:
@@ -68,9 +69,10 @@ def prune(
     `EVIDENCE_RULE`: cuts add to the vote what the judge has earned on development problems, and a judge that has
     earned nothing is not asked, which a warning says. `ADAPTIVE_RULE` and `PUBLISHED_RULE`, the paper's, ask any.
 
-    `problem` is the problem's text, which gets the instruction of `prompt_family` (secateur/tasks/prompts.py:
-    deepseek, qwen, or plain for none; by default as the judge's traces were prompted, deepseek where it does not
-    say), or chat messages, which are rendered as they are. The final answer is taken from the last `\\boxed{…}`
+    `problem` is the problem's text, or chat messages, which are rendered as they are. A text gets the sentences of
+    `prompt_family` (deepseek, qwen, or plain for none) or `system_prompt` and `instruction` of your own
+    (secateur/tasks/prompts.py); what is not given is as the judge's traces were prompted, deepseek's where it does
+    not say. The final answer is taken from the last `\\boxed{…}`
     after the thinking, unless `answer_from` says otherwise (`anywhere`, `pattern:REGEX`, or a function from text
     to answer or None). `seed` makes the run repeatable. The engine may be used again, but for one call at a time.
 
@@ -84,8 +86,9 @@ def prune(
         raise InputError(
             "the engine has no tokenizer, so no prompt can be rendered: open it with the model's tokenizer"
         )
-    known = None if judge is None else judge.prompt_family
-    prompt_ids = encode_prompt(engine.tokenizer, _messages(problem, prompt_family or known or DEFAULT_FAMILY))
+    known = (None if judge is None else judge.prompt) or Prompt()
+    given = {"prompt_family": prompt_family, "system_prompt": system_prompt, "instruction": instruction}
+    prompt_ids = encode_prompt(engine.tokenizer, _messages(problem, prompt_of(given, known)))
     name = hashlib.sha256(repr(prompt_ids).encode()).hexdigest()[:16]
     job = ProblemJob.sampled(name, prompt_ids, n, seed)
     thinking = starts_inside_thinking(engine.tokenizer)
@@ -110,11 +113,11 @@ def _rule_of(rule: Rule | None, judge: Judge | None) -> Rule:
     return weighed
 
 
-def _messages(problem: str | Sequence[Mapping[str, str]], prompt_family: str) -> list[dict[str, str]]:
+def _messages(problem: str | Sequence[Mapping[str, str]], prompt: Prompt) -> list[dict[str, str]]:
     if isinstance(problem, str):
         if not problem.strip():
             raise InputError("the problem is empty: give its text or chat messages")
-        return evaluation_messages(problem, prompt_family)
+        return evaluation_messages(problem, prompt)
     messages = [dict(message) for message in problem]
     if not messages or any(not {"role", "content"} <= message.keys() for message in messages):
         raise InputError(

@@ -278,11 +278,17 @@ def check_trace_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     stored = _flatten(read_json(path))
     wanted = _flatten(json.loads(json.dumps(settings)))
     for key in sorted(stored.keys() | wanted.keys()):
-        if (stored.get(key) or None) != (wanted.get(key) or None):  # what did not exist yet was off
+        if _value(stored, key) != _value(wanted, key):
             raise InputError(
                 f"{path}: key '{key}' is {stored.get(key)!r} there and {wanted.get(key)!r} now, so the traces would "
                 "not belong together; give another output folder"
             )
+
+
+def _value(settings: Mapping[str, Any], key: str) -> Any:
+    """What did not exist yet was off; an empty text says something."""
+    value = settings.get(key)
+    return value if value == "" else value or None
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -88,6 +88,15 @@ def literal(value: object) -> Markdown:
     return Markdown(json.dumps(known, ensure_ascii=False).replace("`", "\\u0060"))
 
 
+def exact_literal(text: str) -> Markdown:
+    """The same letter by letter, line breaks too: for a text that has to come out as it went in.
+
+    >>> print(exact_literal("a\\n“`”"))
+    "a\\n\\u201c\\u0060\\u201d"
+    """
+    return Markdown(json.dumps(text).replace("`", "\\u0060"))
+
+
 def figure(value: float | None, form: str = ".3f") -> Markdown:
     return Markdown("–" if value is None else f"{value:{form}}")
 

@@ -1,14 +1,17 @@
-"""Every sentence that is put to a model, in one place: the exact prompts of ThinkPrune (arXiv 2504.01296, its code).
+"""Every sentence that is put to a model, in one place: the exact prompts of ThinkPrune (arXiv 2504.01296, its code),
+and one's own in their place.
 
-Training puts the length sentence into a system prompt; evaluation uses no system prompt at all and, as the released
-code does, swaps the two instructions between the model families.
+ThinkPrune's training puts the length sentence into a system prompt; its evaluation uses no system prompt at all and,
+as the released code does, swaps the two instructions between the model families. A sentence of one's own is the same
+in training and evaluation.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +31,8 @@ PLEASE_REASON = "Please reason step by step, and put your final answer within \\
 TRAINING_INSTRUCTIONS = {"deepseek": STEP_BY_STEP, "qwen": PLEASE_REASON}
 EVALUATION_INSTRUCTIONS = {"deepseek": PLEASE_REASON, "qwen": STEP_BY_STEP}
 FAMILIES = ("deepseek", "qwen", "plain")
+PROBLEM = "{problem}"
+"""Where the problem stands in an instruction that does not simply follow it."""
 CHOICE_LETTERS = "ABCD"
 CHOICE_SENTENCE = "Answer with the letter of the right option."
 
@@ -70,37 +75,96 @@ def check_forcing(key: str, name: str | None) -> None:
         raise InputError(f"key '{key}' has the value '{name}'; choose one of {', '.join(FORCING)}")
 
 
-def check_family(family: str) -> None:
-    if family not in FAMILIES:
-        raise InputError(f"key 'prompt_family' has the value '{family}'; choose one of {', '.join(FAMILIES)}")
+@dataclass(frozen=True)
+class Prompt:
+    """How problems are put to a model.
+
+    `prompt_family`: whose sentences, deepseek's or qwen's; those of "plain" are none. `system_prompt` and
+    `instruction` stand in the place of the family's, in training and in evaluation; None leaves the family's, "" none
+    at all. An instruction follows the problem, or it holds `{problem}` where that belongs. Raises `InputError` for
+    another family.
+    """
+
+    prompt_family: str = "deepseek"
+    system_prompt: str | None = None
+    instruction: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt_family not in FAMILIES:
+            raise InputError(
+                f"key 'prompt_family' has the value '{self.prompt_family}'; choose one of {', '.join(FAMILIES)}"
+            )
+
+    @property
+    def stored(self) -> dict[str, JSON]:
+        """What is stored beside samples of evaluation, where an empty system prompt is none."""
+        return asdict(self) | {"system_prompt": self.system_prompt or None}
+
+
+@dataclass(kw_only=True)
+class PromptKeys:
+    """The keys of every config that puts problems to a model.
+
+    prompt_family: deepseek, qwen or plain: the sentences around a problem (see secateur/tasks/prompts.py).
+    system_prompt: a system prompt of your own; null: the family's, which has none in evaluation; "": none.
+    instruction: follows the problem, or holds {problem} where that belongs; null: the family's; "": none.
+    """
+
+    prompt_family: str = "deepseek"
+    system_prompt: str | None = None
+    instruction: str | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        return Prompt(self.prompt_family, self.system_prompt, self.instruction)
+
+
+def prompt_of(values: Mapping[str, JSON], known: Prompt | None = None) -> Prompt | None:
+    """The prompt that the keys of a config or of a stored file name, what they leave out as in `known`; None where
+    neither names a family."""
+    given = {key.name: values[key.name] for key in fields(Prompt) if values.get(key.name) is not None}
+    if known is not None:
+        return replace(known, **given)
+    return Prompt(**given) if "prompt_family" in given else None
 
 
 def training_messages(
-    problem: str, family: str, limit: int | None, target: int | None = None, at_most: bool = False
+    problem: str, prompt: Prompt, limit: int | None, target: int | None = None, at_most: bool = False
 ) -> Messages:
     """The prompt of a training rollout.
 
-    `limit` [tokens] is stated to the model in the system prompt; None leaves the sentence out. `target` [tokens] is
-    the length that a reward of L1's kind asks for (arXiv 2503.04697; `at_most` as L1-Max words it); it then stands in
-    the limit's place, so that a prompt never names two lengths. Family "plain" is the problem alone (and the target):
-    for models, such as the embedded one, that were trained without instruction.
+    `limit` [tokens] is stated to the model at the end of the system prompt, if there is one; None leaves the sentence
+    out. `target` [tokens] is the length that a reward of L1's kind asks for (arXiv 2503.04697; `at_most` as L1-Max
+    words it); it then stands in the limit's place, so that a prompt never names two lengths. Family "plain" is the
+    problem alone (and the target): for models, such as the embedded one, that were trained without instruction.
     """
-    check_family(family)
+    family = prompt.prompt_family
     wish = "" if target is None else (AT_MOST_SENTENCE if at_most else TARGET_SENTENCE).format(target=target)
-    if family == "plain":
-        return [{"role": "user", "content": problem + wish}]
     sentence = "" if limit is None or target is not None else LENGTH_SENTENCE.format(limit=limit)
-    return [
-        {"role": "system", "content": TRAINING_SYSTEM_PROMPT + sentence},
-        {"role": "user", "content": f"{problem} {TRAINING_INSTRUCTIONS[family]}{wish}"},
-    ]
+    system = _own_or(prompt.system_prompt, "" if family == "plain" else TRAINING_SYSTEM_PROMPT)
+    turn = _turn(problem, _own_or(prompt.instruction, TRAINING_INSTRUCTIONS.get(family, "")))
+    return _messages(system and system + sentence, turn + wish)
 
 
-def evaluation_messages(problem: str, family: str) -> Messages:
-    """The prompt of validation and evaluation: no system prompt, no length sentence."""
-    check_family(family)
-    content = problem if family == "plain" else f"{problem} {EVALUATION_INSTRUCTIONS[family]}"
-    return [{"role": "user", "content": content}]
+def evaluation_messages(problem: str, prompt: Prompt) -> Messages:
+    """The prompt of validation and evaluation: no length sentence, and no system prompt but one's own."""
+    instruction = _own_or(prompt.instruction, EVALUATION_INSTRUCTIONS.get(prompt.prompt_family, ""))
+    return _messages(prompt.system_prompt or "", _turn(problem, instruction))
+
+
+def _own_or(own: str | None, other: str) -> str:
+    return other if own is None else own
+
+
+def _turn(problem: str, instruction: str) -> str:
+    if PROBLEM in instruction:
+        return instruction.replace(PROBLEM, problem)
+    return f"{problem} {instruction}" if instruction.strip() else problem
+
+
+def _messages(system: str, turn: str) -> Messages:
+    first = [{"role": "system", "content": system}] if system.strip() else []
+    return [*first, {"role": "user", "content": turn}]
 
 
 def choice_question(question: str, options: Sequence[str]) -> str:
@@ -114,9 +178,20 @@ def choice_question(question: str, options: Sequence[str]) -> str:
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of the rendered chat, ready for generation."""
-    rendered = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    """Token ids of the rendered chat, ready for generation. Raises `InputError` where the model's chat template
+    refuses the messages or leaves out the system prompt."""
+    from jinja2 import TemplateError
+
+    try:
+        rendered = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise InputError(f"the model's chat template refuses the prompt: {error}; {_NO_SYSTEM_PROMPT}") from None
+    if any(one["content"].strip() not in rendered for one in messages if one["role"] == "system"):
+        raise InputError(f"the model's chat template leaves out the system prompt; {_NO_SYSTEM_PROMPT}")
     return tokenizer(rendered, add_special_tokens=False)["input_ids"]
+
+
+_NO_SYSTEM_PROMPT = "with system_prompt '' there is none; what it says can stand in 'instruction', before {problem}"
 
 
 def starts_inside_thinking(tokenizer: "PreTrainedTokenizerBase") -> bool:

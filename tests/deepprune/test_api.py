@@ -13,6 +13,7 @@ from secateur.deepprune.rule import PruneRule
 from secateur.engines.base import SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
 from secateur.runtime.errors import InputError
+from secateur.tasks.prompts import Prompt
 from tests.combined_runs import CUT, make_judge
 
 SPEC = SamplingSpec(max_tokens=24)
@@ -91,8 +92,13 @@ def test_a_problem_is_prompted_as_the_judges_traces_were(engine: TransformersEng
         for family in ("deepseek", "plain")
     }
     assert prune(PROBLEM, engine, judge, n=2, spec=SPEC) == first["deepseek"] != first["plain"]
-    judge.prompt_family = "plain"
+    judge.prompt = Prompt("plain")
     assert prune(PROBLEM, engine, judge, n=2, spec=SPEC) == first["plain"]
+    judge.prompt = Prompt("plain", "Be brief.", "Now.")
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"{PROBLEM} Now."}]
+    assert prune(PROBLEM, engine, judge, n=2, spec=SPEC) == prune(messages, engine, judge, n=2, spec=SPEC)
+    bare = prune(PROBLEM, engine, judge, n=2, spec=SPEC, system_prompt="", instruction="")
+    assert bare == first["plain"]
 
 
 def test_overlap_is_a_rule_away(engine: TransformersEngine) -> None:

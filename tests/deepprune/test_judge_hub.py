@@ -151,7 +151,7 @@ def test_the_card_of_a_judge(trained, tiny_model) -> None:
     assert card.data.license is None and "hold no weight of" in card.text
     assert f"| test | {metrics['unfinished']['auroc']:.3f} |" in card.text and "| `random` |" in card.text
     assert "at reasoning word 2" in card.text and "prompt family `plain`" in card.text
-    assert read_json(folder / "judge.json")["prompt_family"] == load_judge(folder).prompt_family == "plain"
+    assert read_json(folder / "judge.json")["prompt_family"] == load_judge(folder).prompt.prompt_family == "plain"
     assert "multiply-accumulates per token" in card.text and "ECE" in card.text
     assert not write_judge_card(folder)
     assert "Problems: train `arithmetic:judge_train`, " in card.text and "Trained on an arithmetic game" in card.text

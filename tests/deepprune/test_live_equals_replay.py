@@ -21,7 +21,7 @@ from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.sampling import FinishedTrace, TraceJob, sample_traces
 from secateur.tasks.answers.equality import group_answers
 from secateur.tasks.answers.extraction import extract_answer
-from secateur.tasks.prompts import encode_prompt, evaluation_messages
+from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages
 from secateur.tasks.records import Problem
 from secateur.tasks.sources import load_problems
 
@@ -146,7 +146,7 @@ def test_embedded_model(embedded_model: Path) -> None:
     engine = TransformersEngine(embedded_model, dtype="float64", capture_layers=(1, 2, 3))
     spec = SamplingSpec(max_tokens=512)
     problems = [
-        (problem, tuple(encode_prompt(engine.tokenizer, evaluation_messages(problem.problem, "plain"))))
+        (problem, tuple(encode_prompt(engine.tokenizer, evaluation_messages(problem.problem, Prompt("plain")))))
         for problem in load_problems("arithmetic:test", count=8)
     ]
     judge = ProjectionJudge((1, 2, 3), CutRule("words", 4), groups=32)

@@ -14,12 +14,14 @@ from eval.one_model.report import read_summary
 from eval.one_model.sampling import SingleConfig, for_each_model
 from eval.single import main
 from eval.traces.benchmarks import benchmark_name
+from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder, read_jsonl, write_text
+from secateur.runtime.files import hold_folder, read_json, read_jsonl, write_text
 from secateur.tasks.answers.equality import GRADER_VERSION
 from secateur.tasks.answers.extraction import extract_answer
+from secateur.tasks.prompts import encode_prompt
 from secateur.tasks.records import Problem, Trace
 
 PROBLEMS = [Problem(f"p{index}", f"question {index}", str(index)) for index in range(3)]
@@ -300,6 +302,27 @@ def test_another_cap_in_the_same_folder_is_refused_and_nothing_is_touched(run_si
     assert ended.value.code == 2
     assert "max_tokens" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_own_sentences_stand_around_the_problem_and_in_the_settings(run_single, tmp_path, tiny_model, capsys) -> None:
+    """Traces under another prompt do not join; an empty instruction is another than the family's."""
+    own = ["--prompt_family", "qwen", "--instruction", "Now.", "--system_prompt", "Be brief."]
+    run_single(*own)
+    folder = tmp_path / "out/tiny/arithmetic_validation"
+    stored = read_json(folder / "settings.json")
+    assert [stored[key] for key in ("prompt_family", "system_prompt", "instruction")] == ["qwen", "Be brief.", "Now."]
+    tokenizer, figures = load_tokenizer(tiny_model), read_summary(tmp_path / "out").models["tiny"]
+    messages = [
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"{entry.problem.problem} Now."}]
+        for entry in read_trace_folder(folder)
+    ]
+    assert figures["arithmetic_validation"].prompt_tokens == sum(
+        len(encode_prompt(tokenizer, one)) for one in messages
+    )
+    for key, value in {"instruction": "''", "system_prompt": "Be long."}.items():
+        with pytest.raises(SystemExit):
+            run_single(*own, f"--{key}", value)
+        assert f"key '{key}' is" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_model_is_named(run_single, tmp_path, capsys) -> None:

@@ -52,11 +52,12 @@ HOSTILE = (
 )
 
 
-def finished_run(folder: Path, model: Path, problems: str = "arithmetic:train", family: str = "plain") -> RunConfig:
+def finished_run(folder: Path, model: Path, problems: str = "arithmetic:train", **prompt: str) -> RunConfig:
     """A run folder as a schedule of two rounds leaves it, with made-up figures."""
     output = folder / "run"
     write_text(folder / "run.yaml", CONFIG.format(model=model, output=output, problems=json.dumps(problems)))
-    argv = ["--config", str(folder / "run.yaml"), "--prompt_family", family]
+    given = [part for key, value in prompt.items() for part in (f"--{key}", json.dumps(value))]
+    argv = ["--config", str(folder / "run.yaml"), *given]
     config = read_run_config(argv)
     driver = Driver(config, argv, Launcher(CPU))
     driver.folder.open()
@@ -93,13 +94,21 @@ def test_the_card_says_what_was_done_chosen_and_measured(tmp_path, embedded_mode
     assert (final / "rounds.png").is_file()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_snippets_put_a_problem_as_the_evaluation_does(family: str, tmp_path, embedded_model) -> None:
-    write_model_card(finished_run(tmp_path, embedded_model, family=family))
+OWN = {
+    "prompt_family": "qwen",
+    "system_prompt": 'Say "so" \\ or\nnot.',
+    "instruction": "So: {problem}\nIn \\boxed{}.",
+}
+
+
+@pytest.mark.parametrize("keys", [*({"prompt_family": family} for family in FAMILIES), OWN, {"instruction": "Now."}])
+def test_the_snippets_put_a_problem_as_the_evaluation_does(keys: dict[str, str], tmp_path, embedded_model) -> None:
+    config = finished_run(tmp_path, embedded_model, **keys)
+    write_model_card(config)
     for snippet in snippets(tmp_path / "run" / "final"):
         names = {"problem": "What?"}
         exec(next(line.strip() for line in snippet.splitlines() if line.strip().startswith("messages = ")), names)
-        assert names["messages"] == evaluation_messages("What?", family)
+        assert names["messages"] == evaluation_messages("What?", config.schedule.prompt)
 
 
 def test_the_transformers_snippet_runs(tmp_path, embedded_model, repository, monkeypatch, capsys) -> None:

@@ -5,9 +5,11 @@ import pytest
 from secateur.runtime.errors import InputError
 from secateur.tasks.hub_sets import EURUS_SUFFIX
 from secateur.tasks.prompts import (
+    Prompt,
     choice_question,
     encode_prompt,
     evaluation_messages,
+    prompt_of,
     starts_inside_thinking,
     training_messages,
 )
@@ -21,7 +23,7 @@ SYSTEM_4000 = (
     "tokens."
 )
 
-
+PLAIN = Prompt("plain")
 LENGTH_4000 = " The output of the assistant should be within 4000 tokens."
 STEP_BY_STEP = "Let's think step by step and output the final answer within \\boxed{}."
 PLEASE_REASON = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -33,27 +35,27 @@ def test_every_sentence_is_the_released_one() -> None:
         ("deepseek", STEP_BY_STEP, PLEASE_REASON),
         ("qwen", PLEASE_REASON, STEP_BY_STEP),
     ):
-        assert training_messages("1+1?", family, 4000) == [
+        assert training_messages("1+1?", Prompt(family), 4000) == [
             {"role": "system", "content": SYSTEM_4000},
             {"role": "user", "content": f"1+1? {trained}"},
         ]
-        assert evaluation_messages("1+1?", family) == [{"role": "user", "content": f"1+1? {evaluated}"}]
+        assert evaluation_messages("1+1?", Prompt(family)) == [{"role": "user", "content": f"1+1? {evaluated}"}]
     assert EURUS_SUFFIX == "\n\nPresent the answer in LaTex format: \\boxed{Your answer}"
 
 
 def test_without_a_limit_only_its_sentence_is_missing() -> None:
-    system, user = training_messages("1+1?", "deepseek", None)
+    system, user = training_messages("1+1?", Prompt(), None)
     assert system["content"] == SYSTEM_4000.removesuffix(LENGTH_4000) and SYSTEM_4000.endswith(LENGTH_4000)
     assert user["content"] == f"1+1? {STEP_BY_STEP}"
 
 
 def test_a_target_stands_at_the_end_and_is_the_only_length() -> None:
     """L1's released preprocessing: question, instruction, then the length."""
-    system, user = training_messages("1+1?", "deepseek", 4000, target=873)
+    system, user = training_messages("1+1?", Prompt(), 4000, target=873)
     assert user["content"] == f"1+1? {STEP_BY_STEP} Think for 873 tokens."
     assert "4000" not in system["content"]
-    assert training_messages("p", "plain", 100, target=50)[0]["content"] == "p Think for 50 tokens."
-    at_most = training_messages("p", "plain", 100, target=50, at_most=True)
+    assert training_messages("p", PLAIN, 100, target=50)[0]["content"] == "p Think for 50 tokens."
+    at_most = training_messages("p", PLAIN, 100, target=50, at_most=True)
     assert at_most[0]["content"] == "p Think for maximum 50 tokens."
 
 
@@ -63,30 +65,75 @@ def test_a_multiple_choice_question_names_its_letters() -> None:
 
 
 def test_evaluation_swaps_the_instructions_and_has_no_system_prompt() -> None:
-    trained = {family: training_messages("p", family, None)[1]["content"] for family in ("deepseek", "qwen")}
-    evaluated = {family: evaluation_messages("p", family) for family in ("deepseek", "qwen")}
+    trained = {family: training_messages("p", Prompt(family), None)[1]["content"] for family in ("deepseek", "qwen")}
+    evaluated = {family: evaluation_messages("p", Prompt(family)) for family in ("deepseek", "qwen")}
     assert [m["role"] for m in evaluated["deepseek"]] == ["user"]
     assert evaluated["deepseek"][0]["content"] == trained["qwen"]
     assert evaluated["qwen"][0]["content"] == trained["deepseek"]
 
 
 def test_plain_family_is_the_problem_alone() -> None:
-    assert (
-        training_messages("p", "plain", 100)
-        == evaluation_messages("p", "plain")
-        == [{"role": "user", "content": "p"}]
-    )
+    assert training_messages("p", PLAIN, 100) == evaluation_messages("p", PLAIN) == [{"role": "user", "content": "p"}]
 
 
 def test_unknown_family_is_named() -> None:
     with pytest.raises(InputError, match=r"lama.*deepseek, qwen, plain"):
-        evaluation_messages("p", "lama")
+        Prompt("lama")
 
 
 def test_encoded_prompt_is_the_rendered_chat() -> None:
     tokenizer = build_tokenizer()
-    ids = encode_prompt(tokenizer, evaluation_messages("1+1?", "plain"))
+    ids = encode_prompt(tokenizer, evaluation_messages("1+1?", PLAIN))
     assert tokenizer.decode(ids) == "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
     assert not starts_inside_thinking(tokenizer)
     tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
     assert starts_inside_thinking(tokenizer)
+
+
+def test_own_sentences_are_the_same_in_training_and_evaluation() -> None:
+    own = Prompt("qwen", system_prompt="Answer briefly.", instruction="Put the answer within \\boxed{}.")
+    system, turn = evaluation_messages("1+1?", own)
+    assert system == {"role": "system", "content": "Answer briefly."}
+    assert turn == {"role": "user", "content": "1+1? Put the answer within \\boxed{}."}
+    assert training_messages("1+1?", own, None) == [system, turn]
+    stated, same = training_messages("1+1?", own, 4000)
+    assert stated["content"] == "Answer briefly." + LENGTH_4000 and same == turn
+    assert training_messages("1+1?", own, 4000, target=9)[1]["content"].endswith("\\boxed{}. Think for 9 tokens.")
+
+
+def test_an_instruction_may_hold_the_problem() -> None:
+    """Braces of the problem or of a box are text."""
+    own = Prompt("plain", instruction="Solve {problem} within \\boxed{}. Again: {problem}")
+    assert evaluation_messages("\\frac{1}{2}", own)[0]["content"] == (
+        "Solve \\frac{1}{2} within \\boxed{}. Again: \\frac{1}{2}"
+    )
+
+
+def test_an_empty_sentence_is_none_and_a_null_one_the_familys() -> None:
+    bare = Prompt("deepseek", system_prompt="", instruction="")
+    alone = [{"role": "user", "content": "p"}]
+    assert training_messages("p", bare, 4000) == evaluation_messages("p", bare) == alone
+    system, turn = training_messages("p", Prompt(system_prompt="Mine."), None)
+    assert (system["content"], turn["content"]) == ("Mine.", f"p {STEP_BY_STEP}")
+
+
+def test_keys_that_are_not_given_are_as_known() -> None:
+    known = Prompt("qwen", "Mine.", "Now.")
+    assert prompt_of({"instruction": "Then.", "other": 1}, known) == Prompt("qwen", "Mine.", "Then.")
+    assert prompt_of({"system_prompt": ""}, known) == Prompt("qwen", "", "Now.")
+    assert prompt_of(known.stored) == known and prompt_of({"prompt_family": None}) is None
+
+
+def test_a_template_without_a_place_for_the_system_prompt_is_named() -> None:
+    tokenizer = build_tokenizer()
+    messages = evaluation_messages("1+1?", Prompt("plain", system_prompt="Answer briefly."))
+    assert "Answer briefly." in tokenizer.decode(encode_prompt(tokenizer, messages))
+    chatml = tokenizer.chat_template
+    tokenizer.chat_template = (
+        "{% for message in messages if message['role'] == 'user' %}{{ message['content'] }}{% endfor %}"
+    )
+    with pytest.raises(InputError, match="leaves out the system prompt; with system_prompt '' there is none"):
+        encode_prompt(tokenizer, messages)
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}" + chatml
+    with pytest.raises(InputError, match="refuses the prompt: System role not supported; with system_prompt"):
+        encode_prompt(tokenizer, messages)

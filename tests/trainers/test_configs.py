@@ -12,7 +12,6 @@ from secateur.engines.memory import read_shape, total_bytes
 from secateur.engines.registry import check_options
 from secateur.runtime.launch_file import LaunchFile, read_launch_file
 from secateur.tasks.hub_sets import HUB_SETS
-from secateur.tasks.prompts import check_family
 from secateur.tasks.sources import split_source
 from tests.real_models import DECODERS, write_config_folder
 from trainers.dry_run.memory import colocated_room, peak
@@ -40,7 +39,7 @@ def test_training_configs_resolve(name, tmp_path) -> None:
     schedule = config.schedule
     assert batches.steps_per_batch == 1, "one optimiser step per generation batch, as in the paper"
     check_reward(schedule.reward, schedule.reward_options, values["num_generations"], schedule.limits)
-    check_family(schedule.prompt_family)
+    assert schedule.prompt.prompt_family == schedule.prompt_family
     check_options(schedule.validation_engine, schedule.validation_engine_options)
     for source in (schedule.problems, schedule.validation_problems, *schedule.decontaminate):
         assert set(split_source(source)) <= set(HUB_SETS), source

@@ -87,6 +87,23 @@ def test_rows_are_numbered_and_state_the_limit_of_their_round() -> None:
     assert all(row["gold"] == row["problem_id"] and "target_tokens" not in row for row in rows)
 
 
+def test_rows_are_put_as_the_config_says_and_measured_so(tmp_path: Path) -> None:
+    """Own sentences, the limit stated or not; the filter for long prompts counts the same tokens."""
+    own = {"prompt_family": "plain", "system_prompt": "Be brief.", "instruction": "Solve {problem} now."}
+    problems = [Problem("1", "p", "1")]
+    (row,) = round_rows(problems, schedule("x.jsonl", **own), ROUND, 1)
+    assert row["prompt"] == [
+        {"role": "system", "content": "Be brief. The output of the assistant should be within 400 tokens."},
+        {"role": "user", "content": "Solve p now."},
+    ]
+    (row,) = round_rows(problems, schedule("x.jsonl", **own, state_limit=False), ROUND, 1)
+    assert [one["content"] for one in row["prompt"]] == ["Be brief.", "Solve p now."]
+    source = write(tmp_path / "t.jsonl", {"one": "How many are two and two?", "two": "And three and three?"})
+    own["instruction"] = "word " * 300
+    with pytest.raises(InputError, match=r"'max_prompt_tokens' has the value 1000: all 2 prompts"):
+        load_training_problems(schedule(source, **own), build_tokenizer())
+
+
 def test_a_reward_with_a_target_names_one_per_row() -> None:
     """Uniform from `target_min` to the limit, from the row's own seed: a longer round begins with the same rows."""
     problems = [Problem(str(n), f"p{n}", str(n)) for n in range(4)]

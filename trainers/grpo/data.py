@@ -175,7 +175,8 @@ def round_rows(problems: Sequence[Problem], schedule: ScheduleConfig, round_: Ro
 
 def _messages(problem: Problem, schedule: ScheduleConfig, limit: int, target: int | None) -> Messages:
     at_most = find_reward(schedule.reward).target == "at_most"
-    return training_messages(problem.problem, schedule.prompt_family, limit, target, at_most)
+    stated = limit if schedule.state_limit else None
+    return training_messages(problem.problem, schedule.prompt, stated, target, at_most)
 
 
 def _target_tokens(schedule: ScheduleConfig, round_: Round, rows: int) -> list[int | None]:

@@ -25,7 +25,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
-from secateur.tasks.prompts import check_family, starts_inside_thinking
+from secateur.tasks.prompts import starts_inside_thinking
 from trainers.grpo.data import TrainingData, load_training_problems, shortest_completion
 
 # Keys of GRPOConfig that the schedule sets; the reason is shown to a user who gives one.
@@ -211,7 +211,6 @@ class RoundJob:
         self.values = trainer_values(config)
         self.batches: BatchSizes = batch_sizes(self.values, processes, config.where)
         check_reward(schedule.reward, schedule.reward_options, self.values["num_generations"], schedule.limits)
-        check_family(schedule.prompt_family)
         check_options(schedule.validation_engine, schedule.validation_engine_options)
         self.folder = RunFolder(config)
         self.folder.check()

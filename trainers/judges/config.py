@@ -55,6 +55,8 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
     cut_k: int | None = None
     cut_share: float = DEFAULT_SHARE
     prompt_family: Literal["deepseek", "qwen", "plain"] | None = None  # how they were prompted; None = as they say
+    system_prompt: str | None = None  # likewise
+    instruction: str | None = None  # likewise
 
     answer_from: str = ANSWER
 

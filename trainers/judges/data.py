@@ -23,7 +23,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json
 from secateur.tasks.answers.equality import group_answers
 from secateur.tasks.answers.extraction import Extract, extraction
-from secateur.tasks.prompts import encode_prompt, evaluation_messages, starts_inside_thinking
+from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages, prompt_of, starts_inside_thinking
 from trainers.judges.config import JudgeConfig
 
 
@@ -34,7 +34,7 @@ class TraceSettings:
     cut_rule: CutRule | None
     layers: tuple[int, ...] | None
     model: str | None  # fingerprint of the generator
-    prompt_family: str | None
+    prompt: Prompt | None
     problems: str | None  # where they come from, as a config names it
 
 
@@ -48,7 +48,7 @@ def read_settings(folder: str) -> TraceSettings:
         cut_rule=CutRule(cut["kind"], cut["k"]) if cut else None,
         layers=tuple(layers) if layers else None,
         model=values.get("model"),
-        prompt_family=values.get("prompt_family"),
+        prompt=prompt_of(values),
         problems=values.get("problems"),
     )
 
@@ -63,10 +63,10 @@ def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
     given = None if config.chooses_cut else _cut_rule(config, folders, settings)
     layers = _layers(config, folders, settings) if config.judge_kind.reads_states else None
     tokenizer = load_tokenizer(config.generator or config.model)
-    family = _prompt_family(config, folders, settings)
+    prompt = _prompt(config, folders, settings)
     stored_layers = next(iter(settings.values())).layers
     reader = _Reader(
-        family,
+        prompt,
         config.answer_from,
         given or CutRule(),
         tokenizer,
@@ -88,18 +88,18 @@ def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
         layers=layers,
         hidden=None if states is None else states.shape[2],
         tokenizer=tokenizer,
-        prompt_family=family,
+        prompt=prompt,
         sources={key: found.problems for key, found in settings.items() if found.problems is not None},
         cut_choice=None if chosen is None else chosen.words,
     )
 
 
-def _prompt_family(config: JudgeConfig, folders: dict[str, str], settings: dict[str, TraceSettings]) -> str:
+def _prompt(config: JudgeConfig, folders: dict[str, str], settings: dict[str, TraceSettings]) -> Prompt:
     first = next(iter(settings))
-    family = config.prompt_family or settings[first].prompt_family
-    if family is None:
+    prompt = prompt_of(vars(config), settings[first].prompt)
+    if prompt is None:
         raise InputError(f"{folders[first]}: the folder does not say how its problems were put; give 'prompt_family'")
-    return family
+    return prompt
 
 
 def _checked_tests(config: JudgeConfig, splits: dict[str, list[LabelledProblem]]) -> dict[str, list[LabelledProblem]]:
@@ -171,7 +171,7 @@ def _check_states(tests: dict[str, list[LabelledProblem]], dev: list[LabelledPro
 
 @dataclass(frozen=True)
 class _Reader:
-    family: str
+    prompt: Prompt
     answer_from: str
     rule: CutRule
     tokenizer: PreTrainedTokenizerBase
@@ -198,7 +198,7 @@ class _Reader:
         return problems
 
     def _problem(self, entry: ProblemTraces, extract: Extract) -> LabelledProblem:
-        prompt_ids = tuple(encode_prompt(self.tokenizer, evaluation_messages(entry.problem.problem, self.family)))
+        prompt_ids = tuple(encode_prompt(self.tokenizer, evaluation_messages(entry.problem.problem, self.prompt)))
         read = [self._cut(stored, prompt_ids) for stored in entry.traces]
         cuts, whole, shares = (tuple(column) for column in zip(*read, strict=True))
         traces = [stored.trace for stored in entry.traces]

@@ -99,14 +99,14 @@ def _train(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tu
 
 def _origin(config: JudgeConfig, data: JudgeData) -> JudgeOrigin:
     if config.judge_kind.reads_states:
-        return JudgeOrigin(generator=describe_generator(config.model), prompt_family=data.prompt_family)
-    return JudgeOrigin(trained_from=config.model, dtype=config.dtype, prompt_family=data.prompt_family)
+        return JudgeOrigin(generator=describe_generator(config.model), **dataclasses.asdict(data.prompt))
+    return JudgeOrigin(trained_from=config.model, dtype=config.dtype, **dataclasses.asdict(data.prompt))
 
 
 def _take_as_it_is(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tuple[Judge, TrainingFigures]:
     """A judge without training: a public one, a zero-shot model, a sentence encoder. Its folder names the model."""
     judge = config.judge_kind.as_it_is(config, data, accelerator.device)
-    origin = JudgeOrigin(dtype=config.dtype, prompt_family=data.prompt_family)
+    origin = JudgeOrigin(dtype=config.dtype, **dataclasses.asdict(data.prompt))
     _replace_judge(judge, Path(config.output_dir) / "best", origin)
     accelerator.wait_for_everyone()
     return judge, TrainingFigures(steps=0, dev_problems=len(data.dev), sources=data.sources)

@@ -20,6 +20,7 @@ from secateur.deepprune.policy import JudgeFailure
 from secateur.engines.accounting import Usage
 from secateur.engines.trace_folder import CutVector
 from secateur.runtime.errors import InputError
+from secateur.tasks.prompts import Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -71,8 +72,8 @@ class Judge(Protocol):
     into transformers' `hidden_states`: 0 the embeddings, the last one after the final norm), None where
     `needs_states` is False. `parameters` counts those of the model that reads tokens (0 if no token is read again).
     `usage` holds the cost of the last `score` or of all `encode` and `score_vectors` calls since `reset_usage`.
-    `calibration` turns what the judge computes into the probabilities that all methods return. `prompt_family` is how
-    the problems of its traces were prompted, None where that is not known. `weight` and `verdict`: what a judged cut
+    `calibration` turns what the judge computes into the probabilities that all methods return. `prompt` is how the
+    problems of its traces were put, None where that is not known. `weight` and `verdict`: what a judged cut
     has earned on development problems, in votes (0-1) and in words; None where that was never measured.
     """
 
@@ -83,7 +84,7 @@ class Judge(Protocol):
     parameters: int
     usage: Usage
     calibration: Calibration
-    prompt_family: str | None
+    prompt: Prompt | None
     weight: float | None
     verdict: str | None
 
@@ -114,7 +115,7 @@ class BaseJudge:
     """What all judges share: nothing is calibrated, known of prompts, measured or spent yet."""
 
     calibration = Calibration()
-    prompt_family: str | None = None
+    prompt: Prompt | None = None
     weight: float | None = None
     verdict: str | None = None
     parameters: int

@@ -3,6 +3,8 @@
 All figures are those of metrics.json (trainers/judge.py), which says on which problems they were measured.
 """
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +28,14 @@ from secateur.runtime.cards import (
     code_span,
     describe_base,
     escape_markdown,
+    exact_literal,
     figure,
     render_card,
     write_card,
 )
-from secateur.runtime.files import copy_file
+from secateur.runtime.files import JSON, copy_file
 from secateur.runtime.hub import is_hub_id
+from secateur.tasks.prompts import Prompt, prompt_of
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -113,11 +117,21 @@ def _identity(kind: JudgeKind, record: JudgeRecord, metrics: JudgeMetrics) -> di
         "generator_note": _generator_note(generator) if kind.reads_states else "",
         "cut": f"at reasoning word {rule.k}" if rule.kind == "words" else f"after {rule.k} tokens",
         "calibration": record.calibration,
-        "prompt_family": record.prompt_family or config.get("prompt_family") or ("plain" if arithmetic else None),
+        **_prompt(record, config, arithmetic),
         "shape": record.shape,
         "arithmetic": arithmetic,
         "sources": sources,
         "example": "Rule oak. Start with 4. a-6 b#7 c-7." if arithmetic else "What is 17 · 23?",
+    }
+
+
+def _prompt(record: JudgeRecord, config: Mapping[str, JSON], arithmetic: bool) -> dict[str, Markdown]:
+    """How the problems of its traces were put, in words and as arguments of `prune`."""
+    found = record.prompt or prompt_of(config, Prompt("plain") if arithmetic else None)
+    keys = {} if found is None else {key: value for key, value in asdict(found).items() if value is not None}
+    return {
+        "prompt_words": Markdown(", ".join(f"{key.replace('_', ' ')} {code_span(keys[key])}" for key in keys)),
+        "prompt_arguments": Markdown("".join(f", {key}={exact_literal(keys[key])}" for key in keys)),
     }
 
 

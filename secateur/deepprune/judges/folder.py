@@ -148,7 +148,7 @@ def load_judge(
         judge = kind.load(folder, record, device)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise JudgeError(f"{folder}: the judge's weights cannot be read ({error}); train it again") from None
-    judge.calibration, judge.prompt_family = record.calibration, record.prompt_family
+    judge.calibration, judge.prompt = record.calibration, record.prompt
     judge.weight, judge.verdict = record.weight, record.verdict
     if judge.weight == 0:
         warnings.warn(f"the judge in {folder}: {judge.verdict}", RuntimeWarning, stacklevel=2)

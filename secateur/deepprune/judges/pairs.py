@@ -17,6 +17,7 @@ from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.base import CutTrace
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.equality import right_keys
+from secateur.tasks.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,7 +74,7 @@ class JudgeData:
     The splits: `tests` by name, `train` empty where nothing is trained. `cut_rule`: where all traces are cut;
     `cut_choice`: how it was chosen, in words, if it was not given.
     `layers`: those of the states in the cuts, indices into `hidden_states`; `hidden`: how many numbers each has; None
-    without states. `tokenizer`: the generator's; `prompt_family`: how the problems were put to it. `sources`: where
+    without states. `tokenizer`: the generator's; `prompt`: how the problems were put to it. `sources`: where
     the problems of train, dev and every test come from, where known.
     """
 
@@ -84,7 +85,7 @@ class JudgeData:
     layers: tuple[int, ...] | None
     hidden: int | None
     tokenizer: "PreTrainedTokenizerBase"
-    prompt_family: str
+    prompt: Prompt
     sources: dict[str, str]
     cut_choice: str | None = None
 

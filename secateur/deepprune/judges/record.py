@@ -17,6 +17,7 @@ from secateur.deepprune.judges.calibration import Calibration, CalibrationFigure
 from secateur.runtime.files import JSON
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds
+from secateur.tasks.prompts import Prompt, prompt_of
 
 JUDGE_FORMAT = 1
 JUDGE_FILE = "judge.json"
@@ -39,13 +40,19 @@ class Generator:
 @dataclass(frozen=True, kw_only=True)
 class JudgeOrigin:
     """Where a judge comes from. `generator` is set for judges of own states; `trained_from`: the language model that
-    was fine-tuned; `dtype`: what a language model is loaded in; `prompt_family`: how the problems of its traces were
-    put, None where that is not known."""
+    was fine-tuned; `dtype`: what a language model is loaded in; `prompt_family`,
+    `system_prompt` and `instruction`: how the problems of its traces were put, no family where that is not known."""
 
     generator: Generator | None = None
     trained_from: str | None = None
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     prompt_family: str | None = None
+    system_prompt: str | None = None
+    instruction: str | None = None
+
+    @property
+    def prompt(self) -> Prompt | None:
+        return prompt_of(vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
