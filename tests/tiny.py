@@ -1,5 +1,7 @@
 """A random Qwen3 of a few ten thousand parameters with a byte-level tokenizer, for tests that need no skill."""
 
+import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -48,4 +50,12 @@ def build_tiny_model(folder: Path, seed: int = 0) -> Path:
     )
     Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def copy_with_context(model: Path, folder: Path, context: int) -> Path:
+    """The same weights, said to read no more than `context` tokens."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
     return folder

@@ -41,7 +41,7 @@ from eval.traces.foreign import (
     store,
 )
 from eval.traces.sampling import WantedTraces, local_device, prompt_ids, sample_missing
-from secateur.engines.base import Engine, SamplingSpec, trace_seed
+from secateur.engines.base import Engine, SamplingSpec, fit_to_context, trace_seed
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.models import load_tokenizer
 from secateur.engines.sampling import Probe, ProbeJob, Prober, force_answers
@@ -190,10 +190,8 @@ class BenchmarkWork:
         with progress(f"{self.title}: forced answers{current_ranks().note}", len(todo)) as shown:
             for problem in todo:
                 ids = prompt_ids(self.judges.tokenizer, problem, config.prompt)
-                prober = Prober(engine, rule.forcing, rule.tokens)
-                jobs = probe_jobs(
-                    ids, [one.trace for one in stored[problem.id]], rule.every, prober, config.spec, texts
-                )
+                prober, spec = Prober(engine, rule.forcing, rule.tokens), fit_to_context(engine, ids, config.spec)
+                jobs = probe_jobs(ids, [one.trace for one in stored[problem.id]], rule.every, prober, spec, texts)
                 found = dict(force_answers(engine, prober, jobs, config.rows))
                 write_probes(config, self.model, problem, self._as_stored(found, len(stored[problem.id])))
                 shown.advance()

@@ -28,7 +28,7 @@ from secateur.deepprune.policy import Decision, Move, Policy, Progress, decision
 from secateur.deepprune.probing import LiveMarks, ProbeRule
 from secateur.deepprune.scorer import CUT, Scorer, observed_at
 from secateur.engines.accounting import Usage
-from secateur.engines.base import Engine, Event, SamplingSpec, trace_seed
+from secateur.engines.base import Engine, Event, SamplingSpec, fit_to_context, trace_seed, warn_of_context
 from secateur.engines.sampling import Prober
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.equality import AnswerGroups
@@ -110,12 +110,14 @@ def run_live(
 
     A problem is started while the traces it starts at once and those held for others, running or parked, are at most
     `max_rows`; one that is larger than that runs alone. Where answers are forced a trace counts twice, with its
-    probe. An engine serves one such run at a time. `extract` takes the final answer out of a text; see
+    probe. An engine serves one such run at a time. A cap that its context does not hold is lowered, with a warning.
+    `extract` takes the final answer out of a text; see
     `secateur.tasks.answers.extraction.extraction`.
     """
     if isinstance(rule, EvidenceRule):
         rule = rule.weighed(judge.weight)
     waiting = deque(jobs)
+    warn_of_context(engine, (job.prompt_ids for job in waiting), spec)
     active: list[_ProblemRun] = []
     while waiting or active:
         while waiting and _fits(rule.first(len(waiting[0].seeds)), active, max_rows):
@@ -200,7 +202,8 @@ class _ProblemRun:
         rule: Rule | ScoreRule,
         extract: Extract,
     ) -> None:
-        self.job, self._engine, self._judge, self._spec = job, engine, judge, spec
+        self.job, self._engine, self._judge = job, engine, judge
+        self._spec = fit_to_context(engine, job.prompt_ids, spec)
         n = len(job.seeds)
         self.progress = Progress(n)
         self.traces: list[_RunningTrace] = []  # those that were started

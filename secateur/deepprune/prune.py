@@ -31,7 +31,8 @@ from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
 from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages, prompt_of, starts_inside_thinking
 
 DEFAULT_SPEC = SamplingSpec(temperature=0.6, top_p=0.95, max_tokens=32_768)
-"""How reasoning models are usually sampled (that of the R1-distills and of the paper's setting)."""
+"""How reasoning models are usually sampled (that of the R1-distills and of the paper's setting); a shorter context
+lowers the cap."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,10 @@ def prune(
     `problem` is the problem's text, or chat messages, which are rendered as they are. A text gets the sentences of
     `prompt_family` (deepseek, qwen, or plain for none) or `system_prompt` and `instruction` of your own
     (secateur/tasks/prompts.py); what is not given is as the judge's traces were prompted, deepseek's where it does
-    not say. The final answer is taken from the last `\\boxed{…}`
-    after the thinking, unless `answer_from` says otherwise (`anywhere`, `pattern:REGEX`, or a function from text
-    to answer or None). `seed` makes the run repeatable. The engine may be used again, but for one call at a time.
+    not say. The final answer is taken from the last `\\boxed{…}` after the thinking, unless `answer_from` says
+    otherwise (`anywhere`, `pattern:REGEX`, or a function from text to answer or None). `seed` makes the run
+    repeatable. A cap of `spec` that the model's context does not hold is lowered, with a warning. The engine may be
+    used again, but for one call at a time.
 
     Raises `InputError` for an engine that lacks what the judge reads, fewer than 2 traces, or a prompt that the
     engine refuses, and `EngineError` if the engine breaks down.

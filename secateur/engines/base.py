@@ -5,11 +5,13 @@ prune; a parked trace goes on exactly after its last token; `prefill_computed + 
 positions, and where resuming reads a trace again, those of every reading."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from secateur.runtime.errors import InputError
+from secateur.runtime.process import current_ranks
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +85,11 @@ class Engine(Protocol):
     capture_layers: tuple[int, ...]
     exact: bool
 
+    @property
+    def context(self) -> int | None:
+        """Prompt and completion together at most [tokens]; None, or no such attribute, where that is not known."""
+        return None
+
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
         """Begin one trace per seed on the same prompt; prefilled once. Returns the handles in the order of seeds."""
 
@@ -114,6 +121,32 @@ def trace_seed(base_seed: int, problem_id: str, sample: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def fit_to_context(engine: Engine, prompt_ids: Sequence[int], spec: SamplingSpec) -> SamplingSpec:
+    """`spec` with a cap that the engine's context leaves room for behind this prompt. The spec as it is where the
+    context is not known, and where the prompt fills it, which `start` refuses."""
+    room = _room(engine, len(prompt_ids))
+    return replace(spec, max_tokens=room) if room is not None and 0 < room < spec.max_tokens else spec
+
+
+def warn_of_context(engine: Engine, prompts: Iterable[Sequence[int]], spec: SamplingSpec) -> None:
+    """Say so where `fit_to_context` lowers the cap behind one of the prompts."""
+    longest = max(map(len, prompts), default=0)
+    room = _room(engine, longest)
+    if room is not None and 0 < room < spec.max_tokens and current_ranks().is_main:
+        warnings.warn(
+            f"max_tokens {spec.max_tokens:,} is more than the model's context of {longest + room:,} tokens holds: "
+            f"completions are capped where it ends, {room:,} tokens behind the longest prompt",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _room(engine: Engine, prompt_tokens: int) -> int | None:
+    """Tokens of the context behind a prompt."""
+    context = getattr(engine, "context", None)
+    return None if context is None else context - prompt_tokens
+
+
 def check_prompt(prompt: Sequence[int], spec: SamplingSpec, vocabulary: int | None, context: int | None) -> None:
     """Raises `InputError` for an empty prompt, an id outside the vocabulary, and a prompt whose longest completion
     exceeds the context [tokens]; what is None is not known and not checked."""
@@ -121,10 +154,12 @@ def check_prompt(prompt: Sequence[int], spec: SamplingSpec, vocabulary: int | No
         raise InputError("the prompt is empty: give at least one token id")
     if vocabulary is not None and (min(prompt) < 0 or max(prompt) >= vocabulary):
         raise InputError(f"the prompt holds the id {max(prompt)}, the model's vocabulary ends at {vocabulary}")
+    if context is not None and len(prompt) >= context:
+        raise InputError(f"the prompt of {len(prompt)} tokens fills the model's context of {context}: shorten it")
     if context is not None and len(prompt) + spec.max_tokens > context:
         raise InputError(
             f"prompt of {len(prompt)} tokens + max_tokens {spec.max_tokens} exceed the context of {context}: lower "
-            f"max_tokens to {max(context - len(prompt), 0)} or shorten the prompt"
+            f"max_tokens to {context - len(prompt)} or shorten the prompt"
         )
 
 

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from secateur.engines.accounting import Usage
-from secateur.engines.base import Engine, Event, SamplingSpec, TraceUsage
+from secateur.engines.base import Engine, Event, SamplingSpec, TraceUsage, fit_to_context, warn_of_context
 from secateur.engines.trace_folder import CutVector
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.extraction import last_box
@@ -107,9 +107,11 @@ def sample_traces(
     captures; states are taken at the cut, or at the end of a trace that has none, in one call for all traces that
     come there in a step. With `encode` a vector takes the place of the states at that very moment, so that none are
     held. The text is decoded from all ids at once; without a tokenizer it is that of the events, which is the only
-    true one where a server keeps its ids to itself. Raises `InputError` if a (problem, sample) is asked for twice.
+    true one where a server keeps its ids to itself. A cap that the context does not hold is lowered, with a warning.
+    Raises `InputError` if a (problem, sample) is asked for twice.
     """
     _check_jobs(jobs, max_rows)
+    warn_of_context(engine, (job.prompt_ids for job in jobs), spec)
     waiting, running = list(reversed(jobs)), {}
     lot = max(1, max_rows // _LOTS)
     while waiting or running:
@@ -257,7 +259,8 @@ def _fill(
         group = [waiting.pop()]
         while waiting and len(group) < room and waiting[-1].prompt_ids == group[0].prompt_ids:
             group.append(waiting.pop())
-        handles = engine.start(group[0].prompt_ids, [job.seed for job in group], spec)
+        prompt = group[0].prompt_ids
+        handles = engine.start(prompt, [job.seed for job in group], fit_to_context(engine, prompt, spec))
         for handle, job in zip(handles, group, strict=True):
             running[handle] = _Running(job, cut_factory() if cut_factory else None)
         room -= len(group)

@@ -13,8 +13,9 @@ from secateur.deepprune.rule import PruneRule
 from secateur.engines.base import SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
 from secateur.runtime.errors import InputError
-from secateur.tasks.prompts import Prompt
+from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages
 from tests.combined_runs import CUT, make_judge
+from tests.tiny import copy_with_context
 
 SPEC = SamplingSpec(max_tokens=24)
 PROBLEM = "What is 1 + 1?"
@@ -106,6 +107,24 @@ def test_overlap_is_a_rule_away(engine: TransformersEngine) -> None:
     assert sorted(result.decision.order) == [0, 1, 2, 3]
 
 
+def test_the_cap_is_what_the_context_holds(tiny_model: Path, tmp_path: Path) -> None:
+    """Said once, whatever asked for more; a prompt that fills the context is refused."""
+    folder = copy_with_context(tiny_model, tmp_path / "short", 100)
+    engine = TransformersEngine(folder, dtype="float64")
+    prompt = len(encode_prompt(engine.tokenizer, evaluation_messages(PROBLEM, Prompt("plain"))))
+    with pytest.warns(
+        RuntimeWarning, match=rf"max_tokens 32,768 .* context of 100 .* {100 - prompt} tokens behind"
+    ) as said:
+        result = prune(PROBLEM, engine, n=3, prompt_family="plain")
+    assert len(said) == 1
+    lengths = {len(trace.token_ids) for trace in result.traces if trace.finish_reason == "length"}
+    assert lengths == {100 - prompt}
+    spec = SamplingSpec(temperature=0.6, top_p=0.95, max_tokens=100 - prompt)
+    assert prune(PROBLEM, engine, n=3, prompt_family="plain", spec=spec) == result
+    with pytest.raises(InputError, match=r"tokens fills the model's context of 100: shorten it"):
+        prune(PROBLEM * 100, engine, n=3, prompt_family="plain")
+
+
 @pytest.mark.parametrize("problem", ["", "  ", [], [{"role": "user"}]])
 def test_no_problem_is_refused(engine: TransformersEngine, problem: object) -> None:
     with pytest.raises(InputError, match="the problem is"):
@@ -122,8 +141,6 @@ def test_what_is_missing_is_named(tiny_model: Path, judge_folder: Path) -> None:
         prune(PROBLEM, TransformersEngine(tiny_model, capture_layers=(1,)), judge, n=2, spec=SPEC)
     with pytest.raises(InputError, match="n = 1"):
         prune(PROBLEM, without_states, n=1, spec=SPEC)
-    with pytest.raises(InputError, match="max_tokens"):  # the default is for models with a long context
-        prune(PROBLEM, without_states, RandomJudge(CUT), n=2)
     without_states.tokenizer = None
     with pytest.raises(InputError, match="no tokenizer"):
         prune(PROBLEM, without_states, RandomJudge(CUT), n=2, spec=SPEC)

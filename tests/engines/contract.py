@@ -6,11 +6,12 @@ model (float32 or better), with at least `ROWS` places and `capture_layers = LAY
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
-from secateur.engines.base import Engine, Event, SamplingSpec
+from secateur.engines.base import Engine, Event, SamplingSpec, fit_to_context
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.sampling import Prober
 from secateur.runtime.errors import InputError
@@ -86,6 +87,19 @@ class EngineContract:
         assert engine.parameters == reference.parameters
         assert engine.capture_layers == (LAYERS if self.has_states else ())
         assert isinstance(engine.exact, bool)
+
+    def test_a_cap_is_lowered_to_what_the_context_holds(self, engine: Engine, prompts: list) -> None:
+        """To the token: what is left runs, one more is refused. A server that says nothing of it takes any."""
+        wish, context = SamplingSpec(max_tokens=100_000), getattr(engine, "context", None)
+        fitted = fit_to_context(engine, prompts[0], wish)
+        if context is None:
+            assert fitted == wish
+            return
+        assert fitted.max_tokens == context - len(prompts[0])
+        assert fit_to_context(engine, prompts[0], fitted) == fitted
+        engine.prune(engine.start(prompts[0], [0], fitted))
+        with pytest.raises(InputError, match=f"lower max_tokens to {fitted.max_tokens}"):
+            engine.start(prompts[0], [0], replace(fitted, max_tokens=fitted.max_tokens + 1))
 
     def test_an_idle_engine_does_nothing(self, engine: Engine) -> None:
         assert engine.step() == []

@@ -67,7 +67,7 @@ class TransformersEngine:
         config = self.model.config.get_text_config(decoder=True)
         self.capture_layers = check_capture_layers(capture_layers, self.model.config)
         self.max_batch_rows = max_batch_rows
-        self._context = getattr(config, "max_position_embeddings", None)
+        self.context = getattr(config, "max_position_embeddings", None)
         self._vocabulary = config.vocab_size
         self.end_ids = end_token_ids(self.model, self.tokenizer)
         self._detokenizer = Detokenizer(self.tokenizer)
@@ -87,7 +87,7 @@ class TransformersEngine:
         exceeds the model's context, and more traces than `max_batch_rows`.
         """
         prompt = tuple(int(token) for token in prompt_ids)
-        check_prompt(prompt, spec, self._vocabulary, self._context)
+        check_prompt(prompt, spec, self._vocabulary, self.context)
         self._check_room(len(seeds))
         started = [
             LiveTrace(

@@ -118,6 +118,11 @@ class OpenAIEngine:
         return self._streams.dialect
 
     @property
+    def context(self) -> int | None:
+        """See `Engine.context`."""
+        return self.dialect.context
+
+    @property
     def retries(self) -> int:
         """Streams that broke and were opened again."""
         return self._streams.retries

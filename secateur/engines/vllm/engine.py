@@ -166,7 +166,7 @@ class VLLMEngine:
             max_logprobs=max_logprobs,
             seed=seed,
         )
-        self._context = self._llm.model_config.max_model_len
+        self.context = self._llm.model_config.max_model_len
         self._requests: dict[str, Request] = self._llm.engine_core.engine_core.scheduler.requests
         self._traces: list[VLLMTrace] = []
         self._running: dict[str, VLLMTrace] = {}
@@ -334,7 +334,7 @@ class VLLMEngine:
             raise EngineError(f"vLLM failed ({self._failure}); open a new engine")
 
     def _check_start(self, prompt: tuple[int, ...], spec: SamplingSpec) -> None:
-        check_prompt(prompt, spec, self._vocabulary, self._context)
+        check_prompt(prompt, spec, self._vocabulary, self.context)
         if spec.top_logprobs > self._max_logprobs:
             raise InputError(
                 f"key 'top_logprobs' has the value {spec.top_logprobs}: this engine was opened for at most "
