@@ -82,8 +82,8 @@ def main() -> None:
     use_one_torch_thread()
     quiet_library_bars()
     folder = Path(config.output_dir)
-    claim_folder(folder, config.settings)
     tokenizer, nll = load_tokenizer(config.model), folder / "nll.jsonl"
+    claim_folder(folder, config.settings, nll.name)
     sources = {name: read_model_traces(name, path) for name, path in config.traces.items()}
     wanted = [
         trace for name, problems in sources.items() for trace in to_score(name, problems, tokenizer, config.prompt)

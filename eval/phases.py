@@ -27,6 +27,8 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.process import entry_point
 
+ANSWERS = "answers.jsonl"
+
 
 @dataclass(kw_only=True)
 class PhasesConfig:
@@ -72,7 +74,7 @@ class PhasesConfig:
 def main() -> None:
     config = parse_config(PhasesConfig)
     folder = Path(config.output_dir)
-    claim_folder(folder, config.settings)
+    claim_folder(folder, config.settings, ANSWERS)
     tokenizer = load_tokenizer(config.tokenizer)
     sources = {name: read_model_traces(name, path, tokenizer) for name, path in config.traces.items()}
     wanted = choose_traces(sources, Detokenizer(tokenizer), config.per_problem, config.max_characters)
@@ -83,8 +85,8 @@ def main() -> None:
         timeout_s=config.timeout_s,
         extra_body=config.extra_body,
     ) as endpoint:
-        ask_missing(endpoint, wanted.steps, folder / "answers.jsonl", config.concurrency)
-    answers = read_answers(folder / "answers.jsonl")
+        ask_missing(endpoint, wanted.steps, folder / ANSWERS, config.concurrency)
+    answers = read_answers(folder / ANSWERS)
     report = PhasesReport(config.settings, summarise(wanted, answers))
     write(report, folder)
     show(report)

@@ -26,7 +26,7 @@ from secateur.deepprune.judges.record import METRICS_FILE
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import console, say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder, read_arrays, read_json, write_json
+from secateur.runtime.files import has_content, hold_folder, read_arrays, read_json, write_json
 from secateur.runtime.process import current_ranks, entry_point
 from trainers.judges.config import FREE_KEYS
 from trainers.judges.figures import PairColumns, cut_figures
@@ -51,8 +51,9 @@ _SCORES_FILE = "scores.npz"
 
 def claim_folder(config: JudgeSweepConfig) -> None:
     """Raises `InputError` if the folder holds cells of another sweep."""
-    path = Path(config.output_dir) / "settings.json"
-    stored, values = (read_json(path) if path.is_file() else config.common()), config.common()
+    path, values = Path(config.output_dir) / "settings.json", config.common()
+    bound = path.is_file() and has_content(config.output_dir, f"cells/*/{METRICS_FILE}")
+    stored = read_json(path) if bound else values
     for key in sorted((stored.keys() | values.keys()) - FREE_KEYS):
         if stored.get(key) != values.get(key):
             raise InputError(

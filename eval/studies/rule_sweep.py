@@ -22,7 +22,15 @@ from secateur.results import TABLE_FILE, read_table
 from secateur.runtime.config import check_types
 from secateur.runtime.console import progress
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, append_jsonl, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.files import (
+    JSON,
+    append_jsonl,
+    has_content,
+    read_json,
+    read_jsonl,
+    repair_torn_tail,
+    write_json,
+)
 from secateur.runtime.process import current_ranks
 from secateur.runtime.records import as_json, read_record, record_of, write_record
 from secateur.runtime.statistics import Bounds, mean_with_interval, paired_difference
@@ -30,6 +38,7 @@ from secateur.tasks.sources import load_problems
 
 SWEEP, FIXED = "key 'sweep'", "key 'fixed'"
 SWEEP_FILE = "sweep.json"
+_CELLS = "cells-rank*.jsonl"
 _FORMAT = 1
 Values = Mapping[str, Sequence[JSON]]
 """Field of the rule → values to try."""
@@ -307,7 +316,7 @@ class StoredCells:
     def __init__(self, folder: Path, run: StoredRun) -> None:
         self.folder, self.run, self.settings = folder, run, _settings(run)
         path = folder / "settings.json"
-        stored = read_json(path) if path.is_file() else self.settings
+        stored = read_json(path) if path.is_file() and has_content(folder, _CELLS) else self.settings
         for key, wanted in self.settings.items():
             if stored.get(key) != wanted:
                 raise InputError(
@@ -319,7 +328,7 @@ class StoredCells:
         """By `rule_key`."""
         lines = [
             (f"{path}, line {number}", line)
-            for path in sorted(self.folder.glob("cells-rank*.jsonl"))
+            for path in sorted(self.folder.glob(_CELLS))
             for number, line in read_jsonl(path)
         ]
         return {rule_key(line["rule"]): record_of(RuleCell, line, where) for where, line in lines}

@@ -10,7 +10,7 @@ from eval.traces.benchmarks import stem_of
 from eval.traces.foreign import Importer, of_model, read_foreign
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, read_json, write_json
+from secateur.runtime.files import JSON, has_content, read_json, write_json
 from secateur.tasks.records import Problem, Trace
 
 if TYPE_CHECKING:
@@ -94,10 +94,11 @@ def common_problems(
     return list(first), [by_key[entry.key] for entry in first]
 
 
-def claim_folder(folder: str | Path, settings: Mapping[str, JSON]) -> None:
-    """Begin `folder` with `settings`, or go on with it; one begun with others raises `InputError`, untouched."""
+def claim_folder(folder: str | Path, settings: Mapping[str, JSON], results: str) -> None:
+    """Begin `folder` with `settings`, or go on with it; one whose file of `results` was made with others raises
+    `InputError`, untouched."""
     path, wanted = Path(folder) / "settings.json", json.loads(json.dumps(settings))
-    if not path.is_file():
+    if not has_content(folder, results):
         write_json(path, wanted)
         return
     found = read_json(path)

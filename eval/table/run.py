@@ -8,11 +8,12 @@ from eval.table.work import ModelWork, work_on_model
 from eval.traces.sampling import model_by_model, wait_for_all_processes
 from secateur.results import Table
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import has_content, read_json, write_json
 from secateur.runtime.process import current_ranks
 from secateur.tasks.answers.equality import GRADER_VERSION
 
 SETTINGS_FILE = "settings.json"
+TRACES = "**/traces/traces-*.jsonl"
 
 
 def run(config: CombinedConfig) -> Table | None:
@@ -32,10 +33,10 @@ def run(config: CombinedConfig) -> Table | None:
 
 
 def check_folder(config: CombinedConfig) -> None:
-    """Raise `InputError`, and change nothing, if the results in the folder were made with other settings, or on one
+    """Raise `InputError`, and change nothing, if the traces in the folder were made with other settings, or on one
     benchmark where this run has a folder for each, or the other way round."""
     path, settings = Path(config.output_dir) / SETTINGS_FILE, table_settings(config.resolved(), GRADER_VERSION)
-    if not path.is_file():
+    if not path.is_file() or not has_content(config.output_dir, TRACES):
         return
     there = read_json(path)
     if isinstance(there.get("problems"), dict) != isinstance(config.problems, dict):

@@ -17,7 +17,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl, file_name, read_json, read_jsonl, repair_torn_tail, write_json
+from secateur.runtime.files import (
+    append_jsonl,
+    file_name,
+    has_content,
+    read_json,
+    read_jsonl,
+    repair_torn_tail,
+    write_json,
+)
 from secateur.tasks.records import Problem, Trace, trace_of
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 CONFIDENCES_REMEDY = "sample anew into another output folder with `top_logprobs: 20`"
+_FILES = "traces*.jsonl"
 _LOT = 64  # traces of one problem that wait for a common states file
 _LOT_SECONDS = 60.0  # …but none waits longer than this for its line
 
@@ -96,17 +105,16 @@ class TraceFolderWriter:
     """Appends finished traces to `folder`; a context manager. `done` holds the (problem id, sample) that are there.
 
     `settings` are JSON values that fix what the traces are (model, sampling, seed, prompt); a folder begun with
-    others raises `InputError` before anything is touched. `rank` names the file, so that processes never share one.
+    others raises `InputError` before anything is touched. They are written with the first trace, so that those of a
+    command that failed before bind nobody. `rank` names the file, so that processes never share one.
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any], rank: int = 0) -> None:
-        self.folder = Path(folder)
+        self.folder, self._settings = Path(folder), settings
         check_trace_settings(self.folder, settings)
         self._file = self.folder / f"traces-rank{rank}.jsonl"
         repair_torn_tail(self._file)
-        if not _has_traces(self.folder):
-            write_json(self.folder / "settings.json", settings)
-        self.done = _stored_keys(self.folder)
+        self._begun, self.done = False, _stored_keys(self.folder)
         self._lots: dict[str, _Lot] = {}
 
     def add(
@@ -131,7 +139,7 @@ class TraceFolderWriter:
         line |= {} if vector is None else {"vector_macs": vector.macs}
         tensors = _tensors(trace, states, vector, confidences)
         if not tensors:
-            append_jsonl(self._file, [line])
+            self._append([line])
         else:
             lot = self._lots.setdefault(trace.problem_id, _Lot(time.monotonic()))
             lot.lines.append(line)
@@ -151,6 +159,12 @@ class TraceFolderWriter:
     ) -> None:
         self.flush()
 
+    def _append(self, lines: Sequence[dict[str, Any]]) -> None:
+        if not self._begun and not has_content(self.folder, _FILES):
+            write_json(self.folder / "settings.json", self._settings)
+        self._begun = True
+        append_jsonl(self._file, lines)
+
     def _flush_ripe(self) -> None:
         now = time.monotonic()
         for problem_id, lot in list(self._lots.items()):
@@ -163,11 +177,11 @@ class TraceFolderWriter:
         lot = self._lots.pop(problem_id)
         name = f"states/{file_name(problem_id)}-{lot.lines[0]['sample']}.safetensors"
         path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
         save_file(lot.tensors, temporary)
         os.replace(temporary, path)
-        append_jsonl(self._file, [line | _places(lot, line["sample"], name) for line in lot.lines])
+        self._append([line | _places(lot, line["sample"], name) for line in lot.lines])
 
 
 _TENSORS = ("states", "vector", "confidences")
@@ -243,11 +257,7 @@ def _stored(folder: Path, trace: Trace, extra: Mapping[str, Any]) -> StoredTrace
 
 
 def _trace_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("traces*.jsonl"))
-
-
-def _has_traces(folder: Path) -> bool:
-    return any(path.stat().st_size for path in _trace_files(folder))
+    return sorted(folder.glob(_FILES))
 
 
 def _read_file(path: Path) -> list[tuple[Trace, dict[str, Any]]]:
@@ -271,7 +281,7 @@ def _stored_keys(folder: Path) -> set[tuple[str, int]]:
 def check_trace_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raises `InputError` if `folder` holds traces that were sampled with other settings; changes nothing."""
     path = folder / "settings.json"
-    if not _has_traces(folder):  # settings that nothing was sampled with may still be corrected
+    if not has_content(folder, _FILES):  # settings that nothing was sampled with may still be corrected
         return
     if not path.is_file():
         raise InputError(f"{folder}: holds traces but no settings.json; give another output folder")

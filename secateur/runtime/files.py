@@ -86,6 +86,12 @@ def file_name(identifier: str) -> str:
     return f"{name[: _LONGEST_NAME - 33]}-{digest}"
 
 
+def has_content(folder: str | Path, pattern: str) -> bool:
+    """Whether a file in `folder` holds anything that was made with the settings beside it: they bind only then, so
+    that those of a command that failed before can be corrected."""
+    return any(path.stat().st_size for path in Path(folder).glob(pattern))
+
+
 def read_json(path: str | Path) -> JSON:
     """Raises `InputError` naming the file (and line) when it is missing or no JSON."""
     try:

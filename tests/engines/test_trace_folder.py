@@ -196,7 +196,9 @@ def test_an_id_may_be_longer_than_a_file_name(tmp_path: Path) -> None:
 
 
 def test_settings_that_nothing_was_sampled_with_may_be_corrected(tmp_path: Path) -> None:
+    """They are written with the first trace: a command that failed before leaves nothing."""
     TraceFolderWriter(tmp_path, {"dtype": "bf16"})
+    assert not list(tmp_path.iterdir())
     with TraceFolderWriter(tmp_path, SETTINGS) as writer:
         writer.add(make_trace())
     with pytest.raises(InputError, match="another output folder"):

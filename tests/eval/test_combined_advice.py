@@ -45,6 +45,17 @@ def test_results_of_another_grader_are_refused_and_can_be_graded_anew(finished, 
     assert read_json(path)["grader"] == GRADER_VERSION
 
 
+def test_a_run_that_failed_before_its_first_trace_can_be_corrected(inputs, tmp_path: Path) -> None:
+    """The engine refuses a prompt that fills the context: only then is it known, and the folder is not bound yet."""
+    with pytest.raises(InputError, match="fills the model's context"):
+        run(config(*inputs, tmp_path / "run", cut_k=2, instruction="word " * 2048))
+    corrected = run(config(*inputs, tmp_path / "run", cut_k=2, instruction="Now."))
+    assert read_json(tmp_path / "run" / "base" / "traces" / "settings.json")["instruction"] == "Now."
+    assert corrected.settings["instruction"] == "Now."
+    with pytest.raises(InputError, match=r"key 'instruction' is 'Now.' there and None here"):
+        run(config(*inputs, tmp_path / "run", cut_k=2))
+
+
 def test_the_csv_has_every_row(finished) -> None:
     with open(finished[0] / "combined.csv", newline="", encoding="utf-8") as handle:
         lines = list(csv.DictReader(handle))

@@ -18,6 +18,7 @@ from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_jsonl
 from secateur.tasks.arithmetic import make_problems
+from secateur.tasks.prompts import Prompt
 from secateur.tasks.records import Trace
 
 CPU = torch.device("cpu")
@@ -72,7 +73,7 @@ def test_summaries_weigh_tokens_or_traces() -> None:
 def sample(model: Path, folder: Path, temperature: float = 1.0) -> None:
     tokenizer, engine = load_tokenizer(model), TransformersEngine(model)
     problems = make_problems("test", 8, seed=3)
-    jobs = [TraceJob(p, 0, prompt_ids(tokenizer, p, "plain"), trace_seed(0, p.id, 0)) for p in problems]
+    jobs = [TraceJob(p, 0, prompt_ids(tokenizer, p, Prompt("plain")), trace_seed(0, p.id, 0)) for p in problems]
     with TraceFolderWriter(folder, {}) as writer:
         for done in sample_traces(engine, None, jobs, SamplingSpec(temperature=temperature, max_tokens=60)):
             p = done.job.problem
@@ -107,8 +108,13 @@ def test_likelier_traces_have_lower_perplexity_and_a_run_goes_on(monkeypatch, tm
 def test_ids_of_another_tokenizer_are_refused(monkeypatch, tmp_path, embedded_model, tiny_model, capsys) -> None:
     with TraceFolderWriter(tmp_path / "t", {}) as writer:
         writer.add(Trace("p", "question", "1", 0, "Okay, rule", token_ids=(70, 71, 72), n_tokens=3))
+    keys = ["--traces", f"{{x: {tmp_path}/t}}", "--output_dir", str(tmp_path / "out"), "--model"]
     with pytest.raises(SystemExit):
-        run(
-            monkeypatch, "--traces", f"{{x: {tmp_path}/t}}", "--model", str(tiny_model), "--output_dir", str(tmp_path)
-        )
+        run(monkeypatch, *keys, str(tiny_model))
     assert "same vocabulary" in capsys.readouterr().err
+    sample(tiny_model, tmp_path / "tiny")
+    keys[1] = f"{{x: {tmp_path}/tiny}}"
+    run(monkeypatch, *keys, str(tiny_model))  # corrected: nothing had been scored that would bind the folder
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *keys, str(embedded_model))
+    assert "key 'model' is" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from eval.one_model.report import read_summary
 from eval.one_model.sampling import SingleConfig, for_each_model
 from eval.single import main
 from eval.traces.benchmarks import benchmark_name
+from eval.traces.sampling import prompt_ids
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config, read_yaml
@@ -21,8 +22,9 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, read_json, read_jsonl, write_text
 from secateur.tasks.answers.equality import GRADER_VERSION
 from secateur.tasks.answers.extraction import extract_answer
-from secateur.tasks.prompts import encode_prompt
+from secateur.tasks.prompts import Prompt, encode_prompt
 from secateur.tasks.records import Problem, Trace
+from tests.tiny import copy_with_context
 
 PROBLEMS = [Problem(f"p{index}", f"question {index}", str(index)) for index in range(3)]
 CONFIG = """
@@ -323,6 +325,37 @@ def test_own_sentences_stand_around_the_problem_and_in_the_settings(run_single, 
         with pytest.raises(SystemExit):
             run_single(*own, f"--{key}", value)
         assert f"key '{key}' is" in capsys.readouterr().err
+
+
+def test_a_command_that_failed_before_its_first_trace_can_be_corrected(run_single, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        run_single("--instruction", "word " * 2048)
+    assert "fills the model's context" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("settings.json"))
+    run_single("--instruction", "Now.")
+
+
+def test_a_cap_beyond_the_context_is_lowered_and_said(run_single, tmp_path, tiny_model) -> None:
+    """Each completion ends where the context does; what was asked for stands in the settings, so a run goes on."""
+    folder = copy_with_context(tiny_model, tmp_path / "short", 110)
+    short = ["--models", f"{{tiny: {folder}}}", "--max_tokens", "32000"]
+    with pytest.warns(
+        RuntimeWarning, match="max_tokens 32,000 is more than the model's context of 110 tokens"
+    ) as said:
+        run_single(*short)
+    assert len(said) == 1
+    tokenizer, folder = load_tokenizer(tiny_model), tmp_path / "out/tiny/arithmetic_validation"
+    ends = [
+        (
+            len(prompt_ids(tokenizer, entry.problem, Prompt("plain"))) + stored.trace.n_tokens,
+            stored.trace.finish_reason,
+        )
+        for entry in read_trace_folder(folder)
+        for stored in entry.traces
+    ]
+    assert {length for length, reason in ends if reason == "length"} == {110} and max(ends)[0] == 110
+    assert read_json(folder / "settings.json")["sampling"]["max_tokens"] == 32000
+    run_single(*short)
 
 
 def test_a_folder_that_is_no_model_is_named(run_single, tmp_path, capsys) -> None:

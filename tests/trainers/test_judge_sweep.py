@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.tasks.records import Trace
 from trainers.judge import run as run_judge
-from trainers.judge_sweep import run
+from trainers.judge_sweep import claim_folder, run
 from trainers.judges.config import JudgeConfig
 from trainers.judges.data import load_judge_data
 from trainers.sweep.config import CutAgain, JudgeSweepConfig
@@ -106,6 +107,8 @@ def test_cells_are_trained_once_and_the_sweep_can_grow(traces, tiny_model, tmp_p
     assert len(list(csv.DictReader((out / "sweep.csv").open()))) == 4
     with pytest.raises(InputError, match="its cells have epochs = 4, this sweep has 5"):
         run(JudgeSweepConfig(**small | {"epochs": 5}))
+    shutil.rmtree(out / "cells")
+    claim_folder(JudgeSweepConfig(**small | {"epochs": 5}))  # a sweep without a cell may still be corrected
 
 
 def test_a_cell_at_the_stored_cut_is_what_the_judge_command_gives(traces, tiny_model, tmp_path):
