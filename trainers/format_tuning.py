@@ -30,7 +30,7 @@ from secateur.runtime.console import (
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_jsonl
 from secateur.runtime.process import current_ranks, entry_point
-from secateur.tasks.prompts import check_family, evaluation_messages
+from secateur.tasks.prompts import PromptKeys, evaluation_messages
 from secateur.tasks.word_problems import make_solutions
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 WORDS = "words"
 
 
-@dataclass
-class FormatTuningConfig:
+@dataclass(kw_only=True)
+class FormatTuningConfig(PromptKeys):
     """
     model: model folder, Hub id or GGUF file.
     output_dir: gets the model folder, and `train.jsonl` with the loss of each step.
     solutions: words (drawn from secateur/tasks/word_problems.py), or a JSONL file with keys problem and solution.
     count: how many solutions; epochs: how often each is seen.
-    prompt_family: deepseek, qwen or plain: the sentences around a problem (see secateur/tasks/prompts.py).
+    prompt_family, system_prompt, instruction: as the tuned model will be asked (see secateur/tasks/prompts.py).
     batch: solutions per optimizer step, on all processes together; rows: of these at once on each process.
     learning_rate: at its highest; it falls linearly to 0.
     bf16: calculate in bfloat16 with weights in float32.
@@ -66,7 +66,7 @@ class FormatTuningConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_family(self.prompt_family)
+        _ = self.prompt  # its own checks
         for key in ("count", "epochs", "batch", "rows"):
             if getattr(self, key) < 1:
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; give at least 1")
@@ -80,7 +80,7 @@ class FormatTuningConfig:
         """Prompt and completion of each solution as chat messages."""
         return [
             {
-                "prompt": evaluation_messages(problem, self.prompt_family),
+                "prompt": evaluation_messages(problem, self.prompt),
                 "completion": [{"role": "assistant", "content": solution}],
             }
             for problem, solution in self._pairs()
