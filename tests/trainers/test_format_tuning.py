@@ -83,4 +83,4 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         read_solutions(str(path), 2)
     for key, value in {"solutions": "no.jsonl", "learning_rate": 0.0, "rows": 0, "prompt_family": "odd"}.items():
         with pytest.raises(InputError):
-            FormatTuningConfig("trainers/embedded_model", str(tmp_path), **{key: value})
+            FormatTuningConfig(model="trainers/embedded_model", output_dir=str(tmp_path), **{key: value})
