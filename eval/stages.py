@@ -27,6 +27,7 @@ _CHILD = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 _MEMORY_INTERVAL_S = 1.0
+_WATCH_SHARE = 0.02  # of the time (fraction 0-1) that goes into looking at memory: a look at 10 GiB takes .1 s
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,12 @@ class _MemoryWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._done.wait(_MEMORY_INTERVAL_S):
+        pause = _MEMORY_INTERVAL_S
+        while not self._done.wait(pause):
+            began = time.monotonic()
             held = sum(_held_bytes(process) for process in psutil.Process().children(recursive=True))
             self.peak_gib = max(self.peak_gib, held / 2**30)
+            pause = max(_MEMORY_INTERVAL_S, (time.monotonic() - began) / _WATCH_SHARE)
 
 
 def _held_bytes(process: psutil.Process) -> int:
