@@ -13,8 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from eval.studies.phases import Span, Spans, Steps, UnreadableAnswer, messages, read_answer
 from eval.studies.traces import TraceKey
-from secateur.engines.openai.protocol import BUSY, ApiKey
-from secateur.engines.openai.streams import check_url, retry_after_s
+from secateur.engines.openai.protocol import BUSY, ApiKey, check_url, retry_after_s
 from secateur.runtime.console import progress
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, append_jsonl, read_jsonl, repair_torn_tail

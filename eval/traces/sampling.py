@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from secateur.deepprune.cut import CutDetector, CutRule
-from secateur.engines.base import Engine, SamplingSpec, trace_seed
+from secateur.engines.base import Engine, SamplingSpec, TellsSampling, trace_seed
 from secateur.engines.gguf import plain_model
 from secateur.engines.models import model_fingerprint
 from secateur.engines.registry import EngineKeys, check_dtype, engine_kind, open_engine, tokenizer_source
@@ -235,6 +235,8 @@ def sample_missing(
     generated = 0
     if not jobs:
         return generated
+    if isinstance(engine, TellsSampling):
+        writer.note_server(engine.sampled_with(plan.spec))
     with progress(f"{title}{current_ranks().note}", len(jobs)) as shown:
         for trace in sample_traces(engine, None, jobs, plan.spec, plan.max_rows, factory, with_states, encode):
             problem = trace.job.problem

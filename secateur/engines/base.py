@@ -8,9 +8,10 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
 
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 
 if TYPE_CHECKING:
@@ -113,6 +114,15 @@ class Engine(Protocol):
         be running, parked or ended. Only engines built with `capture_layers`; capturing for them ends here."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class TellsSampling(Protocol):
+    """An engine that does not sample itself, but asks a server to."""
+
+    def sampled_with(self, spec: SamplingSpec) -> dict[str, JSON]:
+        """What the server is asked for: the keys that it is `sent` and the names of those `not_sent`, because it
+        refuses them. Trace folders keep it beside their settings."""
 
 
 def trace_seed(base_seed: int, problem_id: str, sample: int) -> int:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 CONFIDENCES_REMEDY = "sample anew into another output folder with `top_logprobs: 20`"
 _FILES = "traces*.jsonl"
 _LOT = 64  # traces of one problem that wait for a common states file
+_SERVER = "server"  # the key of settings.json for what `note_server` was told
 _LOT_SECONDS = 60.0  # …but none waits longer than this for its line
 
 
@@ -145,6 +146,12 @@ class TraceFolderWriter:
             lot.lines.append(line)
             lot.tensors.update(tensors)
         self._flush_ripe()
+
+    def note_server(self, told: Mapping[str, Any]) -> None:
+        """Add to the settings what of sampling a server is sent and what it refuses, which is known only once it was
+        asked. Raises `InputError` if the folder's traces were sampled with something else."""
+        self._settings = {**self._settings, _SERVER: dict(told)}
+        check_trace_settings(self.folder, self._settings)
 
     def flush(self) -> None:
         """Put everything that waits on disk."""
@@ -285,14 +292,23 @@ def check_trace_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     if not path.is_file():
         raise InputError(f"{folder}: holds traces but no settings.json; give another output folder")
-    stored = _flatten(read_json(path))
-    wanted = _flatten(json.loads(json.dumps(settings)))
-    for key in sorted(stored.keys() | wanted.keys()):
-        if _value(stored, key) != _value(wanted, key):
-            raise InputError(
-                f"{path}: key '{key}' is {stored.get(key)!r} there and {wanted.get(key)!r} now, so the traces would "
-                "not belong together; give another output folder"
-            )
+    for key, there, now in _differences(read_json(path), settings):
+        raise InputError(
+            f"{path}: key '{key}' is {there!r} there and {now!r} now, so the traces would not belong together; give "
+            "another output folder"
+        )
+
+
+def _differences(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Keys that differ, with both values; what a server was sent only where it is known in `settings` as well."""
+    if _SERVER not in settings:
+        stored = {key: value for key, value in stored.items() if key != _SERVER}
+    there, now = _flatten(stored), _flatten(json.loads(json.dumps(settings)))
+    return [
+        (key, there.get(key), now.get(key))
+        for key in sorted(there.keys() | now.keys())
+        if _value(there, key) != _value(now, key)
+    ]
 
 
 def _value(settings: Mapping[str, Any], key: str) -> Any:

@@ -20,11 +20,13 @@ KEY = "sesame"
 
 @dataclass
 class Habits:
-    """`die_after` closes the connection of the next `deaths` streams after that many tokens; `late_s` [seconds] pass
-    before the first token, `silent` streams never get one; every text ends with `suffix`; nothing is generated before
-    `gather` requests are there; `mute_usage` and `mute_metrics` tell no counts."""
+    """`text_only` refuses ids and the keys that OpenAI does not have, and says which if it `names_keys`; `die_after`
+    closes the connection of the next `deaths` streams after that many tokens; `late_s` [seconds] pass before the
+    first token, `silent` streams never get one; every text ends with `suffix`; nothing is generated before `gather`
+    requests are there; `mute_usage` and `mute_metrics` tell no counts; `owner` is the kind that it says it is."""
 
     text_only: bool = False
+    names_keys: bool = True
     ignore_aborts: bool = False
     die_after: int | None = None
     deaths: int = 0
@@ -35,6 +37,7 @@ class Habits:
     gather: int = 0
     mute_usage: bool = False
     mute_metrics: bool = False
+    owner: str = "vllm"
     key: str | None = None
 
 
@@ -129,7 +132,9 @@ class CompletionsServer:
                 page = f'vllm:generation_tokens_total{{engine="0"}} {float(self.counters.generated)}\n'
                 _answer(writer, 200, page.encode())
             elif target == "/v1/models":
-                entry = {"id": self.model} | ({} if self.habits.text_only else {"max_model_len": self.context})
+                entry = {"id": self.model, "owned_by": self.habits.owner} | (
+                    {} if self.habits.text_only else {"max_model_len": self.context}
+                )
                 _answer(writer, 200, json.dumps({"data": [entry]}).encode())
             elif target == "/v1/completions":
                 await self._complete(json.loads(body), reader, writer)
@@ -147,9 +152,9 @@ class CompletionsServer:
             if self.habits.text_only:
                 raise Refusal(400, "prompt must be a string")
             return body["prompt"]
-        unknown = set(body) & {"return_token_ids", "repetition_penalty", "min_p"}
+        unknown = set(body) & {"return_token_ids", "repetition_penalty", "min_p", "top_k"}
         if self.habits.text_only and unknown:
-            raise Refusal(400, f"unknown fields: {unknown}")
+            raise Refusal(400, f"unknown fields: {unknown}" if self.habits.names_keys else "unknown fields")
         return self.engine.tokenizer(body["prompt"], add_special_tokens=True)["input_ids"]
 
     async def _complete(
@@ -158,7 +163,9 @@ class CompletionsServer:
         self.counters.requests += 1
         self.counters.bodies.append(body)
         prompt = self._prompt(body)
-        spec = SamplingSpec(body["temperature"], body.get("top_p", 1.0), body.get("top_k", 0), body["max_tokens"])
+        spec = SamplingSpec(
+            body["temperature"], body.get("top_p", 1.0), max(body.get("top_k", 0), 0), body["max_tokens"]
+        )
         (trace,) = self.engine.start(prompt, [body.get("seed", 0)], spec)
         queue = self._queues[trace] = asyncio.Queue()
         self.counters.running += 1

@@ -35,7 +35,7 @@ class Served:
     def engine(self, server: CompletionsServer, **options: Any) -> OpenAIEngine:
         values = {"tokenizer": str(self.model), "abort_check": "off"} | options
         engine = OpenAIEngine(server.url, "served", **values)
-        engine._streams._patience = type(engine._streams._patience)(
+        engine._streams.patience = type(engine._streams.patience)(
             values.get("read_timeout_s", 600.0), values.get("max_retries", 3), backoff_s=0.01
         )
         self.open.append(engine)

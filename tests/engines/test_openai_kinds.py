@@ -16,7 +16,7 @@ import pytest
 from secateur.engines.base import EngineError, Event, SamplingSpec
 from secateur.engines.models import load_tokenizer
 from secateur.engines.openai.engine import OpenAIEngine
-from secateur.engines.openai.streams import retry_after_s
+from secateur.engines.openai.protocol import retry_after_s
 from secateur.runtime.errors import InputError
 from tests.engines.contract import drain
 from tests.local_server import LocalServer, QuietHandler
@@ -141,8 +141,8 @@ class Client:
         self.opened.append(server)
         values = {"tokenizer": str(self.model), "abort_check": "off"} | options
         engine = OpenAIEngine(f"{server.url}/v1", "served", **values)
-        patience = type(engine._streams._patience)
-        engine._streams._patience = patience(
+        patience = type(engine._streams.patience)
+        engine._streams.patience = patience(
             values.get("read_timeout_s", 60.0), values.get("max_retries", 3), backoff_s=0.01
         )
         self.opened.append(engine)

@@ -5,40 +5,80 @@ Servers that run on after a connection was closed are not rare (reports: vllm-pr
 """
 
 import asyncio
+import re
 import warnings
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
+from rich.markup import escape
 
 from secateur.engines.base import EngineError, SamplingSpec
 from secateur.engines.models import count_parameters
-from secateur.engines.openai.protocol import Chunk, Dialect, Request, metric, options
+from secateur.engines.openai.protocol import REFUSABLE, Chunk, Dialect, Ids, Request, metric
 from secateur.engines.openai.streams import Broken, Streams
+from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+T = TypeVar("T")
 ABORT_CHECKS = ("require", "warn", "off")
 _COUNTERS = ("generation_tokens_total", "tokens_predicted_total")  # vLLM and SGLang; llama.cpp
+_SERVERS = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp"}  # by `owned_by` in the list of models
+_COUNTER_SHOWN = {
+    "llama.cpp": "start llama.cpp with --metrics",
+    "SGLang": "start SGLang with --enable-metrics",
+    "vLLM": "start vLLM without --disable-log-stats",
+}
+_ANY_SHOWN = (
+    "llama.cpp shows one with --metrics, SGLang with --enable-metrics, vLLM unless it has --disable-log-stats, and "
+    "TGI counts no trace that was closed"
+)
 _PROBE_TEXT = "Count: 1 2 3 4"
 _PROBE_IDS = [1, 2, 3, 4]
 _CLOSE_AFTER = 20  # tokens of the stream that is closed
 _RUN_ON = 1024  # tokens it would have if the server went on
 _POLL_S = 0.25
+_LONGEST_PAUSE_S = 15.0
 _STILL_POLLS = 4  # equal readings after which a counter stands still
 _GIVE_UP_S = 20.0
 
 
-def find_context(streams: Streams, base_url: str, model: str) -> int | None:
-    """Longest prompt and completion [tokens] of `model`, None if the server does not say.
+def find_dialect(streams: Streams, base_url: str, model: str, tokenizer: "PreTrainedTokenizerBase | None") -> Dialect:
+    """The richest of the ways to ask for a completion that this server answers, without the keys of sampling that it
+    refuses. Raises `InputError` if it answers none, cannot be reached, wants another key, or serves other models."""
+    told, refusal = _ask_models(streams, base_url, model), ""
+    ways = [replace(told, form=form) for form in Ids] + [replace(told, form=Ids.NONE, usage=False)]
+    while ways:
+        dialect = ways.pop(0)
+        try:
+            chunks = streams.run(_patiently(streams, base_url, partial(_probe, streams, model, dialect, tokenizer)))
+        except EngineError as error:
+            refusal = str(error)
+            if refused := _refused_keys(dialect, refusal):
+                ways.insert(0, replace(dialect, unsent=dialect.unsent | refused))
+            continue
+        except (Broken, httpx.TransportError, TimeoutError) as error:
+            reason = streams.key.quote(str(error)) or type(error).__name__
+            raise InputError(f"the server does not complete a prompt of four tokens: {reason}") from None
+        if not dialect.ids or any(chunk.token_ids for chunk in chunks):
+            _say_unsent(base_url, dialect)
+            return dialect
+        refusal = "it sends no token ids"
+    raise InputError(f"the server answers no completion request that we know how to make; last: {refusal}")
 
-    Raises `InputError` if the server cannot be reached, wants another key, or serves other models.
-    """
+
+def _ask_models(streams: Streams, base_url: str, model: str) -> Dialect:
+    """What the server says of itself and of `model`."""
     try:
-        response = streams.run(streams.get(f"{base_url}/models"))
+        response = streams.run(_patiently(streams, base_url, partial(streams.get, f"{base_url}/models")))
     except httpx.TransportError as error:
         raise InputError(
             f"{base_url}: no server answers ({streams.key.quote(str(error)) or type(error).__name__}); start it or "
@@ -52,39 +92,81 @@ def find_context(streams: Streams, base_url: str, model: str) -> int | None:
         entries = response.json()["data"] if response.status_code == 200 else []
         served = {entry["id"]: entry for entry in entries}
     except (ValueError, KeyError, TypeError):
-        return None  # the list is optional, completions are what counts
+        return Dialect()  # the list is optional, completions are what counts
     if served and model not in served:
         names = streams.key.quote(", ".join(sorted(served)))
         raise InputError(f"{base_url}: serves no model '{model}', but: {names}")
-    return served.get(model, {}).get("max_model_len")
+    entry = served.get(model, {})
+    return Dialect(context=_context_of(entry), server=_SERVERS.get(entry.get("owned_by"), ""))
 
 
-def find_dialect(
-    streams: Streams, model: str, tokenizer: "PreTrainedTokenizerBase | None", context: int | None
-) -> Dialect:
-    """The richest of three ways to ask that this server answers. Raises `InputError` if it answers none."""
-    refusal = ""
-    for dialect in (Dialect(True, True, context), Dialect(False, True, context), Dialect(False, False, context)):
+async def _patiently(streams: Streams, url: str, attempt: Callable[[], Coroutine[object, object, T]]) -> T:
+    """`attempt`, made again while the server says that it is busy, as one does that still loads its model: when it
+    asks to be, or after pauses that grow, for `read_timeout_s` in all. Raises `InputError` after that."""
+    most, pause, waited = streams.patience.read_timeout_s, streams.patience.backoff_s, 0.0
+    while True:
         try:
-            chunks = streams.run(_probe(streams, model, dialect, tokenizer))
-        except EngineError as error:
-            refusal = str(error)
-            continue
-        except (Broken, httpx.TransportError, TimeoutError) as error:
-            reason = streams.key.quote(str(error)) or type(error).__name__
-            raise InputError(f"the server does not complete a prompt of four tokens: {reason}") from None
-        if not dialect.ids or any(chunk.token_ids for chunk in chunks):
-            return dialect
-        refusal = "it sends no token ids"
-    raise InputError(f"the server answers no completion request that we know how to make; last: {refusal}")
+            return await attempt()
+        except Broken as broken:
+            if not broken.busy:
+                raise
+            wait = max(broken.after_s, pause)
+            if waited + wait > most:
+                raise InputError(
+                    _busy(
+                        url,
+                        broken,
+                        f"longer than read_timeout_s ({most:g} seconds): start it again later, or raise that option",
+                    )
+                ) from None
+            if not waited:
+                say(escape(_busy(url, broken, f"waiting, {most:g} seconds at most")))
+        await asyncio.sleep(wait)
+        waited, pause = waited + wait, min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def _busy(url: str, broken: Broken, what: str) -> str:
+    asks = f" and asks to wait {broken.after_s:g} seconds" if broken.after_s else ""
+    return f"{url}: the server is busy{asks} ({broken}); {what}"
+
+
+def _context_of(entry: Mapping[str, JSON]) -> int | None:
+    """Longest prompt and completion [tokens]: as vLLM and SGLang tell it, llama.cpp (of one of its slots), or several
+    gateways."""
+    meta = entry.get("meta")
+    told = (entry.get("max_model_len"), isinstance(meta, dict) and meta.get("n_ctx"), entry.get("context_length"))
+    return next((int(value) for value in told if isinstance(value, int) and value > 0), None)
+
+
+def _refused_keys(dialect: Dialect, refusal: str) -> frozenset[str]:
+    """Keys of sampling to leave out after a refusal: those that it names, or all, where it names none and nothing
+    else is asked for that a plain server does not know."""
+    left = [key for key in REFUSABLE if key not in dialect.unsent]
+    named = [key for key in left if re.search(rf"\b{key}\b", refusal)]
+    return frozenset(named or ([] if dialect.ids else left))
+
+
+def _say_unsent(base_url: str, dialect: Dialect) -> None:
+    if dialect.unsent:
+        warnings.warn(
+            f"{base_url}: the server refuses {', '.join(sorted(dialect.unsent))}, so it samples with defaults of its "
+            "own for that; trace folders record it as not sent",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 async def _probe(
     streams: Streams, model: str, dialect: Dialect, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> list[Chunk]:
-    body = {"model": model, "prompt": _prompt(dialect, tokenizer), "max_tokens": 2, "temperature": 0, "stream": True}
-    async with streams.clock(), aclosing(streams.records(body | options(dialect))) as records:
+    body = _trial(dialect, tokenizer, SamplingSpec(temperature=0, max_tokens=2)).body(model, dialect, {})
+    async with streams.clock(), aclosing(streams.records(body)) as records:
         return [streams.chunk(0, record, 0) async for record in records]
+
+
+def _trial(dialect: Dialect, tokenizer: "PreTrainedTokenizerBase | None", spec: SamplingSpec) -> Request:
+    prompt = _prompt(dialect, tokenizer)
+    return Request(0, prompt if dialect.ids else [], _PROBE_TEXT, spec, 0, spec.max_tokens, 0)
 
 
 def _prompt(dialect: Dialect, tokenizer: "PreTrainedTokenizerBase | None") -> str | list[int]:
@@ -109,8 +191,8 @@ def check_abort(
     if finding == "":
         message = (
             f"{base_url}: the server goes on generating after its stream was closed, so pruning would save nothing. "
-            "Ask it directly rather than through a proxy, update it, or give engine_options abort_check: warn to go "
-            "on all the same"
+            "llama.cpp, vLLM, SGLang and TGI stop by themselves and have no option for it: ask it directly rather "
+            "than through a proxy, update it, or give engine_options abort_check: warn to go on all the same"
         )
         if demand == "require":
             raise InputError(message)
@@ -131,7 +213,7 @@ def _metrics_url(base_url: str) -> str:
 async def _count(streams: Streams, url: str) -> float | None:
     try:
         response = await streams.get(url)
-    except httpx.TransportError:
+    except (Broken, httpx.TransportError):
         return None
     return metric(response.text, _COUNTERS) if response.status_code == 200 else None
 
@@ -142,13 +224,16 @@ async def _watch_abort(
     """None: it stopped; "": it went on; else why that cannot be told."""
     before = await _count(streams, url)
     if before is None:
-        return f"{url} shows no counter of generated tokens"
+        return f"{url} shows no counter of generated tokens; {_COUNTER_SHOWN.get(streams.dialect.server, _ANY_SHOWN)}"
     await asyncio.sleep(_POLL_S)
     if await _count(streams, url) != before:
         return "others use it at the moment"
     context = streams.dialect.context
-    most = _RUN_ON if context is None else min(_RUN_ON, context - 64)
-    came = await _close_early(streams, model, tokenizer, most)
+    most = _RUN_ON if context is None else min(_RUN_ON, max(context - 64, 2 * _CLOSE_AFTER))
+    try:
+        came = await _patiently(streams, url, partial(_close_early, streams, model, tokenizer, most))
+    except (Broken, httpx.TransportError, TimeoutError) as error:
+        return f"the trial trace broke: {streams.key.quote(str(error)) or type(error).__name__}"
     if came is None:
         return "the trial trace ended by itself"
     grown, stopped = await _settle(streams, url, before)
@@ -164,8 +249,7 @@ async def _close_early(
 ) -> int | None:
     """Start a long completion and close it; the tokens that came, or None if it ended before."""
     dialect = streams.dialect
-    prompt = _prompt(dialect, tokenizer)
-    request = Request(0, prompt if dialect.ids else [], _PROBE_TEXT, SamplingSpec(), 0, most, 0)
+    request = _trial(dialect, tokenizer, SamplingSpec(max_tokens=most))
     body = request.body(model, dialect, {"ignore_eos": True} if dialect.ids else {})
     came = 0
     async with streams.clock(), aclosing(streams.records(body)) as records:

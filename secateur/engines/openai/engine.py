@@ -1,8 +1,9 @@
 """Generation on any server with an OpenAI-compatible completions endpoint: one streamed request per trace.
 
 Closing a stream is what stops a trace on the server; a resumed trace is a new request whose prompt ends with the
-tokens it had. Where the server takes and gives token ids (vLLM) nothing is tokenised twice; of other servers only
-text is known, and their counts are the tokenizer's. Not exact: what a server computes after its connection was closed
+tokens it had. Where the server takes and gives token ids (vLLM, llama.cpp) nothing is tokenised twice, but for a
+character that llama.cpp spreads over tokens; of other servers only text is known, and their counts are the
+tokenizer's. Not exact: what a server computes after its connection was closed
 is not told, so `overrun_tokens` holds only what still came in, and a resumed trace draws new random numbers.
 
 A chunk costs this process about 80 µs (256 streams, one core): from some 12,000 chunks a second on the server runs
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, NoReturn
 from secateur.engines.base import EngineError, Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer, TextStream
 from secateur.engines.models import load_tokenizer
-from secateur.engines.openai.checks import ABORT_CHECKS, check_abort, find_context, find_dialect, parameters_of
-from secateur.engines.openai.protocol import ApiKey, Chunk, Dialect, Request
-from secateur.engines.openai.streams import Patience, Streams, check_url
+from secateur.engines.openai.checks import ABORT_CHECKS, check_abort, find_dialect, parameters_of
+from secateur.engines.openai.protocol import ApiKey, Chunk, Dialect, Ids, Request, check_url
+from secateur.engines.openai.streams import Patience, Streams
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 
@@ -48,17 +49,19 @@ class OpenAIEngine:
 
     base_url: the server's address (…/v1).
     api_key_env: the environment variable that holds the key, where one is needed.
-    tokenizer: folder or Hub id of the model's tokenizer, needed for servers that speak text only and where the
-      server's name of the model leads to none; without one the server's own text is passed on.
+    tokenizer: folder or Hub id of the model's tokenizer, needed for all servers but vLLM's, which tells all token
+      ids; without one the server's own text is passed on.
     abort_check: `require` tries at the start that closing a stream stops generation, and refuses a server that goes
       on; `warn` only says so; `off` does not try.
     parameters: number of the model's parameters, where the tokenizer's folder has no config.json.
-    read_timeout_s: so long without a token ends a stream for good [seconds].
+    read_timeout_s: so long without a token ends a stream for good, and so long is waited at the start for a server
+      that is busy [seconds].
     max_retries: how often a stream that breaks is opened again without a token in between.
     extra_body: further fields of each request.
 
-    The start sends two short requests of its own, which no trace's usage counts. Raises `InputError` if the server
-    cannot be reached, does not have the model, or does not stop.
+    Every key of sampling is sent with every request, whatever the server's defaults (`sampled_with`). The start sends
+    a few short requests of its own, which no trace's usage counts, and waits for a server that is busy. Raises
+    `InputError` if the server cannot be reached, does not have the model, or does not stop.
     """
 
     exact = False
@@ -85,12 +88,13 @@ class OpenAIEngine:
         self._tokenizer_source, self._parameters = tokenizer, parameters
         self.tokenizer: PreTrainedTokenizerBase | None = None if tokenizer is None else load_tokenizer(tokenizer)
         self._detokenizer = None if self.tokenizer is None else Detokenizer(self.tokenizer)
+        self._extra = dict(extra_body or {})
         self._streams = Streams(
             check_url(base_url),
             model,
             ApiKey.from_environment(api_key_env),
             Patience(read_timeout_s, max_retries),
-            extra_body or {},
+            self._extra,
             self._tokenize,
         )
         self._traces: list[_ServedTrace] = []
@@ -102,12 +106,11 @@ class OpenAIEngine:
             raise
 
     def _get_to_know(self, base_url: str, model: str, abort_check: str) -> None:
-        context = find_context(self._streams, base_url, model)
-        self._streams.dialect = find_dialect(self._streams, model, self.tokenizer, context)
-        if not self.dialect.ids and self.tokenizer is None:
+        self._streams.dialect = find_dialect(self._streams, base_url, model, self.tokenizer)
+        if self.dialect.form is not Ids.VLLM and self.tokenizer is None:
             raise InputError(
-                f"{base_url}: this server speaks text only; give the option 'tokenizer', the folder or hub id of the "
-                f"tokenizer of '{model}'"
+                f"{base_url}: this server does not tell the ids of all its tokens; give the option 'tokenizer', the "
+                f"folder or hub id of the tokenizer of '{model}'"
             )
         if abort_check != "off":
             check_abort(self._streams, base_url, model, self.tokenizer, abort_check)
@@ -122,6 +125,13 @@ class OpenAIEngine:
         """See `Engine.context`."""
         return self.dialect.context
 
+    def sampled_with(self, spec: SamplingSpec) -> dict[str, JSON]:
+        """What each request says of sampling, for the record: the keys that are sent, with those of `extra_body`, and
+        the names of those that this server refuses."""
+        unsent = self.dialect.unsent
+        seed = {} if "seed" in unsent else {"seed": "one for each trace and resumption"}
+        return {"sent": self.dialect.sampling(spec) | seed | self._extra, "not_sent": sorted(unsent)}
+
     @property
     def retries(self) -> int:
         """Streams that broke and were opened again."""
@@ -134,8 +144,13 @@ class OpenAIEngine:
         return self._parameters if self._parameters is not None else parameters_of(self._tokenizer_source)
 
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
-        """See `Engine.start`. All requests are sent at once; what they share is up to the server's prefix cache."""
+        """See `Engine.start`. All requests are sent at once; what they share is up to the server's prefix cache.
+        Raises `InputError` for a top_k that the server does not take."""
         prompt = [int(token) for token in prompt_ids]
+        if spec.top_k and "top_k" in self.dialect.unsent:
+            raise InputError(
+                f"key 'top_k' has the value {spec.top_k}, but the server refuses it: leave it at 0 (off)"
+            )
         check_prompt(prompt, spec, None, self.dialect.context)
         started = [
             _ServedTrace(

@@ -1,14 +1,20 @@
 """The completions protocol of OpenAI-compatible servers: what is asked for, and what one streamed chunk says.
 
-Fields beyond OpenAI's own are vLLM's (docs.vllm.ai, "Extra parameters"; SGLang and llama.cpp share several); a server
-of which only text is known is sent OpenAI's, and `top_k` where it is set.
+Fields beyond OpenAI's own are vLLM's (docs.vllm.ai, "Extra parameters"; SGLang shares them) and llama.cpp's
+(tools/server/README.md). Every key of sampling is sent, those that are off too: a server has defaults of its own
+(llama.cpp: top_k 40, min_p .05; vLLM: those of the model's generation config), and a spec says all there is to it.
 """
 
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from enum import Enum
+
+import httpx
 
 from secateur.engines.base import EngineError, SamplingSpec
 from secateur.runtime.cards import clean
@@ -19,6 +25,7 @@ _MOST_SHOWN = 500  # characters of a server's words in a message
 _SEEDS = 2**31  # some servers read a seed as a signed 32-bit number
 _ENDS = {"stop": "stop", "length": "length", "eos_token": "stop", "stop_sequence": "stop"}  # the last two are TGI's
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses after which trying again makes sense
+WAITED_FOR = (429, 503)  # of these, those that say: later
 _BUSY_WORDS = ("rate_limit", "overloaded", "server_error", "internalserver", "unavailable", "timeout")
 
 
@@ -50,14 +57,59 @@ class ApiKey:
         return clean(text.replace(self.value, "(key)") if self.value else text)[:_MOST_SHOWN]
 
 
+class Ids(Enum):
+    """How a server tells the ids of its tokens: in vLLM's field, in llama.cpp's for debugging, or not."""
+
+    VLLM = "vLLM"
+    LLAMA_CPP = "llama.cpp"
+    NONE = "none"
+
+
 @dataclass(frozen=True)
 class Dialect:
-    """What a server was found to understand. `ids`: prompts as token ids, and ids in the answer; `usage`: it takes
-    `stream_options`; `context` [tokens] is its longest prompt and completion, None if it does not say."""
+    """What a server was found to understand. `form`: how prompts and answers are token ids; `usage`: it takes
+    `stream_options`; `context` [tokens] is its longest prompt and completion, None if it does not say; `server`: its
+    kind by its own word, "" if it has none for it; `unsent`: the keys of sampling that it refuses."""
 
-    ids: bool
-    usage: bool
+    form: Ids = Ids.VLLM
+    usage: bool = True
     context: int | None = None
+    server: str = ""
+    unsent: frozenset[str] = frozenset()
+
+    @property
+    def ids(self) -> bool:
+        return self.form is not Ids.NONE
+
+    def sampling(self, spec: SamplingSpec) -> dict[str, JSON]:
+        """The keys of sampling that every request to this server carries, beside its seed."""
+        keys = {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": spec.top_k or _NO_TOP_K} | _OFF
+        if self.form is Ids.LLAMA_CPP:
+            keys |= _LLAMA_CPP_OFF
+        return {key: value for key, value in keys.items() if key not in self.unsent}
+
+
+_ID_FIELDS: dict[Ids, dict[str, JSON]] = {
+    Ids.VLLM: {"return_token_ids": True, "return_tokens_as_token_ids": True, "add_special_tokens": False},
+    Ids.LLAMA_CPP: {"return_tokens": True, "verbose": True},
+    Ids.NONE: {},
+}
+_NO_TOP_K = -1  # SGLang refuses 0
+_OFF: dict[str, JSON] = {
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+# It has a name of its own for one of them, and cuts by top_p before it applies the temperature where all others cut
+# after it; further samplers that its command line may switch on are left out of the list.
+_LLAMA_CPP_OFF: dict[str, JSON] = {
+    "repeat_penalty": 1.0,
+    "mirostat": 0,
+    "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
+}
+REFUSABLE = ("top_k", "seed", *_OFF)
+"""Keys of sampling without which a server can be used: at its defaults, which are not known then."""
 
 
 @dataclass
@@ -131,32 +183,25 @@ class Request:
 
     def body(self, model: str, dialect: Dialect, extra: Mapping[str, JSON]) -> dict[str, JSON]:
         """The JSON of the request; the seed is another one for each phase and retry, or the numbers would repeat."""
-        spec = self.spec
         body: dict[str, JSON] = {
             "model": model,
             "prompt": self.prompt_ids if dialect.ids else self.prompt_text,
             "max_tokens": self.budget,
-            "temperature": spec.temperature,
-            "top_p": spec.top_p,
-            "seed": phase_seed(self.seed, self.phase, self.retries),
             "stream": True,
         }
-        if spec.top_k:
-            body["top_k"] = spec.top_k
-        if spec.top_logprobs:
-            body["logprobs"] = spec.top_logprobs
-        return body | options(dialect) | dict(extra)
+        if "seed" not in dialect.unsent:
+            body["seed"] = phase_seed(self.seed, self.phase, self.retries)
+        if self.spec.top_logprobs:
+            body["logprobs"] = self.spec.top_logprobs
+        return body | dialect.sampling(self.spec) | _reporting(dialect) | dict(extra)
 
 
-def options(dialect: Dialect) -> dict[str, JSON]:
-    """The fields that every request to this server carries. Penalties and cut-offs that a model's generation config
-    may set as the server's default are switched off by name: a spec says all there is to sampling."""
+def _reporting(dialect: Dialect) -> dict[str, JSON]:
+    """The fields that say what the stream is to tell beside its text."""
     fields: dict[str, JSON] = {"stream_options": {"include_usage": True}} if dialect.usage else {}
     if dialect.ids:
         fields["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-        fields |= {"return_token_ids": True, "return_tokens_as_token_ids": True, "add_special_tokens": False}
-        fields |= {"repetition_penalty": 1.0, "min_p": 0.0}
-    return fields
+    return fields | _ID_FIELDS[dialect.form]
 
 
 def phase_seed(seed: int, phase: int, retry: int) -> int:
@@ -180,6 +225,7 @@ def read_chunk(trace: int, record: Mapping[str, JSON], top_logprobs: int) -> Chu
     try:
         chunk = Chunk(trace)
         _read_usage(chunk, record.get("usage"))
+        _read_verbose(chunk, record.get("__verbose"))
         for choice in record.get("choices") or ():
             chunk.text += choice.get("text") or ""
             chunk.token_ids += tuple(choice.get("token_ids") or ())
@@ -196,6 +242,13 @@ def _read_usage(chunk: Chunk, usage: Mapping[str, JSON] | None) -> None:
     if usage:
         chunk.computed = usage.get("completion_tokens")
         chunk.cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+
+
+def _read_verbose(chunk: Chunk, verbose: Mapping[str, JSON] | None) -> None:
+    """The ids and the count that llama.cpp puts into a field for debugging, its end token's among them."""
+    if verbose:
+        chunk.token_ids = tuple(verbose.get("tokens") or ())
+        chunk.computed = verbose.get("tokens_predicted", chunk.computed)
 
 
 def confidences(logprobs: Mapping[str, JSON] | None, count: int) -> tuple[float, ...]:
@@ -224,6 +277,18 @@ def error_text(record: JSON) -> str:
     return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
+def retry_after_s(value: str) -> float:
+    """Seconds that a Retry-After header asks for, a number or a date (RFC 9110, 10.2.3); 0 for anything else."""
+    try:
+        wait = float(value)
+    except ValueError:
+        try:
+            wait = parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return wait if wait > 0 else 0.0  # NaN is not
+
+
 def is_busy(error: JSON) -> bool:
     """Whether an error that came within a stream is one after which trying again makes sense: there it has no status
     but a code or a type."""
@@ -250,3 +315,16 @@ def _values(lines: Sequence[str], ending: str) -> list[float]:
         if name.endswith(ending):
             found.append(float(rest.rpartition(" ")[2]))
     return found
+
+
+def check_url(base_url: str) -> str:
+    """The address without a slash at its end. Raises `InputError` for what is none, or holds a password."""
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise InputError(f"key 'base_url' has the value {base_url!r}: no address ({error})") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InputError(f"key 'base_url' has the value {base_url!r}: expected for example http://localhost:8000/v1")
+    if url.userinfo:
+        raise InputError("key 'base_url' holds a user name; give a key through the environment, see api_key_env")
+    return base_url.rstrip("/")

@@ -4,11 +4,9 @@ import asyncio
 import json
 import queue
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TypeVar
 
@@ -17,16 +15,18 @@ import httpx
 from secateur.engines.base import EngineError
 from secateur.engines.openai.protocol import (
     BUSY,
+    WAITED_FOR,
     ApiKey,
     Chunk,
     Dialect,
+    Ids,
     Request,
     error_text,
     is_busy,
     read_chunk,
     read_record,
+    retry_after_s,
 )
-from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 
 T = TypeVar("T")
@@ -53,11 +53,11 @@ class Patience:
 
 class Broken(Exception):
     """A stream that ended before its trace did, or could not be opened; the reason is its text. `after_s` [seconds]:
-    how long the server asks to wait, 0 where it does not say."""
+    how long the server asks to wait, 0 where it does not say; `busy`: it says that it can be asked later."""
 
-    def __init__(self, reason: str, after_s: float = 0.0) -> None:
+    def __init__(self, reason: str, after_s: float = 0.0, busy: bool = False) -> None:
         super().__init__(reason)
-        self.after_s = after_s
+        self.after_s, self.busy = after_s, busy
 
 
 class Streams:
@@ -76,11 +76,11 @@ class Streams:
         tokenize: Callable[[str, bool], tuple[int, ...]],
     ) -> None:
         self.inbox: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
-        self.dialect = Dialect(ids=True, usage=True)
+        self.dialect = Dialect()
         self.retries = 0
         """Streams that broke and were opened again."""
-        self._url, self._model, self.key = base_url, model, key
-        self._patience, self._extra, self._tokenize = patience, extra_body, tokenize
+        self._url, self._model, self.key, self.patience = base_url, model, key, patience
+        self._extra, self._tokenize = extra_body, tokenize
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="openai-streams", daemon=True)
@@ -106,8 +106,12 @@ class Streams:
             self._idle.append(client)
 
     async def get(self, url: str) -> httpx.Response:
+        """Raises `Broken` where the server says that it is busy."""
         async with self._client() as client:
-            return await client.get(url)
+            response = await client.get(url)
+        if response.status_code in WAITED_FOR:
+            raise await self._refusal(response)
+        return response
 
     def run(self, work: Coroutine[object, object, T]) -> T:
         """Run a coroutine in the loop and wait for it."""
@@ -174,17 +178,17 @@ class Streams:
 
     def clock(self) -> asyncio.Timeout:
         """Ends what waits too long for a token; httpx measures from byte to byte, and a ping is a byte."""
-        return asyncio.timeout(self._patience.read_timeout_s)
+        return asyncio.timeout(self.patience.read_timeout_s)
 
     def _wind(self, clock: asyncio.Timeout) -> None:
         """Start a `clock` anew, but not for each of the tokens that come within a hundredth of its time."""
-        ends = self._loop.time() + self._patience.read_timeout_s
-        if ends - clock.when() > 0.01 * self._patience.read_timeout_s:
+        ends = self._loop.time() + self.patience.read_timeout_s
+        if ends - clock.when() > 0.01 * self.patience.read_timeout_s:
             clock.reschedule(ends)
 
     def _pause(self, request: Request, error: Exception) -> float:
         """Seconds until the stream is opened again. Raises `EngineError` if it is not."""
-        patience = self._patience
+        patience = self.patience
         if isinstance(error, httpx.ReadTimeout | TimeoutError):
             raise EngineError(
                 f"{self._url}: no token came for {patience.read_timeout_s:g} seconds; look at the server, or raise "
@@ -253,13 +257,16 @@ class Streams:
         else:
             request.last = chunk
 
-    @staticmethod
-    def _lacks_ids(request: Request, chunk: Chunk) -> bool:
-        """Whether a server that gives ids gave none for this text; text may also follow behind its ids, which only
-        its count can tell."""
-        if chunk.token_ids or not chunk.text:
+    def _lacks_ids(self, request: Request, chunk: Chunk) -> bool:
+        """Whether a server that gives ids gave none for this text, or not all: llama.cpp keeps a text back until its
+        last character is whole, and sends the last token alone. Text may also follow behind its ids, which only its
+        count can tell."""
+        if not chunk.text:
             return False
-        return chunk.computed is None or chunk.computed > request.received
+        if chunk.computed is None:
+            return not chunk.token_ids
+        keeps_back = self.dialect.form is Ids.LLAMA_CPP or not chunk.token_ids
+        return keeps_back and chunk.computed > request.received + len(chunk.token_ids)
 
     async def records(self, body: Mapping[str, JSON]) -> AsyncIterator[dict[str, JSON]]:
         """The records of one completion, an empty one for `[DONE]`, with which it ends. Raises `Broken` where trying
@@ -296,7 +303,9 @@ class Streams:
     def _reported(self, error: JSON) -> Exception:
         """What to raise for an error that came under status 200."""
         reason = f"the server reports: {self.key.quote(error_text(error))}"
-        return Broken(reason) if is_busy(error) else EngineError(f"{self._url}: {reason}")
+        if is_busy(error):
+            return Broken(reason, busy=error.get("code") in WAITED_FOR)
+        return EngineError(f"{self._url}: {reason}")
 
     def _no_stream(self, answer: bytes) -> Exception:
         """What to raise for an answer under status 200 that is no stream: an error, a whole completion, a page."""
@@ -317,11 +326,12 @@ class Streams:
         status = response.status_code
         reason = f"the server answers {status}: {self.key.quote(await _reason(response))}"
         if status in BUSY:
-            return Broken(reason, retry_after_s(response.headers.get("retry-after", "")))
+            return Broken(reason, retry_after_s(response.headers.get("retry-after", "")), status in WAITED_FOR)
         if status in (401, 403):
             reason += f"; put its key into the environment as {self.key.variable}"
         elif status in (404, 405):
-            reason += f"; is 'base_url' right? It is what stands before /completions, often {_root(self._url)}/v1"
+            root = str(httpx.URL(self._url).copy_with(path="")).rstrip("/")
+            reason += f"; is 'base_url' right? It is what stands before /completions, often {root}/v1"
         elif response.is_redirect:
             reason += f"; it points to {self.key.quote(response.headers['location'])}: correct 'base_url'"
         return EngineError(f"{self._url}: {reason}")
@@ -361,32 +371,3 @@ async def _reason(response: httpx.Response) -> str:
         return error_text(json.loads(text))
     except (ValueError, RecursionError):
         return text
-
-
-def retry_after_s(value: str) -> float:
-    """Seconds that a Retry-After header asks for, a number or a date (RFC 9110, 10.2.3); 0 for anything else."""
-    try:
-        wait = float(value)
-    except ValueError:
-        try:
-            wait = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return 0.0
-    return wait if wait > 0 else 0.0  # NaN is not
-
-
-def _root(url: str) -> str:
-    return str(httpx.URL(url).copy_with(path="")).rstrip("/")
-
-
-def check_url(base_url: str) -> str:
-    """The address without a slash at its end. Raises `InputError` for what is none, or holds a password."""
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise InputError(f"key 'base_url' has the value {base_url!r}: no address ({error})") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise InputError(f"key 'base_url' has the value {base_url!r}: expected for example http://localhost:8000/v1")
-    if url.userinfo:
-        raise InputError("key 'base_url' holds a user name; give a key through the environment, see api_key_env")
-    return base_url.rstrip("/")
