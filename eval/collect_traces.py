@@ -8,6 +8,7 @@ Each set of problems gets a folder `<output_dir>/<model>/<set>` (see secateur/en
 elsewhere too. A run that was cut off goes on where it stood; at its end it says how redundant the traces are
 (eval/studies/redundancy.py)."""
 
+from contextlib import closing
 from pathlib import Path
 
 from rich.markup import escape
@@ -47,14 +48,13 @@ def _collect_model(config: CollectConfig, name: str, sets: dict[str, list[Proble
     shares = {set_name: current_ranks().shard(problems) for set_name, problems in sets.items()}
     if all(_wanted(config, shares[set_name]) <= writers[set_name].done for set_name in sets):
         return
-    engine, tokenizer = config.open_engine(name, layers or None), load_tokenizer(config.tokenizer_of(name))
-    for set_name, problems in shares.items():
-        plan = WantedTraces(problems, config.samples, config.spec, config.prompt, config.seed, config.rows)
-        with writers[set_name] as writer:
-            sample_missing(
-                engine, tokenizer, plan, writer, name, config.cut_rule, config.states, title=f"{name}, {set_name}"
-            )
-    engine.close()
+    tokenizer = load_tokenizer(config.tokenizer_of(name))
+    with closing(config.open_engine(name, layers or None)) as engine:
+        for set_name, problems in shares.items():
+            plan = WantedTraces(problems, config.samples, config.spec, config.prompt, config.seed, config.rows)
+            title = f"{name}, {set_name}"
+            with writers[set_name] as writer:
+                sample_missing(engine, tokenizer, plan, writer, name, config.cut_rule, config.states, title=title)
 
 
 def _wanted(config: CollectConfig, problems: list[Problem]) -> set[tuple[str, int | str]]:

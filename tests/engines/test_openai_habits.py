@@ -234,9 +234,18 @@ def test_the_self_check_sees_a_server_that_goes_on(served: Served) -> None:
         served.engine(server, abort_check="warn")
 
 
-def test_the_self_check_says_where_it_cannot_see(served: Served) -> None:
-    with pytest.warns(RuntimeWarning, match="could not be checked"):
-        served.engine(served.server(mute_metrics=True), abort_check="require")
+@pytest.mark.parametrize(
+    ("owner", "option"),
+    [
+        ("llamacpp", "llama.cpp with --metrics"),
+        ("sglang", "SGLang with --enable-metrics"),
+        ("vllm", "vLLM without --disable-log-stats"),
+        ("someone", "--metrics, .*--enable-metrics, .*--disable-log-stats, .*TGI"),
+    ],
+)
+def test_the_self_check_says_where_it_cannot_see_and_what_shows_it(served: Served, owner: str, option: str) -> None:
+    with pytest.warns(RuntimeWarning, match=f"could not be checked.*{option}"):
+        served.engine(served.server(mute_metrics=True, owner=owner), abort_check="require")
 
 
 def test_the_key_comes_from_the_environment_and_stays_there(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

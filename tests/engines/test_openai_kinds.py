@@ -4,7 +4,7 @@ login pages over real HTTP, with the answer that each must get and the tokens th
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -18,7 +18,7 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.openai.engine import OpenAIEngine
 from secateur.engines.openai.protocol import retry_after_s
 from secateur.runtime.errors import InputError
-from tests.engines.contract import drain
+from tests.engines.contract import advance, drain
 from tests.local_server import LocalServer, QuietHandler
 
 SPEC = SamplingSpec(temperature=0, max_tokens=40)
@@ -40,11 +40,25 @@ class Answer:
 
 
 class Foreign(LocalServer):
-    """A server by script: `answers` to all completions but the engine's own probes, the last one again and again."""
+    """A server by script: `answers` to all completions but the engine's own probes, the last one again and again.
 
-    def __init__(self, *answers: Answer, text_only: bool = False, prefix: str = "/v1") -> None:
+    `kind` is what it speaks (vLLM, llama.cpp or text); `refuses` are keys that it answers 400 for, with `words`;
+    `busy` are answers to the first requests of all, also to that for the list of models, None where it answers as
+    ever; `entry` is in that list."""
+
+    def __init__(
+        self,
+        *answers: Answer,
+        kind: str = "vLLM",
+        prefix: str = "/v1",
+        refuses: Sequence[str] = (),
+        words: str = "unknown argument: {}",
+        busy: Sequence[Answer | None] = (),
+        entry: Record | None = None,
+    ) -> None:
         super().__init__(_Handler)
-        self.answers, self.text_only, self.prefix = list(answers), text_only, prefix
+        self.answers, self.kind, self.prefix = list(answers), kind, prefix
+        self.refuses, self.words, self.busy, self.entry = refuses, words, list(busy), entry or {}
         self.bodies: list[Record] = []
         self.headers: list[dict[str, str]] = []
         self.open = self.computed = 0
@@ -52,20 +66,33 @@ class Foreign(LocalServer):
 
     def next_answer(self, body: Record) -> Answer:
         with self.lock:
+            if self.kind == "text" and not isinstance(body["prompt"], str):
+                return Answer([json.dumps({"error": {"message": "prompt must be text"}}).encode()], status=400)
+            if refused := [key for key in self.refuses if key in body]:
+                return Answer([self.words.format(refused[0]).encode()], status=400)
             if body["max_tokens"] == 2:  # the engine asks which dialect it is
-                return stream(text("a"), text("b", "length")) if self.text_only else stream(ids(1), ids(2, "length"))
+                return self._trial(body)
             self.bodies.append(body)
             answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
             self.computed += answer.tokens
             return answer
+
+    def _trial(self, body: Record) -> Answer:
+        if self.kind == "llama.cpp" and body.get("verbose"):
+            return stream(verbose(1), verbose(2), verbose(done="length", count=2))
+        if self.kind == "vLLM":
+            return stream(ids(1), ids(2, "length"))
+        return stream(text("a"), text("b", "length"))
 
 
 class _Handler(QuietHandler):
     server: Foreign
 
     def do_GET(self) -> None:
+        if self._was_busy():
+            return None
         if self.path == f"{self.server.prefix}/models":
-            return self._json({"data": [{"id": "served"}]})
+            return self._json({"data": [{"id": "served"} | self.server.entry]})
         self._json({"detail": "Not Found"}, 404)
 
     def do_POST(self) -> None:
@@ -73,8 +100,8 @@ class _Handler(QuietHandler):
         self.server.headers.append(dict(self.headers))
         if not self.path.startswith(self.server.prefix + "/completions"):
             return self._json({"detail": "Not Found"}, 404)
-        if self.server.text_only and not isinstance(body["prompt"], str):
-            return self._json({"error": {"message": "prompt must be text"}}, 400)
+        if self._was_busy():
+            return None
         answer = self.server.next_answer(body)
         if answer.status != 200:
             return self._send(answer.status, b"".join(answer.lines), answer.headers)
@@ -87,6 +114,13 @@ class _Handler(QuietHandler):
         finally:
             with self.server.lock:
                 self.server.open -= 1
+
+    def _was_busy(self) -> bool:
+        with self.server.lock:
+            answer = self.server.busy.pop(0) if self.server.busy else None
+        if answer is not None:
+            self._send(answer.status, b"".join(answer.lines), answer.headers)
+        return answer is not None
 
     def _write(self, answer: Answer) -> None:
         self.send_response(200)
@@ -120,6 +154,13 @@ def ids(*tokens: int | str | None, usage: int | None = None, **extra: Any) -> Re
     return {"choices": [choice | extra]} | ({} if usage is None else {"usage": {"completion_tokens": usage}})
 
 
+def verbose(*tokens: int, count: int | None = None, done: str | None = None, piece: str | None = None) -> Record:
+    """A chunk as llama.cpp sends it when it is asked for its debugging field; `count` is of the whole stream."""
+    said = "".join(f"<{number}>" for number in tokens) if piece is None else piece
+    told = {"content": said, "tokens": list(tokens)} | ({} if count is None else {"tokens_predicted": count})
+    return text(said, done, __verbose=told)
+
+
 def text(piece: str, done: str | None = None, **extra: Any) -> Record:
     return {"choices": [{"index": 0, "text": piece, "finish_reason": done}]} | extra
 
@@ -136,8 +177,9 @@ class Client:
     def __init__(self, model: Path) -> None:
         self.model, self.opened = model, []
 
-    def __call__(self, *answers: Answer, text_only: bool = False, **options: Any) -> tuple[Foreign, OpenAIEngine]:
-        server = Foreign(*answers, text_only=text_only).__enter__()
+    def __call__(self, *answers: Answer, **options: Any) -> tuple[Foreign, OpenAIEngine]:
+        ways = {key: options.pop(key) for key in ("kind", "refuses", "words", "busy", "entry") if key in options}
+        server = Foreign(*answers, **ways).__enter__()
         self.opened.append(server)
         values = {"tokenizer": str(self.model), "abort_check": "off"} | options
         engine = OpenAIEngine(f"{server.url}/v1", "served", **values)
@@ -220,7 +262,7 @@ def test_cumulative_usage_is_the_ledger_s_of_a_text_server(client: Client, usage
         for piece, done, figure in zip(("So wait", " it is"), (None, "length"), figures, strict=True)
     ]
     behind = [{"choices": [], "usage": {"completion_tokens": 7}}] * (usage == "behind")
-    _, engine = client(stream(*pieces, *behind), text_only=True)
+    _, engine = client(stream(*pieces, *behind), kind="text")
     handles, events = run(engine)
     assert ledger(engine, handles) == 7 and "".join(event.text for event in events) == "So wait it is"
 
@@ -228,10 +270,112 @@ def test_cumulative_usage_is_the_ledger_s_of_a_text_server(client: Client, usage
 def test_a_text_server_that_breaks_is_in_the_ledger_with_both_parts(client: Client) -> None:
     broken = stream(text("So wait", usage={"completion_tokens": 3}), end=False, breaks=True)
     rest = stream(text(" it is", "length", usage={"completion_tokens": 4}))
-    server, engine = client(broken, rest, text_only=True)
+    server, engine = client(broken, rest, kind="text")
     handles, events = run(engine)
     assert ledger(engine, handles) == 7 and "".join(event.text for event in events) == "So wait it is"
     assert server.bodies[1]["prompt"].endswith("So wait")
+
+
+OFF = {
+    "top_p": 1.0,
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+ORDER = ["penalties", "temperature", "top_k", "top_p", "min_p"]
+
+
+@pytest.mark.parametrize("kind", ["vLLM", "llama.cpp", "text"])
+def test_every_key_of_sampling_is_sent_and_recorded(client: Client, kind: str) -> None:
+    """Those that are off as well, for a server has defaults of its own; llama.cpp is told the order of its steps."""
+    own = {"repeat_penalty": 1.0, "mirostat": 0, "samplers": ORDER} if kind == "llama.cpp" else {}
+    server, engine = client(three(kind), kind=kind, extra_body={"logit_bias": {"5": 1}})
+    for spec, wanted in (
+        (SamplingSpec(temperature=0.6, max_tokens=9), {"temperature": 0.6}),
+        (SamplingSpec(0.6, 0.9, 20, 9), {"temperature": 0.6, "top_p": 0.9, "top_k": 20}),
+    ):
+        run(engine, spec=spec)
+        sent = OFF | own | wanted
+        assert sent.items() <= server.bodies[-1].items() and isinstance(server.bodies[-1]["seed"], int)
+        recorded = engine.sampled_with(spec)
+        assert recorded["not_sent"] == [] and recorded["sent"].pop("seed")
+        assert recorded["sent"] == sent | {"logit_bias": {"5": 1}}
+
+
+@pytest.mark.parametrize(
+    ("refuses", "words", "not_sent"),
+    [
+        (["top_k", "min_p"], "Unrecognized request argument supplied: {}", ["min_p", "top_k"]),
+        (["seed"], '{{"error": {{"message": "{} is not permitted"}}}}', ["seed"]),
+        (
+            ["top_k"],
+            "no such argument",
+            ["frequency_penalty", "min_p", "presence_penalty", "repetition_penalty", "seed", "top_k"],
+        ),
+    ],
+)
+def test_keys_that_a_server_refuses_are_learnt_said_and_recorded(
+    client: Client, refuses: list[str], words: str, not_sent: list[str]
+) -> None:
+    with pytest.warns(RuntimeWarning, match=f"refuses {', '.join(not_sent)}, so") as said:
+        server, engine = client(three("text"), kind="text", refuses=refuses, words=words)
+    assert len(said) == 1
+    assert tokens_of(run(engine)[1]) and not set(not_sent) & server.bodies[0].keys()
+    recorded = engine.sampled_with(SPEC)
+    assert recorded["not_sent"] == not_sent and not set(not_sent) & recorded["sent"].keys()
+    if "top_k" in refuses:
+        with pytest.raises(InputError, match="'top_k' has the value 5"):
+            engine.start([5, 6, 7], [0], SamplingSpec(top_k=5))
+
+
+def test_ids_of_llama_cpp_come_from_its_debugging_field(client: Client) -> None:
+    """It keeps a text back until its last character is whole, and gives the last token's id alone; the tokenizer
+    knows the others, its own count how many they are."""
+    words = load_tokenizer(client.model).encode("wait", add_special_tokens=False)
+    chunks = [verbose(9, count=1), verbose(words[-1], count=1 + len(words), piece="wait")]
+    server, engine = client(stream(*chunks, verbose(done="stop", count=1 + len(words))), kind="llama.cpp")
+    handles, events = run(engine)
+    assert len(words) > 1 and tokens_of(events) == [9, *words] and ledger(engine, handles) == 1 + len(words)
+    assert server.bodies[0]["prompt"] == [5, 6, 7]
+    with pytest.raises(InputError, match="'tokenizer'"):
+        client(stream(ids(9)), kind="llama.cpp", tokenizer=None)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"max_model_len": 64}, {"meta": {"n_ctx": 64, "n_ctx_train": 8192}}, {"context_length": 64}, {"meta": None}],
+)
+def test_the_context_is_known_in_each_server_s_words(client: Client, entry: Record) -> None:
+    _, engine = client(three("vLLM"), entry=entry)
+    assert engine._context == engine.dialect.context == (None if entry == {"meta": None} else 64)
+    if engine._context:
+        with pytest.raises(InputError, match="lower max_tokens to 61"):
+            engine.start([5, 6, 7], [0], SamplingSpec(max_tokens=62))
+
+
+LOADING = Answer([b'{"error": {"message": "Loading model", "code": 503}}'], status=503)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "1"}])
+def test_a_server_that_is_busy_at_the_start_is_waited_for(
+    client: Client, capsys: pytest.CaptureFixture, headers: dict[str, str]
+) -> None:
+    """The list of models and the first completion alike: what they say would be missed else."""
+    first, second = (Answer(LOADING.lines, status=status, headers=headers) for status in (503, 429))
+    server, engine = client(three("vLLM"), busy=[first, None, second], entry={"max_model_len": 64})
+    assert tokens_of(run(engine)[1]) == [9, 8, 7] and engine._context == 64 and not server.busy
+    said = capsys.readouterr().out
+    assert said.count("the server is busy") == 2 and "Loading model" in said and "600 seconds at most" in said
+    assert ("asks to wait 1 seconds" in said) == bool(headers)
+
+
+@pytest.mark.parametrize(("headers", "said"), [({"Retry-After": "900"}, "asks to wait 900 seconds"), ({}, "is busy")])
+def test_a_server_that_stays_busy_is_given_up(client: Client, headers: dict[str, str], said: str) -> None:
+    busy = [Answer(LOADING.lines, status=503, headers=headers)] * 50
+    with pytest.raises(InputError, match=f"{said}.*Loading model.*raise that option"):
+        client(three("vLLM"), busy=busy, read_timeout_s=1.0)
 
 
 LLAMA_CPP = {"content": [{"token": "x", "logprob": -1.0, "top_logprobs": [{"logprob": -1.0}, {"logprob": -3.0}]}]}
@@ -402,23 +546,71 @@ def wait_until(condition: Any) -> None:
     raise AssertionError("the server did not come to rest")
 
 
-@pytest.mark.parametrize("fault", [{"status": 400}, {"status": 503}, {"breaks": True, "end": False}])
-def test_whatever_fails_the_ledger_holds_what_the_server_was_asked_for(client: Client, fault: Record) -> None:
+def three(kind: str, *, broken: bool = False, **options: Any) -> Answer:
+    """A trace of three tokens as a kind of server sends it; the first token alone, if it is `broken`."""
+    word = "wait" if kind == "text" else None
+    made = {
+        "vLLM": [ids(9, usage=1), ids(8, usage=2), ids(7, "stop", usage=3)],
+        "llama.cpp": [verbose(9, count=1), verbose(8, count=2), verbose(7, count=3), verbose(done="stop", count=3)],
+        "text": [
+            text(piece, done, usage={"completion_tokens": count})
+            for count, (piece, done) in enumerate([(word, None), (word, None), (word, "stop")], 1)
+        ],
+    }[kind]
+    return stream(*made[:1], tokens=1, **options) if broken else stream(*made, tokens=3)
+
+
+KINDS = ("vLLM", "llama.cpp", "text")
+FAULTS: dict[str, Record] = {
+    "refused": {"status": 400},
+    "busy": {"status": 503},
+    "later": {"status": 429, "headers": {"Retry-After": "0"}},
+    "closed": {"broken": True, "breaks": True, "end": False},
+    "ended early": {"broken": True, "end": False},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", [*FAULTS, "reported"])
+def test_whatever_fails_the_ledger_holds_what_the_server_was_asked_for(client: Client, kind: str, fault: str) -> None:
     """Twelve traces of three tokens; every third answer fails first, or for good."""
     answers = []
     for index in range(12):
         if index % 3 == 2:
-            answers.append(stream(ids(9), **fault) if "breaks" in fault else Answer([b"no"], **fault))
-        answers.append(stream(ids(9), ids(8), ids(7, "stop")))
-    server, engine = client(*answers)
+            answers.append(_failing(kind, fault))
+        answers.append(three(kind))
+    server, engine = client(*answers, kind=kind)
     handles = []
     for index in range(12):
         handles += engine.start([5, 6, 7], [index], SPEC)
         try:
             drain(engine)
         except EngineError:
-            assert fault == {"status": 400}
+            assert fault == "refused"
     assert ledger(engine, handles) == server.computed
+    assert engine.retries == (0 if fault == "refused" else 4)
+
+
+def _failing(kind: str, fault: str) -> Answer:
+    if fault == "reported":
+        first = three(kind, broken=True)
+        return Answer([*first.lines[:1], event(OVERLOADED)], tokens=1)
+    options = FAULTS[fault]
+    return Answer([b"no"], **options) if "status" in options else three(kind, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_came_of_closed_traces_is_in_the_ledger(client: Client, kind: str) -> None:
+    """Eight traces whose servers send one token and then pings; they are pruned, some after a park."""
+    lasting = Answer([three(kind, broken=True).lines[0], b": ping\n\n"], tokens=1, forever=True)
+    server, engine = client(lasting, kind=kind)
+    handles = engine.start([5, 6, 7], list(range(8)), SPEC)
+    wait_until(lambda: server.open == 8)
+    advance(engine, handles[:2], 1)
+    engine.park(handles[4:])
+    engine.prune(handles)
+    wait_until(lambda: server.open == 0)
+    assert ledger(engine, handles) == server.computed == 8
 
 
 @pytest.mark.parametrize("prefix", ["/v1", "/elsewhere/v1"])

@@ -116,11 +116,35 @@ def test_traces_of_a_server(tiny_model: Path, problems: Path, tmp_path: Path, te
         requests = server.counters.requests
         collect(chosen)
         assert server.counters.requests == requests
+        body = server.counters.bodies[-1]
     for entry in read_trace_folder(tmp_path / "base" / "train"):
         for stored in entry.traces:
             assert stored.trace.n_tokens == len(stored.trace.token_ids) == len(stored.load_confidences())
             assert stored.trace.finish_reason in ("stop", "length")
-    assert read_json(tmp_path / "base" / "train" / "settings.json")["engine"] == "openai"
+    for name in ("train", "dev"):
+        settings = read_json(tmp_path / "base" / name / "settings.json")
+        told = settings["server"]
+        assert settings["engine"] == "openai" and told["sent"].pop("seed") and told["sent"].items() <= body.items()
+        assert told["not_sent"] == (["min_p", "repetition_penalty", "top_k"] if text_only else [])
+
+
+def test_traces_of_servers_that_sample_in_other_ways_are_not_mixed(
+    tiny_model: Path, problems: Path, tmp_path: Path
+) -> None:
+    """What a server refuses is known only once it was asked; the folder is not touched then."""
+    options = {"tokenizer": str(tiny_model), "abort_check": "off"}
+    common = {"models": {"base": "served"}, "engine": "openai", "states": False}
+    for text_only, samples in ((True, 2), (False, 3)):
+        with CompletionsServer(TransformersEngine(tiny_model), Habits(text_only=text_only)) as server:
+            options["base_url"] = server.url
+            chosen = config(tiny_model, problems, tmp_path, engine_options=options, samples=samples, **common)
+            if text_only:
+                collect(chosen)
+                before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+            else:
+                with pytest.raises(InputError, match=r"settings.json: key 'server\.not_sent'"):
+                    collect(chosen)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ REFUSABLE = ("top_k", "seed", *_OFF)
 class Chunk:
     """New tokens of one trace's stream. `computed` [tokens] is what the server says it has generated in this request,
     `cached` how much of the prompt it had, both None where it does not say; `prefill` [tokens] is set on the first
-    chunk of a request; `correction` [tokens] on its last: what the server's count has more than ours."""
+    chunk of a request; `correction` [tokens] is what the server's count has more than ours."""
 
     trace: int
     token_ids: tuple[int, ...] = ()
@@ -144,8 +144,8 @@ class Request:
     """One stream of one trace: the prompt with all tokens it had before, and what has come since.
 
     `received` and `computed` [tokens] are what came, and what the server says it has generated, since the stream was
-    opened; `correction` what it had more in those that broke; `retries` counts the breaks, `failures` those since a
-    token came; `last` is the chunk that ended the trace."""
+    opened; `correction` what it had more in those that broke, `settled` what of all that chunks carry; `retries`
+    counts the breaks, `failures` those since a token came; `last` is the chunk that ended the trace."""
 
     trace: int
     prompt_ids: list[int]
@@ -157,6 +157,7 @@ class Request:
     received: int = 0
     computed: int = 0
     correction: int = 0
+    settled: int = 0
     retries: int = 0
     failures: int = 0
     opened: bool = False
@@ -175,8 +176,14 @@ class Request:
     def end(self) -> Chunk:
         """The trace's last chunk, which carries what the server counted more than we did."""
         last = self.last or Chunk(self.trace, done="length")
-        last.correction = self._missed()
+        last.correction = self.settle()
         return last
+
+    def settle(self) -> int:
+        """What the server counted more than we did and no chunk carries yet."""
+        more = self._missed() - self.settled
+        self.settled += more
+        return more
 
     def _missed(self) -> int:
         return self.correction + (self.computed - self.received if self.computed else 0)

@@ -253,6 +253,7 @@ class Streams:
         if request.received > 2 * request.budget + _SLACK:  # text may be cut into more tokens here than there
             raise EngineError(f"{self._url}: the server goes on after max_tokens ({request.budget}), so it is left")
         if chunk.done is None:
+            chunk.correction = request.settle()
             self.inbox.put(chunk)
         else:
             request.last = chunk
