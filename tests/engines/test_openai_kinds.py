@@ -4,6 +4,7 @@ login pages over real HTTP, with the answer that each must get and the tokens th
 import json
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -349,10 +350,21 @@ def test_ids_of_llama_cpp_come_from_its_debugging_field(client: Client) -> None:
 )
 def test_the_context_is_known_in_each_server_s_words(client: Client, entry: Record) -> None:
     _, engine = client(three("vLLM"), entry=entry)
-    assert engine._context == engine.dialect.context == (None if entry == {"meta": None} else 64)
-    if engine._context:
+    assert engine.context == engine.dialect.context == (None if entry == {"meta": None} else 64)
+    if engine.context:
         with pytest.raises(InputError, match="lower max_tokens to 61"):
             engine.start([5, 6, 7], [0], SamplingSpec(max_tokens=62))
+
+
+def test_a_server_that_cuts_traces_off_by_itself_is_reported_once(client: Client) -> None:
+    _, engine = client(stream(ids(9), ids(8, "length")))
+    with pytest.warns(RuntimeWarning, match="after 2 of 40 tokens") as said:
+        run(engine, count=3)
+    assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, engine = client(stream(ids(9), ids(8, "length")))
+        run(engine, spec=SamplingSpec(max_tokens=2))
 
 
 LOADING = Answer([b'{"error": {"message": "Loading model", "code": 503}}'], status=503)
@@ -365,7 +377,7 @@ def test_a_server_that_is_busy_at_the_start_is_waited_for(
     """The list of models and the first completion alike: what they say would be missed else."""
     first, second = (Answer(LOADING.lines, status=status, headers=headers) for status in (503, 429))
     server, engine = client(three("vLLM"), busy=[first, None, second], entry={"max_model_len": 64})
-    assert tokens_of(run(engine)[1]) == [9, 8, 7] and engine._context == 64 and not server.busy
+    assert tokens_of(run(engine)[1]) == [9, 8, 7] and engine.context == 64 and not server.busy
     said = capsys.readouterr().out
     assert said.count("the server is busy") == 2 and "Loading model" in said and "600 seconds at most" in said
     assert ("asks to wait 1 seconds" in said) == bool(headers)
@@ -601,16 +613,16 @@ def _failing(kind: str, fault: str) -> Answer:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_came_of_closed_traces_is_in_the_ledger(client: Client, kind: str) -> None:
-    """Eight traces whose servers send one token and then pings; they are pruned, some after a park."""
-    lasting = Answer([three(kind, broken=True).lines[0], b": ping\n\n"], tokens=1, forever=True)
+    """Eight traces of which two tokens come, and pings after them; one token is delivered before all are pruned."""
+    lasting = Answer([*three(kind).lines[:2], b": ping\n\n"], tokens=2, forever=True)
     server, engine = client(lasting, kind=kind)
     handles = engine.start([5, 6, 7], list(range(8)), SPEC)
-    wait_until(lambda: server.open == 8)
-    advance(engine, handles[:2], 1)
+    wait_until(lambda: engine._streams.inbox.qsize() == 16)
+    assert len(engine.step()) == 8
     engine.park(handles[4:])
     engine.prune(handles)
-    wait_until(lambda: server.open == 0)
-    assert ledger(engine, handles) == server.computed == 8
+    assert ledger(engine, handles) == server.computed == 16
+    assert sum(engine.usage(trace).overrun_tokens for trace in handles) == 8
 
 
 @pytest.mark.parametrize("prefix", ["/v1", "/elsewhere/v1"])

@@ -97,7 +97,7 @@ def _ask_models(streams: Streams, base_url: str, model: str) -> Dialect:
         names = streams.key.quote(", ".join(sorted(served)))
         raise InputError(f"{base_url}: serves no model '{model}', but: {names}")
     entry = served.get(model, {})
-    return Dialect(context=_context_of(entry), server=_SERVERS.get(entry.get("owned_by"), ""))
+    return Dialect(context=_context_of(entry), server=_SERVERS.get(str(entry.get("owned_by")), ""))
 
 
 async def _patiently(streams: Streams, url: str, attempt: Callable[[], Coroutine[object, object, T]]) -> T:

@@ -10,6 +10,7 @@ A chunk costs this process about 80 µs (256 streams, one core): from some 12,00
 ahead of us, and more is computed than a cut needs; let it send several tokens in a chunk (vLLM: --stream-interval).
 """
 
+import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ class OpenAIEngine:
         )
         self._traces: list[_ServedTrace] = []
         self._running: dict[int, _ServedTrace] = {}
+        self._said_cut_off = False
         try:
             self._get_to_know(base_url.rstrip("/"), model, abort_check)
         except BaseException:
@@ -257,7 +259,9 @@ class OpenAIEngine:
     def _drop(self, traces: list[_ServedTrace], status: str) -> None:
         self._stop(traces, status)
         for trace in traces:
-            trace.usage.overrun_tokens += sum(len(chunk.token_ids) + chunk.correction for chunk in trace.backlog)
+            late = sum(len(chunk.token_ids) + chunk.correction for chunk in trace.backlog)
+            trace.usage.overrun_tokens += max(late, 0)
+            trace.usage.generated_tokens += min(late, 0)  # its text was cut into too many tokens here
             trace.backlog.clear()
 
     def _sort_in(self) -> None:
@@ -292,7 +296,22 @@ class OpenAIEngine:
             text += "" if trace.text is None else trace.text.finish()
             trace.status = "finished"
             del self._running[trace.handle]
+            self._say_cut_off(trace, chunk)
         return Event(trace.handle, chunk.token_ids, text, chunk.done, chunk.confidences)
+
+    def _say_cut_off(self, trace: _ServedTrace, last: Chunk) -> None:
+        """Once: a server that tells no context may end traces at its own, which looks like our cap. A tenth is left
+        for text that is cut into more tokens there."""
+        had, most = trace.usage.generated_tokens, trace.spec.max_tokens
+        if last.done == "length" and had < 0.9 * most and not self._said_cut_off:
+            self._said_cut_off = True
+            warnings.warn(
+                f"the server ended a trace after {had} of {most} tokens, as traces are that reach max_tokens: its "
+                "context is full or it has a cap of its own; lower max_tokens, or give it more room (llama.cpp: -c, "
+                "divided by -np)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def _ends(trace: _ServedTrace) -> bool:

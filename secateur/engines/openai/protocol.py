@@ -84,7 +84,7 @@ class Dialect:
     def sampling(self, spec: SamplingSpec) -> dict[str, JSON]:
         """The keys of sampling that every request to this server carries, beside its seed."""
         keys = {"temperature": spec.temperature, "top_p": spec.top_p, "top_k": spec.top_k or _NO_TOP_K} | _OFF
-        if self.form is Ids.LLAMA_CPP:
+        if self.form is Ids.LLAMA_CPP or self.server == "llama.cpp":
             keys |= _LLAMA_CPP_OFF
         return {key: value for key, value in keys.items() if key not in self.unsent}
 
