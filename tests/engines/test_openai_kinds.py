@@ -19,7 +19,7 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.openai.engine import OpenAIEngine
 from secateur.engines.openai.protocol import retry_after_s
 from secateur.runtime.errors import InputError
-from tests.engines.contract import advance, drain
+from tests.engines.contract import drain
 from tests.local_server import LocalServer, QuietHandler
 
 SPEC = SamplingSpec(temperature=0, max_tokens=40)

@@ -106,23 +106,27 @@ async def _patiently(streams: Streams, url: str, attempt: Callable[[], Coroutine
     most, pause, waited = streams.patience.read_timeout_s, streams.patience.backoff_s, 0.0
     while True:
         try:
-            return await attempt()
+            return await _past_closed(attempt)
         except Broken as broken:
             if not broken.busy:
                 raise
             wait = max(broken.after_s, pause)
             if waited + wait > most:
-                raise InputError(
-                    _busy(
-                        url,
-                        broken,
-                        f"longer than read_timeout_s ({most:g} seconds): start it again later, or raise that option",
-                    )
-                ) from None
+                what = f"longer than read_timeout_s ({most:g} seconds): start it again later, or raise that option"
+                raise InputError(_busy(url, broken, what)) from None
             if not waited:
                 say(escape(_busy(url, broken, f"waiting, {most:g} seconds at most")))
         await asyncio.sleep(wait)
         waited, pause = waited + wait, min(2 * pause, _LONGEST_PAUSE_S)
+
+
+async def _past_closed(attempt: Callable[[], Coroutine[object, object, T]]) -> T:
+    """`attempt`, made again where the server has closed a connection that was kept open for it (llama.cpp does after
+    five seconds)."""
+    try:
+        return await attempt()
+    except httpx.RemoteProtocolError:
+        return await attempt()
 
 
 def _busy(url: str, broken: Broken, what: str) -> str:
