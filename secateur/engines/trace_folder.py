@@ -4,8 +4,8 @@
 `vector_macs` and `confidences`. `states`, `vector` and `confidences` name a file in `states/*.safetensors`, one per
 problem and lot, which is on disk before the line: hidden states (2 bytes × layers × hidden per token until the cut)
 under the sample number, what a judge made of them (4 bytes × width) under `vector-<sample>`, token confidences (2
-bytes per token) under `confidences-<sample>`. `settings.json` says what the traces were sampled with; others are
-refused."""
+bytes per token) under `confidences-<sample>`. `settings.json` says what the traces were sampled with, its key
+`server` what a server was sent for that; others are refused."""
 
 import json
 import os
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 CONFIDENCES_REMEDY = "sample anew into another output folder with `top_logprobs: 20`"
 _FILES = "traces*.jsonl"
 _LOT = 64  # traces of one problem that wait for a common states file
-_SERVER = "server"  # the key of settings.json for what `note_server` was told
 _LOT_SECONDS = 60.0  # …but none waits longer than this for its line
+_SERVER = "server"  # the key of settings.json for what `note_server` was told
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,7 +292,8 @@ def check_trace_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     if not path.is_file():
         raise InputError(f"{folder}: holds traces but no settings.json; give another output folder")
-    for key, there, now in _differences(read_json(path), settings):
+    if differences := _differences(read_json(path), settings):
+        key, there, now = differences[0]
         raise InputError(
             f"{path}: key '{key}' is {there!r} there and {now!r} now, so the traces would not belong together; give "
             "another output folder"
