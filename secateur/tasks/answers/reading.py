@@ -58,13 +58,14 @@ _SEPARATOR = re.compile(
     r"[,;]\s*(?:(?:and|or)(?![a-z])\s*)?|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\c[ua]p(?![a-z])\s*"
 )
 _COMMA = re.compile("[,;]")
+_WORD = re.compile(r"and|or|\\c[ua]p")
 _WORDS_BETWEEN = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}|\\(wedge|vee)(?![a-z])")
 _OPEN_WORD = re.compile(r"\\text\{\s*,?\s*(and|or)\s+(?=[^{}]*\d)([^{}]*)\}")  # `42\text{ or 43}`
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d]|,\d)")
 _ORDERED = re.compile(r"<|>|\\(?:le|ge|ne|notin)(?![a-zA-Z])")
 _DIFFERENCE = re.compile(r"\\setminus(?![a-z])|-(?=\s*\\\{)")
 _BRACED_THOUSANDS = re.compile(r"(?<!\\)\{\d{1,3}(?:,\d{3})+\}")
-_OUTWARD = re.compile(r"([\[\]])([^\[\]]*,[^\[\]]*)([\[\]])")
+_OUTWARD = re.compile(r"([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])")
 _OF_INTERVAL = re.compile(r"[a-z]\s*(\([^()\[\]]*\]|\[[^()\[\]]*[)\]])")  # `t(0,4]`, where the sign is missing
 _CONDITION = re.compile(
     r"(.*\S)\s*[,(]\s*([a-zA-Z])\s*\\in\s*\\mathbb\s*\{?\s*([ZNQR])\s*\}?(?:\s*\^?[*+])?\s*\)?$", re.DOTALL
@@ -75,15 +76,21 @@ _STATING = re.compile(
 _STATED = re.compile(r"\b(?:(?:answer|ans|result)\b.*(?:is\b|:|=)|option\b|choice\b)", re.I)
 _LETTER = re.compile(
     r"\(\s*([A-J])\s*\)|(?<![\w\\'])([A-J])\s*[.:)](?!\w)|"
-    r"(?<![\w\\'])([A-J])(?=\s+[-–]\s+[a-zA-Z]|\s+is (?:correct|right|true)|\s+\([^()]*[a-zA-Z]{2}|\s*$)"
+    r"(?<![\w\\'])([A-J])"
+    r"(?=\s+[-–]\s+[a-zA-Z]|\s+is (?:the )?(?:correct|right|true)|\s*,\s+not\s|\s+\([^()]*[a-zA-Z]{2}|\s*$)"
 )
 _FORMULA_BEHIND = re.compile(r"\s*(?:[+*/^_!=<>]|-\s*[\d\\(]|\((?![A-J]\)))")
 _DENIED_BEFORE = re.compile(
-    r"\b(?:not|never|isn.t|neither|nor|except|cannot be|rule out)\s*(?:option|choice)?\s*$", re.I
+    r"\b(?:not|never|isn.t|neither|nor|except|(?:all|any|anything|everything|each) but|exclude|eliminate|reject|"
+    r"discard|cannot be|rules? out)\s*(?:option|choice)?\s*\(?$",
+    re.I,
 )
-_DENIED_BEHIND = re.compile(
-    r"\s*(?:(?:is|are|was|must|can)\b[^,;.]*?(?:\bnot\b|n.t\b|wrong|false|incorrect|\bout\b|excluded|impossible)|"
-    r"(?:isn.t|wrong|incorrect|excluded|eliminated|cannot|can.t)\b)",
+_WRONG = r"(?:wrong|false|incorrect|untrue|invalid|impossible|excluded|eliminated|rejected|discarded|ruled)\b"
+_DENIED_BEHIND = re.compile(  # an option itself may be `No` or `cannot be determined`
+    rf"[\s):,–-]*(?:which\s+)?"
+    rf"(?:(?:is|are|was|were|must|can|has been|gets)\b[^,;.]*?(?:\bnot\b|n.t\b|\bout\b|{_WRONG})|"
+    rf"\(?(?:isn.t|doesn.t|does not|won.t|fails?|contradicts|(?:cannot|can.t) be (?:it|so|right|correct|true))\b|"
+    rf"\(?(?-i:no\b|not\b|false\b|{_WRONG})\)?\s*$)",
     re.I,
 )
 _PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,}(?![a-zA-Z])")
@@ -124,13 +131,16 @@ class _Reader:
     def choice(self, text: str) -> Reading | None:
         """The one letter that a text states as its choice, with the words or the value that it puts behind it."""
         plain = _TEXT.sub(r" \1 ", text).strip()
-        marks = [mark for mark in _LETTER.finditer(plain) if not _denied(plain, mark)]
+        found = list(_LETTER.finditer(plain))
+        marks = [mark for mark in found if not _denied(plain, mark)]
+        if found and not marks:
+            return words_reading(plain)
         letters = {next(filter(None, mark.groups())) for mark in marks}
         if len(letters) != 1 or any(mark.group(3) for mark in marks[1:]):
             return None
         letter, behind = letters.pop(), plain[marks[0].end() :]
         reading = Reading(f"letter {letter.lower()}", free=True)
-        if len(list(_LETTER.finditer(plain))) > len(marks):  # others were ruled out
+        if len(found) > len(marks):  # others were ruled out
             return reading
         if marks[0].start() > 0 or (not marks[0].group(3) and _FORMULA_BEHIND.match(behind)):
             return None
@@ -155,7 +165,10 @@ class _Reader:
         text = _BRACED_THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
         level = depths(text)
         text = _THOUSANDS.sub(lambda m: m.group().replace(",", "") if level[m.start()] == 0 else m.group(), text)
-        parts = [(before, part) for before, part in split_outside(text, _SEPARATOR) if part]
+        found = split_outside(text, _SEPARATOR)
+        if any(not part and _WORD.search(joint) for part, joint in _with_joints(found)):
+            raise Unreadable("a conjunction with nothing on one side")
+        parts = [(before, part) for before, part in found if part]
         if not parts:
             raise Unreadable("nothing but separators")
         return self.item(parts[0][1]) if len(parts) == 1 else self._several(parts)
@@ -183,9 +196,11 @@ class _Reader:
             said = zip(["", *joints], texts, items, strict=True)
             keys = sorted(f"{next((n for n in names if n in text), '')} {item.key}" for _, text, item in said)
             return Reading(f"{' '.join(sorted(words))} {{{'; '.join(keys)}}}", free=True)
-        if words == {"and"}:
-            return _joined("\\cap", items)
         both = _joined("\\cap", items)
+        if words == {"and"} and both.key == "{}":  # most who write so mean `or`: it is neither
+            return Reading(f"all of {set_reading(items).key}", free=True)
+        if words == {"and"}:
+            return both
         return (
             both if not words and both.key not in ("{}", *(item.key for item in items)) else _joined("\\cup", items)
         )
@@ -299,6 +314,12 @@ class _Reader:
         keys = [", ".join(cell.key for cell in row) for row in cells]
         key = "; ".join(sorted(keys) if match.group(1) == "cases" else keys)
         return Reading(f"matrix {key}", free=any(cell.free for row in cells for cell in row))
+
+
+def _with_joints(parts: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Every part with the separators before and behind it."""
+    joints = [before for before, _ in parts[1:]] + [""]
+    return [(part, f"{before} {behind}") for (before, part), behind in zip(parts, joints, strict=True)]
 
 
 def _times(factor: str, cell: str) -> str:

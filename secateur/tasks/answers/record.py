@@ -19,7 +19,8 @@ class Reading:
 
     `bare`: the key without what others leave out. `also`: further keys that say the same. `implied`: the key of an
     answer that is right for this one as a gold answer, while this one is not for that. `sequence`: of a plain list,
-    its items in their order. `free`: it holds variables. `members`: the keys of a set, else empty. `problem`: why it
+    its items in their order. `mark`: that was dropped (`degree`, `percent`, `dollar`). `whole`: as a gold answer it
+    wants its left side. `free`: it holds variables. `members`: the keys of a set, else empty. `problem`: why it
     cannot be read; its key then is its own text, so that it is still equal to itself.
     """
 
@@ -28,6 +29,8 @@ class Reading:
     also: tuple[str, ...] = ()
     implied: str | None = None
     sequence: str | None = None
+    mark: str = ""
+    whole: bool = False
     free: bool = False
     members: tuple[str, ...] = ()
     problem: str | None = None

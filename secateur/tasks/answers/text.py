@@ -33,8 +33,8 @@ _RENAMED = {
     **dict.fromkeys(_DROPPED.split(), ""),
     **dict.fromkeys(_BLANKS.split(), " "),
     **dict.fromkeys(["dfrac", "tfrac", "cfrac"], "\\frac"),
-    **dict.fromkeys(["leq", "leqslant"], "\\le"),
-    **dict.fromkeys(["geq", "geqslant"], "\\ge"),
+    **dict.fromkeys(["leq", "leqslant", "leqq"], "\\le"),
+    **dict.fromkeys(["geq", "geqslant", "geqq"], "\\ge"),
     **dict.fromkeys(["varnothing", "O"], "\\emptyset"),
     **dict.fromkeys(["langle", "lparen"], "("),
     **dict.fromkeys(["rangle", "rparen"], ")"),
@@ -58,6 +58,10 @@ _NEGATED = {"\\in": "\\notin ", "=": "\\ne ", "<": "\\ge ", ">": "\\le ", "\\le"
 _NEGATION = re.compile(r"\\not\s*(\\(?:in|le|ge)(?![a-zA-Z])|[=<>])")
 _TYPED = {">=": "\\ge ", "<=": "\\le ", "==": "=", "!=": "\\ne "}
 _TYPED_RELATION = re.compile(r"[<>=]=|(?<=[\sxyz])!=")  # right behind a number or a bracket, `!` is a factorial
+_EDGES = re.compile(
+    r"^(?:\{\}|\\\\|\s)+|(?:(?<![\w}\]])\{\}|(?<=[\d)])\{\}|\\\\|\\checkmark|[✓✔✅]|\s)+$"
+)  # decoration
+_SPACING = re.compile(r"\\[hv]space\*?\s*\{[^{}]*\}")
 _REPETEND = re.compile(r"\\overline\s*\{?\s*(\d)\s*\}?(\d*)\\overline\s*\{?\s*(\d)\s*\}?")
 
 
@@ -70,7 +74,7 @@ def normalise(answer: str) -> str:
     if (whole := _EMPHASIS.fullmatch(text)) is not None:  # before a star is taken for that of a command
         text = whole.group(2)
     text = _THOUSANDS_MARK.sub("", _ascii(text.translate(_UNICODE)))
-    text = _COMMAND.sub(_rename, _COLOUR.sub("", text))
+    text = _COMMAND.sub(_rename, _SPACING.sub(" ", _COLOUR.sub("", text)))
     text = _DEGREE.sub(r"^\\circ ", text.replace("~", " "))
     text = _UPRIGHT_COMMAND.sub(r"\1 ", text)
     text = _UPRIGHT_FUNCTION.sub(r"\\\1 ", _LEADING_SPACE_IN_TEXT.sub(r"\\text{", text))
@@ -179,8 +183,8 @@ def _rename(match: re.Match[str]) -> str:
 
 
 def _trim(text: str) -> str:
-    text = re.sub(r"\s+", " ", text).strip()
-    return text[:-1].strip() if text.endswith((".", ",", ";")) else text
+    text = _EDGES.sub("", re.sub(r"\s+", " ", text).strip())
+    return text[:-1].strip() if text.endswith((".", ",", ";")) and not text.endswith("..") else text
 
 
 def _unwrapped(text: str) -> str | None:
