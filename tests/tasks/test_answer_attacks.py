@@ -6,22 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from secateur.runtime.files import read_jsonl
 from secateur.tasks.answers.equality import grade_answers, grade_batch
 from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.records import read_problems
 
 Rewrite = tuple[str, str, str, bool]  # kind, answer, gold, whether it is right
-
-
-@pytest.fixture(scope="module")
-def reported(repository: Path) -> list[dict]:
-    path = repository.parent / "shared" / "cases" / "grading.jsonl"
-    if not path.is_file():
-        pytest.skip("no folder with reported cases beside the project")
-    return [record for _, record in read_jsonl(path)]
 
 
 def test_reported_verdicts(reported: list[dict]) -> None:
@@ -40,6 +29,13 @@ def test_reported_extractions(reported: list[dict]) -> None:
 def test_reported_golds_of_benchmarks_can_be_graded(reported: list[dict]) -> None:
     golds = [gold for case in reported if case["kind"].startswith("14") for gold in case["input"]["golds"]]
     assert golds and all(grade_answers(golds, golds))
+
+
+def test_every_reported_case_is_tested(reported: list[dict]) -> None:
+    """Verdicts, extractions and golds of a benchmark above; imports and files of problems in
+    tests/eval/test_imports.py."""
+    asked = ("grade_answers", "extract_answer", "load_problems", "--imports")
+    assert len(reported) >= 113 and all(case["function"].endswith(asked) for case in reported)
 
 
 def test_attacks_earn_nothing_and_plain_answers_are_right(repository: Path) -> None:
