@@ -106,8 +106,8 @@ def _warn_of_whole_cuts(judge: Judge, traces: Sequence[TraceResult]) -> None:
     started = [trace for trace in traces if trace.status != "unstarted"]
     if started and all(trace.status == "whole" for trace in started):
         warnings.warn(
-            f"no trace has {judge.cut_rule.in_words}, so the judge '{judge.name}' was never asked; take one that cuts "
-            "earlier, or at tokens (cut_kind: tokens)",
+            f"no trace has {judge.cut_rule.in_words}, so the judge '{judge.name}' was never asked; take one that "
+            "cuts earlier, or at tokens (cut_kind: tokens)",
             RuntimeWarning,
             stacklevel=3,
         )
