@@ -197,6 +197,37 @@ def test_what_left_sides_decide() -> None:
     assert grade_answers(["yx<5", "x<5", "(-\\infty,5)"], ["xy<5"] * 3) == [True, False, False]
 
 
+MULTIPLE = {  # as OlympiadBench writes golds: its final_answer, other forms of it, and what it is not
+    "$m_{\\max }=n^{2}-n-1$": (["n^2-n-1", "m_{\\max}=n(n-1)-1"], ["n^2-n", "m_{\\max}=n^2-1"]),
+    "$t(0,4]$": (["(0,4]", "t\\in(0,4]", "0<t\\le4"], ["[0,4]", "(0,4)"]),
+    "$N=n$": (["n", "N=n"], ["n+1"]),
+    "$1,-2,-5$": (["-5,-2,1", "x=1,x=-2,x=-5", "x\\in\\{1,-2,-5\\}"], ["1,-2", "(1,-2,-5)"]),
+    "$(1,1),(2,2)$": (["(2,2),(1,1)", "(x,y)=(1,1),(2,2)", "x=1,y=1,x=2,y=2"], ["(1,1)", "(1,2),(2,1)"]),
+    "$x=2, y=5$": (["(2,5)", "y=5,x=2", "(x,y)=(2,5)", "(y,x)=(5,2)"], ["(5,2)", "(y,x)=(2,5)", "2,5,7"]),
+    "$f(x)=0,f(x)=x^2$": (["f(x)=x^{2}\\text{ and }f(x)=0", "0,x^2"], ["f(x)=0", "f(x)=x^2,f(x)=1"]),
+    "$\\frac{\\pi}{3}+2 \\pi k, k \\in \\mathbb{Z}$": (
+        [
+            "x=\\frac{\\pi}{3}+2\\pi m, m\\in\\mathbb{Z}",
+            "\\frac{\\pi}{3}+2n\\pi\\ (n \\in \\mathbf{Z})",
+            "\\frac{\\pi}{3}+2\\pi n\\text{ where }n\\text{ is an integer}",
+            "\\frac{\\pi}{3}+2\\pi n\\text{ for all }n\\in\\mathbb{Z}",
+            "\\frac{\\pi}{3}+2\\pi n,\\text{ for any integer }n",
+        ],
+        ["\\frac{\\pi}{3}+\\pi n, n\\in\\mathbb{Z}", "\\frac{\\pi}{3}"],
+    ),
+    "$\\frac{\\pi}{6}+2\\pi k,\\frac{5\\pi}{6}+2\\pi k, k\\in\\mathbb{Z}$": (
+        ["x=\\frac{5\\pi}{6}+2\\pi n, \\frac{\\pi}{6}+2\\pi n, n\\in\\mathbb{Z}"],
+        ["x=\\frac{\\pi}{6}+2\\pi n, n\\in\\mathbb{Z}"],
+    ),
+}
+
+
+def test_golds_with_several_answers_take_names_orders_and_letters() -> None:
+    for gold, (right, wrong) in MULTIPLE.items():
+        assert grade_answers([gold, *right], [gold] * (1 + len(right))) == [True] * (1 + len(right)), gold
+        assert grade_answers(wrong, [gold] * len(wrong)) == [False] * len(wrong), gold
+
+
 def test_conditions_that_exclude_each_other_are_no_answer() -> None:
     """Who writes `x<1 and x>3` mostly means `or`; it is neither that nor the empty set."""
     golds = ["\\emptyset", "x<1\\text{ or }x>3", "(-\\infty,1)\\cup(3,\\infty)", "x>3\\text{ and }x<1"]

@@ -114,8 +114,14 @@ def _is_right(answer: Reading, gold: Reading) -> bool:
     other_mark = answer.mark and gold.mark and answer.mark != gold.mark
     if _EMPTY in (answer.key, gold.key) or other_mark:
         return False
+    if answer.named and gold.named and _names(answer) == _names(gold):  # whatever the order of a tuple
+        return answer.named == gold.named
     left_out = not gold.whole and _leaves_out(answer, gold)
     return answer.key in (gold.key, gold.implied) or left_out or _leaves_out(gold, answer)
+
+
+def _names(reading: Reading) -> list[str]:
+    return [value.partition(" = ")[0] for value in reading.named]
 
 
 def _leaves_out(less: Reading, more: Reading) -> bool:

@@ -52,6 +52,7 @@ from secateur.tasks.answers.text import (
     normalise,
     split_outside,
     unbalanced,
+    without_condition,
 )
 
 _SEPARATOR = re.compile(
@@ -67,9 +68,6 @@ _DIFFERENCE = re.compile(r"\\setminus(?![a-z])|-(?=\s*\\\{)")
 _BRACED_THOUSANDS = re.compile(r"(?<!\\)\{\d{1,3}(?:,\d{3})+\}")
 _OUTWARD = re.compile(r"([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])")
 _OF_INTERVAL = re.compile(r"[a-z]\s*(\([^()\[\]]*\]|\[[^()\[\]]*[)\]])")  # `t(0,4]`, where the sign is missing
-_CONDITION = re.compile(
-    r"(.*\S)\s*[,(]\s*([a-zA-Z])\s*\\in\s*\\mathbb\s*\{?\s*([ZNQR])\s*\}?(?:\s*\^?[*+])?\s*\)?$", re.DOTALL
-)
 _STATING = re.compile(
     r"(?:\s*(?:(?:the|final|correct|right|answer|ans|result|option|choice|is)\b|:|=|\}|\\text\s*\{))*\s*", re.I
 )
@@ -160,7 +158,7 @@ class _Reader:
         """
         if text.startswith("\\begin{") and text.count("\\begin") == 1 and text.endswith("}"):
             return self.item(text)
-        text = _CONDITION.sub(_unconditional, text)
+        text = without_condition(text)
         text = _OPEN_WORD.sub(r" \1 \\text{\2}", _WORDS_BETWEEN.sub(_word_between, text))
         text = _BRACED_THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
         level = depths(text)
@@ -185,8 +183,9 @@ class _Reader:
             return _named(names, [self.item(text, keep_name=True) for text in texts])
         items = [self.item(text, keep_name=len(set(names)) > 1) for text in texts]
         listed = "list " + "; ".join(item.key for item in items)
+        short = [item if item.whole else replace(item, key=item.bare or item.key) for item in items]
         found = set_reading(items)
-        return replace(found, sequence=listed) if found.members else found
+        return replace(found, sequence=listed, bare=set_reading(short).key) if found.members else found
 
     def _conditions(self, joints: list[str], texts: list[str], names: set[str]) -> Reading:
         """Several inequalities: all hold (`and`), one does (`or`); with commas all, unless one excludes another."""
@@ -344,24 +343,28 @@ def _word_between(match: re.Match[str]) -> str:
     return f" {match.group(1) or {'wedge': 'and', 'vee': 'or'}[match.group(2)]} "
 
 
-def _unconditional(match: re.Match[str]) -> str:
-    """A formula without the condition on its letter; a letter for any whole number is always `k`."""
-    formula, letter, domain = match.groups()
-    if domain not in "ZN" or re.search(r"(?<![a-zA-Z\\])k", formula):
-        return formula
-    return re.sub(rf"(?<![a-zA-Z\\]){letter}(?![a-zA-Z])", "k", formula)
-
-
 def _named(names: list[str], items: list[Reading]) -> Reading:
     """Values with names: single letters in their order are a tuple, all as they stand a list, indexed ones a set."""
     found, values = set_reading(items), [Reading(item.bare or item.key) for item in items]
-    ordered = [value.key for _, value in sorted(zip(names, values, strict=True), key=lambda pair: pair[0])]
-    in_order = ordered if all(len(name) == 1 for name in names) else [value.key for value in values]
+    width = len(set(names))
+    if width < len(names):  # `a=1, b=2, a=3, b=4` are two tuples
+        rows = [values[at : at + width] for at in range(0, len(names), width)]
+        periodic = len(names) % width == 0 and names == names[:width] * len(rows)
+        return set_reading([Reading(_tuple(row)) for row in rows]) if periodic else found
+    ordered = [value for _, value in sorted(zip(names, values, strict=True), key=lambda pair: pair[0])]
+    in_order = ordered if all(len(name) == 1 for name in names) else values
     indexed = "_" in names[0] and len({name.partition("_")[0] for name in names}) == 1
     listed = "list " + "; ".join(value.key for value in values)
     return replace(
-        found, bare=set_reading(values).key if indexed else None, also=(f"({'; '.join(in_order)})", listed)
+        found,
+        bare=set_reading(values).key if indexed else None,
+        also=(_tuple(in_order), listed),
+        named=tuple(sorted(f"{name} = {value.key}" for name, value in zip(names, values, strict=True))),
     )
+
+
+def _tuple(items: list[Reading]) -> str:
+    return f"({'; '.join(item.key for item in items)})"
 
 
 def _joined(sign: str, items: list[Reading]) -> Reading:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Protocol
 
 from secateur.tasks.answers.record import Algebra, Reading, Unreadable, interval, set_reading
-from secateur.tasks.answers.text import matching
+from secateur.tasks.answers.text import matching, split_outside
 
 RELATION = re.compile(r"\\(?:le|ge|ne|in|notin|approx)(?![a-zA-Z])|[=<>]")
 _NAME = re.compile(r"(?:\\?[a-zA-Z]+|\\text\{[^{}]*\})'?(?:\s*_\s*(?:\w|\{[^{}]*\}))?\s*(?:\([a-zA-Z0-9, ]*\))?")
@@ -78,6 +78,8 @@ def _equation(reader: Reader, sides: list[str], keep_name: bool) -> Reading:
         sides = sides[::-1]
     *heads, right = sides
     value = reader.answer(right)
+    if len(heads) == 1 and _NAMES.fullmatch(heads[0]) and value.key[0] == "(":
+        return replace(value, named=_names_of(heads[0], value.key))
     formulas = [head for head in heads if not _agrees(reader, head, value)]
     if not value.free:
         if keep_name and is_name(heads[0]):
@@ -94,6 +96,12 @@ def _equation(reader: Reader, sides: list[str], keep_name: bool) -> Reading:
     if is_name(heads[0]) and "\\" in heads[0]:
         return Reading(f"{re.sub(r'[{} ]', '', heads[0])} = {value.key}", bare=value.key, free=True)
     return replace(reader.algebra.relation(heads[0], right, "="), bare=value.key if is_name(heads[0]) else None)
+
+
+def _names_of(names: str, values: str) -> tuple[str, ...]:
+    """The values of a tuple, each with its name: `(y,x)=(1,2)`."""
+    pairs = zip(re.findall("[a-zA-Z]", names), split_outside(values[1:-1], re.compile("; ")), strict=False)
+    return tuple(sorted(f"{name} = {value}" for name, (_, value) in pairs))
 
 
 def _agrees(reader: Reader, head: str, value: Reading) -> bool:

@@ -158,6 +158,35 @@ def braced(text: str, start: int) -> int:
 BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
+def without_condition(text: str) -> str:
+    """A formula without the condition on its letter behind it: `k\\in\\mathbb{Z}`, `where n is an integer`.
+
+    A letter for any whole number is always `k` then.
+    """
+    match = _CONDITION.match(text) or _CONDITION_IN_WORDS.match(text)
+    if match is None:
+        return text
+    formula, letter = match.group(1), next(filter(None, match.groups()[1:]))
+    if match.groups()[-1] in ("Q", "R") or re.search(r"(?<![a-zA-Z\\])k", formula):
+        return formula
+    return re.sub(rf"(?<![a-zA-Z\\]){letter}(?![a-zA-Z])", "k", formula)
+
+
+_BETWEEN = r"(?:\\text\{|[\s},])*"
+_CONDITION = re.compile(
+    r"(.*?[^\s,(])(?:\s*[,(]\s*|\s+|(?=\\text))(?:\\text\{\s*(?:where|for|with)?(?:\s*(?:all|any|every|some|each))?\s*\}\s*)?"
+    r"([a-zA-Z])\s*\\in\s*\\(?:mathbb|text)\s*\{?\s*([ZNQR])\s*\}?(?:\s*\^?[*+])?\s*\)?$",
+    re.DOTALL,
+)
+_CONDITION_IN_WORDS = re.compile(
+    r"(.*?[^\s,(])[\s,(]*(?:\\text\{\s*)?"
+    rf"(?:(?:where|for|with){_BETWEEN})?(?:(?:all|any|every|some|each|an){_BETWEEN})?"
+    rf"(?:integers?{_BETWEEN}(?<![a-zA-Z])([a-zA-Z])|"
+    rf"(?<![a-zA-Z\\])([a-zA-Z]){_BETWEEN}(?:is{_BETWEEN})?(?:(?:an|any){_BETWEEN})?integers?){_BETWEEN}\)?$",
+    re.DOTALL,
+)
+
+
 def _ascii(text: str) -> str:
     """Digits of other scripts, full-width signs, raised digits and fractions of one sign, as ASCII spells them."""
     if text.isascii():
