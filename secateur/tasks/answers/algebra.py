@@ -38,6 +38,8 @@ _NO_MATHEMATICS = re.compile(
     r"\\(?:[hv]?phantom|[bx]?cancel|sout|not|tag|label|def|input|include)(?![a-zA-Z])|(?<=[\d)}])\s*'"
 )
 _PRIMED = re.compile(r"(?<![a-zA-Z])([a-zA-Z])\s*(?:'+|\^\{?(?:\\prime\s*)+\}?)")
+_DIFFERENTIATED = re.compile(r"\\i+nt(?![a-z])|\\frac\s*\{\s*d\s*[\^}]")
+_DIFFERENTIAL = re.compile(r"(?<![a-zA-Z\\])d(?=\s*[a-z\\])")  # `d a` would be one, but here it is a product
 _SHORT_BASE = re.compile(r"\\log\s*_\s*(10(?!\d)|\d)")  # TeX takes one digit, but nobody means base 1
 _COMMAND = re.compile(r"\\(?!frac|sqrt|binom|text)[a-zA-Z]+")
 _FACTOR = re.compile(r"(?<![\d._^])(\d+)\s*\(")
@@ -180,6 +182,8 @@ def _for_parser(text: str, both: set[str]) -> str:
     text = _SHORT_BASE.sub(r"\\log_{\1}", text)
     text = _DECIMAL.sub(lambda m: f"{{\\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}}}}", text)
     spelled = "".join(_spelled(match, both) for match in _TOKEN.finditer(text))
+    if not _DIFFERENTIATED.search(spelled):
+        spelled = _DIFFERENTIAL.sub("{d}", spelled)
     return _FACTOR.sub(r"\1\\cdot (", _braced_arguments(spelled)).replace("\\lg ", "\\log_{10} ")
 
 

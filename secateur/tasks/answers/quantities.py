@@ -284,7 +284,7 @@ def read_words(text: str, formula: Item) -> Reading | None:
         return None
     if "\\text{" in text or letters.lower() in _SHORT_WORDS:
         return words_reading(text)
-    long = max(map(len, plain.split())) > 3 and re.search("[aeiouAEIOU]|[^a-zA-Z ]", plain)
+    long = max(map(len, re.findall(r"[^\W\d_]+", plain))) > 3 and re.search("[aeiouAEIOU]|[^a-zA-Z ]", plain)
     return words_reading(text) if long else None
 
 

@@ -1,6 +1,5 @@
 """Equations and inequalities: names before a value, sets of real numbers, and what is left for algebra."""
 
-import itertools
 import math
 import re
 from dataclasses import dataclass, replace
@@ -182,9 +181,7 @@ def is_name(text: str) -> bool:
 
 def _is_product(text: str) -> bool:
     """Whether small letters are variables side by side (`xy`, `abc`), not a word or a length such as `AB`."""
-    small = text.isalpha() and text.islower() and text not in _SHORT_NAMES
-    neighbours = all(ord(b) - ord(a) == 1 for a, b in itertools.pairwise(text))
-    return small and len(text) > 1 and (len(text) < 4 or neighbours)
+    return 1 < len(text) < 4 and text.isalpha() and text.islower() and text not in _SHORT_NAMES
 
 
 def is_label(text: str) -> bool:
