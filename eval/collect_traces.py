@@ -108,7 +108,7 @@ def report(config: CollectConfig, imported: dict[str, dict[str, Path]]) -> None:
     reports = redundancy(config, imported)
     show(reports)
     say_sizes(config)
-    write(reports, config.output_dir)
+    write(reports, config.output_dir, config.answer_from)
     say(f"traces and redundancy.json: {escape(config.output_dir)}")
 
 

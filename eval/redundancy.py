@@ -72,7 +72,7 @@ def main() -> None:
     config = parse_config(RedundancyConfig)
     reports = [report for path in config.paths for report in measure_path(config, path)]
     show(reports)
-    write(reports, config.output_dir)
+    write(reports, config.output_dir, config.answer_from)
     say(f"figures: {escape(config.output_dir)}/redundancy.json, redundancy.png, redundancy.svg")
 
 

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests. One torch thread: two on two cores are slower, and CI has two cores."""
 
+import json
 import os
 import signal
 from collections import Counter
@@ -69,6 +70,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder with real problems and traces beside the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def reported() -> list[dict]:
+    """Cases that users of this field have reported, where a checkout of the project has them beside it."""
+    path = REPOSITORY.parent / "shared" / "cases" / "grading.jsonl"
+    if not path.is_file():
+        pytest.skip("no folder with reported cases beside the project")
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 @pytest.fixture(scope="session")

@@ -246,15 +246,16 @@ def _cells(report: Redundancy) -> list[str]:
 
 @dataclass(frozen=True)
 class _Report:
-    """All of redundancy.json."""
+    """All of redundancy.json. `answer_from`: where the answers stood, None in files of before that was a key."""
 
     sets: tuple[Redundancy, ...]
+    answer_from: str | None = None
 
 
-def write(reports: Sequence[Redundancy], folder: str | Path) -> None:
+def write(reports: Sequence[Redundancy], folder: str | Path, answer_from: str) -> None:
     """`redundancy.json` and the picture as PNG and SVG."""
     folder = Path(folder)
-    write_record(folder / _FILE, _Report(tuple(reports)), _FORMAT)
+    write_record(folder / _FILE, _Report(tuple(reports), answer_from), _FORMAT)
     draw(reports, folder)
 
 

@@ -142,6 +142,11 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
         for name in self.methods:
             if METHODS[name].reads_confidences and not self.top_logprobs:
                 raise InputError(f"key 'methods': '{name}' needs the confidence of every token; add top_logprobs: 20")
+        if self.needs_confidences and self.deepconf_window > self.max_tokens:
+            raise InputError(
+                f"key 'deepconf_window' has the value {self.deepconf_window}, more than any trace can have "
+                f"(max_tokens = {self.max_tokens}), so DeepConf would never stop one; give a quarter of their length"
+            )
         for method in METHODS.values():
             method.check(self)
         for name in self.methods:

@@ -44,10 +44,9 @@ class ForeignProblem:
 def read_foreign(path: str | Path) -> dict[str, list[ForeignProblem]]:
     """Model → its problems with their traces, of a `.jsonl` or `.jsonl.gz` file.
 
-    The traces of a problem come in the order of their numbers or, where the file names them, in that of the file. A
-    prompt in front of a text is taken off. Raises `InputError` naming file and line for a line that is no trace, a
-    sample that is there twice, samples of which some have names and some numbers, and two texts or answers under one
-    problem id.
+    The traces of a problem come in the order of their numbers or, where any of them has a name, in that of the file.
+    A prompt in front of a text is taken off. Raises `InputError` naming file and line for a line that is no trace, a
+    sample that is there twice, and two texts or answers under one problem id.
     """
     models: dict[str, dict[str, _Samples]] = {}
     problems: dict[str, tuple[Problem, str | None]] = {}
@@ -79,12 +78,6 @@ class _Samples:
             raise InputError(f"{what} has 0 tokens; the end of a trace is one")
         if trace.sample in self.traces:
             raise InputError(f"{what} is there twice, first in {self.places[trace.sample]}")
-        first = next(iter(self.traces), trace.sample)
-        if isinstance(first, int) != isinstance(trace.sample, int):
-            raise InputError(
-                f"{what}, and sample {first} in {self.places[first]}: one has a name, the other a number, so their "
-                "order is not known; name all or number all"
-            )
         text = None if trace.text is None else without_prompt(trace.text, trace.problem)
         self.traces[trace.sample], self.places[trace.sample] = replace(trace, text=text), where
 

@@ -96,7 +96,21 @@ def prune(
     thinking = starts_inside_thinking(engine.tokenizer)
     extract = extraction(answer_from, thinking) if isinstance(answer_from, str) else answer_from
     (result,) = run_live(engine, [job], spec, judge, rule, max_rows=n, extract=extract)
+    if judge is not None and isinstance(rule, JudgedRule):
+        _warn_of_whole_cuts(judge, result.traces)
     return PruneResult(result.answer, result.traces, result.usage, result.decision)
+
+
+def _warn_of_whole_cuts(judge: Judge, traces: Sequence[TraceResult]) -> None:
+    """Say where no trace came to its cut, as in a language that the reasoning words are not of."""
+    started = [trace for trace in traces if trace.status != "unstarted"]
+    if started and all(trace.status == "whole" for trace in started):
+        warnings.warn(
+            f"no trace has {judge.cut_rule.in_words}, so the judge '{judge.name}' was never asked; take one that "
+            "cuts earlier, or at tokens (cut_kind: tokens)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _rule_of(rule: Rule | None, judge: Judge | None) -> Rule:

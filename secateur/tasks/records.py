@@ -174,7 +174,8 @@ def _require(record: Mapping[str, JSON], keys: tuple[str, ...], where: str) -> N
 
 
 def _number_or_name(value: JSON) -> int | str:
-    return int(value) if str(value).isdecimal() else str(value)
+    whole = isinstance(value, float) and value.is_integer() and value >= 0
+    return int(value) if whole or str(value).isdecimal() else str(value)
 
 
 def _optional_text(value: JSON) -> str | None:

@@ -3,11 +3,13 @@
 import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from secateur import PUBLISHED_RULE, SHORTEST_WAIT, EvidenceRule, PruneResult, load_judge, prune
+from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.untrained import RandomJudge
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.base import SamplingSpec
@@ -74,6 +76,19 @@ def test_a_judge_is_asked_for_what_it_has_earned(engine: TransformersEngine, tin
     for rule in (PUBLISHED_RULE, EvidenceRule(weight=0.5)):
         asked = prune(PROBLEM, engine, judge, n=4, spec=SPEC, rule=rule)
         assert asked.decision.clustering is not None and asked.decision.clustering.comparisons > 0
+
+
+def test_traces_without_a_cut_are_told(engine: TransformersEngine) -> None:
+    """As those of a language that has none of the reasoning words: the judge saw nothing."""
+    judge = RandomJudge(CutRule("words", 25))
+    judge.weight = 0.5
+    for rule in (PUBLISHED_RULE, None):
+        with pytest.warns(RuntimeWarning, match="no trace has 25 reasoning words, so the judge 'random' was never"):
+            result = prune(PROBLEM, engine, judge, n=3, spec=SPEC, rule=rule)
+        assert {trace.status for trace in result.traces} <= {"whole", "unstarted"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prune(PROBLEM, engine, RandomJudge(CUT), n=3, spec=SPEC, rule=PUBLISHED_RULE)
 
 
 def test_messages_are_rendered_as_they_are(engine: TransformersEngine) -> None:

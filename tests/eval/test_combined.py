@@ -177,9 +177,13 @@ def test_other_windows_and_thresholds_reuse_the_traces(with_baselines: Path, inp
 def test_a_window_that_few_traces_fill_is_told(with_baselines: Path, inputs, capsys: pytest.CaptureFixture) -> None:
     run(baselines_config(*inputs, with_baselines, deepconf_window=4))
     assert "deepconf_window" not in capsys.readouterr().out
-    run(baselines_config(*inputs, with_baselines, deepconf_window=5000))
+    most = baselines_config(*inputs, with_baselines).max_tokens
+    run(baselines_config(*inputs, with_baselines, deepconf_window=most))
     said = " ".join(capsys.readouterr().out.split())
-    assert "100% of the traces are shorter than deepconf_window (5000 tokens)" in said
+    assert f"of the traces are shorter than deepconf_window ({most} tokens)" in said
+    with pytest.raises(InputError, match=f"'deepconf_window' has the value {most + 1}, more than any trace can have"):
+        baselines_config(*inputs, with_baselines, deepconf_window=most + 1)
+    config(*inputs, with_baselines, deepconf_window=most + 1)  # no method that has windows
 
 
 def test_kept_states_serve_another_judge(reference, inputs, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Traces made elsewhere, replayed by the user's command: without text, with text and a judge, and real answers."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from secateur.results import Row, Table, read_table
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_json, read_jsonl
 from secateur.tasks.answers.extraction import extraction
+from secateur.tasks.sources import load_problems
 from tests.combined_runs import config as sampled_config
 from tests.combined_runs import make_judge, write_problems
 
@@ -181,6 +183,68 @@ def test_a_line_may_be_a_problem_with_its_traces(tmp_path: Path) -> None:
     assert entry.traces[0].probes == (None, "7") and entry.traces[0].probe_every == 500
     append_jsonl(tmp_path / "t.jsonl", [{"problem_id": "q", "gold": "1", "traces": [3]}])
     with pytest.raises(InputError, match="line 2: the key 'traces'"):
+        read_foreign(tmp_path / "t.jsonl")
+
+
+def test_reported_imports(reported: list[dict], tmp_path: Path, repository: Path) -> None:
+    """Samples partly with names and partly with numbers are all kept; what can be no gold or no text is named."""
+    cases = [case for case in reported if case["function"].endswith("--imports")]
+    assert len(cases) == 4
+    for number, case in enumerate(cases):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in import_lines(case["input"])), encoding="utf-8")
+        keys = {"imports": {"m": str(path)}, "output_dir": str(tmp_path / f"out{number}")}
+        if case["kind"].startswith("15"):
+            line = [sys.executable, "eval/collect_traces.py", *(f"--{k}={json.dumps(v)}" for k, v in keys.items())]
+            done = subprocess.run(line, cwd=repository, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            (report,) = read_json(tmp_path / f"out{number}" / "redundancy.json")["sets"]
+            assert report["traces"] == 3 and report["pass_at_1"] == pytest.approx(2 / 3)
+        else:
+            with pytest.raises(InputError, match=f"{path}, line 1"):
+                import_all(CollectConfig(**keys))
+
+
+def import_lines(wanted: object) -> list[dict]:
+    """The lines of a reported import; what JSON cannot say stands in words there."""
+    if isinstance(wanted, list):
+        return wanted
+    if isinstance(wanted, dict):
+        return [wanted | {"gold": float("nan") if "NaN" in wanted["gold"] else wanted["gold"]}]
+    return [{"problem_id": "p", "problem": "q", "gold": "42", "text": "half \ud83d \\boxed{42}", "sample": 0}]
+
+
+def test_reported_files_of_problems(reported: list[dict], tmp_path: Path) -> None:
+    cases = [case["input"] for case in reported if case["function"].endswith("load_problems")]
+    lines = [case[: case.rindex("}") + 1] for case in cases if isinstance(case, str) and "}" in case]
+    assert len(lines) == 2
+    for line in lines:
+        (tmp_path / "p.jsonl").write_text(line + "\n", encoding="utf-8")
+        with pytest.raises(InputError, match=r"p\.jsonl, line 1: the key 'answer' has the value"):
+            load_problems(str(tmp_path / "p.jsonl"))
+
+
+def test_a_compressed_file_with_a_flipped_byte_anywhere_is_named(tmp_path: Path) -> None:
+    lines = [json.dumps({"id": str(n), "problem": f"{n * n}?", "answer": str(n)}) for n in range(300)]
+    content = bytearray(gzip.compress("\n".join(lines).encode()))
+    for place in range(10, len(content), len(content) // 12):
+        (tmp_path / "p.jsonl.gz").write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        with pytest.raises(InputError, match=r"p\.jsonl\.gz"):
+            load_problems(str(tmp_path / "p.jsonl.gz"))
+
+
+@pytest.mark.parametrize("samples", [("best", 0, 1), (1.0, 0), (-1, 0), ("0", "x", 1.0)])
+def test_samples_of_any_name_are_kept(tmp_path: Path, samples: tuple[object, ...]) -> None:
+    """In the order of the file where any has a name, of their numbers where none has."""
+    about = {"problem_id": "p", "problem": "q", "gold": "1"}
+    append_jsonl(tmp_path / "t.jsonl", [about | {"sample": one, "text": f"\\boxed{{{one}}}"} for one in samples])
+    ((entry,),) = read_foreign(tmp_path / "t.jsonl").values()
+    numbered = all(isinstance(sample, int | float) and sample >= 0 for sample in samples)
+    assert [trace.sample for trace in entry.traces] == list(range(len(samples)))
+    order = sorted(samples) if numbered else samples
+    assert [trace.text for trace in entry.traces] == [f"\\boxed{{{one}}}" for one in order]
+    append_jsonl(tmp_path / "t.jsonl", [about | {"sample": samples[0], "text": "again"}])
+    with pytest.raises(InputError, match="is there twice, first in"):
         read_foreign(tmp_path / "t.jsonl")
 
 

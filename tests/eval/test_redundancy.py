@@ -56,7 +56,7 @@ def test_what_ran_into_the_cap_without_an_answer_is_in_no_pair() -> None:
 
 def test_files_are_written(tmp_path: Path) -> None:
     reports = [measure("m", name, entries(), WORDS) for name in ("one", "two$", "three")]
-    write(reports, tmp_path)
+    write(reports, tmp_path, "answer")
     assert read_redundancy(tmp_path) == reports
     assert (tmp_path / "redundancy.png").read_bytes().startswith(b"\x89PNG")
     assert "two$" in (tmp_path / "redundancy.svg").read_text() or (tmp_path / "redundancy.svg").stat().st_size > 5000

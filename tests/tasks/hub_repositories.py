@@ -11,6 +11,15 @@ import pyarrow.parquet as pq
 
 from secateur.tasks.hub_sets import AMC_AIME, EURUS_SUFFIX, HUB_SETS
 
+OLYMPIAD_GOLDS = {  # by id, as that set writes them
+    1782: ["$m_{\\max }=n^{2}-n-1$"],
+    2045: ["$t(0,4]$"],
+    2212: ["$N=n$"],
+    1650: ["$1,-2,-5$"],
+    1651: ["$x=2, y=5$"],
+    1652: ["$(2,3,3)$"],
+    1653: ["$\\frac{\\pi}{3}+2 \\pi k, k \\in \\mathbb{Z}$"],
+}
 EURUS_SYSTEM = "\nWhen tackling complex reasoning tasks, you have access to the following actions.\n"
 GPQA_OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 
@@ -99,7 +108,7 @@ def _olympiad(folder: Path) -> None:
             "id": 1600 + n,
             "question": f"Solve {n}.",
             "solution": ["…"],
-            "final_answer": [f"${n}$", "second"],
+            "final_answer": OLYMPIAD_GOLDS.get(1600 + n, [f"${n}$", "second"]),
             "context": "Let $k=1$." if n == 3 else None,
             "image_1": None,
             "modality": "Text-only",

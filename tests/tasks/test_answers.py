@@ -68,7 +68,7 @@ def test_extraction_survives_any_text(text: str, thinking: bool) -> None:
     assert answer is None or answer in text
 
 
-@given(st.text(alphabet=st.characters(exclude_characters="{}\\"), min_size=1).filter(lambda s: s.strip()))
+@given(st.text(alphabet=st.characters(exclude_characters="{}\\[<◁"), min_size=1).filter(lambda s: s.strip()))
 def test_what_was_boxed_comes_out(content: str) -> None:
     assert extract_answer(f"<think>x</think>\\boxed{{{content}}}") == content.strip()
 
@@ -180,11 +180,81 @@ def test_reading_survives_any_text(text: str) -> None:
         ("3/4", "3:4", True),
         ("\\frac{1}{", "7", False),
         ("", "7", False),
+        ("42_{10}", "42", True),
+        ("52_{10}", "52_8", False),
     ],
 )
 def test_right_forgives_what_is_left_out(answer: str, gold: str, right: bool) -> None:
     assert grade_answers([answer], [gold]) == [right]
     assert grade(f"\\boxed{{{answer}}}", gold) is (right and answer != "\\frac{1}{")
+
+
+def test_what_left_sides_decide() -> None:
+    """The same expression is dropped before a value that was asked for, and part of a gold answer that has it."""
+    dropped = ["xy=6", "m+n=6", "\\frac{x}{y}=6", "ad-bc=6", "AB=6", "max=6"]
+    assert grade_answers(dropped, ["6"] * len(dropped)) == [True] * len(dropped)
+    assert grade_answers(["2x=6", "x^2=6", "|x|=6", "\\frac{x}{2}=6"], ["6"] * 4) == [False] * 4
+    assert grade_answers(["2x+2y=14", "x=7", "7", "x-y=7"], ["x+y=7"] * 4) == [True, False, False, False]
+    assert grade_answers(["yx<5", "x<5", "(-\\infty,5)"], ["xy<5"] * 3) == [True, False, False]
+
+
+MULTIPLE = {  # as OlympiadBench writes golds: its final_answer, other forms of it, and what it is not
+    "$m_{\\max }=n^{2}-n-1$": (["n^2-n-1", "m_{\\max}=n(n-1)-1"], ["n^2-n", "m_{\\max}=n^2-1"]),
+    "$t(0,4]$": (["(0,4]", "t\\in(0,4]", "0<t\\le4"], ["[0,4]", "(0,4)"]),
+    "$N=n$": (["n", "N=n"], ["n+1"]),
+    "$1,-2,-5$": (["-5,-2,1", "x=1,x=-2,x=-5", "x\\in\\{1,-2,-5\\}"], ["1,-2", "(1,-2,-5)"]),
+    "$(1,1),(2,2)$": (["(2,2),(1,1)", "(x,y)=(1,1),(2,2)", "x=1,y=1,x=2,y=2"], ["(1,1)", "(1,2),(2,1)"]),
+    "$x=2, y=5$": (["(2,5)", "y=5,x=2", "(x,y)=(2,5)", "(y,x)=(5,2)"], ["(5,2)", "(y,x)=(2,5)", "2,5,7"]),
+    "$f(x)=0,f(x)=x^2$": (["f(x)=x^{2}\\text{ and }f(x)=0", "0,x^2"], ["f(x)=0", "f(x)=x^2,f(x)=1"]),
+    "$\\frac{\\pi}{3}+2 \\pi k, k \\in \\mathbb{Z}$": (
+        [
+            "x=\\frac{\\pi}{3}+2\\pi m, m\\in\\mathbb{Z}",
+            "\\frac{\\pi}{3}+2n\\pi\\ (n \\in \\mathbf{Z})",
+            "\\frac{\\pi}{3}+2\\pi n\\text{ where }n\\text{ is an integer}",
+            "\\frac{\\pi}{3}+2\\pi n\\text{ for all }n\\in\\mathbb{Z}",
+            "\\frac{\\pi}{3}+2\\pi n,\\text{ for any integer }n",
+        ],
+        ["\\frac{\\pi}{3}+\\pi n, n\\in\\mathbb{Z}", "\\frac{\\pi}{3}"],
+    ),
+    "$\\frac{\\pi}{6}+2\\pi k,\\frac{5\\pi}{6}+2\\pi k, k\\in\\mathbb{Z}$": (
+        ["x=\\frac{5\\pi}{6}+2\\pi n, \\frac{\\pi}{6}+2\\pi n, n\\in\\mathbb{Z}"],
+        ["x=\\frac{\\pi}{6}+2\\pi n, n\\in\\mathbb{Z}"],
+    ),
+}
+
+
+def test_golds_with_several_answers_take_names_orders_and_letters() -> None:
+    for gold, (right, wrong) in MULTIPLE.items():
+        assert grade_answers([gold, *right], [gold] * (1 + len(right))) == [True] * (1 + len(right)), gold
+        assert grade_answers(wrong, [gold] * len(wrong)) == [False] * len(wrong), gold
+
+
+def test_conditions_that_exclude_each_other_are_no_answer() -> None:
+    """Who writes `x<1 and x>3` mostly means `or`; it is neither that nor the empty set."""
+    golds = ["\\emptyset", "x<1\\text{ or }x>3", "(-\\infty,1)\\cup(3,\\infty)", "x>3\\text{ and }x<1"]
+    assert grade_answers(["x<1\\text{ and }x>3"] * 4, golds) == [False, False, False, True]
+    assert grade_answers(["(-\\infty,1)\\cap(3,\\infty)", "x<3, x>5"], ["\\emptyset", "x<3 or x>5"]) == [True, True]
+
+
+def test_what_was_counted_is_anything_but_a_word_about_the_number() -> None:
+    """Number words multiply, also in the plural; judgements and verbs are no things. Pairs and ways are counted."""
+    things = "ways|pairs|couples|ordered pairs|solutions|positive integers|squares|roots|llamas|cups of flour|bees"
+    others = "wrongs|dozens|thousands|halves|quarters|tens|lakhs|others|wrong answers|fails|guesses|nos|doubles"
+    others += "|or more|invalid answers|candidates|is|exceeds|squared|less"
+    for counted, right in ((things, True), (others, False)):
+        answers = [f"42\\text{{ {word}}}" for word in counted.split("|")] + [
+            f"42 {word}" for word in counted.split("|")
+        ]
+        assert grade_answers(answers, ["42"] * len(answers)) == [right] * len(answers)
+    scaled = ["42 dozens", "42 thousands", "42 halves", "42 quarters", "\\$42k", "\\$42\\text{M}"]
+    assert grade_answers(scaled, ["504", "42000", "21", "10.5", "42000", "42000000"]) == [True] * 6
+
+
+def test_marks_may_be_left_out_but_not_exchanged() -> None:
+    marked = ["42", "\\$42", "42\\%", "42^\\circ", "42\\text{ km}", "42\\text{ units}"]
+    found = [[answer for answer in marked if grade_answers([answer], [gold])[0]] for gold in marked]
+    plain = ["42", "42\\text{ units}"]
+    assert found == [marked, *([one for one in marked if one in (*plain, gold)] for gold in marked[1:5]), marked]
 
 
 def test_batch_keeps_order_and_counts_missing_answers_as_wrong() -> None:

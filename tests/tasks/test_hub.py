@@ -12,8 +12,9 @@ import pytest
 from datasets import Dataset
 
 from secateur.runtime.errors import InputError
+from secateur.tasks.answers.equality import grade_answers, unreadable_reasons
 from secateur.tasks.hub_sets import AMC_AIME, HUB_SETS, problems_of
-from tests.tasks.hub_repositories import GPQA_OPTIONS, write_repositories
+from tests.tasks.hub_repositories import GPQA_OPTIONS, OLYMPIAD_GOLDS, write_repositories
 from tests.tasks.hub_server import HubServer
 
 GPQA = HUB_SETS["gpqa_diamond"].repository
@@ -72,6 +73,9 @@ def test_all_sets_come_from_their_pinned_commits(server: HubServer, cache: Path,
     assert problems["test/algebra/3.json"]["answer"] == "\\frac{3}{7}"
     assert problems["olympiadbench-1602"]["answer"] == "$2$"
     assert problems["olympiadbench-1603"]["problem"] == "Let $k=1$.\nSolve 3."
+    golds = [problem["answer"] for problem in problems.values()]
+    assert unreadable_reasons(golds) == [None] * len(golds) and all(grade_answers(golds, golds))
+    assert {problems[f"olympiadbench-{number}"]["answer"] for number in OLYMPIAD_GOLDS} <= set(golds)
     assert_choices(problems)
 
 

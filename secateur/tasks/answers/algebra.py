@@ -37,6 +37,9 @@ _SIDE_BY_SIDE = re.compile(r"(?<![\d_^])\d+\s+\d")
 _NO_MATHEMATICS = re.compile(
     r"\\(?:[hv]?phantom|[bx]?cancel|sout|not|tag|label|def|input|include)(?![a-zA-Z])|(?<=[\d)}])\s*'"
 )
+_PRIMED = re.compile(r"(?<![a-zA-Z])([a-zA-Z])\s*(?:'+|\^\{?(?:\\prime\s*)+\}?)")
+_DIFFERENTIATED = re.compile(r"\\i+nt(?![a-z])|\\frac\s*\{\s*d\s*[\^}]")
+_DIFFERENTIAL = re.compile(r"(?<![a-zA-Z\\])d(?=\s*[a-z\\])")  # `d a` would be one, but here it is a product
 _SHORT_BASE = re.compile(r"\\log\s*_\s*(10(?!\d)|\d)")  # TeX takes one digit, but nobody means base 1
 _COMMAND = re.compile(r"\\(?!frac|sqrt|binom|text)[a-zA-Z]+")
 _FACTOR = re.compile(r"(?<![\d._^])(\d+)\s*\(")
@@ -174,11 +177,20 @@ def _both_cases(text: str) -> set[str]:
 
 def _for_parser(text: str, both: set[str]) -> str:
     """What the parser would misread, spelled out: decimals as fractions, arguments in braces, letters apart."""
+    text = _PRIMED.sub(_primed, text)
     text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
     text = _SHORT_BASE.sub(r"\\log_{\1}", text)
     text = _DECIMAL.sub(lambda m: f"{{\\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}}}}", text)
     spelled = "".join(_spelled(match, both) for match in _TOKEN.finditer(text))
+    if not _DIFFERENTIATED.search(spelled):
+        spelled = _DIFFERENTIAL.sub("{d}", spelled)
     return _FACTOR.sub(r"\1\\cdot (", _braced_arguments(spelled)).replace("\\lg ", "\\log_{10} ")
+
+
+def _primed(match: re.Match[str]) -> str:
+    """A letter with primes as a variable of its own; the parser drops them."""
+    primes = re.findall("'|prime", match.group())
+    return f"{match.group(1)}_{{990{len(primes)}}}"
 
 
 def _spelled(match: re.Match[str], both: set[str]) -> str:

@@ -24,7 +24,7 @@ from secateur.tasks.answers.reading import read_answer
 from secateur.tasks.answers.record import NeedsAlgebra, Reading
 from secateur.tasks.answers.text import MAX_ANSWER_CHARS
 
-RULES_VERSION = 3  # to be raised with every change that may change a verdict
+RULES_VERSION = 4  # to be raised with every change that may change a verdict
 GRADER_VERSION = f"secateur-{RULES_VERSION} math-verify-{importlib.metadata.version('math-verify')}"
 MAX_CACHED = 50_000  # readings kept, of at most about 1 KB each; the oldest go first
 
@@ -111,14 +111,23 @@ def unreadable_reasons(answers: Sequence[str]) -> list[str | None]:
 
 
 def _is_right(answer: Reading, gold: Reading) -> bool:
-    if _EMPTY in (answer.key, gold.key):
+    other_mark = answer.mark and gold.mark and answer.mark != gold.mark
+    if _EMPTY in (answer.key, gold.key) or other_mark:
         return False
-    return answer.key in (gold.key, gold.implied) or _leaves_out(answer, gold) or _leaves_out(gold, answer)
+    if answer.named and gold.named and _names(answer) == _names(gold):  # whatever the order of a tuple
+        return answer.named == gold.named
+    left_out = not gold.whole and _leaves_out(answer, gold)
+    return answer.key in (gold.key, gold.implied) or left_out or _leaves_out(gold, answer)
+
+
+def _names(reading: Reading) -> list[str]:
+    return [value.partition(" = ")[0] for value in reading.named]
 
 
 def _leaves_out(less: Reading, more: Reading) -> bool:
-    """Whether `more` says what `less` says, and only more than that."""
-    return less.key in (more.bare, *more.also) or (less.sequence is not None and less.sequence in more.also)
+    """Whether `more` says what `less` says, and only more than that: `$42` does not leave out the `km` of `42 km`."""
+    said = less.key in (more.bare, *more.also) or (less.sequence is not None and less.sequence in more.also)
+    return said and less.mark in more.key
 
 
 _EMPTY = "raw "

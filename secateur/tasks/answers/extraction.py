@@ -99,6 +99,8 @@ def answer_part(text: str, thinking: bool = False) -> str | None:
     """What follows the thinking of a text; None if the thinking never ended."""
     if CHANNEL in text:
         return text.rpartition(FINAL_CHANNEL)[2] if FINAL_CHANNEL in text else None
+    if not thinking and not any(bracket in text for bracket in ">]▷"):  # no mark: most texts of models that answer
+        return text
     ended = max(text.rfind(mark) + len(mark) if mark in text else 0 for _, mark in THINKING)
     rest = text[ended:]
     return None if (thinking and not ended) or any(mark in rest for mark, _ in THINKING) else rest

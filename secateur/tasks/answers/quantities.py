@@ -33,7 +33,8 @@ _SIZES: dict[str, tuple[str, Fraction, str]] = {
     "cent": ("cent", Fraction(1), "cent"),
 }
 _BY_SPELLING = {word: (base, size) for base, size, words in _SIZES.values() for word in words.split()}
-MARKS = {"degree", "percent", "dollar", "unit", "usd", "buck"}  # how a number is meant, not which number it is
+MARKS = {"degree": "degree", "percent": "percent", "dollar": "dollar", "usd": "dollar", "buck": "dollar", "unit": ""}
+"""Words, and what they mark: how a number is meant, not which number it is. `units` are any."""
 _OTHER_UNITS = frozenset(
     """
     month year decade century am pm oz ounce lb pound ton tonne pint quart gallon euro eur penny pence yen rupee
@@ -51,8 +52,9 @@ _SINGULAR_LOOK = frozenset(
 )
 MULTIPLIERS = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
-    "score": 20, "gross": 144, "half": Fraction(1, 2), "halve": Fraction(1, 2), "third": Fraction(1, 3),
-    "fourth": Fraction(1, 4),
+    "score": 20, "gross": 144, "tens": 10, "lakh": 10**5, "crore": 10**7, "myriad": 10**4, "quadrillion": 10**15,
+    "half": Fraction(1, 2), "halve": Fraction(1, 2), "third": Fraction(1, 3), "fourth": Fraction(1, 4),
+    "quarter": Fraction(1, 4),
     "fifth": Fraction(1, 5), "sixth": Fraction(1, 6), "seventh": Fraction(1, 7), "eighth": Fraction(1, 8),
     "ninth": Fraction(1, 9), "tenth": Fraction(1, 10), "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000),
 }  # fmt: skip
@@ -64,19 +66,27 @@ NO_UNIT_WORDS = frozenset(
     modulo squared cubed factorial power root reciprocal inverse negative double twice thrice always unless
     besides if when where otherwise versus vs this that its it as has does equals equal i e zero one two three
     four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety
+    below above beneath under beyond off short lost owed owing debt loss too another other others alternative
+    alternatives candidate candidates guess guesses bet bets untrue wrongs falses lies nothings nos ands ors
+    buts rejects rejected impossible impossibles invalid excluded extraneous spurious discarded dismissed
+    negations negatives opposites reciprocals inverses factorials doubles doubled tripled halved googols fails
+    contradicts violates exceeds lacks misses differs varies seems looks appears becomes increases decreases
+    grows shrinks overshoots undershoots repeats means implies suggests loses does goes says claims denies
+    cannot can't doesn't won't
     """.split()  # noqa: SIM905 - a list of a word a line would fill pages
 )
+"""Words that make another answer of a number, judge it, or go on with a sentence about it."""
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SPLIT = re.compile(r"\s*(/|\bper\b|\^\s*\{?\s*\d\s*\}?|[\s*]|\\cdot)\s*")
 
 
 @dataclass(frozen=True)
 class Unit:
-    """`size` of the base unit `name`; no name for a mark such as `%`, which is dropped."""
+    """`size` of the base unit `name`; no name for a `mark` such as `percent`, which is dropped."""
 
     name: str
     size: Fraction
-    percent: bool = False
+    mark: str = ""
 
 
 def read_unit(text: str, power: int = 1) -> Unit:
@@ -84,9 +94,9 @@ def read_unit(text: str, power: int = 1) -> Unit:
 
     `power` is an exponent written behind the text, as in `\\text{cm}^2`.
     """
-    words = " ".join(text.lower().replace(".", "").split())
-    if _singular(words).removeprefix("square ").removeprefix("cubic ") in MARKS:
-        return Unit("", Fraction(1), _singular(words) == "percent")
+    words = " ".join(text.lower().replace(".", "").split()).replace("per cent", "percent")
+    if (mark := MARKS.get(_singular(words).removeprefix("square ").removeprefix("cubic "))) is not None:
+        return Unit("", Fraction(1), mark)
     powers: dict[str, int] = {}
     size, sign, next_power = Fraction(1), 1, power
     last: tuple[str, Fraction, int] | None = None
@@ -121,17 +131,21 @@ def is_unit(text: str) -> bool:
         return True
     if text in ("times", "in"):
         return True
+    text = text.replace("per cent", "percent")
     words = re.sub(r"[*/^]|\\cdot|-|\d", " ", text.lower().replace(".", "")).split()
     if len(words) > 1 and words[0] in ("more", "fewer"):  # 5 more apples, but not 5 or more
         words = words[1:]
     if not words or len(words) > _MAX_UNIT_WORDS or not _PLAIN.fullmatch(text):
         return False
-    if any(word in NO_UNIT_WORDS or _singular(word) in MULTIPLIERS for word in words):
+    if any(word not in "aA" and word not in _LETTER_UNITS for word in _ALONE.findall(text)):
+        return False
+    if any(word in NO_UNIT_WORDS or word in MULTIPLIERS or _singular(word) in MULTIPLIERS for word in words):
         return False
     head = re.split(r" (?:per|of|in|a|an|for) ", f" {' '.join(words)} ")[0].split()
     return bool(head) and (known_unit(words[0]) or known_unit(head[-1]) or _plural(head[-1]))
 
 
+_ALONE = re.compile(r"(?<![^\W\d_])(?<![.'’])[^\W\d_](?![^\W\d_])(?![.'’])")  # no letter of `p.m.` or `o'clock`
 _MAX_UNIT_WORDS = 5
 _PLAIN = re.compile(r"[^\W\d_][^\W_]*(?:(?:[ .'’/*^-]|\\cdot)+[^\W_]+)*\.?")
 
@@ -139,7 +153,7 @@ _PLAIN = re.compile(r"[^\W\d_][^\W_]*(?:(?:[ .'’/*^-]|\\cdot)+[^\W_]+)*\.?")
 def known_unit(word: str) -> bool:
     """Whether a word is one of the units, or says which power of one."""
     plain = _singular(word.lower().replace(".", ""))
-    units = _BY_SPELLING.keys() | MARKS | _OTHER_UNITS | _POWERS.keys()
+    units = _BY_SPELLING.keys() | MARKS.keys() | _OTHER_UNITS | _POWERS.keys()
     return word in _LETTER_UNITS if len(word) == 1 else word.lower() in units or plain in units
 
 
@@ -156,6 +170,7 @@ _BASE = re.compile(r"\(?(-?\s*[0-9a-zA-Z]+)\)?\s*_\s*(?:(\d)|\{\s*(\d+|\\text\{[
 _TEXT_UNIT = re.compile(r"(.*\S)(\s*)\\text\{([^{}]*)\}\s*(?:\^\s*\{?\s*(\d)\s*\}?)?")
 _PLAIN_UNIT = re.compile(r"(.*[\d})])( ?)([a-zA-Z]+(?:/[a-zA-Z]+| [a-zA-Z]+)*)\s*(?:\^\s*\{?\s*(\d)\s*\}?)?")
 _MONEY = re.compile(r"([+-]?)\s*(\\\$|€|£|¥)\s*")
+_AMOUNT = re.compile(r"(?<=\d)\s*(?:\\text\{\s*)?(bn|[kKmMbBT])\s*\}?$")  # $42k, $1.5\text{M}
 _MARK = re.compile(r"(.*[^%\\\s])\s*(\\%|%|\^\\circ)")
 _TEXT_OVER_TEXT = re.compile(r"\\text\{([^{}]*)\}\s*/\s*\\text\{([^{}]*)\}")
 _TEXT_FRACTION = re.compile(r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}\s*\}")
@@ -187,14 +202,16 @@ _FUNCTIONS = frozenset(
 )
 _FUNCTION = re.compile(rf"(?:{'|'.join(sorted(_FUNCTIONS, reverse=True))})(?![a-z]{{2}})")
 _BASE_NAMES = dict(zip(["two", "three", "four", "five", "six", "seven", "eight", "nine"], "23456789", strict=True))
+_BASE_NAMES["ten"] = "10"
 
 
 def read_quantity(text: str, item: Item) -> Reading | None:
     """A number with a mark or unit before or after it; `item` reads the number."""
     text = _TEXT_FRACTION.sub(r"\\text{\1/\2}", _TEXT_OVER_TEXT.sub(r"\\text{\1/\2}", text))
     if match := _MONEY.match(text):
-        inner = item(match.group(1) + text[match.end() :])
-        return inner if match.group(2) == "\\$" else Reading(f"{inner.key} {match.group(2)}", bare=inner.key)
+        inner = item(match.group(1) + _AMOUNT.sub(_amount, text[match.end() :]))
+        plain = match.group(2) == "\\$"
+        return replace(inner, mark="dollar") if plain else Reading(f"{inner.key} {match.group(2)}", bare=inner.key)
     if (match := _MARK.fullmatch(text)) and not _ANGLE_FUNCTION.search(match.group(1)):
         return _with_unit(match.group(1), "degree" if match.group(2) == "^\\circ" else "percent", 1, item)
     if (match := _TEXT_UNIT.fullmatch(text)) and match.group(3).strip() and _NUMERIC.search(match.group(1)):
@@ -209,11 +226,13 @@ def _with_words(match: re.Match[str], item: Item) -> Reading | None:
     """A number with a number word (`42 million`), a unit or both behind it; None for other words."""
     number, words = match.group(1), match.group(3).strip()
     first, _, rest = words.partition(" ")
-    factor = MULTIPLIERS.get(_singular(first.lower()))
+    factor = MULTIPLIERS.get(first.lower()) or MULTIPLIERS.get(_singular(first.lower()))
     if factor is not None and (value := _as_fraction(item(number).key)) is not None:
         scaled = str(value * factor)
         return item(f"{scaled} \\text{{{rest}}}" if rest else scaled)
     if not is_unit(words) and not (is_unit(words + "s") and item(number).key == "1"):
+        return None
+    if not known_unit(words.split()[0]) and item(number).key[0] in "([{":  # no number of things
         return None
     return _with_unit(number, words, int(match.group(4) or 1), item)
 
@@ -221,16 +240,21 @@ def _with_words(match: re.Match[str], item: Item) -> Reading | None:
 def _with_unit(number: str, unit_text: str, power: int, item: Item) -> Reading:
     unit, inner = read_unit(unit_text, power), item(number)
     value = _as_fraction(inner.key)
-    if unit.percent:
-        share = value is not None and 0 <= value <= 100
-        return replace(inner, also=(number_key(value / 100),)) if share else inner
+    if unit.mark == "percent" and value is not None and 0 <= value <= 100:
+        return replace(inner, also=(number_key(value / 100),), mark=unit.mark)
     if not unit.name:
-        return inner
+        return replace(inner, mark=unit.mark)
     if unit.size == 1:
         return Reading(f"{inner.key} {unit.name}", bare=inner.key, free=inner.free)
     size = f"\\frac{{{unit.size.numerator}}}{{{unit.size.denominator}}}"
     scaled = number_key(value * unit.size) if value is not None else item(f"{size}\\cdot ({number})").key
     return Reading(f"{scaled} {unit.name}", bare=inner.key, free=inner.free)
+
+
+def _amount(match: re.Match[str]) -> str:
+    """How amounts of money are shortened, spelled out."""
+    letter = match.group(1)[0].lower()
+    return " \\text{" + {"k": "thousand", "m": "million", "b": "billion", "t": "trillion"}[letter] + "}"
 
 
 def read_notation(text: str) -> Reading | None:
@@ -239,7 +263,9 @@ def read_notation(text: str) -> Reading | None:
         base = (match.group(2) or match.group(3)).removeprefix("\\text{").removesuffix("}")
         digits = match.group(1).replace(" ", "").upper()
         sign, digits = digits[: digits.startswith("-")], digits.lstrip("-0") or "0"
-        return Reading(f"{sign}{digits} in base {_BASE_NAMES.get(base, base)}", implied=sign + digits)
+        base = _BASE_NAMES.get(base, base)
+        plain = sign + digits if base == "10" else None
+        return Reading(f"{sign}{digits} in base {base}", bare=plain, implied=sign + digits)
     if _RATIO.fullmatch(text):
         terms = [int(term) for term in text.split(":")]
         bare = number_key(Fraction(*terms)) if len(terms) == 2 and terms[1] else None
@@ -258,7 +284,7 @@ def read_words(text: str, formula: Item) -> Reading | None:
         return None
     if "\\text{" in text or letters.lower() in _SHORT_WORDS:
         return words_reading(text)
-    long = max(map(len, plain.split())) > 3 and re.search("[aeiouAEIOU]|[^a-zA-Z ]", plain)
+    long = max(map(len, re.findall(r"[^\W\d_]+", plain))) > 3 and re.search("[aeiouAEIOU]|[^a-zA-Z ]", plain)
     return words_reading(text) if long else None
 
 

@@ -52,38 +52,43 @@ from secateur.tasks.answers.text import (
     normalise,
     split_outside,
     unbalanced,
+    without_condition,
 )
 
 _SEPARATOR = re.compile(
     r"[,;]\s*(?:(?:and|or)(?![a-z])\s*)?|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\c[ua]p(?![a-z])\s*"
 )
 _COMMA = re.compile("[,;]")
+_WORD = re.compile(r"and|or|\\c[ua]p")
 _WORDS_BETWEEN = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}|\\(wedge|vee)(?![a-z])")
 _OPEN_WORD = re.compile(r"\\text\{\s*,?\s*(and|or)\s+(?=[^{}]*\d)([^{}]*)\}")  # `42\text{ or 43}`
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d]|,\d)")
 _ORDERED = re.compile(r"<|>|\\(?:le|ge|ne|notin)(?![a-zA-Z])")
 _DIFFERENCE = re.compile(r"\\setminus(?![a-z])|-(?=\s*\\\{)")
 _BRACED_THOUSANDS = re.compile(r"(?<!\\)\{\d{1,3}(?:,\d{3})+\}")
-_OUTWARD = re.compile(r"([\[\]])([^\[\]]*,[^\[\]]*)([\[\]])")
+_OUTWARD = re.compile(r"([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])")
 _OF_INTERVAL = re.compile(r"[a-z]\s*(\([^()\[\]]*\]|\[[^()\[\]]*[)\]])")  # `t(0,4]`, where the sign is missing
-_CONDITION = re.compile(
-    r"(.*\S)\s*[,(]\s*([a-zA-Z])\s*\\in\s*\\mathbb\s*\{?\s*([ZNQR])\s*\}?(?:\s*\^?[*+])?\s*\)?$", re.DOTALL
-)
 _STATING = re.compile(
     r"(?:\s*(?:(?:the|final|correct|right|answer|ans|result|option|choice|is)\b|:|=|\}|\\text\s*\{))*\s*", re.I
 )
 _STATED = re.compile(r"\b(?:(?:answer|ans|result)\b.*(?:is\b|:|=)|option\b|choice\b)", re.I)
 _LETTER = re.compile(
     r"\(\s*([A-J])\s*\)|(?<![\w\\'])([A-J])\s*[.:)](?!\w)|"
-    r"(?<![\w\\'])([A-J])(?=\s+[-–]\s+[a-zA-Z]|\s+is (?:correct|right|true)|\s+\([^()]*[a-zA-Z]{2}|\s*$)"
+    r"(?<![\w\\'])([A-J])"
+    r"(?=\s+[-–]\s+[a-zA-Z]|\s+is (?:the )?(?:correct|right|true)|\s*,\s+not\s|\s+\([^()]*[a-zA-Z]{2}|\s*$)"
 )
 _FORMULA_BEHIND = re.compile(r"\s*(?:[+*/^_!=<>]|-\s*[\d\\(]|\((?![A-J]\)))")
 _DENIED_BEFORE = re.compile(
-    r"\b(?:not|never|isn.t|neither|nor|except|cannot be|rule out)\s*(?:option|choice)?\s*$", re.I
+    r"\b(?:not|never|isn.t|neither|nor|except|(?:all|any|anything|everything|each) but|exclude|eliminate|reject|"
+    r"discard|cannot be|rules? out)\s*(?:option|choice)?\s*\(?$",
+    re.I,
 )
-_DENIED_BEHIND = re.compile(
-    r"\s*(?:(?:is|are|was|must|can)\b[^,;.]*?(?:\bnot\b|n.t\b|wrong|false|incorrect|\bout\b|excluded|impossible)|"
-    r"(?:isn.t|wrong|incorrect|excluded|eliminated|cannot|can.t)\b)",
+_WRONG = r"(?:wrong|false|incorrect|untrue|invalid|impossible|excluded|eliminated|rejected|discarded|ruled)\b"
+_DENIED_BEHIND = re.compile(  # an option itself may be `No` or `cannot be determined`
+    rf"[\s):,–-]*(?:which\s+)?"
+    rf"(?:(?:is|are|was|were|must|can|has been|gets)\b[^,;.]*?(?:\bnot\b|n.t\b|\bout\b|{_WRONG})|"
+    rf"\(?(?:isn.t|doesn.t|does not|won.t|fails?|contradicts|(?:cannot|can.t) be (?:it|so|right|correct|true))\b|"
+    rf"\(?(?-i:no\b|not\b|false\b|{_WRONG})\)?\s*$)",
     re.I,
 )
 _PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,}(?![a-zA-Z])")
@@ -124,13 +129,16 @@ class _Reader:
     def choice(self, text: str) -> Reading | None:
         """The one letter that a text states as its choice, with the words or the value that it puts behind it."""
         plain = _TEXT.sub(r" \1 ", text).strip()
-        marks = [mark for mark in _LETTER.finditer(plain) if not _denied(plain, mark)]
+        found = list(_LETTER.finditer(plain))
+        marks = [mark for mark in found if not _denied(plain, mark)]
+        if found and not marks:
+            return words_reading(plain)
         letters = {next(filter(None, mark.groups())) for mark in marks}
         if len(letters) != 1 or any(mark.group(3) for mark in marks[1:]):
             return None
         letter, behind = letters.pop(), plain[marks[0].end() :]
         reading = Reading(f"letter {letter.lower()}", free=True)
-        if len(list(_LETTER.finditer(plain))) > len(marks):  # others were ruled out
+        if len(found) > len(marks):  # others were ruled out
             return reading
         if marks[0].start() > 0 or (not marks[0].group(3) and _FORMULA_BEHIND.match(behind)):
             return None
@@ -150,12 +158,15 @@ class _Reader:
         """
         if text.startswith("\\begin{") and text.count("\\begin") == 1 and text.endswith("}"):
             return self.item(text)
-        text = _CONDITION.sub(_unconditional, text)
+        text = without_condition(text)
         text = _OPEN_WORD.sub(r" \1 \\text{\2}", _WORDS_BETWEEN.sub(_word_between, text))
         text = _BRACED_THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
         level = depths(text)
         text = _THOUSANDS.sub(lambda m: m.group().replace(",", "") if level[m.start()] == 0 else m.group(), text)
-        parts = [(before, part) for before, part in split_outside(text, _SEPARATOR) if part]
+        found = split_outside(text, _SEPARATOR)
+        if any(not part and _WORD.search(joint) for part, joint in _with_joints(found)):
+            raise Unreadable("a conjunction with nothing on one side")
+        parts = [(before, part) for before, part in found if part]
         if not parts:
             raise Unreadable("nothing but separators")
         return self.item(parts[0][1]) if len(parts) == 1 else self._several(parts)
@@ -172,8 +183,9 @@ class _Reader:
             return _named(names, [self.item(text, keep_name=True) for text in texts])
         items = [self.item(text, keep_name=len(set(names)) > 1) for text in texts]
         listed = "list " + "; ".join(item.key for item in items)
+        short = [item if item.whole else replace(item, key=item.bare or item.key) for item in items]
         found = set_reading(items)
-        return replace(found, sequence=listed) if found.members else found
+        return replace(found, sequence=listed, bare=set_reading(short).key) if found.members else found
 
     def _conditions(self, joints: list[str], texts: list[str], names: set[str]) -> Reading:
         """Several inequalities: all hold (`and`), one does (`or`); with commas all, unless one excludes another."""
@@ -183,9 +195,11 @@ class _Reader:
             said = zip(["", *joints], texts, items, strict=True)
             keys = sorted(f"{next((n for n in names if n in text), '')} {item.key}" for _, text, item in said)
             return Reading(f"{' '.join(sorted(words))} {{{'; '.join(keys)}}}", free=True)
-        if words == {"and"}:
-            return _joined("\\cap", items)
         both = _joined("\\cap", items)
+        if words == {"and"} and both.key == "{}":  # most who write so mean `or`: it is neither
+            return Reading(f"all of {set_reading(items).key}", free=True)
+        if words == {"and"}:
+            return both
         return (
             both if not words and both.key not in ("{}", *(item.key for item in items)) else _joined("\\cup", items)
         )
@@ -301,6 +315,12 @@ class _Reader:
         return Reading(f"matrix {key}", free=any(cell.free for row in cells for cell in row))
 
 
+def _with_joints(parts: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Every part with the separators before and behind it."""
+    joints = [before for before, _ in parts[1:]] + [""]
+    return [(part, f"{before} {behind}") for (before, part), behind in zip(parts, joints, strict=True)]
+
+
 def _times(factor: str, cell: str) -> str:
     return cell if not factor else f"-({cell})" if factor == "-" else f"{factor}\\cdot ({cell})"
 
@@ -323,24 +343,28 @@ def _word_between(match: re.Match[str]) -> str:
     return f" {match.group(1) or {'wedge': 'and', 'vee': 'or'}[match.group(2)]} "
 
 
-def _unconditional(match: re.Match[str]) -> str:
-    """A formula without the condition on its letter; a letter for any whole number is always `k`."""
-    formula, letter, domain = match.groups()
-    if domain not in "ZN" or re.search(r"(?<![a-zA-Z\\])k", formula):
-        return formula
-    return re.sub(rf"(?<![a-zA-Z\\]){letter}(?![a-zA-Z])", "k", formula)
-
-
 def _named(names: list[str], items: list[Reading]) -> Reading:
     """Values with names: single letters in their order are a tuple, all as they stand a list, indexed ones a set."""
     found, values = set_reading(items), [Reading(item.bare or item.key) for item in items]
-    ordered = [value.key for _, value in sorted(zip(names, values, strict=True), key=lambda pair: pair[0])]
-    in_order = ordered if all(len(name) == 1 for name in names) else [value.key for value in values]
+    width = len(set(names))
+    if width < len(names):  # `a=1, b=2, a=3, b=4` are two tuples
+        rows = [values[at : at + width] for at in range(0, len(names), width)]
+        periodic = len(names) % width == 0 and names == names[:width] * len(rows)
+        return set_reading([Reading(_tuple(row)) for row in rows]) if periodic else found
+    ordered = [value for _, value in sorted(zip(names, values, strict=True), key=lambda pair: pair[0])]
+    in_order = ordered if all(len(name) == 1 for name in names) else values
     indexed = "_" in names[0] and len({name.partition("_")[0] for name in names}) == 1
     listed = "list " + "; ".join(value.key for value in values)
     return replace(
-        found, bare=set_reading(values).key if indexed else None, also=(f"({'; '.join(in_order)})", listed)
+        found,
+        bare=set_reading(values).key if indexed else None,
+        also=(_tuple(in_order), listed),
+        named=tuple(sorted(f"{name} = {value.key}" for name, value in zip(names, values, strict=True))),
     )
+
+
+def _tuple(items: list[Reading]) -> str:
+    return f"({'; '.join(item.key for item in items)})"
 
 
 def _joined(sign: str, items: list[Reading]) -> Reading:

@@ -19,8 +19,10 @@ class Reading:
 
     `bare`: the key without what others leave out. `also`: further keys that say the same. `implied`: the key of an
     answer that is right for this one as a gold answer, while this one is not for that. `sequence`: of a plain list,
-    its items in their order. `free`: it holds variables. `members`: the keys of a set, else empty. `problem`: why it
-    cannot be read; its key then is its own text, so that it is still equal to itself.
+    its items in their order. `mark`: that was dropped (`degree`, `percent`, `dollar`). `whole`: as a gold answer it
+    wants its left side. `named`: of values with names, each with its name. `free`: it holds variables. `members`: the
+    keys of a set, else empty. `problem`: why it cannot be read; its key then is its own text, so that it is still
+    equal to itself.
     """
 
     key: str
@@ -28,13 +30,16 @@ class Reading:
     also: tuple[str, ...] = ()
     implied: str | None = None
     sequence: str | None = None
+    mark: str = ""
+    whole: bool = False
+    named: tuple[str, ...] = ()
     free: bool = False
     members: tuple[str, ...] = ()
     problem: str | None = None
 
     @classmethod
     def of_json(cls, fields: dict[str, Any]) -> "Reading":
-        return cls(**{**fields, "also": tuple(fields["also"]), "members": tuple(fields["members"])})
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in ("also", "members", "named")}})
 
 
 @dataclass(frozen=True)

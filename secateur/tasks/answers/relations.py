@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Protocol
 
 from secateur.tasks.answers.record import Algebra, Reading, Unreadable, interval, set_reading
-from secateur.tasks.answers.text import matching
+from secateur.tasks.answers.text import matching, split_outside
 
 RELATION = re.compile(r"\\(?:le|ge|ne|in|notin|approx)(?![a-zA-Z])|[=<>]")
 _NAME = re.compile(r"(?:\\?[a-zA-Z]+|\\text\{[^{}]*\})'?(?:\s*_\s*(?:\w|\{[^{}]*\}))?\s*(?:\([a-zA-Z0-9, ]*\))?")
@@ -27,6 +27,7 @@ _DENIED = re.compile(r"(?<![a-z])(?:not|no|never|neither|nor|isn.t|wrong|false|i
 _VARIABLE = re.compile(r"\\[a-z]+(?=_)|[a-zA-Z](?:\s*_\s*(?:\w|\{[^{}]*\}))?")
 _MATRIX_NAME = re.compile(r"[A-Za-z]+(?:\^\{?(?:-1|T|\d|\\top)\s*\}?)?")
 _NAMES = re.compile(r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\)")
+_SHORT_NAMES = ("max", "min", "sum", "ans", "avg", "gcd", "lcm", "hcf", "det", "deg", "dim", "arg", "lhs", "rhs")
 _DECIMAL = re.compile(r"-?\d+\.?(\d*)|-?\.(\d+)")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 
@@ -76,6 +77,8 @@ def _equation(reader: Reader, sides: list[str], keep_name: bool) -> Reading:
         sides = sides[::-1]
     *heads, right = sides
     value = reader.answer(right)
+    if len(heads) == 1 and _NAMES.fullmatch(heads[0]) and value.key[0] == "(":
+        return replace(value, named=_names_of(heads[0], value.key))
     formulas = [head for head in heads if not _agrees(reader, head, value)]
     if not value.free:
         if keep_name and is_name(heads[0]):
@@ -83,7 +86,8 @@ def _equation(reader: Reader, sides: list[str], keep_name: bool) -> Reading:
         if not formulas:
             return value
         several = all(len(set(_VARIABLE.findall(re.sub(r"\\[a-z]+(?!_)", "", head)))) > 1 for head in formulas)
-        return replace(reader.algebra.relation(formulas[0], right, "="), bare=value.key if several else None)
+        stated = reader.algebra.relation(formulas[0], right, "=")
+        return replace(stated, bare=value.key if several else None, whole=several)
     if keep_name and is_name(heads[0]):
         return Reading(f"{re.sub(r'[{} ]', '', heads[0])} = {value.key}", bare=value.key, free=True)
     if "\\text" in heads[0] or (is_label(heads[0]) and not is_name(heads[0])):
@@ -93,6 +97,12 @@ def _equation(reader: Reader, sides: list[str], keep_name: bool) -> Reading:
     return replace(reader.algebra.relation(heads[0], right, "="), bare=value.key if is_name(heads[0]) else None)
 
 
+def _names_of(names: str, values: str) -> tuple[str, ...]:
+    """The values of a tuple, each with its name: `(y,x)=(1,2)`."""
+    pairs = zip(re.findall("[a-zA-Z]", names), split_outside(values[1:-1], re.compile("; ")), strict=False)
+    return tuple(sorted(f"{name} = {value}" for name, (_, value) in pairs))
+
+
 def _agrees(reader: Reader, head: str, value: Reading) -> bool:
     """Whether a left side only names the value or repeats it; raises `Unreadable` if it has another one."""
     if is_label(head) or (value.key.startswith("matrix") and _MATRIX_NAME.fullmatch(head)):
@@ -100,7 +110,7 @@ def _agrees(reader: Reader, head: str, value: Reading) -> bool:
     found = reader.item(head)
     if found.free:
         return found.key == value.key
-    if value.free or found.key in (value.key, value.bare) or value.key == found.bare:
+    if value.free or found.key in (value.key, value.bare, *value.also) or value.key in (found.bare, *found.also):
         return not value.free
     raise Unreadable("it says that two different values are equal")
 
@@ -119,10 +129,16 @@ def _approximation(reader: Reader, operators: list[str], sides: list[str], keep_
     true, stated = place(exact.bare or exact.key), place(near.bare or near.key)
     form = _DECIMAL.match(re.sub(r"\\\$|[, ]", "", sides[cut]))
     digits = len(form.group(1) or form.group(2) or "") if form else 0
-    if true is None or stated is None or form is None or abs(true - stated) > Fraction(1, 10**digits):
+    if true is None or stated is None or form is None or not _rounded(true, stated, digits):
         raise Unreadable("its approximation is not one of its value")
     plain = _DECIMAL.fullmatch(sides[cut - 1]) is not None
     return exact if plain else replace(exact, also=(*exact.also, near.key))
+
+
+def _rounded(true: float | Fraction, stated: float | Fraction, digits: int) -> bool:
+    """Whether `stated` is `true` with so many decimals, rounded or cut off."""
+    unit, apart = Fraction(1, 10**digits), abs(true - stated)
+    return apart <= unit / 2 or (apart < unit and abs(stated) < abs(true))
 
 
 def _membership(reader: Reader, left: str, operator: str, right: str) -> Reading:
@@ -160,13 +176,18 @@ def _inequality(reader: Reader, left: str, operator: str, right: str) -> Reading
 
 def is_name(text: str) -> bool:
     constants = ("\\pi", "\\infty", "e", "i", "\\emptyset")
-    return bool(_NAME.fullmatch(text)) and text not in constants and not _DENIED.search(text)
+    return bool(_NAME.fullmatch(text)) and text not in constants and not (_DENIED.search(text) or _is_product(text))
+
+
+def _is_product(text: str) -> bool:
+    """Whether small letters are variables side by side (`xy`, `abc`), not a word or a length such as `AB`."""
+    return 1 < len(text) < 4 and text.isalpha() and text.islower() and text not in _SHORT_NAMES
 
 
 def is_label(text: str) -> bool:
     """Whether a left side says what the value is of, and has none itself: `x`, `f(g(2))`, `|AB|`, `S_1:S_2`."""
     text = text.strip()
-    if _DENIED.search(text) or text in ("\\pi", "\\infty", "e", "i", "\\emptyset"):
+    if _DENIED.search(text) or text in ("\\pi", "\\infty", "e", "i", "\\emptyset") or _is_product(text):
         return False
     if any(form.fullmatch(text) for form in (_NAME, _NAMES, _LABEL, _LENGTH, _AREA, _ANGLE, _IN_WORDS)):
         return True
@@ -174,7 +195,8 @@ def is_label(text: str) -> bool:
         return True
     if text.startswith("\\frac{") and (middle := matching(text, 5)) > 0 and text[middle + 1 : middle + 2] == "{":
         above, below = text[6:middle], text[middle + 2 : -1]
-        return matching(text, middle + 1) == len(text) - 1 and is_label(above) and is_label(below)
+        variables = len(above) == len(below) == 1  # x/y = 2 is an equation
+        return matching(text, middle + 1) == len(text) - 1 and not variables and is_label(above) and is_label(below)
     return bool(_RATIO_OF_NAMES.fullmatch(text)) and all(map(is_label, text.split(":")))
 
 

@@ -33,8 +33,8 @@ _RENAMED = {
     **dict.fromkeys(_DROPPED.split(), ""),
     **dict.fromkeys(_BLANKS.split(), " "),
     **dict.fromkeys(["dfrac", "tfrac", "cfrac"], "\\frac"),
-    **dict.fromkeys(["leq", "leqslant"], "\\le"),
-    **dict.fromkeys(["geq", "geqslant"], "\\ge"),
+    **dict.fromkeys(["leq", "leqslant", "leqq"], "\\le"),
+    **dict.fromkeys(["geq", "geqslant", "geqq"], "\\ge"),
     **dict.fromkeys(["varnothing", "O"], "\\emptyset"),
     **dict.fromkeys(["langle", "lparen"], "("),
     **dict.fromkeys(["rangle", "rparen"], ")"),
@@ -58,6 +58,10 @@ _NEGATED = {"\\in": "\\notin ", "=": "\\ne ", "<": "\\ge ", ">": "\\le ", "\\le"
 _NEGATION = re.compile(r"\\not\s*(\\(?:in|le|ge)(?![a-zA-Z])|[=<>])")
 _TYPED = {">=": "\\ge ", "<=": "\\le ", "==": "=", "!=": "\\ne "}
 _TYPED_RELATION = re.compile(r"[<>=]=|(?<=[\sxyz])!=")  # right behind a number or a bracket, `!` is a factorial
+_EDGES = re.compile(
+    r"^(?:\{\}|\\\\|\s)+|(?:(?<![\w}\]])\{\}|(?<=[\d)])\{\}|\\\\|\\checkmark|[✓✔✅]|\s)+$"
+)  # decoration
+_SPACING = re.compile(r"\\[hv]space\*?\s*\{[^{}]*\}")
 _REPETEND = re.compile(r"\\overline\s*\{?\s*(\d)\s*\}?(\d*)\\overline\s*\{?\s*(\d)\s*\}?")
 
 
@@ -70,7 +74,7 @@ def normalise(answer: str) -> str:
     if (whole := _EMPHASIS.fullmatch(text)) is not None:  # before a star is taken for that of a command
         text = whole.group(2)
     text = _THOUSANDS_MARK.sub("", _ascii(text.translate(_UNICODE)))
-    text = _COMMAND.sub(_rename, _COLOUR.sub("", text))
+    text = _COMMAND.sub(_rename, _SPACING.sub(" ", _COLOUR.sub("", text)))
     text = _DEGREE.sub(r"^\\circ ", text.replace("~", " "))
     text = _UPRIGHT_COMMAND.sub(r"\1 ", text)
     text = _UPRIGHT_FUNCTION.sub(r"\\\1 ", _LEADING_SPACE_IN_TEXT.sub(r"\\text{", text))
@@ -154,6 +158,35 @@ def braced(text: str, start: int) -> int:
 BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
+def without_condition(text: str) -> str:
+    """A formula without the condition on its letter behind it: `k\\in\\mathbb{Z}`, `where n is an integer`.
+
+    A letter for any whole number is always `k` then.
+    """
+    match = _CONDITION.match(text) or _CONDITION_IN_WORDS.match(text)
+    if match is None:
+        return text
+    formula, letter = match.group(1), next(filter(None, match.groups()[1:]))
+    if match.groups()[-1] in ("Q", "R") or re.search(r"(?<![a-zA-Z\\])k", formula):
+        return formula
+    return re.sub(rf"(?<![a-zA-Z\\]){letter}(?![a-zA-Z])", "k", formula)
+
+
+_BETWEEN = r"(?:\\text\{|[\s},])*"
+_CONDITION = re.compile(
+    r"(.*?[^\s,(])(?:\s*[,(]\s*|\s+|(?=\\text))(?:\\text\{\s*(?:where|for|with)?(?:\s*(?:all|any|every|some|each))?\s*\}\s*)?"
+    r"([a-zA-Z])\s*\\in\s*\\(?:mathbb|text)\s*\{?\s*([ZNQR])\s*\}?(?:\s*\^?[*+])?\s*\)?$",
+    re.DOTALL,
+)
+_CONDITION_IN_WORDS = re.compile(
+    r"(.*?[^\s,(])[\s,(]*(?:\\text\{\s*)?"
+    rf"(?:(?:where|for|with){_BETWEEN})?(?:(?:all|any|every|some|each|an){_BETWEEN})?"
+    rf"(?:integers?{_BETWEEN}(?<![a-zA-Z])([a-zA-Z])|"
+    rf"(?<![a-zA-Z\\])([a-zA-Z]){_BETWEEN}(?:is{_BETWEEN})?(?:(?:an|any){_BETWEEN})?integers?){_BETWEEN}\)?$",
+    re.DOTALL,
+)
+
+
 def _ascii(text: str) -> str:
     """Digits of other scripts, full-width signs, raised digits and fractions of one sign, as ASCII spells them."""
     if text.isascii():
@@ -179,8 +212,8 @@ def _rename(match: re.Match[str]) -> str:
 
 
 def _trim(text: str) -> str:
-    text = re.sub(r"\s+", " ", text).strip()
-    return text[:-1].strip() if text.endswith((".", ",", ";")) else text
+    text = _EDGES.sub("", re.sub(r"\s+", " ", text).strip())
+    return text[:-1].strip() if text.endswith((".", ",", ";")) and not text.endswith("..") else text
 
 
 def _unwrapped(text: str) -> str | None:
