@@ -41,7 +41,6 @@ from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
 from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, RoundLog, StuckWatch
 from trainers.grpo.checkpoints import prepare_resume, record_training
-from trainers.grpo.data import round_rows
 from trainers.grpo.job import RoundJob
 from trainers.grpo.rollout_server import check_rollout_server, explain_dead_server
 
@@ -64,7 +63,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
     from trl import GRPOTrainer
 
     reward, folder = job.make_reward(round_), job.folder.round_folder(round_)
-    rows = round_rows(job.data.problems, job.config.schedule, round_, job.batches.rows(round_.max_steps))
+    rows = job.rows(round_)
     if current_ranks().is_main and "tensorboard" in arguments.report_to:
         name_tensorboard_run(job.folder.path, round_.name, step_of(resume) if resume else 0)
     stop = CleanStop(job.folder.path)

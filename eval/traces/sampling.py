@@ -2,24 +2,33 @@
 
 import datetime
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.markup import escape
 
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.engines.base import Engine, SamplingSpec, TellsSampling, trace_seed
 from secateur.engines.gguf import plain_model
-from secateur.engines.models import model_fingerprint
+from secateur.engines.models import (
+    check_context,
+    load_tokenizer,
+    model_fingerprint,
+    read_model_config,
+    stored_end_ids,
+    unstopped_turn,
+)
 from secateur.engines.registry import EngineKeys, check_dtype, engine_kind, open_engine, tokenizer_source
 from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
-from secateur.runtime.console import progress, use_one_torch_thread
+from secateur.runtime.console import progress, say, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder
+from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import current_ranks, each_in_its_own_process
 from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
 from secateur.tasks.prompts import Prompt, PromptKeys, encode_prompt, evaluation_messages, starts_inside_thinking
@@ -138,15 +147,6 @@ class SamplingKeys(EngineKeys, PromptKeys):
         }
 
 
-def require_model_folder(key: str, path: str) -> None:
-    """Refuse early what looks like a path and is no model folder; other names are taken for Hub ids."""
-    if Path(path).is_dir():
-        if not (Path(path) / "config.json").is_file():
-            raise InputError(f"key '{key}' has the value '{path}': a folder without config.json is no model folder")
-    elif path.startswith((".", "/", "outputs/", "~")) or path.count("/") != 1:
-        raise InputError(f"key '{key}' has the value '{path}': no such folder; train or download the model first")
-
-
 def local_device(device: str) -> str:
     """ "auto" becomes this process's own GPU, or the CPU where there is none; other names stay. Raises `InputError`
     for a GPU where there is none."""
@@ -213,6 +213,21 @@ def hold_output(folder: str) -> Iterator[None]:
 
 def prompt_ids(tokenizer, problem: Problem, prompt: Prompt) -> tuple[int, ...]:
     return tuple(encode_prompt(tokenizer, evaluation_messages(problem.problem, prompt)))
+
+
+def check_models(config: SamplingKeys, problems: Iterable[Problem]) -> None:
+    """See, before a model is opened, that every one takes the problems: its chat template, its context with the
+    longest prompt. Raises `InputError` for one that does not; what may be meant is a warning."""
+    asked = list(problems)
+    for name, path in config.sampled_models.items():
+        tokenizer = load_tokenizer(config.tokenizer_of(name))
+        longest = max((len(prompt_ids(tokenizer, problem, config.prompt_family)) for problem in asked), default=0)
+        if not engine_kind(config.engine).in_process:  # the server knows its own
+            continue
+        found = read_model_config(path)
+        check_context(found, longest, "max_tokens", config.max_tokens)
+        if warning := unstopped_turn(tokenizer, stored_end_ids(path, found, tokenizer)):
+            say(f"[bold]warning: {escape(warning)}[/bold]")
 
 
 def sample_missing(

@@ -18,7 +18,7 @@ from schedules.rounds import Round
 from secateur.runtime.errors import InputError
 from secateur.tasks.decontaminate import ProblemOverlap, find_overlaps
 from secateur.tasks.hub_sets import HUB_SETS
-from secateur.tasks.prompts import Messages, encode_prompt, training_messages
+from secateur.tasks.prompts import Messages, encode_prompt, in_known_roles, training_messages
 from secateur.tasks.records import Problem
 from secateur.tasks.sources import UnreadableGold, load_training_set, read_source, split_source
 
@@ -65,10 +65,11 @@ class DataReport(DataRecord):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The problems to train on and how they were come by."""
+    """The problems to train on, how they were come by, and their longest prompt [tokens]."""
 
     problems: list[Problem]
     report: DataReport
+    longest_prompt: int
 
 
 def load_training_problems(schedule: ScheduleConfig, tokenizer: PreTrainedTokenizerBase) -> TrainingData:
@@ -81,9 +82,8 @@ def load_training_problems(schedule: ScheduleConfig, tokenizer: PreTrainedTokeni
     overlaps = find_overlaps(problems, evaluation)
     taken = {overlap.id for overlap in overlaps}
     clean = [problem for problem in problems if problem.id not in taken]
-    too_long = [
-        entry for entry in _prompt_lengths(clean, schedule, tokenizer) if entry.tokens > schedule.max_prompt_tokens
-    ]
+    lengths = _prompt_lengths(clean, schedule, tokenizer)
+    too_long = [TooLong(*entry) for entry in lengths.items() if entry[1] > schedule.max_prompt_tokens]
     taken |= {entry.id for entry in too_long}
     kept = [problem for problem in clean if problem.id not in taken]
     report = DataReport(
@@ -100,7 +100,7 @@ def load_training_problems(schedule: ScheduleConfig, tokenizer: PreTrainedTokeni
     )
     if not kept:
         raise InputError(_nothing_left(report))
-    return TrainingData(kept, report)
+    return TrainingData(kept, report, max(tokens for name, tokens in lengths.items() if name not in taken))
 
 
 def _read_evaluation(source: str) -> list[Problem]:
@@ -112,15 +112,13 @@ def _read_evaluation(source: str) -> list[Problem]:
 
 def _prompt_lengths(
     problems: Sequence[Problem], schedule: ScheduleConfig, tokenizer: PreTrainedTokenizerBase
-) -> list[TooLong]:
-    """The length of each prompt [tokens] in the round with the longest numbers in its sentences, the first."""
+) -> dict[str, int]:
+    """Problem id → length of its prompt [tokens] in the first round, whose sentences have the longest numbers."""
     limit = schedule.limits[0]
     target = None if find_reward(schedule.reward).target is None else limit
-    prompts = (_messages(problem, schedule, limit, target) for problem in problems)
-    return [
-        TooLong(problem.id, len(encode_prompt(tokenizer, prompt)))
-        for problem, prompt in zip(problems, prompts, strict=True)
-    ]
+    return {
+        problem.id: len(encode_prompt(tokenizer, _messages(problem, schedule, limit, target))) for problem in problems
+    }
 
 
 def _origins(sources: Sequence[str]) -> dict[str, str]:
@@ -156,8 +154,14 @@ def prompt_order(problems: int, rows: int, seed: int, round_index: int) -> list[
     return order[:rows]
 
 
-def round_rows(problems: Sequence[Problem], schedule: ScheduleConfig, round_: Round, rows: int) -> list[Row]:
-    """The dataset of a round, one entry per prompt in training order.
+def round_rows(
+    problems: Sequence[Problem],
+    schedule: ScheduleConfig,
+    round_: Round,
+    rows: int,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Row]:
+    """The dataset of a round, one entry per prompt in training order, in turns that the chat template takes.
 
     `prompt` (chat), `gold`, `problem_id`, `row` (its number: the group id of its completions), and `target_tokens`
     if the reward asks for a length.
@@ -167,7 +171,7 @@ def round_rows(problems: Sequence[Problem], schedule: ScheduleConfig, round_: Ro
     entries = []
     for row, (index, target) in enumerate(zip(order, targets, strict=True)):
         problem = problems[index]
-        prompt = _messages(problem, schedule, round_.limit, target)
+        prompt = in_known_roles(tokenizer, _messages(problem, schedule, round_.limit, target))
         entry = {"prompt": prompt, "gold": problem.answer, "problem_id": problem.id, "row": row}
         entries.append(entry if target is None else {**entry, "target_tokens": target})
     return entries

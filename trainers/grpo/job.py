@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
@@ -18,15 +19,23 @@ from rewards.trl_reward import LimitReward
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.rounds import Round, validate_limits
 from schedules.state import RunFolder
-from secateur.engines.models import load_tokenizer
+from secateur.engines.models import (
+    check_context,
+    context_tokens,
+    load_tokenizer,
+    read_model_config,
+    stored_end_ids,
+    unstopped_turn,
+)
 from secateur.engines.registry import check_options
 from secateur.runtime.config import check_types, reject_unknown
+from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
-from secateur.tasks.prompts import starts_inside_thinking
-from trainers.grpo.data import TrainingData, load_training_problems, shortest_completion
+from secateur.tasks.prompts import knows_system_turn, starts_inside_thinking
+from trainers.grpo.data import Row, TrainingData, load_training_problems, round_rows, shortest_completion
 
 # Keys of GRPOConfig that the schedule sets; the reason is shown to a user who gives one.
 _SEQUENCE = "a resume must see the prompts in their order"
@@ -218,6 +227,25 @@ class RoundJob:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(schedule.model)
         self.data: TrainingData = load_training_problems(schedule, self.tokenizer)
         validate_limits(schedule.limits, shortest_completion(self.data.problems, self.tokenizer))
+        self._check_model()
+
+    def _check_model(self) -> None:
+        """What a model's files tell of its context, end tokens and chat template, before its weights are loaded."""
+        schedule, tokenizer = self.config.schedule, self.tokenizer
+        config = read_model_config(schedule.model)
+        check_context(config, self.data.longest_prompt, "limits", max(schedule.limits))
+        if self.values.get("use_vllm"):  # which refuses more than the context, though no prompt may need it
+            needed = self.values["vllm_max_model_length"]
+            self.values["vllm_max_model_length"] = min(needed, context_tokens(config) or needed)
+        if warning := unstopped_turn(tokenizer, stored_end_ids(schedule.model, config, tokenizer, of_trainer=True)):
+            say(f"[bold]warning: {escape(warning)}[/bold]")
+        if schedule.prompt_family != "plain" and not knows_system_turn(tokenizer):
+            say("  the model's chat template has no system turn: its text begins the user's")
+
+    def rows(self, round_: Round) -> list[Row]:
+        """What `round_` trains on, in the order of its steps."""
+        rows = self.batches.rows(round_.max_steps)
+        return round_rows(self.data.problems, self.config.schedule, round_, rows, self.tokenizer)
 
     def arguments(self, round_: Round) -> GRPOConfig:
         return make_grpo_config(self.values, self.config, round_, self.folder.round_folder(round_))
