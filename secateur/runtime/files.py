@@ -19,6 +19,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import JsonValue
 
 from secateur.runtime.errors import InputError
+from secateur.runtime.process import is_no_access
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,7 +193,9 @@ def hold_folder(folder: str | Path, wait: bool = False) -> Iterator[None]:
         lock = _acquired(folder / LOCK, wait)
     except Timeout:
         raise InputError(f"{folder}: {_holder(folder)} is working in it; wait for it or end it") from None
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
+        if not is_no_access(error):
+            raise
         raise InputError(f"{folder}: no folder that can be written to ({error}); give another 'output_dir'") from None
     try:
         write_text(folder / HOLDER, f"process {os.getpid()} on {platform.node()}")

@@ -1,7 +1,13 @@
 """Unusable models are refused before anything is sampled, in words that say what to do."""
 
+import contextlib
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,6 +29,7 @@ from secateur.engines.models import (
 )
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json
+from tests.conftest import REPOSITORY
 
 
 def test_a_folder_must_hold_a_model_and_a_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
@@ -115,6 +122,48 @@ def test_published_generation_settings_can_be_loaded_saved_resumed_and_exported(
     settings = [(folder / "generation_config.json").read_bytes() for folder in (original, tmp_path / "final")]
     assert settings[0] == settings[1]
     load_model(tmp_path / "final", "float32", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["trainers/embedded_modle", "./embedded_model", "/models/mine", "a/b/c", "mine"])
+def test_a_model_that_is_not_there_ends_at_once_without_a_network(name: str, tmp_path: Path) -> None:
+    """A relative path from another folder reads as a Hub id, and the Hub's client tries it again for a minute."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=_hang_up, args=(server, asked), daemon=True).start()
+        variables = {"HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
+        paths = {"PYTHONPATH": str(REPOSITORY), "HF_HOME": str(tmp_path)}
+        command = [sys.executable, "-c", LOADS, name]
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | variables | paths, capture_output=True, text=True
+        )
+    assert ended.returncode == 2, ended.stderr
+    path_like = name != "trainers/embedded_modle"
+    assert (
+        ended.stderr.count("\n") == 1 and ("no such folder; train" if path_like else "out of reach") in ended.stderr
+    )
+    assert len(asked) == (0 if path_like else 1)
+
+
+LOADS = """
+import sys
+from secateur.engines.models import load_tokenizer
+from secateur.runtime.hub import require_model_folder
+from secateur.runtime.process import entry_point
+
+@entry_point
+def main():
+    require_model_folder("model", sys.argv[1])
+    load_tokenizer(sys.argv[1])
+
+main()
+"""
+
+
+def _hang_up(server: socket.socket, asked: list[int]) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            server.accept()[0].close()
+            asked.append(1)
 
 
 @pytest.mark.parametrize(
