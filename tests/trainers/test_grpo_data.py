@@ -12,7 +12,7 @@ from schedules.rounds import Round
 from secateur.runtime.errors import InputError
 from secateur.tasks.records import Problem, read_problems
 from tests.tiny import WITHOUT_SYSTEM, build_tokenizer
-from trainers.grpo.data import load_training_problems, round_rows
+from trainers.grpo.data import check_validation, load_training_problems, round_rows
 
 EXAM = (
     "Three boys and four girls stand in a row in random order. Find the probability that no two boys are neighbours."
@@ -125,6 +125,21 @@ def test_a_reward_with_a_target_names_one_per_row() -> None:
     assert rows == round_rows(problems, wanted, ROUND, 500, build_tokenizer())[:400]
     other = round_rows(problems, dataclasses.replace(wanted, seed=4), ROUND, 400, build_tokenizer())
     assert targets != [row["target_tokens"] for row in other]
+
+
+def test_validation_on_what_is_trained_on_is_refused_by_content_and_a_part_of_it_said(tmp_path: Path, capsys) -> None:
+    source = write(tmp_path / "t.jsonl", TRAINING)
+    problems = load_training_problems(schedule(source, max_prompt_tokens=10_000), build_tokenizer()).problems
+    renamed = {f"v{name}": text.replace(" ", "  ") for name, text in TRAINING.items()}
+    copied = write(tmp_path / "v.jsonl", renamed)
+    for validation in (source, copied):
+        with pytest.raises(InputError, match=r"'validation_problems' has the value '.*\.jsonl': all 5 are training"):
+            check_validation(dataclasses.replace(schedule(source), validation_problems=validation), problems)
+    mixed = write(tmp_path / "m.jsonl", {**renamed, "new": "What is $2^{10}$?"})
+    check_validation(dataclasses.replace(schedule(source), validation_problems=mixed), problems)
+    assert "5 of 6 are trained on as well; 'decontaminate' takes" in capsys.readouterr().out.replace("\n", " ")
+    assert not check_validation(dataclasses.replace(schedule(source), validation_problems=mixed), problems[:0])
+    assert not capsys.readouterr().out
 
 
 def test_real_problems_are_decontaminated(shared_data: Path) -> None:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from rewards.completion import TargetOptions
@@ -15,12 +16,13 @@ from rewards.registry import find_reward, make_options
 from schedules.config import ScheduleConfig
 from schedules.records import DataRecord
 from schedules.rounds import Round
+from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.tasks.decontaminate import ProblemOverlap, find_overlaps
+from secateur.tasks.decontaminate import ProblemOverlap, find_overlaps, words
 from secateur.tasks.hub_sets import HUB_SETS
 from secateur.tasks.prompts import Messages, encode_prompt, in_known_roles, training_messages
 from secateur.tasks.records import Problem
-from secateur.tasks.sources import UnreadableGold, load_training_set, read_source, split_source
+from secateur.tasks.sources import UnreadableGold, load_problems, load_training_set, read_source, split_source
 
 Row = dict[str, Messages | str | int]
 """An entry of the dataset that TRL trains on."""
@@ -101,6 +103,24 @@ def load_training_problems(schedule: ScheduleConfig, tokenizer: PreTrainedTokeni
     if not kept:
         raise InputError(_nothing_left(report))
     return TrainingData(kept, report, max(tokens for name, tokens in lengths.items() if name not in taken))
+
+
+def check_validation(schedule: ScheduleConfig, problems: Sequence[Problem]) -> None:
+    """Compare the validation problems with those that are trained on, by their text: some in common are a warning.
+
+    Raises `InputError` where all are: checkpoints would be chosen by what they have learned by heart.
+    """
+    known = {tuple(words(problem.problem)) for problem in problems}
+    validation = load_problems(schedule.validation_problems, schedule.validation_count, schedule.seed)
+    common = sum(tuple(words(problem.problem)) in known for problem in validation)
+    where = f"key 'validation_problems' has the value '{schedule.validation_problems}'"
+    if common == len(validation):
+        raise InputError(f"{where}: all {common} are training problems as well; name others for one of the two keys")
+    if common:
+        say(
+            f"[bold]warning: {escape(where)}: {common} of {len(validation)} are trained on as well; 'decontaminate' "
+            "takes them out of the training problems[/bold]"
+        )
 
 
 def _read_evaluation(source: str) -> list[Problem]:

@@ -35,7 +35,14 @@ from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
 from secateur.tasks.prompts import knows_system_turn, starts_inside_thinking
-from trainers.grpo.data import Row, TrainingData, load_training_problems, round_rows, shortest_completion
+from trainers.grpo.data import (
+    Row,
+    TrainingData,
+    check_validation,
+    load_training_problems,
+    round_rows,
+    shortest_completion,
+)
 
 # Keys of GRPOConfig that the schedule sets; the reason is shown to a user who gives one.
 _SEQUENCE = "a resume must see the prompts in their order"
@@ -226,6 +233,7 @@ class RoundJob:
         self.values["report_to"] = usable_report_to(self.values["report_to"])
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(schedule.model)
         self.data: TrainingData = load_training_problems(schedule, self.tokenizer)
+        check_validation(schedule, self.data.problems)
         validate_limits(schedule.limits, shortest_completion(self.data.problems, self.tokenizer))
         self._check_model()
 
