@@ -42,10 +42,22 @@ SCHEDULE = ("trainers/grpo_len.py", "configs/demo/thinkprune.yaml", "--check_for
 SINGLE = ("eval/single.py", "configs/demo/single.yaml", *MODELS)
 MISTAKES = {
     "a limit beyond the model's context": (*SCHEDULE, "--limits", "1000", "900", "800"),
+    "an 8-GPU launch without GPUs": (
+        *("trainers/grpo_len.py", "configs/demo/thinkprune.yaml", "--check_for_processes", "8", "--use_cpu", "false"),
+        *("--accelerate_config", "configs/accelerate/zero2.yaml", "--per_device_train_batch_size", "1"),
+        *("--gradient_accumulation_steps", "1", "--save_steps", "1"),
+    ),
+    "the same problems twice": (*SCHEDULE, "--validation_problems", "arithmetic:train"),
+    "a device that is not here": (*SINGLE, "--device", "cuda:99"),
+    "no device at all": (*SINGLE, "--device", "gpu"),
     "a validation beyond it": (*SINGLE, "--max_tokens", "1010", "--check", "true"),
 }
 ANSWERS = {
     "a limit beyond the model's context": "'limits' has the value 1000: with the longest prompt, ",
+    "an 8-GPU launch without GPUs": "8 processes are to train on this machine, which has ",
+    "the same problems twice": "'validation_problems' has the value 'arithmetic:train': all ",
+    "a device that is not here": "'device' has the value 'cuda:99', but GPUs that can be used here: ",
+    "no device at all": "'device' has the value 'gpu', which torch knows no device by; give auto, cpu",
     "a validation beyond it": "'max_tokens' has the value 1010: with the longest prompt, ",
 }
 

@@ -149,14 +149,24 @@ class SamplingKeys(EngineKeys, PromptKeys):
 
 def local_device(device: str) -> str:
     """ "auto" becomes this process's own GPU, or the CPU where there is none; other names stay. Raises `InputError`
-    for a GPU where there is none."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"key 'device' has the value '{device}', but no GPU can be used here; give auto or cpu")
+    for a GPU that is not here, and for what torch knows no device by."""
     if device != "auto":
+        _check_device(device)
         return device
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
+def _check_device(device: str) -> None:
+    wrong = f"key 'device' has the value '{device}'"
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"{wrong}, which torch knows no device by; give auto, cpu, cuda or cuda:N") from None
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted.type == "cuda" and (wanted.index or 0) >= gpus:
+        raise InputError(f"{wrong}, but GPUs that can be used here: {gpus}; give auto or cpu")
 
 
 def model_by_model(work: Callable[..., None], config: SamplingKeys, *arguments: Any) -> None:
@@ -217,8 +227,11 @@ def prompt_ids(tokenizer, problem: Problem, prompt: Prompt) -> tuple[int, ...]:
 
 def check_models(config: SamplingKeys, problems: Iterable[Problem]) -> None:
     """See, before a model is opened, that every one takes the problems: its chat template, its context with the
-    longest prompt. Raises `InputError` for one that does not; what may be meant is a warning."""
+    longest prompt; and that its device is here. Raises `InputError` for what is not so; what may be meant is a
+    warning."""
     asked = list(problems)
+    if engine_kind(config.engine).in_process:
+        local_device(config.device)
     for name, path in config.sampled_models.items():
         tokenizer = load_tokenizer(config.tokenizer_of(name))
         longest = max((len(prompt_ids(tokenizer, problem, config.prompt_family)) for problem in asked), default=0)

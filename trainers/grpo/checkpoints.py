@@ -20,10 +20,13 @@ from schedules.integrity import (
     MARKER,
     Marker,
     broken_structure,
+    check_seal,
     damage,
     fingerprint,
+    is_unpickled,
     read_marker,
     saved_checkpoints,
+    seal,
     step_of,
     write_marker,
 )
@@ -48,6 +51,8 @@ def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = Tru
     missing = [name for name in _expected_files(folder, world_size) if not (folder / name).is_file()]
     if missing or not list(folder.glob("*.safetensors")):
         raise RuntimeError(f"{folder}: incomplete after saving, without {', '.join(missing) or 'model weights'}")
+    if is_unpickled(folder):
+        seal(folder)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER]
     for path in files:
         if fault := broken_structure(path):
@@ -116,8 +121,9 @@ def set_damaged_aside(round_folder: Path) -> list[tuple[Path, str]]:
 def checkpoint_to_resume(round_folder: Path, world_size: int) -> Path | None:
     """The newest whole checkpoint that holds training state, None if there is none.
 
-    Raises `InputError` if it was saved by another number of processes: optimiser shards and random states belong to
-    ranks, so such a resume would fail or silently compute something else.
+    Raises `InputError` if it was saved by another number of processes (optimiser shards and random states belong to
+    ranks, so such a resume would fail or silently compute something else), and if it would be unpickled and bears no
+    seal of this user's.
     """
     for folder in reversed(saved_checkpoints(round_folder)):
         if damage(folder):
@@ -130,6 +136,8 @@ def checkpoint_to_resume(round_folder: Path, world_size: int) -> Path | None:
                 f"{folder} was saved by {marker.world_size} processes and this launch has {world_size}; launch "
                 f"with num_processes {marker.world_size}, or delete {round_folder} to train the round afresh"
             )
+        if is_unpickled(folder):
+            check_seal(folder)
         return folder
     return None
 

@@ -5,6 +5,7 @@ name the key.
 """
 
 import dataclasses
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,11 @@ PINNED: dict[str, JSON] = {
 }
 
 
+# What batches and epochs are divided by.
+_COUNTS = (
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "num_iterations"),
+    *("generation_batch_size", "steps_per_generation", "vllm_tensor_parallel_size"),
+)
 # What TRL looks at only once it trains.
 CHOICES: dict[str, tuple[JSON, ...]] = {
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"),
@@ -143,9 +149,22 @@ def trainer_values(config: RunConfig) -> dict[str, JSON]:
         if key in values and values[key] not in known:
             names = ", ".join(str(name) for name in known)
             raise InputError(f"{config.where}: key '{key}' has the value {values[key]!r}; choose one of {names}")
+    _check_numbers(values, config.where)
     if values.get("use_vllm"):
         _fit_vllm_length(config, values)
     return values
+
+
+def _check_numbers(values: Mapping[str, JSON], where: str) -> None:
+    """Raises `InputError` for a number that something is divided by and that must not be 0."""
+    for key in _COUNTS:
+        if values.get(key) is not None and values[key] < 1:
+            raise InputError(f"{where}: key '{key}' has the value {values[key]}; it must be at least 1")
+    if values["temperature"] <= 0:
+        raise InputError(
+            f"{where}: key 'temperature' has the value {values['temperature']}; it must be above 0: greedy "
+            "completions of one prompt are all the same, so nothing can be learned from their rewards"
+        )
 
 
 def _fit_vllm_length(config: RunConfig, values: dict[str, JSON]) -> None:
@@ -213,6 +232,23 @@ def make_grpo_config(values: Mapping[str, JSON], config: RunConfig, round_: Roun
         return GRPOConfig(**{**values, "save_steps": int(values["save_steps"]), **owned})
     except ValueError as error:
         raise InputError(f"{config.where}: {error}") from None
+
+
+def check_machine(values: Mapping[str, JSON], processes: int, stage: int, use_cpu: bool) -> None:
+    """Raises `InputError` where this machine lacks what a launch of so many `processes` on it needs: a GPU for each
+    unless `use_cpu`, vLLM if TRL's `values` ask for it, DeepSpeed for a ZeRO `stage` above 0."""
+    gpus = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    if processes > max(1, gpus) and not (use_cpu or values.get("use_cpu")):
+        remedy = f"give --num_processes {gpus}" if gpus else "set use_cpu: true to train on CPUs (embedded model)"
+        raise InputError(
+            f"{processes} processes are to train on this machine, which has {gpus} usable GPUs; {remedy}"
+        )
+    for package, needed in (("vllm", bool(values.get("use_vllm"))), ("deepspeed", stage > 0)):
+        if needed and importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"this launch needs {package}, which is not installed; `pip install -e '.[{package}]'` in the folder "
+                "of this project"
+            )
 
 
 class RoundJob:

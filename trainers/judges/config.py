@@ -18,7 +18,17 @@ from trainers.judges.fit import FOCAL_GAMMA, MINORITY_FACTOR
 
 # Keys that change what is shown and sent, not what is trained; they may differ between starts.
 FREE_KEYS = frozenset({*PLAN_KEYS, "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"})
-_AT_LEAST_ONE = ("heads", "width", "pair_hidden", "problems_per_step", "pairs_per_step", "evaluations", "max_tokens")
+_AT_LEAST_ONE = (
+    "heads",
+    "width",
+    "pair_hidden",
+    "problems_per_step",
+    "pairs_per_step",
+    "evaluations",
+    "max_tokens",
+    "dev_pairs",
+    "test_pairs",
+)
 _OF_KINDS = tuple(kind.keys for kind in JUDGE_KINDS.values() if kind.keys is not None)
 
 

@@ -28,8 +28,8 @@ def check_vllm() -> None:
     """Raises `InputError` where vLLM is missing or of another series: the engine reads its scheduler's requests."""
     if importlib.util.find_spec("vllm") is None:
         raise InputError(
-            "engine 'vllm': vLLM is not installed; `pip install secateur[vllm]` on a GPU machine, or "
-            "`make test-vllm` builds an environment with its CPU build"
+            "engine 'vllm': vLLM is not installed; on a GPU machine `pip install -e '.[vllm]'` in the folder of this "
+            "project, or `make test-vllm` builds an environment with its CPU build"
         )
     from vllm import __version__
 
