@@ -74,8 +74,8 @@ class Redundancy:
     `same_answer_pairs` of the `pairs` of traces of one problem whose outcome is known
     (`secateur.deepprune.judges.pairs`) end in the same answer; None without pairs, as of one trace each.
     `distinct_answers`, `majority_share`, `majority_accuracy` and `pass_at_1` are means over problems; a trace without
-    an answer counts among a problem's traces. `whole_cuts` is the share of traces that end before their cut; `median_cut_share` the median, over all
-    traces, of the part of a trace that lies in its cut, in `cut_unit`."""
+    an answer counts among a problem's traces. `whole_cuts` is the share of traces that end before their cut;
+    `median_cut_share` the median, over all traces, of the part of a trace that lies in its cut, in `cut_unit`."""
 
     model: str
     set: str
