@@ -10,7 +10,7 @@ from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import Round, make_rounds
 from secateur.engines.gguf import plain_model
 from secateur.engines.registry import engine_kind
-from secateur.runtime.config import check_types, read_yaml, split_command_line
+from secateur.runtime.config import check_seed, check_types, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.hub import check_key, require_model_folder
@@ -104,6 +104,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         make_rounds(self.limits, self.steps_per_round)
+        check_seed(self.seed)
         require_model_folder("model", self.model)
         check_key("hub_model_id", self.hub_model_id)
         extraction(self.answer_from)

@@ -24,6 +24,7 @@ from secateur.runtime.files import JSON
 
 C = TypeVar("C")
 LEFT_OUT = "(left out)"
+_SEEDS = 4_000_000_000
 _SECRET = ("token", "_key", "apikey", "password", "secret", "authorization")  # that names of keys end with
 
 
@@ -195,6 +196,12 @@ def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:
         return cls(**merged)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def check_seed(seed: int) -> None:
+    """Raises `InputError` for a seed that numpy does not take, or would not once rounds have added to it."""
+    if not 0 <= seed < _SEEDS:
+        raise InputError(f"key 'seed' has the value {seed}; give a whole number from 0 to below {_SEEDS:,}")
 
 
 def without_secrets(value: JSON) -> JSON:

@@ -123,7 +123,7 @@ def _leave(message: str, code: int) -> None:
 def _tell_launchers(message: str, code: int) -> None:
     """accelerate ends with code 1 and a traceback of its own, whatever its processes ended with."""
     if current_ranks().is_main and code == 2 and REFUSAL in os.environ:
-        Path(os.environ[REFUSAL]).write_text(message, encoding="utf-8")
+        Path(os.environ[REFUSAL]).write_text(message, encoding="utf-8", errors="replace")
     if table := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # what torchrun shows last
         told = {"message": {"message": f"error: {message}", "extraInfo": {"timestamp": str(int(time.time()))}}}
         Path(table).write_text(json.dumps(told), encoding="utf-8")

@@ -9,6 +9,7 @@ from secateur.deepprune.judges.calibration import CalibrationKind
 from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind
 from secateur.deepprune.judges.registry import DEFAULT, JUDGE_KINDS, STORED
 from secateur.engines.gguf import plain_model
+from secateur.runtime.config import check_seed
 from secateur.runtime.dry_run import PLAN_KEYS, PlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
@@ -107,6 +108,7 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
         if self.focal_alpha is not None and not 0 < self.focal_alpha < 1:
             raise InputError(f"key 'focal_alpha' has the value {self.focal_alpha}; it must lie between 0 and 1")
         self._check_cut()
+        check_seed(self.seed)
         check_key("hub_model_id", self.hub_model_id)
         extraction(self.answer_from)
         self.check_plan()
