@@ -49,20 +49,12 @@ def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = Tru
     Raises `RuntimeError` naming what the Trainer should have written and did not, and `InputError` for weights that
     are not finite.
     """
-    missing = [name for name in _expected_files(folder, world_size) if not (folder / name).is_file()]
-    if missing or not list(folder.glob("*.safetensors")):
-        raise RuntimeError(f"{folder}: incomplete after saving, without {', '.join(missing) or 'model weights'}")
+    _check_all_there(folder, world_size)
     if is_unpickled(folder):
         seal(folder)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER]
     for path in files:
-        if fault := broken_structure(path):
-            raise RuntimeError(f"{path}: {fault} right after saving; is the disk full or failing?")
-        if (name := exploded(path)) is not None:
-            raise InputError(
-                f"{path}: '{name}' is not finite, so training has diverged; the checkpoint does not count. Lower "
-                "'learning_rate' or 'max_grad_norm', or set bf16 in place of fp16; a start goes on before it"
-            )
+        _check_sound(path)
         _flush_to_disk(path)
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         _flush_to_disk(path)
@@ -77,6 +69,22 @@ def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = Tru
         fingerprints={name: fingerprint(path) for name, path in names.items()},
     )
     write_marker(folder, marker)
+
+
+def _check_all_there(folder: Path, world_size: int) -> None:
+    missing = [name for name in _expected_files(folder, world_size) if not (folder / name).is_file()]
+    if missing or not list(folder.glob("*.safetensors")):
+        raise RuntimeError(f"{folder}: incomplete after saving, without {', '.join(missing) or 'model weights'}")
+
+
+def _check_sound(path: Path) -> None:
+    if fault := broken_structure(path):
+        raise RuntimeError(f"{path}: {fault} right after saving; is the disk full or failing?")
+    if (name := exploded(path)) is not None:
+        raise InputError(
+            f"{path}: '{name}' is not finite, so training has diverged; the checkpoint does not count. Lower "
+            "'learning_rate' or 'max_grad_norm', or set bf16 in place of fp16; a start goes on before it"
+        )
 
 
 def exploded(path: Path) -> str | None:
