@@ -62,11 +62,12 @@ def refuse(words: str) -> str:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_what_a_launched_script_refuses_is_the_last_word_with_exit_code_2(tmp_path, capfd, processes) -> None:
+def test_what_a_launched_script_refuses_is_the_last_word_with_exit_code_2(
+    tmp_path, capfd, repository, processes
+) -> None:
     """accelerate itself ends with 1, below a traceback of its own."""
-    write_text(tmp_path / "launch.yaml", f"num_machines: 1\nnum_processes: {processes}\nuse_cpu: true\n")
     write_text(tmp_path / "script.py", refuse("unknown key 'limts'; did you mean 'limits'?"))
-    launcher = Launcher(str(tmp_path / "launch.yaml"))
+    launcher = Launcher(str(repository / "configs" / "accelerate" / "cpu.yaml"), processes=processes)
     command = launcher.command("x.py", [])
     with pytest.raises(SystemExit) as ended:
         launcher.run([*command[:-1], str(tmp_path / "script.py")])
