@@ -50,7 +50,6 @@ MISTAKES = {
     "the same problems twice": (*SCHEDULE, "--validation_problems", "arithmetic:train"),
     "a device that is not here": (*SINGLE, "--device", "cuda:99"),
     "no device at all": (*SINGLE, "--device", "gpu"),
-    "a validation beyond it": (*SINGLE, "--max_tokens", "1010", "--check", "true"),
 }
 ANSWERS = {
     "a limit beyond the model's context": "'limits' has the value 1000: with the longest prompt, ",
@@ -58,7 +57,6 @@ ANSWERS = {
     "the same problems twice": "'validation_problems' has the value 'arithmetic:train': all ",
     "a device that is not here": "'device' has the value 'cuda:99', but GPUs that can be used here: ",
     "no device at all": "'device' has the value 'gpu', which torch knows no device by; give auto, cpu",
-    "a validation beyond it": "'max_tokens' has the value 1010: with the longest prompt, ",
 }
 
 

@@ -136,7 +136,7 @@ def sample_model(model: OpenedModel, config: SingleConfig, problems: Problems) -
 
 def check_inputs(config: SingleConfig) -> None:
     """Read all that a run reads before it opens a model. Raises `InputError` for the first that cannot be read."""
-    check_models(config, all_of(config.load()))
+    check_models(config, all_of(config.load()), say_caps=True)
 
 
 def sample_alone(config: SingleConfig, name: str, problems: Problems) -> None:

@@ -15,7 +15,7 @@ from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.engines.base import Engine, SamplingSpec, TellsSampling, trace_seed
 from secateur.engines.gguf import plain_model
 from secateur.engines.models import (
-    check_context,
+    context_tokens,
     load_tokenizer,
     model_fingerprint,
     read_model_config,
@@ -225,22 +225,34 @@ def prompt_ids(tokenizer, problem: Problem, prompt: Prompt) -> tuple[int, ...]:
     return tuple(encode_prompt(tokenizer, evaluation_messages(problem.problem, prompt)))
 
 
-def check_models(config: SamplingKeys, problems: Iterable[Problem]) -> None:
-    """See, before a model is opened, that every one takes the problems: its chat template, its context with the
-    longest prompt; and that its device is here. Raises `InputError` for what is not so; what may be meant is a
-    warning."""
-    asked = list(problems)
-    if engine_kind(config.engine).in_process:
+def check_models(config: SamplingKeys, problems: Iterable[Problem], say_caps: bool = False) -> None:
+    """See, before a model is opened, that every one takes the problems (its chat template, its context) and that its
+    device is here. Raises `InputError` for what is not so. What may be meant is a warning; `say_caps`: also where the
+    context lowers `max_tokens`, which sampling says itself."""
+    asked, in_process = list(problems), engine_kind(config.engine).in_process
+    if in_process:
         local_device(config.device)
     for name, path in config.sampled_models.items():
         tokenizer = load_tokenizer(config.tokenizer_of(name))
-        longest = max((len(prompt_ids(tokenizer, problem, config.prompt_family)) for problem in asked), default=0)
-        if not engine_kind(config.engine).in_process:  # the server knows its own
-            continue
-        found = read_model_config(path)
-        check_context(found, longest, "max_tokens", config.max_tokens)
-        if warning := unstopped_turn(tokenizer, stored_end_ids(path, found, tokenizer)):
-            say(f"[bold]warning: {escape(warning)}[/bold]")
+        longest = max((len(prompt_ids(tokenizer, problem, config.prompt)) for problem in asked), default=0)
+        if in_process:  # a server knows its own
+            _check_fit(config, path, tokenizer, longest, say_caps)
+
+
+def _check_fit(
+    config: SamplingKeys, model: str, tokenizer: "PreTrainedTokenizerBase", longest: int, say_caps: bool
+) -> None:
+    found = read_model_config(model)
+    context = context_tokens(found)
+    if context is not None and longest >= context:
+        raise InputError(f"a prompt of {longest} tokens fills the {context} positions of {model}; leave it out")
+    if say_caps and context is not None and longest + config.max_tokens > context:
+        say(
+            f"[bold]warning: key 'max_tokens' has the value {config.max_tokens}, of which {context - longest} fit "
+            f"behind the longest prompt into the {context} positions of {escape(model)}; completions end there[/bold]"
+        )
+    if warning := unstopped_turn(tokenizer, stored_end_ids(model, found, tokenizer)):
+        say(f"[bold]warning: {escape(warning)}[/bold]")
 
 
 def sample_missing(

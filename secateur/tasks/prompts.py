@@ -218,11 +218,6 @@ def in_known_roles(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict
     return [merged, *rest[1:]]
 
 
-def knows_system_turn(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the chat template has a place for a system turn."""
-    return _reaches_the_model(tokenizer, [{"role": "system", "content": "obey"}, {"role": "user", "content": "x"}])
-
-
 def _reaches_the_model(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]]) -> bool:
     """Whether the text of the first turn is in what the template makes of the chat."""
     try:

@@ -197,6 +197,12 @@ def round_rows(
     return entries
 
 
+def moves_system_turn(problem: Problem, schedule: ScheduleConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template has no place for the system text that a problem is put with."""
+    messages = _messages(problem, schedule, schedule.limits[0], None)
+    return in_known_roles(tokenizer, messages) != messages
+
+
 def _messages(problem: Problem, schedule: ScheduleConfig, limit: int, target: int | None) -> Messages:
     at_most = find_reward(schedule.reward).target == "at_most"
     stated = limit if schedule.state_limit else None

@@ -35,12 +35,13 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
-from secateur.tasks.prompts import knows_system_turn, starts_inside_thinking
+from secateur.tasks.prompts import starts_inside_thinking
 from trainers.grpo.data import (
     Row,
     TrainingData,
     check_validation,
     load_training_problems,
+    moves_system_turn,
     round_rows,
     shortest_completion,
 )
@@ -283,7 +284,7 @@ class RoundJob:
             self.values["vllm_max_model_length"] = min(needed, context_tokens(config) or needed)
         if warning := unstopped_turn(tokenizer, stored_end_ids(schedule.model, config, tokenizer, of_trainer=True)):
             say(f"[bold]warning: {escape(warning)}[/bold]")
-        if schedule.prompt_family != "plain" and not knows_system_turn(tokenizer):
+        if moves_system_turn(self.data.problems[0], schedule, tokenizer):
             say("  the model's chat template has no system turn: its text begins the user's")
 
     def rows(self, round_: Round) -> list[Row]:
