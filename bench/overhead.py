@@ -40,7 +40,6 @@ from secateur.runtime.console import progress, say, silence_libraries, use_one_t
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import current_ranks, entry_point
 from trainers import grpo_len
-from trainers.grpo.data import round_rows
 from trainers.grpo.job import RoundJob
 
 
@@ -178,7 +177,7 @@ def train_bare(argv: list[str], graded: bool) -> None:
 
     job = RoundJob(read_run_config(argv), current_ranks().world_size)
     schedule, (round_, *_) = job.config.schedule, job.folder.rounds
-    rows = round_rows(job.data.problems, schedule, round_, job.batches.rows(round_.max_steps))
+    rows = job.rows(round_)
     trainer = GRPOTrainer(
         model=schedule.model,
         reward_funcs=accuracy_reward if graded else grade_nothing,

@@ -15,9 +15,17 @@ from rich.markup import escape
 
 from eval.dry_run.runs import plan_collect
 from eval.studies.redundancy import Redundancy, measure, measure_folder, show, write
+from eval.traces.benchmarks import all_of
 from eval.traces.collect import CollectConfig, captured_layers, load_sets, trace_folders
 from eval.traces.foreign import choose_for_files, import_file
-from eval.traces.sampling import WantedTraces, hold_output, model_by_model, sample_missing, wait_for_all_processes
+from eval.traces.sampling import (
+    WantedTraces,
+    check_models,
+    hold_output,
+    model_by_model,
+    sample_missing,
+    wait_for_all_processes,
+)
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config
@@ -38,6 +46,7 @@ def collect(config: CollectConfig) -> None:
     if not config.problems:
         return
     sets = load_sets(config)
+    check_models(config, all_of(sets))
     for name in config.models:
         open_writers(config, name)  # refuses folders with other settings before anything is sampled
     model_by_model(_collect_model, config, sets)

@@ -26,13 +26,14 @@ from eval.studies.perplexity import (
     write,
 )
 from eval.studies.traces import check_traces_key, claim_folder, read_model_traces
-from eval.traces.sampling import local_device, quiet_library_bars, require_model_folder
+from eval.traces.sampling import local_device, quiet_library_bars
 from secateur.engines.gguf import plain_model
 from secateur.engines.models import load_model, load_tokenizer, model_fingerprint
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
+from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import GRADER_VERSION
 from secateur.tasks.answers.extraction import ANSWER, extraction

@@ -4,17 +4,16 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import Round, make_rounds
 from secateur.engines.gguf import plain_model
 from secateur.engines.registry import engine_kind
-from secateur.runtime.config import check_types, read_yaml, split_command_line
+from secateur.runtime.config import check_seed, check_types, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
-from secateur.runtime.hub import check_key
+from secateur.runtime.hub import check_key, require_model_folder
 from secateur.tasks.answers.extraction import ANSWER, extraction
 from secateur.tasks.prompts import Prompt
 
@@ -105,7 +104,8 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         make_rounds(self.limits, self.steps_per_round)
-        _check_model(self.model)
+        check_seed(self.seed)
+        require_model_folder("model", self.model)
         check_key("hub_model_id", self.hub_model_id)
         extraction(self.answer_from)
         _ = self.prompt  # its own checks
@@ -132,15 +132,6 @@ class ScheduleConfig:
     @property
     def rounds(self) -> list[Round]:
         return make_rounds(self.limits, self.steps_per_round)
-
-
-def _check_model(model: str) -> None:
-    """Refuse what is no model folder; `owner/name` is a Hub name unless a folder `owner` lies here."""
-    if Path(model).is_dir():
-        if not (Path(model) / "config.json").is_file():
-            raise InputError(f"key 'model' has the value '{model}': a folder without config.json is no model folder")
-    elif model.count("/") != 1 or Path(model).parent.is_dir():
-        raise InputError(f"key 'model' has the value '{model}': no such folder; train or download the model first")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from schedules.integrity import MARKER, damage, read_marker, write_export, write_marker
+from schedules.integrity import MARKER, SEAL, damage, read_marker, write_export, write_marker
 from secateur.runtime.errors import InputError
 from secateur.runtime.hub import is_hub_id
 
@@ -23,7 +23,7 @@ _TRAINING_PREFIXES = ("rng_state", "global_step", "entropy_ctrl_state")
 
 def is_training_state(name: str) -> bool:
     """Whether the file or folder `name` of a checkpoint serves a resume only, not the model."""
-    return name in (*_TRAINING_FILES, MARKER, "README.md") or name.startswith(_TRAINING_PREFIXES)
+    return name in (*_TRAINING_FILES, MARKER, SEAL, "README.md") or name.startswith(_TRAINING_PREFIXES)
 
 
 def export_model(source: str, target: Path, original: str | None = None) -> None:

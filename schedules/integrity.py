@@ -4,9 +4,13 @@ The marker `complete.json` is written last and lists every file with its size an
 128 bits: against accidents, not against forgers). Reading costs what the disk takes; where a wrong answer would cost
 nothing that cannot be had again, only size, safetensors header and archive directory are looked at. `final/` has its
 checksums in `final.json` beside it, for the folder itself is handed on.
+
+DeepSpeed unpickles its training state, and reading a pickle runs what it says. Such a folder gets a seal,
+`seal.json`, that only who has this user's key can make (SHA-256: against forgers), and is resumed only if it fits.
 """
 
 import hashlib
+import hmac
 import json
 import zipfile
 from collections.abc import Mapping
@@ -16,11 +20,14 @@ from pathlib import Path
 import xxhash
 
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import key_file, own_key
 from secateur.runtime.records import read_record, write_record
 
 MARKER = "complete.json"
 MARKER_FORMAT = 2
 EXPORT_FORMAT = 1
+SEAL, SEAL_FORMAT = "seal.json", 1
+_NO_PICKLES = (".safetensors", ".json")
 _OTHER_CONTENT = "has another content than was saved"
 _TORCH_ARCHIVES = (".pt", ".pth", ".bin")
 
@@ -116,6 +123,46 @@ def fingerprint(path: Path) -> str:
     """Checksum of the whole file."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, xxhash.xxh3_128).hexdigest()
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What `seal.json` says: an HMAC over names and contents of all files of the folder that may hold pickles."""
+
+    hmac: str
+
+
+def is_unpickled(folder: Path) -> bool:
+    """Whether a resume from the folder would unpickle: DeepSpeed's state does, what torch loads for others does not
+    (`weights_only`)."""
+    return (folder / "latest").exists() or any(folder.glob("global_step*"))
+
+
+def seal(folder: Path) -> None:
+    """Write down that this user saved the training state in `folder`."""
+    write_record(folder / SEAL, Seal(_mac(folder)), SEAL_FORMAT)
+
+
+def check_seal(folder: Path) -> None:
+    """Raises `InputError` unless the training state in `folder` is, file by file, what this user has sealed."""
+    remedy = (
+        "training state of DeepSpeed is unpickled, which runs what it says. If a machine of yours saved it, copy "
+        f"{key_file()} of that machine here; else delete it to train afresh"
+    )
+    if not (folder / SEAL).is_file():
+        raise InputError(f"{folder}: bears no seal ({SEAL}) of this user's; {remedy}")
+    if not hmac.compare_digest(read_record(folder / SEAL, Seal, SEAL_FORMAT, remedy).hmac, _mac(folder)):
+        raise InputError(f"{folder}: its seal ({SEAL}) does not fit this user's key and the files; {remedy}")
+
+
+def _mac(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in _NO_PICKLES)
+    total = hmac.new(own_key(), digestmod="sha256")
+    for path in files:
+        with open(path, "rb") as handle:
+            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        total.update(json.dumps([path.relative_to(folder).as_posix(), content]).encode())
+    return total.hexdigest()
 
 
 @dataclass(frozen=True)

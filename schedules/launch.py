@@ -5,15 +5,16 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.process import end_with_parent
+from secateur.runtime.process import REFUSAL, end_with_parent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STOPPED = 128 + signal.SIGTERM  # exit code after a clean stop
@@ -89,17 +90,36 @@ class Launcher:
         """Run a child with our own terminal, and end with its exit code if it fails.
 
         ask_to_stop: what SIGTERM does instead of being passed on, for a child that ends by itself when asked.
-        log: named in the message if the child fails.
+        log: named in the message if the child fails. What a child refuses is said once more, below the tracebacks of
+        its own launchers, and our exit code is then 2.
         """
         self.end_if_stopped()
         began = time.monotonic()
-        environment = _SHUTDOWN | os.environ
+        with tempfile.TemporaryDirectory() as folder:
+            refusal = Path(folder) / "refusal"
+            code = self._ended(command, {REFUSAL: str(refusal)}, ask_to_stop)
+            refused = refusal.read_text(encoding="utf-8") if refusal.is_file() else None
+        if code in (STOPPED, -signal.SIGTERM):
+            self.stopped = True
+        self.end_if_stopped()
+        if code != 0:
+            if not quiet:
+                print(f"error: {refused or failure(code, command, log)}", file=sys.stderr, flush=True)
+            raise SystemExit(2 if refused else code if code > 0 else 128 - code)
+        if not quiet:
+            say(f"  [dim]{time.monotonic() - began:.0f} s[/dim]")
+
+    def _ended(
+        self, command: list[str], environment: Mapping[str, str], ask_to_stop: Callable[[], None] | None
+    ) -> int:
+        """The exit code of a child; a signal to us reaches it."""
         self._ask = ask_to_stop
-        self._child = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent)
+        variables = _SHUTDOWN | os.environ | environment
+        self._child = subprocess.Popen(command, env=variables, preexec_fn=end_with_parent)
         try:
             if self.stopped:  # the signal came before there was a child to tell
                 self._tell_child()
-            code = self._child.wait()
+            return self._child.wait()
         except KeyboardInterrupt:  # the terminal has sent it to the child as well
             self._child.terminate()
             self._child.wait()
@@ -107,15 +127,6 @@ class Launcher:
             raise SystemExit(128 + signal.SIGINT) from None
         finally:
             self._child = self._ask = None
-        if code in (STOPPED, -signal.SIGTERM):
-            self.stopped = True
-        self.end_if_stopped()
-        if code != 0:
-            if not quiet:
-                print(f"error: {failure(code, command, log)}", file=sys.stderr, flush=True)
-            raise SystemExit(code if code > 0 else 128 - code)
-        if not quiet:
-            say(f"  [dim]{time.monotonic() - began:.0f} s[/dim]")
 
 
 def failure(code: int, command: Sequence[str], log: Path | None) -> str:

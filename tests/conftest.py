@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# One key for all test processes, which resume what others have saved; not the user's own.
+os.environ["XDG_CONFIG_HOME"] = str(Path(tempfile.gettempdir()) / f"secateur-tests-{os.getuid()}")
 
 # A shell's background job ignores interrupts, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -36,3 +36,37 @@ def test_a_second_process_is_refused_by_name_and_changes_nothing(script, tmp_pat
     assert second.returncode == 2, second.stderr
     assert f"{tmp_path}: process" in second.stderr and "is working in it" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+SCHEDULE = ("trainers/grpo_len.py", "configs/demo/thinkprune.yaml", "--check_for_processes", "1")
+SINGLE = ("eval/single.py", "configs/demo/single.yaml", *MODELS)
+MISTAKES = {
+    "a limit beyond the model's context": (*SCHEDULE, "--limits", "1000", "900", "800"),
+    "an 8-GPU launch without GPUs": (
+        *("trainers/grpo_len.py", "configs/demo/thinkprune.yaml", "--check_for_processes", "8", "--use_cpu", "false"),
+        *("--accelerate_config", "configs/accelerate/zero2.yaml", "--per_device_train_batch_size", "1"),
+        *("--gradient_accumulation_steps", "1", "--save_steps", "1"),
+    ),
+    "the same problems twice": (*SCHEDULE, "--validation_problems", "arithmetic:train"),
+    "a device that is not here": (*SINGLE, "--device", "cuda:99"),
+    "no device at all": (*SINGLE, "--device", "gpu"),
+}
+ANSWERS = {
+    "a limit beyond the model's context": "'limits' has the value 1000: with the longest prompt, ",
+    "an 8-GPU launch without GPUs": "8 processes are to train on this machine, which has ",
+    "the same problems twice": "'validation_problems' has the value 'arithmetic:train': all ",
+    "a device that is not here": "'device' has the value 'cuda:99', but GPUs that can be used here: ",
+    "no device at all": "'device' has the value 'gpu', which torch knows no device by; give auto, cpu",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_before_work_starts(mistake, tmp_path, repository) -> None:
+    script, config, *arguments = MISTAKES[mistake]
+    run = tmp_path / "run"
+    command = [sys.executable, script, "--config", config, *arguments, "--output_dir", str(run)]
+    ended = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("error: ") and ANSWERS[mistake] in ended.stderr
+    assert "Traceback" not in ended.stderr and not run.exists()

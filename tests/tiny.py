@@ -12,6 +12,12 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# As Gemma 2 refuses a system turn, and as some templates drop its text without a word.
+WITHOUT_SYSTEM = {
+    "refused": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + CHAT_TEMPLATE,
+    "dropped": "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}" + CHAT_TEMPLATE,
+}
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -17,6 +17,7 @@ paper and says at each key where it cannot.
 """
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from schedules.state import Action, RunFolder
 from secateur.engines.models import keep_special_tokens_only
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder
+from secateur.runtime.files import hold_folder, own_key
 from secateur.runtime.launch_file import check_saves_weights
 from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run
@@ -41,8 +42,7 @@ from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
 from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, RoundLog, StuckWatch
 from trainers.grpo.checkpoints import prepare_resume, record_training
-from trainers.grpo.data import round_rows
-from trainers.grpo.job import RoundJob
+from trainers.grpo.job import RoundJob, check_machine
 from trainers.grpo.rollout_server import check_rollout_server, explain_dead_server
 
 
@@ -51,6 +51,8 @@ def train_round(job: RoundJob, round_: Round, start_model: str) -> None:
     folder = job.folder.round_folder(round_)
     arguments = job.arguments(round_)
     check_saves_weights(arguments.deepspeed_plugin)
+    if arguments.deepspeed_plugin is not None and current_ranks().is_main:
+        own_key()  # which its checkpoints are sealed with: better missed now than when the first is saved
     resume = prepare_resume(folder, arguments.world_size)
     if resume is None or step_of(resume) < round_.max_steps:
         with explain_dead_server(arguments):
@@ -64,7 +66,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
     from trl import GRPOTrainer
 
     reward, folder = job.make_reward(round_), job.folder.round_folder(round_)
-    rows = round_rows(job.data.problems, job.config.schedule, round_, job.batches.rows(round_.max_steps))
+    rows = job.rows(round_)
     if current_ranks().is_main and "tensorboard" in arguments.report_to:
         name_tensorboard_run(job.folder.path, round_.name, step_of(resume) if resume else 0)
     stop = CleanStop(job.folder.path)
@@ -139,6 +141,8 @@ def main() -> None:
         plan_only(config, planned)
         return
     job = RoundJob(config, current_ranks().world_size)
+    on_cpus = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    check_machine(job.values, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), stage=0, use_cpu=on_cpus)
     with hold_folder(job.folder.path) if current_ranks().is_main else contextlib.nullcontext():
         train_next_round(job)
 

@@ -28,6 +28,7 @@ from secateur.deepprune.cut import CutRule, cut_length
 from secateur.deepprune.judges.folder import describe_generator
 from secateur.deepprune.judges.heads import CorrectnessHead
 from secateur.deepprune.judges.metrics import auroc_within_problems
+from secateur.deepprune.judges.pairs import check_apart
 from secateur.deepprune.scorer import (
     CUT,
     END,
@@ -348,7 +349,8 @@ def run(config: ScorerConfig) -> Scorer:
     """Train, measure and save a scorer."""
     folder, reader = Path(config.output_dir), Reader(config)
     splits = {name: reader.folder(getattr(config, name)) for name in ("train", "dev", "test")}
-    _check_apart(splits)
+    problems = {name: [graded.entry.problem for graded in found] for name, found in splits.items()}
+    check_apart({name: [(problem.id, problem.problem) for problem in found] for name, found in problems.items()})
     write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
     readings = {name: reader.read(problems, name) for name, problems in splits.items()}
     points, heads = {}, {}
@@ -370,19 +372,6 @@ def shown(figures: ScoreFigures) -> str:
     """What the terminal says of a point."""
     pooled = "–" if figures.auroc is None else f"{figures.auroc:.3f}"
     return f"{figures.words}; over all traces {pooled}; calibration error {figures.ece:.3f}"
-
-
-def _check_apart(splits: Mapping[str, Sequence[GradedProblem]]) -> None:
-    """Raises `InputError` for a problem in two splits."""
-    owner: dict[str, str] = {}
-    for split, problems in splits.items():
-        for problem in problems:
-            other = owner.setdefault(problem.entry.problem.id, split)
-            if other != split:
-                raise InputError(
-                    f"problem '{problem.entry.problem.id}' is in '{other}' and in '{split}'; give splits without "
-                    "common problems"
-                )
 
 
 @entry_point

@@ -20,7 +20,7 @@ from eval.dry_run.traces import (
 from eval.table.config import CombinedConfig
 from eval.table.store import traces_folder
 from eval.traces.collect import CollectConfig, captured_layers, trace_folders
-from eval.traces.sampling import SamplingKeys, prompt_ids, require_model_folder
+from eval.traces.sampling import SamplingKeys, prompt_ids
 from secateur.deepprune.cut import CutRule
 from secateur.engines.memory import WIDTHS, ModelShape, SamplingLoad, read_shape
 from secateur.engines.models import load_tokenizer
@@ -28,6 +28,7 @@ from secateur.engines.registry import engine_kind
 from secateur.engines.trace_folder import check_trace_settings
 from secateur.runtime.dry_run import SamplingPlanKeys
 from secateur.runtime.errors import InputError
+from secateur.runtime.hub import require_model_folder
 from secateur.tasks.records import Problem
 
 _SAMPLED_PROBLEMS = 200  # whose text tells how many bytes a token has

@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from eval.one_model.figures import MACRO, Graded, grade_folder
-from eval.traces.benchmarks import Problems, check_counts, check_names, load_benchmarks, sources_of
+from eval.traces.benchmarks import Problems, all_of, check_counts, check_names, load_benchmarks, sources_of
 from eval.traces.sampling import (
     SamplingKeys,
     WantedTraces,
+    check_models,
     hold_output,
     model_by_model,
     prompt_ids,
@@ -135,9 +136,7 @@ def sample_model(model: OpenedModel, config: SingleConfig, problems: Problems) -
 
 def check_inputs(config: SingleConfig) -> None:
     """Read all that a run reads before it opens a model. Raises `InputError` for the first that cannot be read."""
-    config.load()
-    for name in config.models:
-        load_tokenizer(config.tokenizer_of(name))
+    check_models(config, all_of(config.load()), say_caps=True)
 
 
 def sample_alone(config: SingleConfig, name: str, problems: Problems) -> None:
@@ -161,6 +160,7 @@ def run_models(config: C, work: Work[C], report: Callable[[C, Problems], None]) 
     config.claim_devices()
     use_one_torch_thread()
     problems = config.load()
+    check_models(config, all_of(problems))
     with hold_output(config.output_dir):
         for_each_model(work, config, problems)
         wait_for_all_processes()

@@ -13,6 +13,7 @@ from rich.markup import escape
 from eval.studies.traces import ReadProblem, TraceKey
 from eval.traces.sampling import prompt_ids
 from secateur.engines.detokenize import Detokenizer
+from secateur.engines.models import context_tokens
 from secateur.runtime.console import interval_text, plain_table, print_table, progress
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, append_jsonl, read_jsonl, repair_torn_tail
@@ -154,7 +155,7 @@ def score_missing(model: "PreTrainedModel", traces: Sequence[ScoredTrace], path:
     missing = [trace for trace in traces if trace.key not in done]
     if not missing:
         return
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    context = context_tokens(model.config)
     if context is not None and max(map(len, missing)) > context:
         raise InputError(f"a trace of {max(map(len, missing))} tokens exceeds the context of key 'model', {context}")
     check_head(model, missing[0])

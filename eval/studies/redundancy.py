@@ -72,17 +72,17 @@ class Redundancy:
     """One model on one set. Shares are fractions (0-1).
 
     `same_answer_pairs` of the `pairs` of traces of one problem whose outcome is known
-    (`secateur.deepprune.judges.pairs`) end in the same answer. `distinct_answers`, `majority_share`,
-    `majority_accuracy` and `pass_at_1` are means over problems; a trace without an answer counts among a problem's
-    traces. `whole_cuts` is the share of traces that end before their cut; `median_cut_share` the median, over all
-    traces, of the part of a trace that lies in its cut, in `cut_unit`."""
+    (`secateur.deepprune.judges.pairs`) end in the same answer; None without pairs, as of one trace each.
+    `distinct_answers`, `majority_share`, `majority_accuracy` and `pass_at_1` are means over problems; a trace without
+    an answer counts among a problem's traces. `whole_cuts` is the share of traces that end before their cut;
+    `median_cut_share` the median, over all traces, of the part of a trace that lies in its cut, in `cut_unit`."""
 
     model: str
     set: str
     problems: int
     traces: int
     pairs: int
-    same_answer_pairs: float
+    same_answer_pairs: float | None
     distinct_answers: float
     majority_share: float
     majority_accuracy: float
@@ -126,7 +126,7 @@ def measure(
         problems=n,
         traces=len(cuts),
         pairs=len(labels),
-        same_answer_pairs=sum(labels) / max(1, len(labels)),
+        same_answer_pairs=sum(labels) / len(labels) if labels else None,
         distinct_answers=sum(len(one.answers.answers) for one in counted) / n,
         majority_share=sum(one.answers.majority_share for one in counted) / n,
         majority_accuracy=sum(one.answers.right for one in counted) / n,
@@ -234,7 +234,7 @@ def show(reports: Sequence[Redundancy]) -> None:
 
 def _cells(report: Redundancy) -> list[str]:
     return [
-        f"{report.same_answer_pairs:.3f}",
+        "–" if report.same_answer_pairs is None else f"{report.same_answer_pairs:.3f}",
         f"{report.distinct_answers:.2f}",
         f"{report.majority_share:.3f}",
         f"{report.majority_accuracy:.3f}",
@@ -291,7 +291,8 @@ def _draw_problems(axes: Axes, report: Redundancy) -> None:
         heights, colours = [share for share, _ in layer], [_COLOURS[name] for _, name in layer]
         axes.bar(range(len(problems)), heights, 1.0, bottoms, color=colours, linewidth=0)
         bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-    title = f"{report.model}, {report.set}: {report.same_answer_pairs:.0%} of pairs agree"
+    agree = "no pairs" if report.same_answer_pairs is None else f"{report.same_answer_pairs:.0%} of pairs agree"
+    title = f"{report.model}, {report.set}: {agree}"
     axes.set_title(textwrap.fill(title, _TITLE_WIDTH), fontsize=9)
     axes.set_xlabel("problems, by share of the most frequent answer", fontsize=8)
     axes.set_ylabel("share of traces", fontsize=8)

@@ -5,7 +5,8 @@ from pathlib import Path
 from eval.table.assemble import assemble_all
 from eval.table.config import FORGET, MAY_GROW, CombinedConfig, check_same_settings, table_settings
 from eval.table.work import ModelWork, work_on_model
-from eval.traces.sampling import model_by_model, wait_for_all_processes
+from eval.traces.benchmarks import all_of
+from eval.traces.sampling import check_models, model_by_model, wait_for_all_processes
 from secateur.results import Table
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import has_content, read_json, write_json
@@ -22,6 +23,7 @@ def run(config: CombinedConfig) -> Table | None:
     folders = [config, *(config.of_benchmark(name) for name in config.benchmarks)]
     for one in folders:
         check_folder(one)
+    check_models(config, all_of(problems))
     for name in config.models:  # whatever does not fit ends the run here
         ModelWork(config, name, problems, device="cpu")
     if current_ranks().is_main:

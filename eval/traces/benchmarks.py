@@ -65,6 +65,11 @@ def count_of(value: Counts, benchmark: str) -> int | None:
     return value.get(benchmark) if isinstance(value, dict) else value
 
 
+def all_of(problems: Problems) -> list[Problem]:
+    """The problems of all benchmarks."""
+    return [problem for of_one in problems.values() for problem in of_one]
+
+
 def load_benchmarks(
     sources: Mapping[str, str], count: Counts, seed: int, parts: Mapping[str, Collection[str]] | None = None
 ) -> Problems:

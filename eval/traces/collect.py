@@ -5,7 +5,7 @@ from pathlib import Path
 
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import AUTO, DEFAULT_SHARE, CutRule, check_share
-from secateur.engines.models import check_capture_layers
+from secateur.engines.models import check_capture_layers, read_model_config
 from secateur.engines.registry import engine_kind
 from secateur.runtime.dry_run import SamplingPlanKeys
 from secateur.runtime.errors import InputError
@@ -93,14 +93,9 @@ def load_sets(config: CollectConfig) -> dict[str, list[Problem]]:
 
 def captured_layers(config: CollectConfig, model: str) -> list[int]:
     """Those asked for, or all that the model has; none without `states`."""
-    from transformers import AutoConfig
-
     if not config.states:
         return []
-    try:
-        found = AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{model}: its config cannot be read ({str(error).splitlines()[0]})") from None
+    found = read_model_config(model)
     if config.layers is not None:
         return list(check_capture_layers(config.layers, found, "layers"))
     return list(range(found.get_text_config(decoder=True).num_hidden_layers + 1))

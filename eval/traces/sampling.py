@@ -2,24 +2,33 @@
 
 import datetime
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.markup import escape
 
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.engines.base import Engine, SamplingSpec, TellsSampling, trace_seed
 from secateur.engines.gguf import plain_model
-from secateur.engines.models import model_fingerprint
+from secateur.engines.models import (
+    context_tokens,
+    load_tokenizer,
+    model_fingerprint,
+    read_model_config,
+    stored_end_ids,
+    unstopped_turn,
+)
 from secateur.engines.registry import EngineKeys, check_dtype, engine_kind, open_engine, tokenizer_source
 from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
-from secateur.runtime.console import progress, use_one_torch_thread
+from secateur.runtime.console import progress, say, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder
+from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import current_ranks, each_in_its_own_process
 from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
 from secateur.tasks.prompts import Prompt, PromptKeys, encode_prompt, evaluation_messages, starts_inside_thinking
@@ -138,25 +147,26 @@ class SamplingKeys(EngineKeys, PromptKeys):
         }
 
 
-def require_model_folder(key: str, path: str) -> None:
-    """Refuse early what looks like a path and is no model folder; other names are taken for Hub ids."""
-    if Path(path).is_dir():
-        if not (Path(path) / "config.json").is_file():
-            raise InputError(f"key '{key}' has the value '{path}': a folder without config.json is no model folder")
-    elif path.startswith((".", "/", "outputs/", "~")) or path.count("/") != 1:
-        raise InputError(f"key '{key}' has the value '{path}': no such folder; train or download the model first")
-
-
 def local_device(device: str) -> str:
     """ "auto" becomes this process's own GPU, or the CPU where there is none; other names stay. Raises `InputError`
-    for a GPU where there is none."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"key 'device' has the value '{device}', but no GPU can be used here; give auto or cpu")
+    for a GPU that is not here, and for what torch knows no device by."""
     if device != "auto":
+        _check_device(device)
         return device
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
+def _check_device(device: str) -> None:
+    wrong = f"key 'device' has the value '{device}'"
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"{wrong}, which torch knows no device by; give auto, cpu, cuda or cuda:N") from None
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted.type == "cuda" and (wanted.index or 0) >= gpus:
+        raise InputError(f"{wrong}, but GPUs that can be used here: {gpus}; give auto or cpu")
 
 
 def model_by_model(work: Callable[..., None], config: SamplingKeys, *arguments: Any) -> None:
@@ -213,6 +223,36 @@ def hold_output(folder: str) -> Iterator[None]:
 
 def prompt_ids(tokenizer, problem: Problem, prompt: Prompt) -> tuple[int, ...]:
     return tuple(encode_prompt(tokenizer, evaluation_messages(problem.problem, prompt)))
+
+
+def check_models(config: SamplingKeys, problems: Iterable[Problem], say_caps: bool = False) -> None:
+    """See, before a model is opened, that every one takes the problems (its chat template, its context) and that its
+    device is here. Raises `InputError` for what is not so. What may be meant is a warning; `say_caps`: also where the
+    context lowers `max_tokens`, which sampling says itself."""
+    asked, in_process = list(problems), engine_kind(config.engine).in_process
+    if in_process:
+        local_device(config.device)
+    for name, path in config.sampled_models.items():
+        tokenizer = load_tokenizer(config.tokenizer_of(name))
+        longest = max((len(prompt_ids(tokenizer, problem, config.prompt)) for problem in asked), default=0)
+        if in_process:  # a server knows its own
+            _check_fit(config, path, tokenizer, longest, say_caps)
+
+
+def _check_fit(
+    config: SamplingKeys, model: str, tokenizer: "PreTrainedTokenizerBase", longest: int, say_caps: bool
+) -> None:
+    found = read_model_config(model)
+    context = context_tokens(found)
+    if context is not None and longest >= context:
+        raise InputError(f"a prompt of {longest} tokens fills the {context} positions of {model}; leave it out")
+    if say_caps and context is not None and longest + config.max_tokens > context:
+        say(
+            f"[bold]warning: key 'max_tokens' has the value {config.max_tokens}, of which {context - longest} fit "
+            f"behind the longest prompt into the {context} positions of {escape(model)}; completions end there[/bold]"
+        )
+    if warning := unstopped_turn(tokenizer, stored_end_ids(model, found, tokenizer)):
+        say(f"[bold]warning: {escape(warning)}[/bold]")
 
 
 def sample_missing(

@@ -13,6 +13,7 @@ from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, sampled_digest
 from secateur.runtime.records import read_record, write_record
+from secateur.tasks.prompts import turn_end
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -22,7 +23,6 @@ SUFFIX = ".gguf"
 RECORD = "gguf.json"
 _FORMAT = 1
 _CONTROL = 3  # gguf.TokenType.CONTROL
-_TURN = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _open(path: Path) -> "GGUFReader":
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise InputError(f"{path}: reading it needs the gguf package; pip install 'secateur[gguf]'") from None
+        raise InputError(f"{path}: reading it needs the gguf package; `pip install gguf`") from None
     try:
         return GGUFReader(path)
     except (ValueError, OSError, IndexError) as error:
@@ -138,10 +138,8 @@ def _turn_ends(tokenizer: "PreTrainedTokenizerBase", reader: "GGUFReader") -> It
     named = _number(reader, "eot_token_id")
     if named is not None:
         yield named
-    if tokenizer.chat_template:
-        rendered = tokenizer.apply_chat_template(_TURN, tokenize=False)
-        behind = tokenizer(rendered.rpartition("y")[2], add_special_tokens=False)["input_ids"]
-        yield from (one for one in behind[:1] if one in _controls(reader))
+    if tokenizer.chat_template and (end := turn_end(tokenizer)) in _controls(reader):
+        yield end
 
 
 def _number(reader: "GGUFReader", key: str) -> int | None:

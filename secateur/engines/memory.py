@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from secateur.runtime.errors import InputError
+from secateur.runtime.hub import require_reach
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,7 @@ def read_shape(model: str, key: str = "model", with_head: bool = True) -> ModelS
     key: named in the message; with_head: whether the output layer counts. Raises `InputError` if the config.json is
     out of reach or describes no model that the plan knows.
     """
+    require_reach(model)
     try:
         network = empty_model(model, with_head)
         return shape_of(network, network.config.get_text_config())

@@ -226,7 +226,7 @@ def _front_matter(folder: Path) -> dict[str, JSON]:
     if not path.is_file():
         return {}
     try:
-        return ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+        return ModelCard(path.read_text(encoding="utf-8-sig"), ignore_metadata_errors=True).data.to_dict()
     except Exception:  # a card is written by anybody, and its reader raises what its YAML raises
         return {}
 

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import os
 import sys
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from secateur.runtime.files import JSON
 
 C = TypeVar("C")
 LEFT_OUT = "(left out)"
+_SEEDS = 4_000_000_000
 _SECRET = ("token", "_key", "apikey", "password", "secret", "authorization")  # that names of keys end with
 
 
@@ -31,14 +33,38 @@ def read_yaml(path: str | Path) -> dict[str, JSON]:
     if not path.is_file():
         raise InputError(f"{path}: no such config file")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        value = parse_yaml(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
         raise InputError(f"{path}: not YAML ({error})") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected keys and values, found a {type(value).__name__}")
     return _at_home(value)
+
+
+class _PlainNumbers(yaml.SafeLoader):
+    """YAML 1.1 takes 042 for 34 and 12:30 for 750: here the first is refused and the second is text."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int | str:
+        text = self.construct_scalar(node)
+        digits = text.lstrip("+-")
+        if digits.startswith("0") and digits.replace("_", "").isdecimal() and digits.strip("0_"):
+            raise ValueError(f"{text} would be read as an octal number; write {digits.lstrip('0_')}")
+        return text if ":" in text else super().construct_yaml_int(node)
+
+
+_PlainNumbers.add_constructor("tag:yaml.org,2002:int", _PlainNumbers.construct_yaml_int)
+
+
+def parse_yaml(text: str) -> JSON:
+    """Raises `ValueError` for what is no YAML, is nested too deep, or has a number that is not what it looks like."""
+    try:
+        return yaml.load(text, _PlainNumbers)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def _at_home(value: JSON) -> JSON:
@@ -65,7 +91,7 @@ def check_types(cls: type, values: Mapping[str, JSON], where: str) -> dict[str, 
     checked = {}
     for key, value in values.items():
         try:
-            checked[key] = TypeAdapter(hints[key]).validate_python(value)
+            checked[key] = TypeAdapter(hints[key]).validate_python(_as_wanted(value, hints[key]))
         except ValidationError as error:
             wanted = getattr(hints[key], "__name__", None) if isinstance(hints[key], type) else None
             wanted = wanted or str(hints[key]).replace("typing.", "")
@@ -74,6 +100,14 @@ def check_types(cls: type, values: Mapping[str, JSON], where: str) -> dict[str, 
                 f"{where}: key '{key}' has the value {value!r}: expected {wanted} ({reason}){_example(hints[key])}"
             ) from None
     return checked
+
+
+def _as_wanted(value: JSON, hint: object) -> JSON:
+    """A lone value where nothing but a list is taken becomes a list of one: `--limits 200`."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = {typing.get_origin(part) or part for part in (typing.get_args(hint) if union else (hint,))}
+    lone = value is not None and not isinstance(value, list | dict)
+    return [value] if lone and kinds <= {list, tuple, type(None)} else value
 
 
 def _example(hint: object) -> str:
@@ -111,9 +145,13 @@ def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, JSON]
 
 def _read_value(key: str, text: str) -> JSON:
     try:
-        return _at_home(yaml.safe_load(text))
-    except yaml.YAMLError:
-        raise InputError(f"command line: --{key} has the value '{text}', which is not YAML; quote it twice") from None
+        return _at_home(parse_yaml(text))
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"command line: --{key} has the value '{text:.80}', which is not YAML ({reason}); quote it twice if it "
+            "is text"
+        ) from None
 
 
 def usage(cls: type) -> str:
@@ -158,6 +196,12 @@ def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:
         return cls(**merged)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def check_seed(seed: int) -> None:
+    """Raises `InputError` for a seed that numpy does not take, or would not once rounds have added to it."""
+    if not 0 <= seed < _SEEDS:
+        raise InputError(f"key 'seed' has the value {seed}; give a whole number from 0 to below {_SEEDS:,}")
 
 
 def without_secrets(value: JSON) -> JSON:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import zipfile
 import zlib
@@ -19,6 +20,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import JsonValue
 
 from secateur.runtime.errors import InputError
+from secateur.runtime.process import is_no_access
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 JSON = JsonValue
 """What a JSON file holds."""
 _SAMPLE_BYTES = 1 << 20
+_KEY_BYTES = 32
 _LONGEST_LINE = 1 << 28  # characters; a compressed file may promise any number
 _LONGEST_NAME = 160  # of the 255 bytes that file systems allow, with room for endings and temporary names
 LOCK, _SOFT_LOCK, HOLDER = ".lock", ".lock-soft", ".lock-holder"
@@ -177,6 +180,32 @@ def repair_torn_tail(path: str | Path) -> bool:
     return True
 
 
+def key_file() -> Path:
+    """Where this user's key lies, in the user's own configuration folder."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "secateur" / "key"
+
+
+def own_key() -> bytes:
+    """32 random bytes that tell what this user made from what others did; made when they are first asked for."""
+    path = key_file()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), open(path, "xb", opener=_for_the_user_alone) as handle:
+            handle.write(secrets.token_bytes(_KEY_BYTES))
+        key = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: your key cannot be kept there ({error.strerror}); set XDG_CONFIG_HOME to a folder of yours"
+        ) from None
+    if len(key) != _KEY_BYTES:
+        raise InputError(f"{path}: is no key of this program; delete it, and a new one is made")
+    return key
+
+
+def _for_the_user_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 @contextlib.contextmanager
 def hold_folder(folder: str | Path, wait: bool = False) -> Iterator[None]:
     """Keep a second command out of `folder` while this one works in it; a kill releases it. With `wait` the second
@@ -192,7 +221,9 @@ def hold_folder(folder: str | Path, wait: bool = False) -> Iterator[None]:
         lock = _acquired(folder / LOCK, wait)
     except Timeout:
         raise InputError(f"{folder}: {_holder(folder)} is working in it; wait for it or end it") from None
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
+        if not is_no_access(error):
+            raise
         raise InputError(f"{folder}: no folder that can be written to ({error}); give another 'output_dir'") from None
     try:
         write_text(folder / HOLDER, f"process {os.getpid()} on {platform.node()}")

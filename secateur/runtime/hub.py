@@ -4,6 +4,7 @@ A token comes from `hf auth login`, from HF_TOKEN, or from the caller; it is sen
 comes down is data: patterns name what is fetched, and the callers ask for JSON, text and safetensors only.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from secateur.runtime.records import read_record, write_record
 SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.md", "LICEN?E*", "NOTICE*", "USE_POLICY*")
 RECORD = "hub.json"
 _RECORD_FORMAT = 1
+_PATIENCE_S = 5.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._/-]*)?")
 _REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*")
 _LATER = ", or leave push_to_hub out and start again with it where the Hub can be reached; what is done stays"
@@ -61,6 +63,46 @@ def is_hub_id(name: str | Path) -> bool:
     """
     text = str(name)
     return bool(_NAME.fullmatch(text)) and not Path(text).exists() and not Path(text.split("/")[0]).is_dir()
+
+
+def require_model_folder(key: str, name: str) -> None:
+    """Refuse early, and without the network, what cannot be loaded as the model that `key` names: a folder that holds
+    none, or a text that reads as a path rather than as `owner/name`."""
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"key '{key}' has the value '{name}': a folder without config.json is no model folder")
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir():
+        raise InputError(f"key '{key}' has the value '{name}': no such folder; train or download the model first")
+
+
+def require_reach(name: str | Path) -> None:
+    """Raises `HubError` where `name` is no folder here, not in the Hub's cache, and the Hub does not answer: its
+    client would try again for most of a minute before it says so."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if Path(name).is_dir() or constants.HF_HUB_OFFLINE:  # offline nothing is tried
+        return
+    if isinstance(try_to_load_from_cache(str(name), "config.json"), str) or _hub_answers():
+        return
+    raise HubError(
+        f"{name}: no such folder here, and the Hub ({constants.ENDPOINT}) is out of reach; correct the path, or look "
+        "at the network and HF_ENDPOINT"
+    )
+
+
+@functools.cache
+def _hub_answers() -> bool:
+    """Whether anything answers at the Hub's address; asked once."""
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE_S)
+    except httpx.TransportError:
+        return False
+    return True
 
 
 def split_revision(name: str | Path) -> tuple[str, str | None]:

@@ -20,7 +20,7 @@ _WITHOUT_WEIGHTS = (
 @dataclass(frozen=True)
 class LaunchFile:
     """`stage` is that of ZeRO, 0 without DeepSpeed; `processes` counts all machines; `mixed_precision` is
-    accelerate's: no, bf16, fp16 (of a launch without a DeepSpeed file of its own)."""
+    accelerate's: no, bf16, fp16 (of a launch without a DeepSpeed file of its own); `use_cpu`: GPUs are left alone."""
 
     path: str
     processes: int
@@ -29,6 +29,7 @@ class LaunchFile:
     offload_optimizer: bool
     offload_parameters: bool
     mixed_precision: str = "no"
+    use_cpu: bool = False
 
     @property
     def words(self) -> str:
@@ -54,7 +55,8 @@ def read_launch_file(path: str, processes: int | None = None) -> LaunchFile:
     if count % machines:
         raise InputError(f"{path}: num_processes is {count}, no multiple of num_machines = {machines}")
     zero = _zero_settings(path, values) if kind == "DEEPSPEED" else (0, False, False)
-    return LaunchFile(path, count, machines, *zero, str(values.get("mixed_precision") or "no"))
+    precision, use_cpu = str(values.get("mixed_precision") or "no"), bool(values.get("use_cpu"))
+    return LaunchFile(path, count, machines, *zero, precision, use_cpu)
 
 
 def _zero_settings(path: str, values: Mapping[str, JSON]) -> tuple[int, bool, bool]:

@@ -7,6 +7,7 @@ environment: the only place that knows rank numbers.
 import ctypes
 import errno
 import functools
+import json
 import multiprocessing
 import os
 import signal
@@ -65,7 +66,10 @@ def claim_gpus(per_process: int) -> None:
 
 
 Ts = TypeVarTuple("Ts")
+REFUSAL = "SECATEUR_REFUSAL"
+"""Environment variable: the file in which who started a launch wants to find why it was refused."""
 _ALONE_AFTER_S = 5.0
+_NO_ACCESS_CODES = {errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
 _NO_SPACE_CODES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # safetensors and torch report a failed write as text; torch's archive writer only notices a wrong position
 _NO_SPACE_TEXTS = (
@@ -82,8 +86,10 @@ _LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed", b"deepspeed")
 def entry_point(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a `main()` so that an error that the user can mend ends the process with its message and no traceback.
 
-    Exit codes: 2 for an `InputError`, 130 for Ctrl-C, 1 for a full disk and for the end of another process of the
-    launch. In a launch of several processes an error is shown once. A launcher that dies takes its processes with it.
+    Exit codes: 2 for an `InputError` and for a file or folder that may not be used, 130 for Ctrl-C, 1 for a full disk
+    and for the end of another process of the launch. In a launch of several processes an error is shown once;
+    torchrun and who has set `REFUSAL` are told its words, to repeat them below what else is said. A launcher that
+    dies takes its processes with it.
     """
 
     @functools.wraps(main)
@@ -99,7 +105,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             message = _explain(error)
             if message is None:
                 raise
-            _leave(message, 1)
+            _leave(message, 2 if is_no_access(error) else 1)
 
     return wrapped
 
@@ -110,7 +116,17 @@ def _leave(message: str, code: int) -> None:
     if not ranks.is_main:
         time.sleep(_ALONE_AFTER_S)
     print(f"error{ranks.note if not ranks.is_main else ''}: {message}", file=sys.stderr, flush=True)
+    _tell_launchers(message, code)
     raise SystemExit(code) from None
+
+
+def _tell_launchers(message: str, code: int) -> None:
+    """accelerate ends with code 1 and a traceback of its own, whatever its processes ended with."""
+    if current_ranks().is_main and code == 2 and REFUSAL in os.environ:
+        Path(os.environ[REFUSAL]).write_text(message, encoding="utf-8", errors="replace")
+    if table := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # what torchrun shows last
+        told = {"message": {"message": f"error: {message}", "extraInfo": {"timestamp": str(int(time.time()))}}}
+        Path(table).write_text(json.dumps(told), encoding="utf-8")
 
 
 def _explain(error: BaseException) -> str | None:
@@ -122,6 +138,8 @@ def _explain(error: BaseException) -> str | None:
                 f"disk full, or a limit of file sizes reached, while writing {name} ({cause}); free space and start "
                 "the same command again: nothing complete is lost"
             )
+    if isinstance(error, OSError) and is_no_access(error):
+        return f"{error.filename}: {error.strerror}; give another path, or mend its rights"
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_TEXTS):
         return "another process of this launch has ended; see its message, then start the same command again"
     return None
@@ -132,6 +150,12 @@ def is_no_space(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _NO_SPACE_CODES
     return any(text in str(error) for text in _NO_SPACE_TEXTS)
+
+
+def is_no_access(error: BaseException) -> bool:
+    """Whether a named file or folder may not be used as it was: no rights, a read-only disk, a file in a folder's
+    place, a name too long."""
+    return isinstance(error, OSError) and error.filename is not None and error.errno in _NO_ACCESS_CODES
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

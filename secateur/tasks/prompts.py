@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 
@@ -178,25 +180,62 @@ def choice_question(question: str, options: Sequence[str]) -> str:
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of the rendered chat, ready for generation. Raises `InputError` where the model's chat template
-    refuses the messages or leaves out the system prompt."""
-    from jinja2 import TemplateError
-
-    try:
-        rendered = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise InputError(f"the model's chat template refuses the prompt: {error}; {_NO_SYSTEM_PROMPT}") from None
-    if any(one["content"].strip() not in rendered for one in messages if one["role"] == "system"):
-        raise InputError(f"the model's chat template leaves out the system prompt; {_NO_SYSTEM_PROMPT}")
+    """Token ids of the rendered chat, ready for generation, with the roles that the template knows."""
+    rendered = render_chat(tokenizer, in_known_roles(tokenizer, messages))
     return tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
-_NO_SYSTEM_PROMPT = "with system_prompt '' there is none; what it says can stand in 'instruction', before {problem}"
+def render_chat(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]], add_generation_prompt: bool = True
+) -> str:
+    """The text of a chat. Raises `InputError` where the tokenizer has no chat template, or its template refuses the
+    messages."""
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{tokenizer.name_or_path}: its tokenizer has no chat template, so no problem can be put to it (not with "
+            "prompt_family plain either); take the model's instruct version, or save a template beside the model as "
+            "chat_template.jinja"
+        )
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise InputError(
+            f"{tokenizer.name_or_path}: its chat template refuses the turns {roles} ({error}); give messages that it "
+            "takes, or mend the template (chat_template.jinja beside the model)"
+        ) from None
+
+
+def in_known_roles(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]]) -> Messages:
+    """The messages as the chat template takes them: where it refuses a system turn (Gemma 2) or drops its text, that
+    text stands at the beginning of the user's turn."""
+    first, *rest = messages
+    if first["role"] != "system" or not rest or _reaches_the_model(tokenizer, messages):
+        return list(messages)
+    merged = {**rest[0], "content": f"{first['content']}\n\n{rest[0]['content']}"}
+    return [merged, *rest[1:]]
+
+
+def _reaches_the_model(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]]) -> bool:
+    """Whether the text of the first turn is in what the template makes of the chat."""
+    try:
+        return messages[0]["content"].strip() in render_chat(tokenizer, messages)
+    except InputError:
+        return False
 
 
 def starts_inside_thinking(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the chat template pre-fills `<think>`, so that completions begin inside the thinking part."""
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True
-    )
-    return rendered.rstrip().endswith("<think>")
+    return render_chat(tokenizer, [{"role": "user", "content": "x"}]).rstrip().endswith("<think>")
+
+
+def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """Id of the token that ends an assistant's turn in the chat template: the first special one behind its text.
+    None for a template that ends turns by plain text, or does not say how they end."""
+    asked = {"role": "user", "content": "x"}
+    rendered = render_chat(tokenizer, [asked, {"role": "assistant", "content": "42"}], add_generation_prompt=False)
+    ids = tokenizer(rendered.rpartition("42")[2], add_special_tokens=False)["input_ids"]
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return next((token for token in ids if token in special), None)

@@ -152,6 +152,9 @@ def test_long_cuts_lose_their_beginnings(tiny_model):
     assert len(row) <= 60 and "end\nB: y" in reader.tokenizer.decode(row)
     with pytest.raises(JudgeError, match="'prompt' ends with"):
         PairReader(reader.tokenizer, dataclasses.replace(FORMAT, prompt="{a} {b}", chat_template=False))
+    reader.tokenizer.chat_template = None
+    with pytest.raises(JudgeError, match=r"'chat_template' is true, but .* has none; set it false"):
+        PairReader(reader.tokenizer, dataclasses.replace(FORMAT, chat_template=True))
     model = LinearModel(AutoModel.from_pretrained(tiny_model), LinearShape((7, 8), 8, max_tokens=10))
     assert model.read_ids(CutTrace((1, 2), tuple(range(20, 60)), "")) == [1, 2, *range(54, 60), 7, 8]
 

@@ -17,9 +17,9 @@ def trace(text: str, sample: int = 0) -> Trace:
     return Trace("p", "1+1?", "2", sample, text)
 
 
-def problem(identity: str) -> LabelledProblem:
+def problem(identity: str, prompt_ids: tuple[int, ...] = ()) -> LabelledProblem:
     pairs = make_pairs([0, 1], [True, True], [False, False])
-    return LabelledProblem(identity, None, (CutTrace((), (), ""),) * 2, (False,) * 2, (0.5,) * 2, pairs)
+    return LabelledProblem(identity, None, (CutTrace(prompt_ids, (), ""),) * 2, (False,) * 2, (0.5,) * 2, pairs)
 
 
 def test_labels_are_the_project_wide_equality_of_answers():
@@ -58,6 +58,12 @@ def test_a_problem_in_two_splits_is_named():
     check_disjoint({"train": [problem("a")], "test": [problem("b")]})
     with pytest.raises(InputError, match="'b' is in 'train' and in 'test'"):
         check_disjoint({"train": [problem("a"), problem("b")], "dev": [problem("c")], "test": [problem("b")]})
+
+
+def test_a_problem_in_two_splits_is_named_under_whatever_id():
+    check_disjoint({"train": [problem("a", (1, 2)), problem("a2", (1, 2))], "test": [problem("b", (1, 3))]})
+    with pytest.raises(InputError, match=r"'b' is in 'train' \(as 'a'\) and in 'dev'.*give splits"):
+        check_disjoint({"train": [problem("a", (1, 2))], "dev": [problem("b", (1, 2))]})
 
 
 def test_arrays_have_one_length_even_without_traces():

@@ -1,24 +1,35 @@
 """Unusable models are refused before anything is sampled, in words that say what to do."""
 
+import contextlib
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, LlamaConfig
 
 from schedules.export import export_model
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.models import (
     check_cache_layers,
+    check_context,
+    context_tokens,
     keep_special_tokens_only,
     load_model,
     load_tokenizer,
     model_fingerprint,
+    stored_end_ids,
+    unstopped_turn,
 )
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_json
+from tests.conftest import REPOSITORY
 
 
 def test_a_folder_must_hold_a_model_and_a_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
@@ -111,3 +122,86 @@ def test_published_generation_settings_can_be_loaded_saved_resumed_and_exported(
     settings = [(folder / "generation_config.json").read_bytes() for folder in (original, tmp_path / "final")]
     assert settings[0] == settings[1]
     load_model(tmp_path / "final", "float32", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["trainers/embedded_modle", "./embedded_model", "/models/mine", "a/b/c", "mine"])
+def test_a_model_that_is_not_there_ends_at_once_without_a_network(name: str, tmp_path: Path) -> None:
+    """A relative path from another folder reads as a Hub id, and the Hub's client tries it again for a minute."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=_hang_up, args=(server, asked), daemon=True).start()
+        variables = {"HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
+        paths = {"PYTHONPATH": str(REPOSITORY), "HF_HOME": str(tmp_path)}
+        command = [sys.executable, "-c", LOADS, name]
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | variables | paths, capture_output=True, text=True
+        )
+    assert ended.returncode == 2, ended.stderr
+    path_like = name != "trainers/embedded_modle"
+    assert (
+        ended.stderr.count("\n") == 1 and ("no such folder; train" if path_like else "out of reach") in ended.stderr
+    )
+    assert len(asked) == (0 if path_like else 1)
+
+
+LOADS = """
+import sys
+from secateur.engines.models import load_tokenizer
+from secateur.runtime.hub import require_model_folder
+from secateur.runtime.process import entry_point
+
+@entry_point
+def main():
+    require_model_folder("model", sys.argv[1])
+    load_tokenizer(sys.argv[1])
+
+main()
+"""
+
+
+def _hang_up(server: socket.socket, asked: list[int]) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            server.accept()[0].close()
+            asked.append(1)
+
+
+@pytest.mark.parametrize(
+    ("rope", "positions"),
+    [
+        (None, 4096),
+        ({"rope_type": "linear", "factor": 4.0}, 16384),  # vicuna-16k
+        ({"type": "dynamic", "factor": 2.0}, 8192),  # the older name of the key
+        ({"rope_type": "yarn", "factor": 4.0}, 16384),  # Qwen2.5's instructions
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),  # already stretched
+        ({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 512}, 4096),
+    ],
+)  # fmt: skip
+def test_the_context_knows_how_far_rope_is_stretched(rope, positions) -> None:
+    config = LlamaConfig(max_position_embeddings=4096, rope_scaling=rope, name_or_path="models/mine")
+    assert context_tokens(config) == positions
+    check_context(config, 96, "limits", positions - 96)
+    message = rf"'limits' has the value {positions - 95}.*96 tokens.*{positions} positions of models/mine.* "
+    message += f"{positions - 96},"
+    with pytest.raises(InputError, match=message):
+        check_context(config, 96, "limits", positions - 95)
+
+
+def test_an_end_token_that_is_not_the_templates_is_warned_of(tiny_model: Path, tmp_path: Path) -> None:
+    """A base model with its instruct version's template: it stops at <|endoftext|>, its turns end with <|im_end|>."""
+    tokenizer, config = load_tokenizer(tiny_model), AutoConfig.from_pretrained(tiny_model)
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    assert (
+        stored_end_ids(tiny_model, config, tokenizer) == {end} and unstopped_turn(tokenizer, frozenset({end})) is None
+    )
+    shutil.copytree(tiny_model, tmp_path / "base")
+    write_json(tmp_path / "base" / "generation_config.json", {"eos_token_id": [pad]})
+    tokenizer = load_tokenizer(tmp_path / "base")
+    tokenizer.eos_token = "<|pad|>"
+    assert stored_end_ids(tmp_path / "base", config, tokenizer) == {end, pad}
+    ids = stored_end_ids(tmp_path / "base", config, tokenizer, of_trainer=True)
+    assert ids == {pad}  # GRPOTrainer.eos_token_ids: generation settings and tokenizer
+    warning = unstopped_turn(tokenizer, ids)
+    assert f'"eos_token_id": [{end}, {pad}]' in warning
+    assert "ends a turn with <|im_end|>" in warning and "stop at <|pad|> only" in warning

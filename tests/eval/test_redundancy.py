@@ -8,7 +8,7 @@ import pytest
 
 from eval.collect_traces import CollectConfig, import_all, redundancy
 from eval.redundancy import RedundancyConfig, measure_path
-from eval.studies.redundancy import measure, read_redundancy, write
+from eval.studies.redundancy import measure, read_redundancy, show, write
 from eval.traces.foreign import Importer, import_file, model_folder, read_foreign, without_prompt
 from secateur.deepprune.cut import CutRule
 from secateur.engines.models import load_tokenizer
@@ -52,6 +52,16 @@ def test_what_ran_into_the_cap_without_an_answer_is_in_no_pair() -> None:
     entry.traces.append(stored("a", 2, None, 3, "length"))
     report = measure("m", "s", [entry], WORDS)
     assert report.pairs == 1 and report.same_answer_pairs == 1 and report.majority_share == pytest.approx(2 / 3)
+
+
+def test_one_trace_a_problem_has_no_pairs_and_no_share_of_them(capsys, tmp_path: Path) -> None:
+    report = measure("m", "s", [ProblemTraces(Problem("a", "q", "7"), [stored("a", 0, "7", 3)])], WORDS)
+    assert (report.pairs, report.same_answer_pairs, report.pass_at_1) == (0, None, 1.0)
+    show([report])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("1 "))
+    assert row.split()[1:3] == ["–", "1.00"]
+    write([report], tmp_path)
+    assert read_redundancy(tmp_path) == [report]
 
 
 def test_files_are_written(tmp_path: Path) -> None:

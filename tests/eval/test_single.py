@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from eval.one_model.report import read_summary
 from eval.one_model.sampling import SingleConfig, for_each_model
 from eval.single import main
 from eval.traces.benchmarks import benchmark_name
-from eval.traces.sampling import prompt_ids
+from eval.traces.sampling import check_models, prompt_ids
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config, read_yaml
@@ -53,6 +54,30 @@ def store(folder: Path, answers: dict[str, list[str]], length: int = 10) -> None
                     problem.id, problem.problem, problem.answer, sample, text, "m", (1,) * tokens, tokens, reason
                 )
                 writer.add(trace)
+
+
+def test_what_a_model_cannot_take_is_said_before_it_is_opened(tiny_model, tmp_path, capsys) -> None:
+    """A context that the cap does not fit into, one that a prompt fills, and an end that is not the template's."""
+    short = copy_with_context(tiny_model, tmp_path / "short", 64)
+    (short / "model.safetensors").unlink()  # nothing of this needs weights
+    config = SingleConfig(
+        models={"m": str(short)}, output_dir="x", problems="arithmetic:test", prompt_family="plain", max_tokens=60
+    )
+    check_models(config, [Problem("a", "1+1?", "2")], say_caps=True)
+    shown = capsys.readouterr().out.replace("\n", " ")
+    longest = len(prompt_ids(load_tokenizer(short), Problem("a", "1+1?", "2"), config.prompt))
+    assert (
+        f"'max_tokens' has the value 60, of which {64 - longest} fit behind the longest prompt into the 64" in shown
+    )
+    with pytest.raises(InputError, match="fills the 64 positions"):
+        check_models(config, [Problem("a", "1+1?", "2"), Problem("b", "x" * 64, "2")])
+    write_text(short / "generation_config.json", '{"eos_token_id": 0}')
+    check_models(replace(config, max_tokens=10), [Problem("a", "1+1?", "2")], say_caps=True)
+    assert not capsys.readouterr().out  # config.json and tokenizer still name the right one
+    with pytest.raises(InputError, match="'device' has the value 'cuda:99', but GPUs that can be used here: "):
+        check_models(replace(config, device="cuda:99"), [])
+    with pytest.raises(InputError, match="'device' has the value 'gpu', which torch knows no device by"):
+        check_models(replace(config, device="gpu"), [])
 
 
 PROMPTS = {"p0": 5, "p1": 6, "p2": 7}

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.config import read_run_config
-from secateur.runtime.config import parse_config, read_yaml, split_command_line
+from secateur.runtime.config import parse_config, parse_yaml, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import (
     append_jsonl,
@@ -68,8 +68,14 @@ def test_yaml_then_command_line(tmp_path: Path) -> None:
         ("modell: m", [], "unknown key 'modell'; did you mean 'model'"),
         ("model: m", ["--rat", "1"], "command line: unknown key 'rat'; did you mean 'rate'"),
         ("model: m\nrate: fast", [], "key 'rate' has the value 'fast': expected float"),
-        ("model: m\nlimits: 5", [], "key 'limits' has the value 5"),
-        ("model: m\nnames: a", [], "a list is written [a, b]"),
+        ("model: m\nlimits: {a: 5}", [], "key 'limits' has the value {'a': 5}"),
+        ("model: m\nlimits: five", [], "key 'limits' has the value 'five'"),
+        ("model: m\nnames: {a: b}", [], "a list is written [a, b]"),
+        ("model: m\nrate: 042", [], "042 would be read as an octal number; write 42"),
+        ("model: m", ["--rate", "0_10"], "--rate has the value '0_10', which is not YAML (0_10 would be read"),
+        ("model: m", ["--rate", "1" * 5000], "which is not YAML (Exceeds the limit"),
+        ("model: m\nrate: " + "1" * 5000, [], "not YAML (Exceeds the limit"),
+        ("model: m\nnames: " + "[" * 5000 + "]" * 5000, [], "not YAML (it is nested too deep)"),
         ("model: m\npaths: a", [], "a mapping is written {name: value}"),
         ("model: m\nmode: slow", [], "key 'mode' has the value 'slow'"),
         ("model: m\nrate: 0", [], "key 'rate' has the value 0.0: it must be above 0"),
@@ -85,6 +91,16 @@ def test_bad_settings_are_named(tmp_path: Path, text: str, argv: list[str], mess
     with pytest.raises(InputError) as error:
         parse(tmp_path, text, *argv)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("argv", [[], ["--limits", "200"], ["--limits", "[200]"]])
+def test_a_lone_value_for_a_list_is_a_list_of_one(tmp_path: Path, argv: list[str]) -> None:
+    found = parse(tmp_path, "model: m\nlimits: 200\nnames: a", *argv)
+    assert (found.limits, found.names) == ((200,), ["a"])
+
+
+def test_numbers_are_what_they_look_like(tmp_path: Path) -> None:
+    assert parse_yaml("[0, 0x1f, 1_000, -7, 12:30, 0.5, 1e-3]") == [0, 31, 1000, -7, "12:30", 0.5, "1e-3"]
 
 
 def test_missing_config_file_is_named() -> None:
@@ -313,6 +329,23 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match=r"no folder that can be written to .*give another 'output_dir'"):
             hold_folder(folder).__enter__()
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENAMETOOLONG])
+def test_a_disk_that_may_not_be_written_is_named_wherever_it_shows(tmp_path, monkeypatch, capsys, code) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    def main() -> None:
+        write_json(tmp_path / "run" / "a.json", {})
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match=r"no folder that can be written to .*give another 'output_dir'"):
+        hold_folder(tmp_path / "run").__enter__()
+    with pytest.raises(SystemExit) as ended:
+        entry_point(main)()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'run'}: {os.strerror(code)}; give another path")
 
 
 def test_ctrl_c_is_one_line(capsys) -> None:

@@ -54,6 +54,31 @@ def test_a_failing_child_ends_us_with_its_code_and_names_command_and_log(
     assert words in message and "train.jsonl" in message and "start the same command again" in message
 
 
+def refuse(words: str) -> str:
+    return (
+        "from secateur.runtime.errors import InputError\nfrom secateur.runtime.process import entry_point\n"
+        f"@entry_point\ndef main():\n    raise InputError({words!r})\nmain()\n"
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_a_launched_script_refuses_is_the_last_word_with_exit_code_2(
+    tmp_path, capfd, repository, processes
+) -> None:
+    """accelerate itself ends with 1, below a traceback of its own."""
+    write_text(tmp_path / "script.py", refuse("unknown key 'limts'; did you mean 'limits'?"))
+    launcher = Launcher(str(repository / "configs" / "accelerate" / "cpu.yaml"), processes=processes)
+    command = launcher.command("x.py", [])
+    with pytest.raises(SystemExit) as ended:
+        launcher.run([*command[:-1], str(tmp_path / "script.py")])
+    shown = capfd.readouterr().err
+    assert ended.value.code == 2
+    assert shown.splitlines()[-1] == "error: unknown key 'limts'; did you mean 'limits'?"
+    assert "start the same command again" not in shown
+    if processes > 1:  # torchrun's own table has it as well, for those who launch by hand
+        assert "traceback : error: unknown key 'limts'" in shown
+
+
 def test_a_child_that_was_stopped_is_no_failure(launch_config, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         Launcher(launch_config).run([sys.executable, "-c", "raise SystemExit(143)"])

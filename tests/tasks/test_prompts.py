@@ -9,11 +9,14 @@ from secateur.tasks.prompts import (
     choice_question,
     encode_prompt,
     evaluation_messages,
+    in_known_roles,
     prompt_of,
+    render_chat,
     starts_inside_thinking,
     training_messages,
+    turn_end,
 )
-from tests.tiny import build_tokenizer
+from tests.tiny import CHAT_TEMPLATE, WITHOUT_SYSTEM, build_tokenizer
 
 SYSTEM_4000 = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
@@ -124,16 +127,46 @@ def test_keys_that_are_not_given_are_as_known() -> None:
     assert prompt_of(known.stored) == known and prompt_of({"prompt_family": None}) is None
 
 
-def test_a_template_without_a_place_for_the_system_prompt_is_named() -> None:
+@pytest.mark.parametrize("kind", WITHOUT_SYSTEM)
+def test_system_text_reaches_a_model_whose_template_has_no_place_for_it(kind) -> None:
     tokenizer = build_tokenizer()
-    messages = evaluation_messages("1+1?", Prompt("plain", system_prompt="Answer briefly."))
-    assert "Answer briefly." in tokenizer.decode(encode_prompt(tokenizer, messages))
-    chatml = tokenizer.chat_template
-    tokenizer.chat_template = (
-        "{% for message in messages if message['role'] == 'user' %}{{ message['content'] }}{% endfor %}"
-    )
-    with pytest.raises(InputError, match="leaves out the system prompt; with system_prompt '' there is none"):
-        encode_prompt(tokenizer, messages)
-    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}" + chatml
-    with pytest.raises(InputError, match="refuses the prompt: System role not supported; with system_prompt"):
-        encode_prompt(tokenizer, messages)
+    messages = training_messages("1+1?", Prompt("deepseek"), 4000)
+    assert in_known_roles(tokenizer, messages) == messages
+    tokenizer.chat_template = WITHOUT_SYSTEM[kind]
+    assert in_known_roles(tokenizer, messages) == [
+        {"role": "user", "content": f"{SYSTEM_4000}\n\n1+1? {STEP_BY_STEP}"}
+    ]
+    shown = tokenizer.decode(encode_prompt(tokenizer, messages))
+    assert shown == f"<|im_start|>user\n{SYSTEM_4000}\n\n1+1? {STEP_BY_STEP}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_template_that_is_missing_or_refuses_everything_is_named_with_a_remedy() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.name_or_path = "models/mine"
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InputError, match=r"models/mine.*refuses the turns user \(roles must alternate\); give"):
+        encode_prompt(tokenizer, evaluation_messages("1+1?", Prompt("plain")))
+    tokenizer.chat_template = None
+    for put in (starts_inside_thinking, turn_end):
+        with pytest.raises(InputError, match=r"models/mine.*no chat template.*prompt_family.*chat_template\.jinja"):
+            put(tokenizer)
+    with pytest.raises(InputError, match="no chat template"):
+        encode_prompt(tokenizer, training_messages("1+1?", Prompt("deepseek"), 4000))
+
+
+@pytest.mark.parametrize(
+    ("behind", "end"),
+    [
+        ("<|im_end|>\n", "<|im_end|>"),
+        ("\n<|pad|><|im_end|>", "<|pad|>"),  # what comes first decides
+        ("</think>", "</think>"),  # an added token that is not called special
+        ("\n\nUser:", None),
+        ("", None),
+    ],
+)
+def test_the_token_that_ends_a_turn_is_read_off_the_template(behind: str, end: str | None) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>\n", behind)
+    assert turn_end(tokenizer) == (None if end is None else tokenizer.convert_tokens_to_ids(end))
+    rendered = render_chat(tokenizer, evaluation_messages("1+1?", Prompt("plain")))
+    assert rendered == f"<|im_start|>user\n1+1?{behind}<|im_start|>assistant\n"

@@ -1,22 +1,26 @@
 """Damaged checkpoints: every way in which a kill can leave one must keep it from being resumed."""
 
 import dataclasses
+import inspect
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from trl import GRPOConfig
 
 from schedules.config import ScheduleConfig
-from schedules.integrity import damage, fingerprint, read_marker
+from schedules.export import drop_training_state
+from schedules.integrity import MARKER, SEAL, Marker, damage, fingerprint, read_marker, write_marker
 from schedules.rounds import Round
 from schedules.state import FREE_KEYS
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import key_file, own_key, read_json, write_json
 from trainers.grpo.callbacks import STUCK_STEPS, StuckWatch, between_generations
 from trainers.grpo.checkpoints import (
     TrainedBy,
@@ -34,6 +38,12 @@ from trainers.grpo.job import batch_sizes
 RANDOM_STATES = ("rng_state_0.pth", "rng_state_1.pth")
 ARCHIVES = ("scheduler.pt", "optimizer.pt", *RANDOM_STATES)
 FILES = ("config.json", "model.safetensors", "trainer_state.json", *ARCHIVES)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path_factory, monkeypatch) -> None:
+    """A key of the test's own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
 
 
 def write_checkpoint(round_folder: Path, step: int, marked: bool = True, regular: bool = True) -> Path:
@@ -154,6 +164,75 @@ def test_every_rank_of_a_sharded_optimiser_must_be_there(tmp_path) -> None:
     assert damage(folder) is None
     flip_a_byte(second)
     assert damage(folder).startswith("global_step4/zero_pp_rank_1")
+
+
+@pytest.fixture
+def sealed(tmp_path) -> Path:
+    """A round folder with one checkpoint of DeepSpeed, and the folder of its user's key."""
+    folder = write_checkpoint(tmp_path / "round", 4, marked=False)
+    shard_optimiser(folder, ranks=2)
+    mark_complete(folder, world_size=2, limit=220)
+    return folder
+
+
+def add_a_pickle(folder: Path) -> None:
+    torch.save({"state": torch.arange(9)}, folder / "global_step4" / "zero_pp_rank_2_mp_rank_00_optim_states.pt")
+
+
+def forge(folder: Path) -> None:
+    """Another state under a marker that fits it: checksums without a key can be made by anybody."""
+    torch.save({"state": torch.arange(10)}, folder / "global_step4" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    (folder / MARKER).unlink()
+    names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    sizes = {name: path.stat().st_size for name, path in names.items()}
+    write_marker(
+        folder, Marker(4, 2, 220, True, True, sizes, {name: fingerprint(path) for name, path in names.items()})
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda folder: key_file().write_bytes(bytes(32)), "does not fit this user's key"),
+        (add_a_pickle, "does not fit this user's key and the files"),
+        (forge, "does not fit this user's key and the files"),
+    ],
+)
+def test_what_would_be_unpickled_is_resumed_only_if_this_user_saved_it(sealed, monkeypatch, fault, words) -> None:
+    assert checkpoint_to_resume(sealed.parent, 2) == sealed
+    fault(sealed)
+    assert damage(sealed) is None  # nothing that a checksum would tell
+    with pytest.raises(InputError, match=rf"checkpoint-4.*{words}.*unpickled.*copy .*key of that machine here; else"):
+        checkpoint_to_resume(sealed.parent, 2)
+
+
+def test_a_state_without_a_seal_is_refused_and_a_model_without_its_state_needs_none(sealed) -> None:
+    marker = read_marker(sealed)
+    (sealed / SEAL).unlink()
+    files = {name: size for name, size in marker.files.items() if name != SEAL}
+    write_marker(sealed, dataclasses.replace(marker, files=files))
+    with pytest.raises(InputError, match=r"bears no seal \(seal\.json\)"):
+        checkpoint_to_resume(sealed.parent, 2)
+    drop_training_state(sealed)
+    assert not (sealed / SEAL).exists() and damage(sealed) is None
+
+
+def test_a_key_is_made_once_for_the_user_alone_or_says_why_not(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert own_key() == own_key() and len(own_key()) == 32
+    assert key_file() == tmp_path / "secateur" / "key" and key_file().stat().st_mode & 0o777 == 0o600
+    key_file().write_bytes(b"short")
+    with pytest.raises(InputError, match="is no key of this program; delete it"):
+        own_key()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(key_file()))
+    with pytest.raises(InputError, match=r"cannot be kept there .*set XDG_CONFIG_HOME"):
+        own_key()
+
+
+def test_plain_training_state_is_read_without_unpickling(tmp_path) -> None:
+    """Why only DeepSpeed's needs a seal: the Trainer reads its own with `weights_only`."""
+    read = re.findall(r"torch\.load\((?:[^()]|\([^()]*\))*\)", inspect.getsource(transformers.trainer))
+    assert len(read) > 5 and all("weights_only=True" in call for call in read)
 
 
 def test_another_number_of_processes_is_refused(tmp_path) -> None:

@@ -252,11 +252,11 @@ def test_plan_options_are_taken_out_of_the_command() -> None:
 def test_a_dry_run_prints_the_whole_plan_and_leaves_nothing_behind(tmp_path, repository) -> None:
     """The command of the README on a real architecture without weights, on a machine without a GPU."""
     model = write_config_folder(tmp_path / "model", "r1_distill_qwen_1.5b")
-    problems = write_problems(tmp_path / "problems.jsonl", 40)
+    problems, others = (write_problems(tmp_path / f"{name}.jsonl", count) for name, count in (("a", 40), ("b", 41)))
     before = sorted(tmp_path.rglob("*"))
     command = [sys.executable, "trainers/grpo_len.py", "--config", "configs/thinkprune/r1_distill_qwen_1.5b.yaml"]
     command += ["--accelerate_config", "configs/accelerate/zero2.yaml", "--dry_run", "true", "--report_to", "none"]
-    command += ["--model", str(model), "--problems", str(problems), "--validation_problems", str(problems)]
+    command += ["--model", str(model), "--problems", str(problems), "--validation_problems", str(others)]
     command += ["--decontaminate", "[]", "--max_prompt_tokens", "2000", "--output_dir", str(tmp_path / "run")]
     shown = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr

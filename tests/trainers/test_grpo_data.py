@@ -11,8 +11,8 @@ from schedules.config import ScheduleConfig
 from schedules.rounds import Round
 from secateur.runtime.errors import InputError
 from secateur.tasks.records import Problem, read_problems
-from tests.tiny import build_tokenizer
-from trainers.grpo.data import load_training_problems, round_rows
+from tests.tiny import WITHOUT_SYSTEM, build_tokenizer
+from trainers.grpo.data import check_validation, load_training_problems, round_rows
 
 EXAM = (
     "Three boys and four girls stand in a row in random order. Find the probability that no two boys are neighbours."
@@ -80,7 +80,7 @@ def test_an_evaluation_set_that_cannot_be_read_is_named(tmp_path: Path, source: 
 
 def test_rows_are_numbered_and_state_the_limit_of_their_round() -> None:
     problems = [Problem(str(n), f"p{n}", str(n)) for n in range(4)]
-    rows = round_rows(problems, schedule("x.jsonl"), ROUND, 10)
+    rows = round_rows(problems, schedule("x.jsonl"), ROUND, 10, build_tokenizer())
     assert [row["row"] for row in rows] == list(range(10))
     assert {row["problem_id"] for row in rows[:4]} == {row["problem_id"] for row in rows[4:8]} == set("0123")
     assert all("within 400 tokens" in row["prompt"][0]["content"] for row in rows)
@@ -91,12 +91,12 @@ def test_rows_are_put_as_the_config_says_and_measured_so(tmp_path: Path) -> None
     """Own sentences, the limit stated or not; the filter for long prompts counts the same tokens."""
     own = {"prompt_family": "plain", "system_prompt": "Be brief.", "instruction": "Solve {problem} now."}
     problems = [Problem("1", "p", "1")]
-    (row,) = round_rows(problems, schedule("x.jsonl", **own), ROUND, 1)
+    (row,) = round_rows(problems, schedule("x.jsonl", **own), ROUND, 1, build_tokenizer())
     assert row["prompt"] == [
         {"role": "system", "content": "Be brief. The output of the assistant should be within 400 tokens."},
         {"role": "user", "content": "Solve p now."},
     ]
-    (row,) = round_rows(problems, schedule("x.jsonl", **own, state_limit=False), ROUND, 1)
+    (row,) = round_rows(problems, schedule("x.jsonl", **own, state_limit=False), ROUND, 1, build_tokenizer())
     assert [one["content"] for one in row["prompt"]] == ["Be brief.", "Solve p now."]
     source = write(tmp_path / "t.jsonl", {"one": "How many are two and two?", "two": "And three and three?"})
     own["instruction"] = "word " * 300
@@ -104,18 +104,42 @@ def test_rows_are_put_as_the_config_says_and_measured_so(tmp_path: Path) -> None
         load_training_problems(schedule(source, **own), build_tokenizer())
 
 
+def test_rows_have_no_turn_that_the_template_refuses() -> None:
+    """TRL renders them itself: Gemma 2's template ends a training with "System role not supported"."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = WITHOUT_SYSTEM["refused"]
+    rows = round_rows([Problem("a", "1+1?", "2")], schedule("x.jsonl"), ROUND, 3, tokenizer)
+    assert [[turn["role"] for turn in row["prompt"]] for row in rows] == [["user"]] * 3
+    assert all("within 400 tokens.\n\n1+1? Let's think" in row["prompt"][0]["content"] for row in rows)
+
+
 def test_a_reward_with_a_target_names_one_per_row() -> None:
     """Uniform from `target_min` to the limit, from the row's own seed: a longer round begins with the same rows."""
     problems = [Problem(str(n), f"p{n}", str(n)) for n in range(4)]
     wanted = schedule("x.jsonl", reward="l1_exact", reward_options={"target_min": 100})
-    rows = round_rows(problems, wanted, ROUND, 400)
+    rows = round_rows(problems, wanted, ROUND, 400, build_tokenizer())
     targets = [row["target_tokens"] for row in rows]
     assert min(targets) >= 100 and max(targets) <= 400 and len(set(targets)) > 150
     assert abs(sum(targets) / len(targets) - 250) < 20
     assert all(row["prompt"][-1]["content"].endswith(f" Think for {row['target_tokens']} tokens.") for row in rows)
-    assert rows == round_rows(problems, wanted, ROUND, 500)[:400]
-    other = round_rows(problems, dataclasses.replace(wanted, seed=4), ROUND, 400)
+    assert rows == round_rows(problems, wanted, ROUND, 500, build_tokenizer())[:400]
+    other = round_rows(problems, dataclasses.replace(wanted, seed=4), ROUND, 400, build_tokenizer())
     assert targets != [row["target_tokens"] for row in other]
+
+
+def test_validation_on_what_is_trained_on_is_refused_by_content_and_a_part_of_it_said(tmp_path: Path, capsys) -> None:
+    source = write(tmp_path / "t.jsonl", TRAINING)
+    problems = load_training_problems(schedule(source, max_prompt_tokens=10_000), build_tokenizer()).problems
+    renamed = {f"v{name}": text.replace(" ", "  ") for name, text in TRAINING.items()}
+    copied = write(tmp_path / "v.jsonl", renamed)
+    for validation in (source, copied):
+        with pytest.raises(InputError, match=r"'validation_problems' has the value '.*\.jsonl': all 5 are training"):
+            check_validation(dataclasses.replace(schedule(source), validation_problems=validation), problems)
+    mixed = write(tmp_path / "m.jsonl", {**renamed, "new": "What is $2^{10}$?"})
+    check_validation(dataclasses.replace(schedule(source), validation_problems=mixed), problems)
+    assert "5 of 6 are trained on as well; 'decontaminate' takes" in capsys.readouterr().out.replace("\n", " ")
+    assert not check_validation(dataclasses.replace(schedule(source), validation_problems=mixed), problems[:0])
+    assert not capsys.readouterr().out
 
 
 def test_real_problems_are_decontaminated(shared_data: Path) -> None:

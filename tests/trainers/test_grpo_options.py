@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from schedules.rounds import Round
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
 from trainers.grpo.data import prompt_order
-from trainers.grpo.job import CHOICES, OWNED, PINNED, batch_sizes, make_grpo_config, trainer_values
+from trainers.grpo.job import CHOICES, OWNED, PINNED, batch_sizes, check_machine, make_grpo_config, trainer_values
 
 SCHEDULE = ScheduleConfig(
     model="owner/model",
@@ -44,6 +45,13 @@ def test_keys_that_the_schedule_owns_are_refused_with_the_reason(key) -> None:
         ({"learning_rate": "fast"}, "'learning_rate' has the value 'fast': expected float"),
         ({"num_generations": 2.5}, "'num_generations' has the value 2.5"),
         ({"use_vllm": True, "vllm_max_model_length": 900}, "'vllm_max_model_length' has the value 900.* need 988"),
+        ({"temperature": 0}, "'temperature' has the value 0.0; it must be above 0: greedy"),
+        ({"num_generations": 0}, "'num_generations' has the value 0; it must be at least 1"),
+        ({"gradient_accumulation_steps": 0}, "'gradient_accumulation_steps' has the value 0; it must"),
+        ({"per_device_train_batch_size": 0}, "'per_device_train_batch_size' has the value 0; it must"),
+        ({"num_iterations": 0}, "'num_iterations' has the value 0; it must be at least 1"),
+        ({"steps_per_generation": 0}, "'steps_per_generation' has the value 0; it must be at least 1"),
+        ({"generation_batch_size": 0}, "'generation_batch_size' has the value 0; it must be at least 1"),
         ({"generation_kwargs": {"seed": 1}}, "'generation_kwargs' cannot be set"),
     ],
 )
@@ -80,6 +88,23 @@ def test_a_round_has_exactly_the_prompts_that_its_steps_use(per_device, processe
     assert sizes.prompts == per_device * processes * accumulation
     batches = -(-steps // iterations)  # each generation batch serves `iterations` optimiser steps
     assert sizes.rows(steps) == sizes.prompts * batches
+
+
+@pytest.mark.parametrize(
+    ("values", "launch", "message"),
+    [
+        ({}, (4096, 0, False), "4096 processes are to train on this machine, which has .*(num_processes|use_cpu)"),
+        ({"use_vllm": True}, (1, 0, True), "needs vllm, which is not installed; `pip install -e '.\\[vllm\\]'`"),
+        ({}, (1, 2, True), "needs deepspeed, which is not installed; `pip install"),
+    ],
+)
+def test_a_launch_that_this_machine_cannot_carry_is_refused(values, launch, message, monkeypatch) -> None:
+    check_machine({}, 1, 0, False)
+    check_machine({"use_cpu": True}, 4096, 0, False)
+    check_machine({}, 4096, 0, True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # as in an environment without extras
+    with pytest.raises(InputError, match=message):
+        check_machine(values, *launch)
 
 
 def test_what_matters_to_the_method_reaches_trl() -> None:

@@ -33,7 +33,7 @@ from secateur.runtime.launch_file import LaunchFile, read_launch_file
 from secateur.tasks.sources import load_problems
 from trainers.dry_run.memory import Precision, Setting, colocated_room, host_bytes, peak
 from trainers.grpo.data import TrainingData
-from trainers.grpo.job import RoundJob
+from trainers.grpo.job import RoundJob, check_machine
 
 if TYPE_CHECKING:
     from trainers.grpo.job import BatchSizes
@@ -338,6 +338,8 @@ def plan_only(config: RunConfig, options: dict[str, str]) -> None:
     if config.schedule.dry_run:
         shape = read_shape(config.schedule.model)
         show_plan(job, launch, shape)
+    elif launch.machines == 1:  # else each machine speaks for itself
+        check_machine(job.values, launch.processes, launch.stage, launch.use_cpu)
 
 
 def take_plan_options(argv: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -18,6 +18,7 @@ from trl import GRPOConfig
 from schedules.rounds import Round
 from schedules.state import stop_requested
 from secateur.runtime.console import MetricLog, ProgressReporter, progress, say
+from secateur.runtime.files import read_json, write_json
 from secateur.runtime.process import current_ranks
 from trainers.grpo.checkpoints import TrainedBy, drop_what_is_superseded, mark_complete, write_trained_by
 
@@ -133,10 +134,19 @@ class CompletionMarker(TrainerCallback):
         if not current_ranks().is_main:
             return
         folder = Path(args.output_dir)
+        use_cache_again(folder / f"checkpoint-{state.global_step}" / "config.json")
         regular = state.global_step % args.save_steps == 0 or state.global_step == args.max_steps
         mark_complete(folder / f"checkpoint-{state.global_step}", args.world_size, self.round.limit, regular)
         if regular:
             drop_what_is_superseded(folder)
+
+
+def use_cache_again(config: Path) -> None:
+    """The Trainer switches the cache of keys and values off in the model that it trains, and saves it so: whoever
+    generates with the checkpoint would compute every token's whole past anew."""
+    values = read_json(config)
+    if values.get("use_cache") is False:
+        write_json(config, {**values, "use_cache": True})
 
 
 class Why(IntEnum):

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.markup import escape
@@ -20,10 +21,13 @@ from schedules.integrity import (
     MARKER,
     Marker,
     broken_structure,
+    check_seal,
     damage,
     fingerprint,
+    is_unpickled,
     read_marker,
     saved_checkpoints,
+    seal,
     step_of,
     write_marker,
 )
@@ -45,18 +49,12 @@ def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = Tru
     Raises `RuntimeError` naming what the Trainer should have written and did not, and `InputError` for weights that
     are not finite.
     """
-    missing = [name for name in _expected_files(folder, world_size) if not (folder / name).is_file()]
-    if missing or not list(folder.glob("*.safetensors")):
-        raise RuntimeError(f"{folder}: incomplete after saving, without {', '.join(missing) or 'model weights'}")
+    _check_all_there(folder, world_size)
+    if is_unpickled(folder):
+        seal(folder)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER]
     for path in files:
-        if fault := broken_structure(path):
-            raise RuntimeError(f"{path}: {fault} right after saving; is the disk full or failing?")
-        if (name := exploded(path)) is not None:
-            raise InputError(
-                f"{path}: '{name}' is not finite, so training has diverged; the checkpoint does not count. Lower "
-                "'learning_rate' or 'max_grad_norm', or set bf16 in place of fp16; a start goes on before it"
-            )
+        _check_sound(path)
         _flush_to_disk(path)
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         _flush_to_disk(path)
@@ -73,12 +71,34 @@ def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = Tru
     write_marker(folder, marker)
 
 
+def _check_all_there(folder: Path, world_size: int) -> None:
+    missing = [name for name in _expected_files(folder, world_size) if not (folder / name).is_file()]
+    if missing or not list(folder.glob("*.safetensors")):
+        raise RuntimeError(f"{folder}: incomplete after saving, without {', '.join(missing) or 'model weights'}")
+
+
+def _check_sound(path: Path) -> None:
+    if fault := broken_structure(path):
+        raise RuntimeError(f"{path}: {fault} right after saving; is the disk full or failing?")
+    if (name := exploded(path)) is not None:
+        raise InputError(
+            f"{path}: '{name}' is not finite, so training has diverged; the checkpoint does not count. Lower "
+            "'learning_rate' or 'max_grad_norm', or set bf16 in place of fp16; a start goes on before it"
+        )
+
+
 def exploded(path: Path) -> str | None:
     """The first tensor of a safetensors file that holds NaN or an infinity; None for other files and sound ones."""
     if path.suffix != ".safetensors":
         return None
     with safe_open(path, framework="pt") as handle:
-        return next((name for name in handle.keys() if not handle.get_tensor(name).isfinite().all()), None)  # noqa: SIM118
+        return next((name for name in handle.keys() if not _is_finite(handle.get_tensor(name))), None)  # noqa: SIM118
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Smallest and largest tell, for both carry a NaN on: a tenth or less of what a look at every number costs
+    (bench/RESULTS.md)."""
+    return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
 def _expected_files(folder: Path, world_size: int) -> list[str]:
@@ -116,8 +136,9 @@ def set_damaged_aside(round_folder: Path) -> list[tuple[Path, str]]:
 def checkpoint_to_resume(round_folder: Path, world_size: int) -> Path | None:
     """The newest whole checkpoint that holds training state, None if there is none.
 
-    Raises `InputError` if it was saved by another number of processes: optimiser shards and random states belong to
-    ranks, so such a resume would fail or silently compute something else.
+    Raises `InputError` if it was saved by another number of processes (optimiser shards and random states belong to
+    ranks, so such a resume would fail or silently compute something else), and if it would be unpickled and bears no
+    seal of this user's.
     """
     for folder in reversed(saved_checkpoints(round_folder)):
         if damage(folder):
@@ -130,6 +151,8 @@ def checkpoint_to_resume(round_folder: Path, world_size: int) -> Path | None:
                 f"{folder} was saved by {marker.world_size} processes and this launch has {world_size}; launch "
                 f"with num_processes {marker.world_size}, or delete {round_folder} to train the round afresh"
             )
+        if is_unpickled(folder):
+            check_seal(folder)
         return folder
     return None
 

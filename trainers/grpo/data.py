@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from rewards.completion import TargetOptions
@@ -15,12 +16,13 @@ from rewards.registry import find_reward, make_options
 from schedules.config import ScheduleConfig
 from schedules.records import DataRecord
 from schedules.rounds import Round
+from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.tasks.decontaminate import ProblemOverlap, find_overlaps
+from secateur.tasks.decontaminate import ProblemOverlap, find_overlaps, words
 from secateur.tasks.hub_sets import HUB_SETS
-from secateur.tasks.prompts import Messages, encode_prompt, training_messages
+from secateur.tasks.prompts import Messages, encode_prompt, in_known_roles, training_messages
 from secateur.tasks.records import Problem
-from secateur.tasks.sources import UnreadableGold, load_training_set, read_source, split_source
+from secateur.tasks.sources import UnreadableGold, load_problems, load_training_set, read_source, split_source
 
 Row = dict[str, Messages | str | int]
 """An entry of the dataset that TRL trains on."""
@@ -65,10 +67,11 @@ class DataReport(DataRecord):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The problems to train on and how they were come by."""
+    """The problems to train on, how they were come by, and their longest prompt [tokens]."""
 
     problems: list[Problem]
     report: DataReport
+    longest_prompt: int
 
 
 def load_training_problems(schedule: ScheduleConfig, tokenizer: PreTrainedTokenizerBase) -> TrainingData:
@@ -81,9 +84,8 @@ def load_training_problems(schedule: ScheduleConfig, tokenizer: PreTrainedTokeni
     overlaps = find_overlaps(problems, evaluation)
     taken = {overlap.id for overlap in overlaps}
     clean = [problem for problem in problems if problem.id not in taken]
-    too_long = [
-        entry for entry in _prompt_lengths(clean, schedule, tokenizer) if entry.tokens > schedule.max_prompt_tokens
-    ]
+    lengths = _prompt_lengths(clean, schedule, tokenizer)
+    too_long = [TooLong(*entry) for entry in lengths.items() if entry[1] > schedule.max_prompt_tokens]
     taken |= {entry.id for entry in too_long}
     kept = [problem for problem in clean if problem.id not in taken]
     report = DataReport(
@@ -100,7 +102,25 @@ def load_training_problems(schedule: ScheduleConfig, tokenizer: PreTrainedTokeni
     )
     if not kept:
         raise InputError(_nothing_left(report))
-    return TrainingData(kept, report)
+    return TrainingData(kept, report, max(tokens for name, tokens in lengths.items() if name not in taken))
+
+
+def check_validation(schedule: ScheduleConfig, problems: Sequence[Problem]) -> None:
+    """Compare the validation problems with those that are trained on, by their text: some in common are a warning.
+
+    Raises `InputError` where all are: checkpoints would be chosen by what they have learned by heart.
+    """
+    known = {tuple(words(problem.problem)) for problem in problems}
+    validation = load_problems(schedule.validation_problems, schedule.validation_count, schedule.seed)
+    common = sum(tuple(words(problem.problem)) in known for problem in validation)
+    where = f"key 'validation_problems' has the value '{schedule.validation_problems}'"
+    if common == len(validation):
+        raise InputError(f"{where}: all {common} are training problems as well; name others for one of the two keys")
+    if common:
+        say(
+            f"[bold]warning: {escape(where)}: {common} of {len(validation)} are trained on as well; 'decontaminate' "
+            "takes them out of the training problems[/bold]"
+        )
 
 
 def _read_evaluation(source: str) -> list[Problem]:
@@ -112,15 +132,13 @@ def _read_evaluation(source: str) -> list[Problem]:
 
 def _prompt_lengths(
     problems: Sequence[Problem], schedule: ScheduleConfig, tokenizer: PreTrainedTokenizerBase
-) -> list[TooLong]:
-    """The length of each prompt [tokens] in the round with the longest numbers in its sentences, the first."""
+) -> dict[str, int]:
+    """Problem id → length of its prompt [tokens] in the first round, whose sentences have the longest numbers."""
     limit = schedule.limits[0]
     target = None if find_reward(schedule.reward).target is None else limit
-    prompts = (_messages(problem, schedule, limit, target) for problem in problems)
-    return [
-        TooLong(problem.id, len(encode_prompt(tokenizer, prompt)))
-        for problem, prompt in zip(problems, prompts, strict=True)
-    ]
+    return {
+        problem.id: len(encode_prompt(tokenizer, _messages(problem, schedule, limit, target))) for problem in problems
+    }
 
 
 def _origins(sources: Sequence[str]) -> dict[str, str]:
@@ -156,8 +174,14 @@ def prompt_order(problems: int, rows: int, seed: int, round_index: int) -> list[
     return order[:rows]
 
 
-def round_rows(problems: Sequence[Problem], schedule: ScheduleConfig, round_: Round, rows: int) -> list[Row]:
-    """The dataset of a round, one entry per prompt in training order.
+def round_rows(
+    problems: Sequence[Problem],
+    schedule: ScheduleConfig,
+    round_: Round,
+    rows: int,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Row]:
+    """The dataset of a round, one entry per prompt in training order, in turns that the chat template takes.
 
     `prompt` (chat), `gold`, `problem_id`, `row` (its number: the group id of its completions), and `target_tokens`
     if the reward asks for a length.
@@ -167,10 +191,16 @@ def round_rows(problems: Sequence[Problem], schedule: ScheduleConfig, round_: Ro
     entries = []
     for row, (index, target) in enumerate(zip(order, targets, strict=True)):
         problem = problems[index]
-        prompt = _messages(problem, schedule, round_.limit, target)
+        prompt = in_known_roles(tokenizer, _messages(problem, schedule, round_.limit, target))
         entry = {"prompt": prompt, "gold": problem.answer, "problem_id": problem.id, "row": row}
         entries.append(entry if target is None else {**entry, "target_tokens": target})
     return entries
+
+
+def moves_system_turn(problem: Problem, schedule: ScheduleConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template has no place for the system text that a problem is put with."""
+    messages = _messages(problem, schedule, schedule.limits[0], None)
+    return in_known_roles(tokenizer, messages) != messages
 
 
 def _messages(problem: Problem, schedule: ScheduleConfig, limit: int, target: int | None) -> Messages:

@@ -5,11 +5,13 @@ name the key.
 """
 
 import dataclasses
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
@@ -18,15 +20,31 @@ from rewards.trl_reward import LimitReward
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.rounds import Round, validate_limits
 from schedules.state import RunFolder
-from secateur.engines.models import load_tokenizer
+from secateur.engines.models import (
+    check_context,
+    context_tokens,
+    load_tokenizer,
+    read_model_config,
+    stored_end_ids,
+    unstopped_turn,
+)
 from secateur.engines.registry import check_options
 from secateur.runtime.config import check_types, reject_unknown
+from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
 from secateur.tasks.prompts import starts_inside_thinking
-from trainers.grpo.data import TrainingData, load_training_problems, shortest_completion
+from trainers.grpo.data import (
+    Row,
+    TrainingData,
+    check_validation,
+    load_training_problems,
+    moves_system_turn,
+    round_rows,
+    shortest_completion,
+)
 
 # Keys of GRPOConfig that the schedule sets; the reason is shown to a user who gives one.
 _SEQUENCE = "a resume must see the prompts in their order"
@@ -91,6 +109,11 @@ PINNED: dict[str, JSON] = {
 }
 
 
+# What batches and epochs are divided by.
+_COUNTS = (
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "num_iterations"),
+    *("generation_batch_size", "steps_per_generation", "vllm_tensor_parallel_size"),
+)
 # What TRL looks at only once it trains.
 CHOICES: dict[str, tuple[JSON, ...]] = {
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"),
@@ -127,9 +150,22 @@ def trainer_values(config: RunConfig) -> dict[str, JSON]:
         if key in values and values[key] not in known:
             names = ", ".join(str(name) for name in known)
             raise InputError(f"{config.where}: key '{key}' has the value {values[key]!r}; choose one of {names}")
+    _check_numbers(values, config.where)
     if values.get("use_vllm"):
         _fit_vllm_length(config, values)
     return values
+
+
+def _check_numbers(values: Mapping[str, JSON], where: str) -> None:
+    """Raises `InputError` for a number that something is divided by and that must not be 0."""
+    for key in _COUNTS:
+        if values.get(key) is not None and values[key] < 1:
+            raise InputError(f"{where}: key '{key}' has the value {values[key]}; it must be at least 1")
+    if values["temperature"] <= 0:
+        raise InputError(
+            f"{where}: key 'temperature' has the value {values['temperature']}; it must be above 0: greedy "
+            "completions of one prompt are all the same, so nothing can be learned from their rewards"
+        )
 
 
 def _fit_vllm_length(config: RunConfig, values: dict[str, JSON]) -> None:
@@ -199,6 +235,23 @@ def make_grpo_config(values: Mapping[str, JSON], config: RunConfig, round_: Roun
         raise InputError(f"{config.where}: {error}") from None
 
 
+def check_machine(values: Mapping[str, JSON], processes: int, stage: int, use_cpu: bool) -> None:
+    """Raises `InputError` where this machine lacks what a launch of so many `processes` on it needs: a GPU for each
+    unless `use_cpu`, vLLM if TRL's `values` ask for it, DeepSpeed for a ZeRO `stage` above 0."""
+    gpus = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    if processes > max(1, gpus) and not (use_cpu or values.get("use_cpu")):
+        remedy = f"give --num_processes {gpus}" if gpus else "set use_cpu: true to train on CPUs (embedded model)"
+        raise InputError(
+            f"{processes} processes are to train on this machine, which has {gpus} usable GPUs; {remedy}"
+        )
+    for package, needed in (("vllm", bool(values.get("use_vllm"))), ("deepspeed", stage > 0)):
+        if needed and importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"this launch needs {package}, which is not installed; `pip install -e '.[{package}]'` in the folder "
+                "of this project"
+            )
+
+
 class RoundJob:
     """Keys, batches, reward, data and tokenizer of a run for a launch with `processes`.
 
@@ -217,7 +270,27 @@ class RoundJob:
         self.values["report_to"] = usable_report_to(self.values["report_to"])
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(schedule.model)
         self.data: TrainingData = load_training_problems(schedule, self.tokenizer)
+        check_validation(schedule, self.data.problems)
         validate_limits(schedule.limits, shortest_completion(self.data.problems, self.tokenizer))
+        self._check_model()
+
+    def _check_model(self) -> None:
+        """What a model's files tell of its context, end tokens and chat template, before its weights are loaded."""
+        schedule, tokenizer = self.config.schedule, self.tokenizer
+        config = read_model_config(schedule.model)
+        check_context(config, self.data.longest_prompt, "limits", max(schedule.limits))
+        if self.values.get("use_vllm"):  # which refuses more than the context, though no prompt may need it
+            needed = self.values["vllm_max_model_length"]
+            self.values["vllm_max_model_length"] = min(needed, context_tokens(config) or needed)
+        if warning := unstopped_turn(tokenizer, stored_end_ids(schedule.model, config, tokenizer, of_trainer=True)):
+            say(f"[bold]warning: {escape(warning)}[/bold]")
+        if moves_system_turn(self.data.problems[0], schedule, tokenizer):
+            say("  the model's chat template has no system turn: its text begins the user's")
+
+    def rows(self, round_: Round) -> list[Row]:
+        """What `round_` trains on, in the order of its steps."""
+        rows = self.batches.rows(round_.max_steps)
+        return round_rows(self.data.problems, self.config.schedule, round_, rows, self.tokenizer)
 
     def arguments(self, round_: Round) -> GRPOConfig:
         return make_grpo_config(self.values, self.config, round_, self.folder.round_folder(round_))

@@ -9,6 +9,7 @@ from secateur.deepprune.judges.calibration import CalibrationKind
 from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind
 from secateur.deepprune.judges.registry import DEFAULT, JUDGE_KINDS, STORED
 from secateur.engines.gguf import plain_model
+from secateur.runtime.config import check_seed
 from secateur.runtime.dry_run import PLAN_KEYS, PlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
@@ -18,7 +19,17 @@ from trainers.judges.fit import FOCAL_GAMMA, MINORITY_FACTOR
 
 # Keys that change what is shown and sent, not what is trained; they may differ between starts.
 FREE_KEYS = frozenset({*PLAN_KEYS, "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"})
-_AT_LEAST_ONE = ("heads", "width", "pair_hidden", "problems_per_step", "pairs_per_step", "evaluations", "max_tokens")
+_AT_LEAST_ONE = (
+    "heads",
+    "width",
+    "pair_hidden",
+    "problems_per_step",
+    "pairs_per_step",
+    "evaluations",
+    "max_tokens",
+    "dev_pairs",
+    "test_pairs",
+)
 _OF_KINDS = tuple(kind.keys for kind in JUDGE_KINDS.values() if kind.keys is not None)
 
 
@@ -97,6 +108,7 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
         if self.focal_alpha is not None and not 0 < self.focal_alpha < 1:
             raise InputError(f"key 'focal_alpha' has the value {self.focal_alpha}; it must lie between 0 and 1")
         self._check_cut()
+        check_seed(self.seed)
         check_key("hub_model_id", self.hub_model_id)
         extraction(self.answer_from)
         self.check_plan()

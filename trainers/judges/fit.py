@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
+from schedules.integrity import check_seal, seal
 from secateur.runtime.console import MetricLog, progress
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
@@ -229,6 +230,8 @@ class Fit(Generic[Item]):
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             write_json(fresh / "result.json", asdict(result))
+            if self._unpickles:
+                seal(fresh)
             shutil.rmtree(self.checkpoint, ignore_errors=True)
             fresh.rename(self.checkpoint)
         self.accelerator.wait_for_everyone()
@@ -236,8 +239,15 @@ class Fit(Generic[Item]):
     def _resume(self) -> FitResult:
         if self.accelerator is None or self.checkpoint is None or not self.checkpoint.is_dir():
             return FitResult()
+        if self._unpickles and self.accelerator.is_main_process:
+            check_seal(self.checkpoint)
+        self.accelerator.wait_for_everyone()  # until the main process has looked
         self.accelerator.load_state(str(self.checkpoint))
         return FitResult(**read_json(self.checkpoint / "result.json"))
+
+    @property
+    def _unpickles(self) -> bool:
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
 
 def steps_done(checkpoint: Path) -> int:

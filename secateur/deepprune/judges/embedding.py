@@ -1,7 +1,8 @@
 """A sentence encoder off the shelf as a judge: cosine of the embeddings of two cuts (sentence-transformers).
 
 The baseline of the paper (SentenceBERT) and of embedding-based pruning. The library is optional:
-`pip install secateur[embedding]`. An encoder reads as many tokens as its own limit allows, from the cut's beginning.
+`pip install -e '.[embedding]'` in the folder of this project. An encoder reads as many tokens as its own limit
+allows, from the cut's beginning.
 """
 
 from pathlib import Path
@@ -34,8 +35,8 @@ class EmbeddingJudge(VectorJudge):
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise JudgeError(
-                "judge 'embedding': sentence-transformers is not installed; pip install 'secateur[embedding]', or "
-                "take the judge 'token_embedding', which needs nothing"
+                "judge 'embedding': sentence-transformers is not installed; `pip install -e '.[embedding]'` in "
+                "the folder of this project, or take the judge 'token_embedding', which needs nothing"
             ) from None
         try:
             self.encoder = SentenceTransformer(str(model_path), device=str(device))

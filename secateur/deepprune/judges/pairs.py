@@ -6,7 +6,7 @@ its pairs are labelled different. One that ran into the token cap, or of which n
 its pairs are left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -112,16 +112,28 @@ def make_pairs(keys: Sequence[int | None], ended: Sequence[bool], whole: Sequenc
 
 
 def check_disjoint(splits: Mapping[str, Sequence[LabelledProblem]]) -> None:
-    """Raises `InputError` naming a problem that occurs in two splits."""
-    owner: dict[str, str] = {}
+    """`check_apart` of the problems that a judge is made and measured with; a prompt tells their texts apart."""
+    contents = {
+        split: [(problem.id, problem.cuts[0].prompt_ids or problem.id) for problem in found]
+        for split, found in splits.items()
+    }
+    check_apart(contents)
+
+
+def check_apart(splits: Mapping[str, Iterable[tuple[str, Hashable]]]) -> None:
+    """Raises `InputError` naming a problem, given as its id and its content, that occurs in two splits, under
+    whatever id."""
+    owner: dict[Hashable, tuple[str, str]] = {}
     for split, problems in splits.items():
-        for problem in problems:
-            other = owner.setdefault(problem.id, split)
-            if other != split:
-                raise InputError(
-                    f"problem '{problem.id}' is in '{other}' and in '{split}'; a judge has to be measured on "
-                    "problems it was not trained on: give splits without common problems"
-                )
+        for name, content in problems:
+            for known in (("id", name), ("content", content)):
+                other, there = owner.setdefault(known, (split, name))
+                if other != split:
+                    alias = "" if there == name else f" (as '{there}')"
+                    raise InputError(
+                        f"problem '{name}' is in '{other}'{alias} and in '{split}'; what is trained has to be "
+                        "measured on problems it was not trained on: give splits without common problems"
+                    )
 
 
 def all_labels(problems: Sequence[LabelledProblem]) -> np.ndarray:

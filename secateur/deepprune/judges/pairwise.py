@@ -27,6 +27,7 @@ from secateur.deepprune.judges.record import JudgeParts
 from secateur.engines.accounting import Usage
 from secateur.engines.models import load_model, load_tokenizer
 from secateur.runtime.records import as_json
+from secateur.tasks.prompts import render_chat
 
 READ_TOKENS = 16_384  # padded tokens of one forward pass of scoring, cached ones included
 
@@ -49,9 +50,10 @@ class PairReader:
         self.tokenizer, self.shape = tokenizer, shape
         prompt = shape.prompt
         if shape.chat_template:
-            prompt = tokenizer.apply_chat_template(
-                [{"role": "user", "content": shape.prompt}], tokenize=False, add_generation_prompt=True
-            )
+            if not tokenizer.chat_template:
+                name = tokenizer.name_or_path
+                raise JudgeError(f"key 'chat_template' is true, but the tokenizer of {name} has none; set it false")
+            prompt = render_chat(tokenizer, [{"role": "user", "content": shape.prompt}])
         before, rest = prompt.split("{a}", 1)
         between, after = rest.split("{b}", 1)
         self._before, self._between, self._after = (self._ids(part) for part in (before, between, after))

@@ -22,6 +22,7 @@ from secateur.engines.models import (
     check_cache_layers,
     check_capture_layers,
     check_model_folder,
+    context_tokens,
     end_token_ids,
     load_model,
     load_tokenizer,
@@ -67,7 +68,7 @@ class TransformersEngine:
         config = self.model.config.get_text_config(decoder=True)
         self.capture_layers = check_capture_layers(capture_layers, self.model.config)
         self.max_batch_rows = max_batch_rows
-        self.context = getattr(config, "max_position_embeddings", None)
+        self.context = context_tokens(self.model.config)
         self._vocabulary = config.vocab_size
         self.end_ids = end_token_ids(self.model, self.tokenizer)
         self._detokenizer = Detokenizer(self.tokenizer)

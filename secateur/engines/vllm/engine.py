@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 from secateur.engines.base import EngineError, Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer, TextStream
 from secateur.engines.gguf import plain_model
-from secateur.engines.models import check_capture_layers, count_parameters, load_tokenizer
-from secateur.engines.vllm.setup import STATES_FROM, check_vllm, end_ids_of, open_llm, read_config
+from secateur.engines.models import check_capture_layers, count_parameters, load_tokenizer, stored_end_ids
+from secateur.engines.vllm.setup import STATES_FROM, check_vllm, open_llm, read_config
 from secateur.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class VLLMEngine:
         self.capture_layers = check_capture_layers(capture_layers, config)
         self.tokenizer = load_tokenizer(model)
         self.parameters = count_parameters(config)
-        self.end_ids = end_ids_of(model, config, self.tokenizer)
+        self.end_ids = stored_end_ids(model, config, self.tokenizer)
         self._max_logprobs = max_logprobs
         self._vocabulary = config.get_text_config(decoder=True).vocab_size
         self._detokenizer = Detokenizer(self.tokenizer)

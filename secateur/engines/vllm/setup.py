@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
-from secateur.engines.models import check_model_folder
+from secateur.engines.models import read_model_config
 from secateur.engines.registry import check_dtype
 from secateur.runtime.errors import InputError
 
@@ -28,8 +28,8 @@ def check_vllm() -> None:
     """Raises `InputError` where vLLM is missing or of another series: the engine reads its scheduler's requests."""
     if importlib.util.find_spec("vllm") is None:
         raise InputError(
-            "engine 'vllm': vLLM is not installed; `pip install secateur[vllm]` on a GPU machine, or "
-            "`make test-vllm` builds an environment with its CPU build"
+            "engine 'vllm': vLLM is not installed; on a GPU machine `pip install -e '.[vllm]'` in the folder of this "
+            "project, or `make test-vllm` builds an environment with its CPU build"
         )
     from vllm import __version__
 
@@ -39,26 +39,7 @@ def check_vllm() -> None:
 
 def read_config(model: str | Path, dtype: str) -> PreTrainedConfig:
     check_dtype("vllm", dtype)
-    check_model_folder(model)
-    try:
-        return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{model}: its config cannot be read ({error})") from None
-
-
-def end_ids_of(model: str | Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that ends a completion, as `secateur.engines.models.end_token_ids` finds it for a loaded model."""
-    try:
-        generation = GenerationConfig.from_pretrained(model)
-    except OSError:
-        generation = GenerationConfig()
-    ids: set[int] = set()
-    for value in (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
-        if value is not None:
-            ids.update(value if isinstance(value, list) else [value])
-    if not ids:
-        raise InputError(f"{model}: neither model nor tokenizer names an end token; set eos_token_id")
-    return frozenset(ids)
+    return read_model_config(model)
 
 
 def open_llm(
