@@ -13,13 +13,12 @@ import torch
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.engines.base import Engine, SamplingSpec, TellsSampling, trace_seed
 from secateur.engines.gguf import plain_model
-from secateur.engines.models import model_fingerprint
 from secateur.engines.registry import EngineKeys, check_dtype, engine_kind, open_engine, tokenizer_source
 from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
 from secateur.runtime.console import progress, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder
+from secateur.runtime.files import hold_folder, model_identity
 from secateur.runtime.process import current_ranks, each_in_its_own_process
 from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
 from secateur.tasks.prompts import Prompt, PromptKeys, encode_prompt, evaluation_messages, starts_inside_thinking
@@ -126,10 +125,9 @@ class SamplingKeys(EngineKeys, PromptKeys):
 
     def trace_settings(self, model: str, problems: str) -> dict[str, Any]:
         """What a folder of traces of `model` must have been sampled with for this run to go on with it."""
-        path = self.models[model]
         return {
             "engine": self.engine,
-            "model": model_fingerprint(path) if Path(path).is_dir() else path,
+            "model": model_identity(self.models[model]),
             "problems": problems,
             "sampling": asdict(self.spec),
             "seed": self.seed,

@@ -82,8 +82,9 @@ _LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed", b"deepspeed")
 def entry_point(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a `main()` so that an error that the user can mend ends the process with its message and no traceback.
 
-    Exit codes: 2 for an `InputError`, 130 for Ctrl-C, 1 for a full disk and for the end of another process of the
-    launch. In a launch of several processes an error is shown once. A launcher that dies takes its processes with it.
+    Exit codes: 2 for an `InputError`, 130 for Ctrl-C, 1 for a full or read-only disk and for the end of another
+    process of the launch. In a launch of several processes an error is shown once. A launcher that dies takes its
+    processes with it.
     """
 
     @functools.wraps(main)
@@ -116,6 +117,8 @@ def _leave(message: str, code: int) -> None:
 def _explain(error: BaseException) -> str | None:
     """What the user can do about it, None if the error is ours."""
     for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno == errno.EROFS:
+            return f"{cause.filename or 'a file'}: is on a read-only file system; give another 'output_dir'"
         if is_no_space(cause):
             name = getattr(cause, "filename", None) or "a file"
             return (

@@ -299,6 +299,8 @@ def test_arrays_are_whole_or_named(tmp_path, at) -> None:
             assert str(path) in str(error)
         else:
             assert all((values == np.arange(9.0)).all() for values in found.values())
+        with contextlib.suppress(InputError):
+            assert read_arrays(path, "delete it", ("scores",)).keys() == {"scores"}
 
 
 def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import export_model, remove_folder
-from schedules.integrity import Marker, damage, fingerprint, read_marker, write_marker
+from schedules.integrity import Marker, damage, read_marker, write_marker
 from schedules.records import ValidationRecord, selection_record, write_selection, write_validation
 from schedules.rounds import Round
 from schedules.state import (
@@ -24,7 +24,8 @@ from schedules.state import (
 )
 from secateur.runtime.config import read_yaml
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder, read_json, write_json
+from secateur.runtime.files import fingerprint, hold_folder, read_json, write_json
+from secateur.runtime.records import sealed, unsealed
 from tests.launches import killed_before
 from tests.schedules.candidates import candidate
 
@@ -382,7 +383,8 @@ def test_a_choice_that_does_not_follow_from_its_figures_deletes_nothing(tmp_path
     for step in (2, 4):
         write_checkpoint(folder, step)
     finish_round(run, 0, 4)
-    write_json(folder / "selection.json", read_json(folder / "selection.json") | {"chosen_step": number})
+    selection = unsealed(read_json(folder / "selection.json"), "", "")
+    write_json(folder / "selection.json", sealed(selection | {"chosen_step": number}))
     before = snapshot(run.path)
     for use in (run.next_action, lambda: prune_decided(run, "chosen")):
         with pytest.raises(InputError, match=r"selection\.json: names .* but .* in validation\.json .* step 4"):

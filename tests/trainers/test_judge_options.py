@@ -68,6 +68,7 @@ def test_a_model_can_be_measured_and_used_as_it_is(traces, tiny_model, tmp_path)
         "config.yaml",
         "judge.json",
         "metrics.json",
+        "start_model.json",
     ]
     judge = load_judge(tmp_path / "judge", tiny_model)
     assert judge.calibration.temperature == metrics["calibration"]["temperature"]
