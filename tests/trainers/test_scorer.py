@@ -18,6 +18,7 @@ from secateur.runtime.errors import InputError
 from secateur.tasks.records import Trace
 from tests.combined_runs import config as table_config
 from tests.combined_runs import write_problems
+from tests.tiny import build_tiny_model
 from trainers.scorer import ScorerConfig, run
 
 ORDER = {"reads": "[order]", "points": "[cut, end]"}
@@ -66,6 +67,13 @@ def test_command_trains_a_head_that_knows_more_at_the_end(head, traces, tiny_mod
     assert "cut: AUROC within problems 0.500 (0.500 – 0.500) on" in done.stdout
     assert "no better than chance" in done.stdout
     assert load_scorer(tmp_path, tiny_model).capture_layers == (1, 2)
+
+
+def test_states_of_another_model_than_the_one_that_wrote_the_traces_are_refused(traces, tiny_model, tmp_path) -> None:
+    other = build_tiny_model(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match=r"key 'train': the traces in .* are those of model \w{16}, but .*correct"):
+        run(parse_config(ScorerConfig, arguments(traces, other, tmp_path / "out")))
+    assert not (tmp_path / "out" / "scorer.json").exists()
 
 
 @pytest.mark.parametrize("reads", ["order", "confidences"])

@@ -54,8 +54,8 @@ def read_settings(folder: str) -> TraceSettings:
 
 
 def check_sampled_by(model: str, folders: Mapping[str, str]) -> None:
-    """Raises `InputError` for one of `folders` (key → folder) whose traces another model is known to have written: the
-    states that this one has on them mean nothing."""
+    """Raises `InputError` for one of `folders` (key → folder) whose traces another model is known to have written:
+    the states that this one has on them mean nothing."""
     identity = model_identity(model)
     for key, folder in folders.items():
         if (known := read_settings(folder).model) not in (None, identity):
