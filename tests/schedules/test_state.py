@@ -376,6 +376,22 @@ def test_a_kill_during_an_export_costs_nothing(tmp_path) -> None:
     assert at >= 4
 
 
+def test_other_weights_at_the_path_of_the_start_model_are_refused_once_a_step_is_done(tmp_path) -> None:
+    weights = tmp_path / "model" / "config.json"
+    write_json(weights, {"seed": 1})
+    config = make_config(tmp_path / "run", model=str(weights.parent))
+    RunFolder(config).open()
+    write_json(weights, {"seed": 2})
+    RunFolder(config).open()
+    run = RunFolder(config)
+    write_json(run.round_folder(run.rounds[0]) / "train.jsonl", {"step": 1})
+    assert run.check()
+    write_json(weights, {"seed": 3})
+    for use in (run.check, run.open):
+        with pytest.raises(InputError, match="begun with other weights in key 'model'"):
+            use()
+
+
 @pytest.mark.parametrize("number", [0, 2, 7])
 def test_a_choice_that_does_not_follow_from_its_figures_deletes_nothing(tmp_path, number) -> None:
     run = RunFolder(make_config(tmp_path / "run"))
