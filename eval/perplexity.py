@@ -28,11 +28,11 @@ from eval.studies.perplexity import (
 from eval.studies.traces import check_traces_key, claim_folder, read_model_traces
 from eval.traces.sampling import local_device, quiet_library_bars
 from secateur.engines.gguf import plain_model
-from secateur.engines.models import load_model, load_tokenizer, model_fingerprint
+from secateur.engines.models import load_model, load_tokenizer
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON
+from secateur.runtime.files import JSON, model_identity
 from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import GRADER_VERSION
@@ -73,7 +73,7 @@ class PerplexityConfig(PromptKeys):
     @property
     def settings(self) -> dict[str, JSON]:
         """What the stored scores depend on."""
-        model = model_fingerprint(self.model) if Path(self.model).is_dir() else self.model
+        model = model_identity(self.model)
         return {"model": model, "traces": self.traces, "dtype": self.dtype, **self.prompt.stored}
 
 

@@ -29,13 +29,12 @@ from eval.table.terminal import print_results
 from schedules.records import finished_rounds
 from secateur.deepprune.judges.kinds import linear, own_states, pairwise
 from secateur.deepprune.judges.record import read_metrics
-from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.results import Table, read_table
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import console, say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, hold_folder, read_json, write_json
+from secateur.runtime.files import JSON, hold_folder, model_fingerprint, read_json, write_json
 
 LAUNCH = "configs/accelerate/cpu.yaml"
 JUDGE_CONFIGS = {

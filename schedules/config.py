@@ -18,6 +18,8 @@ from secateur.tasks.answers.extraction import ANSWER, extraction
 from secateur.tasks.prompts import Prompt
 
 _AT_LEAST_ONE = (
+    "problem_count",
+    "validation_count",
     "validation_samples",
     "validation_max_tokens",
     "validation_rows",
@@ -122,8 +124,8 @@ class ScheduleConfig:
                 "checkpoints; choose transformers or vllm"
             )
         for key in _AT_LEAST_ONE:
-            if getattr(self, key) < 1:
-                raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise InputError(f"key '{key}' has the value {value}; it must be at least 1")
 
     @property
     def prompt(self) -> Prompt:

@@ -17,10 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
-
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import key_file, own_key
+from secateur.runtime.files import fingerprint, fingerprints, first_changed, key_file, own_key
 from secateur.runtime.records import read_record, write_record
 
 MARKER = "complete.json"
@@ -28,7 +26,6 @@ MARKER_FORMAT = 2
 EXPORT_FORMAT = 1
 SEAL, SEAL_FORMAT = "seal.json", 1
 _NO_PICKLES = (".safetensors", ".json")
-_OTHER_CONTENT = "has another content than was saved"
 _TORCH_ARCHIVES = (".pt", ".pth", ".bin")
 
 
@@ -80,7 +77,7 @@ def damage(folder: Path, whole_files: bool = True) -> str | None:
     for name, size in marker.files.items():
         fault = _broken_file(folder / name, size)
         if not fault and whole_files and fingerprint(folder / name) != marker.fingerprints.get(name):
-            fault = _OTHER_CONTENT
+            fault = "has another content than was saved"
         if fault:
             return f"{name} {fault}"
     return None
@@ -117,12 +114,6 @@ def _broken_safetensors(path: Path) -> str | None:
             return "has an unreadable safetensors header"
     promised = 8 + length + max(ends, default=0)
     return None if promised == size else f"has {size} bytes where its header promises {promised}"
-
-
-def fingerprint(path: Path) -> str:
-    """Checksum of the whole file."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, xxhash.xxh3_128).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -175,8 +166,7 @@ class Export:
 
 def write_export(folder: Path, place: Path) -> None:
     """Write down what the exported model in `folder` consists of, before it becomes `place`."""
-    prints = {path.name: fingerprint(path) for path in sorted(folder.iterdir())}
-    write_record(_export_file(place), Export(prints), EXPORT_FORMAT)
+    write_record(_export_file(place), Export(fingerprints(folder)), EXPORT_FORMAT)
 
 
 def export_damage(place: Path) -> str | None:
@@ -185,12 +175,7 @@ def export_damage(place: Path) -> str | None:
         known = read_record(_export_file(place), Export, EXPORT_FORMAT, "it is exported anew").fingerprints
     except InputError as error:
         return str(error)
-    for name, expected in known.items():
-        if not (place / name).is_file():
-            return f"{name} is missing"
-        if fingerprint(place / name) != expected:
-            return f"{name} {_OTHER_CONTENT}"
-    return None
+    return first_changed(place, known)
 
 
 def _export_file(place: Path) -> Path:

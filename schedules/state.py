@@ -1,6 +1,7 @@
 """The run folder of a schedule: what is on disk decides what comes next, so a kill at any point costs little.
 
     config.yaml                     all keys of the run
+    start_model.json                the fingerprint of the model that round 1 starts from
     data.json                       which training problems were kept and left out, and why
     rounds/1-limit-4000/
         checkpoint-*/               see trainers/grpo/checkpoints.py
@@ -42,6 +43,7 @@ from secateur.runtime.config import read_yaml
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, write_text
+from secateur.runtime.records import check_start_model, write_start_model
 
 TRAINING = "training.json"  # written by the trainer when a round's training has ended
 # Keys that change how a run is shown or packed, or what memory and connections it uses, not what it computes; they
@@ -83,15 +85,24 @@ class RunFolder:
     def open(self) -> None:
         """Write `config.yaml`, or make sure that the one there is ours; raises `InputError` and changes nothing. Keys
         that were corrected before their first use stand in it from now on."""
-        known = check_same_config(self.path, self._resolved)
+        known = self._is_known()
         if not known or unused_keys(self.path, self._resolved):
             write_text(self.path / "config.yaml", yaml.safe_dump(self._resolved, sort_keys=False))
+        if "model" in unused_keys(self.path, self._resolved):
+            write_start_model(self.path, self.original_model)
 
     def check(self) -> bool:
         """Whether the folder holds this run already, nothing corrected; raises `InputError` if it holds another
         one."""
-        known = check_same_config(self.path, self._resolved)
+        known = self._is_known()
         return known and not _differing(_stored_config(self.path), self._resolved)
+
+    def _is_known(self) -> bool:
+        """Whether there is a run, which is this one and began with the weights that are there now."""
+        known = check_same_config(self.path, self._resolved)
+        if "model" not in unused_keys(self.path, self._resolved):
+            check_start_model(self.path, self.original_model)
+        return known
 
     def round_folder(self, round_: Round) -> Path:
         return self.path / "rounds" / round_.name

@@ -29,7 +29,7 @@ LONGEST_FIRST = (
     "test_survival.py",
     "test_run.py",
     "test_grpo_len.py",
-    "test_combined_killed.py",
+    "test_faults.py",
 )
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.config import parse_config
+from secateur.runtime.files import model_fingerprint
 from secateur.tasks.records import Trace
 from trainers.judge import run
 from trainers.judges.config import JudgeConfig
@@ -36,7 +36,9 @@ def write_split(folder: Path, model: Path, first: int, groups: list[str], layers
                 ids = tokenizer(text)["input_ids"]
                 states = torch.from_numpy(rng.normal(size=(20, 3, 32))).half()
                 states[8:, 1, colour] = 20
-                trace = Trace(f"p{number}", "Which?", "red", sample, text, "m", tuple(ids), len(ids), "stop")
+                trace = Trace(
+                    f"p{number}", f"Which of {number:02}?", "red", sample, text, "m", tuple(ids), len(ids), "stop"
+                )
                 writer.add(trace, cut_tokens=24, states=states, group=groups[number % len(groups)])
 
 

@@ -1,4 +1,4 @@
-"""Every command × what befalls it from outside: a second process in its folder."""
+"""Every command × what befalls it from outside: a second process in its folder; parts of bench/faults.py."""
 
 import subprocess
 import sys
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from secateur.runtime.files import hold_folder
+from bench.fault_commands import differences, kind_of
+from bench.faults import refusal
+from secateur.runtime.files import append_jsonl, hold_folder, write_json
 
 MODEL = "trainers/embedded_model"
 MODELS = ("--models", f"{{base: {MODEL}}}")
@@ -70,3 +72,56 @@ def test_a_mistake_is_one_line_before_work_starts(mistake, tmp_path, repository)
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("error: ") and ANSWERS[mistake] in ended.stderr
     assert "Traceback" not in ended.stderr and not run.exists()
+
+
+def faults(repository: Path, output: Path, *arguments: str) -> str:
+    command = [sys.executable, "bench/faults.py", "--output_dir", str(output), *arguments]
+    ended = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.slow
+def test_ten_kills_are_no_loss_to_a_combined_run(tmp_path, repository) -> None:
+    """Two models, two judges, two benchmarks, two n, live runs."""
+    words = ("--commands", "eval/combined.py", "--faults", "SIGKILL")
+    assert "| `eval/combined.py` | equal 10 |" in faults(repository, tmp_path, *words)
+
+
+@pytest.mark.slow
+def test_what_befalls_traces_is_no_loss_or_a_named_refusal_and_the_matrix_goes_on_where_it_was(
+    tmp_path, repository
+) -> None:
+    words = ("--commands", "eval/single.py", "--kills", "2", "--flips", "1")
+    first = faults(repository, tmp_path, *words, "--faults", "SIGKILL", "flipped")
+    cells = (tmp_path / "cells.jsonl").read_bytes()
+    again = faults(repository, tmp_path, *words)
+    assert (tmp_path / "cells.jsonl").read_bytes().startswith(cells)
+    assert "FAULT" not in first + again and "equal 2" in again.splitlines()[-1]
+
+
+def test_files_of_one_kind_have_one_name() -> None:
+    assert kind_of("base/train/states/arith-judge_train-00002-5.safetensors") == "*/*/states/*.safetensors"
+    assert (
+        kind_of("rounds/1-limit-200/checkpoint-4/rng_state_1.pth") == "rounds/#-limit-#/checkpoint-#/rng_state_#.pth"
+    )
+    assert kind_of("one/twin/live/ahead/arith-combined-00003.json") == "*/*/live/*/*.json"
+
+
+def test_runs_are_compared_by_what_they_stored_times_and_order_apart(tmp_path) -> None:
+    traces = [{"problem_id": "a", "sample": sample, "states": f"states/a-{sample}.safetensors"} for sample in (0, 1)]
+    for name, lines in (("alone", traces), ("killed", traces[::-1])):
+        append_jsonl(tmp_path / name / "traces-rank0.jsonl", lines)
+        write_json(tmp_path / name / "summary.json", {"pass_at_1": 0.5, "wall_s": len(name)})
+    assert differences(tmp_path / "alone", tmp_path / "killed") == []
+    write_json(tmp_path / "killed" / "summary.json", {"pass_at_1": 0.6, "wall_s": 6})
+    append_jsonl(tmp_path / "killed" / "traces-rank0.jsonl", traces[:1])
+    assert differences(tmp_path / "alone", tmp_path / "killed") == [
+        "summary.json differs",
+        "traces-rank0.jsonl differs",
+    ]
+
+
+def test_an_outcome_needs_one_named_line(tmp_path) -> None:
+    assert refusal("plan\nerror: a.json: cut\n") == "error: a.json: cut"
+    assert refusal("error: a\nerror: b\n") == refusal("Traceback") == ""

@@ -26,11 +26,13 @@ from rich.markup import escape
 
 from secateur.deepprune.cut import whole_cuts_warning
 from secateur.deepprune.judges.base import Judge
+from secateur.deepprune.judges.folder import check_weights
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
 from secateur.deepprune.judges.record import (
     METRICS_FILE,
     JudgeMetrics,
     ScoreFigures,
+    read_judge,
     store_measured,
     write_metrics,
 )
@@ -40,6 +42,7 @@ from secateur.runtime.console import say, silence_libraries, use_one_torch_threa
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, write_text
 from secateur.runtime.process import current_ranks, entry_point
+from secateur.runtime.records import check_start_model, write_start_model
 from trainers.dry_run.judge import plan_judge
 from trainers.judges.config import FREE_KEYS, JudgeConfig
 from trainers.judges.data import load_judge_data
@@ -83,6 +86,7 @@ def is_finished(config: JudgeConfig) -> bool:
                 f"{folder} holds a judge with {key} = {stored.get(key)!r}, this run has {values.get(key)!r}; "
                 "give another 'output_dir', or delete the folder to train anew"
             )
+    check_start_model(folder, config.model)
     # The main process may just be moving it from the one place to the other.
     return (folder / PUBLISHING / METRICS_FILE).is_file() or (folder / METRICS_FILE).is_file()
 
@@ -95,6 +99,7 @@ def run(config: JudgeConfig) -> None:
     finished = is_finished(config)
     target = hub_target(config)
     if finished:
+        check_weights(folder, read_judge(folder))
         say(f"judge: {escape(str(folder))} is finished, nothing to train")
     else:
         _make_and_measure(config)
@@ -110,6 +115,7 @@ def _make_and_measure(config: JudgeConfig) -> None:
     say_cut(data)
     if accelerator.is_main_process:  # only now: input that does not fit leaves no folder behind
         write_text(folder / "config.yaml", yaml.safe_dump(config.to_json(), sort_keys=False, allow_unicode=True))
+        write_start_model(folder, config.model)
     resumed_at = steps_done(folder / "checkpoint")
     start_trackers(accelerator, config.report_to, folder, "judge", [config.model], config.to_json(), resumed_at)
     judge, training = make_judge(config, data, accelerator)

@@ -61,7 +61,7 @@ from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import grade_batch
 from secateur.tasks.answers.extraction import ANSWER, extraction
 from secateur.tasks.prompts import encode_prompt, evaluation_messages, prompt_of, starts_inside_thinking
-from trainers.judges.data import read_settings
+from trainers.judges.data import check_sampled_by, read_settings
 from trainers.judges.fit import Fit, FitSettings
 
 _AT_ONCE = 16  # traces that the model reads in one pass
@@ -183,6 +183,7 @@ class Reader:
             self._open_model()
 
     def _open_model(self) -> None:
+        check_sampled_by(self.config.model, {key: getattr(self.config, key) for key in ("train", "dev", "test")})
         if self.prompt is None:
             raise InputError(f"{self.config.train}: it does not say how its problems were put; give 'prompt_family'")
         config, device = self.config, torch.device("cuda" if torch.cuda.is_available() else "cpu")

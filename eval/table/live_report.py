@@ -15,12 +15,12 @@ import numpy as np
 from eval.table.config import CombinedConfig
 from eval.table.live_record import TOKEN_CAUSES, LiveProblem, ProblemSide, asks_all_pairs
 from eval.table.rows import rounded
-from eval.table.store import EngineFacts, names_of_judges, read_engine, read_live
+from eval.table.store import WALL_REMEDY, EngineFacts, names_of_judges, read_engine, read_live
 from secateur.deepprune.evidence import JudgedRule
 from secateur.engines.accounting import JUDGE_COSTS
 from secateur.engines.registry import engine_kind
 from secateur.results import LiveCause, LiveDifference, LiveEntry, LiveEquality, LiveSide
-from secateur.runtime.files import read_jsonl
+from secateur.runtime.records import read_sealed
 from secateur.runtime.statistics import paired_difference
 from secateur.tasks.records import Problem
 
@@ -201,7 +201,7 @@ def sampling_time(folder: Path) -> SamplingTime | None:
     seconds: dict[Path, float] = {}
     tokens = 0
     for path in sorted(folder.glob("wall-rank*.jsonl")):
-        for _, line in read_jsonl(path):
+        for _, line in read_sealed(path, WALL_REMEDY):
             if line["what"] == "sampling":
                 seconds[path] = seconds.get(path, 0.0) + line["seconds"]
                 tokens += line["tokens"]

@@ -21,10 +21,9 @@ from eval.table.method import TraceReadings
 from secateur.deepprune.judges.folder import judge_folder, judge_kind
 from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.engines.accounting import JudgeUsage, Usage
-from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace
-from secateur.runtime.files import file_name, read_arrays, read_json, read_jsonl, write_json
-from secateur.runtime.records import FORMAT_KEY, as_json, read_record, record_of, write_record
+from secateur.runtime.files import file_name, model_fingerprint, read_arrays, read_json
+from secateur.runtime.records import FORMAT_KEY, read_record, read_sealed, write_record
 from secateur.tasks.records import Problem
 
 
@@ -104,13 +103,15 @@ class EngineFacts:
     exact: bool
 
 
+_ENGINE_FORMAT = 1
+
+
 def write_engine(config: CombinedConfig, model: str, facts: EngineFacts) -> None:
-    write_json(engine_path(config, model), as_json(facts))
+    write_record(engine_path(config, model), facts, _ENGINE_FORMAT)
 
 
 def read_engine(config: CombinedConfig, model: str) -> EngineFacts:
-    path = engine_path(config, model)
-    return record_of(EngineFacts, read_json(path), str(path))
+    return read_record(engine_path(config, model), EngineFacts, _ENGINE_FORMAT, "delete it, and it is made anew")
 
 
 def names_of_judges(config: CombinedConfig, model: str) -> list[str]:
@@ -165,7 +166,7 @@ def read_scores(
     path = scores_path(config, model, label, problem)
     if not path.is_file():
         return None
-    stored = read_arrays(path, "delete it, and the judge scores these cuts again")
+    stored = read_arrays(path, "delete it, and the judge scores these cuts again", ("scores", "meta"))
     meta = json.loads(str(stored["meta"]))
     if settings is not None and meta["settings"] != settings:
         return None
@@ -212,6 +213,9 @@ def read_readings(
     return found if settings is None or found.settings == settings else None
 
 
+WALL_REMEDY = "delete the line; only times are lost"
+
+
 def wall_path(config: CombinedConfig, model: str, rank: int) -> Path:
     return Path(config.output_dir) / model / f"wall-rank{rank}.jsonl"
 
@@ -221,7 +225,7 @@ def wall_seconds(config: CombinedConfig, model: str) -> dict[str, float]:
     slowest: dict[str, float] = {}
     for path in sorted((Path(config.output_dir) / model).glob("wall-rank*.jsonl")):
         own: dict[str, float] = {}
-        for _, line in read_jsonl(path):
+        for _, line in read_sealed(path, WALL_REMEDY):
             own[line["what"]] = own.get(line["what"], 0.0) + line["seconds"]
         slowest = {key: max(slowest.get(key, 0.0), own.get(key, 0.0)) for key in slowest.keys() | own.keys()}
     return slowest

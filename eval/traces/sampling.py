@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +16,6 @@ from secateur.engines.gguf import plain_model
 from secateur.engines.models import (
     context_tokens,
     load_tokenizer,
-    model_fingerprint,
     read_model_config,
     stored_end_ids,
     unstopped_turn,
@@ -27,7 +25,7 @@ from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
 from secateur.runtime.console import progress, say, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder
+from secateur.runtime.files import hold_folder, model_identity
 from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import current_ranks, each_in_its_own_process
 from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
@@ -135,10 +133,9 @@ class SamplingKeys(EngineKeys, PromptKeys):
 
     def trace_settings(self, model: str, problems: str) -> dict[str, Any]:
         """What a folder of traces of `model` must have been sampled with for this run to go on with it."""
-        path = self.models[model]
         return {
             "engine": self.engine,
-            "model": model_fingerprint(path) if Path(path).is_dir() else path,
+            "model": model_identity(self.models[model]),
             "problems": problems,
             "sampling": asdict(self.spec),
             "seed": self.seed,

@@ -19,7 +19,6 @@ from transformers.cache_utils import DynamicLayer
 from secateur.engines.local.kv_cache import GROUPED_ATTENTION
 from secateur.engines.registry import check_dtype
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import sampled_digest
 from secateur.runtime.hub import require_reach
 from secateur.tasks.prompts import turn_end
 
@@ -221,16 +220,6 @@ def count_parameters(config: PreTrainedConfig) -> int:
         raise InputError(
             f"{config.name_or_path}: not a causal language model that transformers knows ({error})"
         ) from None
-
-
-def model_fingerprint(folder: str | Path) -> str:
-    """Sixteen hex digits that tell two model folders apart: config and weights (size, and the first and last MiB of
-    every weight file, so that large models cost milliseconds)."""
-    folder = Path(folder)
-    files = sorted(path for pattern in ("config.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))
-    if not files:
-        raise InputError(f"{folder}: no config.json and no weights there; give a Hugging Face model folder")
-    return sampled_digest((path.name, path) for path in files)
 
 
 def _attention_for(config: PreTrainedConfig) -> str | None:

@@ -1,7 +1,8 @@
 """A folder of sampled traces that several processes append to and that survives a kill at any moment.
 
 `traces-rank<r>.jsonl` holds Trace records with the extra keys `cut_tokens`, `group`, `states`, `vector`,
-`vector_macs` and `confidences`. `states`, `vector` and `confidences` name a file in `states/*.safetensors`, one per
+`vector_macs`, `confidences`, `tensors` (checksums of these) and `checksum` (of the line; one without is taken as it
+is). `states`, `vector` and `confidences` name a file in `states/*.safetensors`, one per
 problem and lot, which is on disk before the line: hidden states (2 bytes × layers × hidden per token until the cut)
 under the sample number, what a judge made of them (4 bytes × width) under `vector-<sample>`, token confidences (2
 bytes per token) under `confidences-<sample>`. `settings.json` says what the traces were sampled with, its key
@@ -16,16 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import xxhash
+
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import (
-    append_jsonl,
-    file_name,
-    has_content,
-    read_json,
-    read_jsonl,
-    repair_torn_tail,
-    write_json,
-)
+from secateur.runtime.files import append_jsonl, file_name, has_content, read_json, repair_torn_tail, write_json
+from secateur.runtime.records import read_sealed, sealed
 from secateur.tasks.records import Problem, Trace, trace_of
 
 if TYPE_CHECKING:
@@ -58,9 +54,11 @@ class StoredTrace:
     confidences_path: Path | None = None
     vector_path: Path | None = None
     vector_macs: int = 0
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
     def load_states(self) -> "torch.Tensor":
-        """fp16 [tokens fed until the cut, layers, hidden]. Raises `InputError` if the file lacks them."""
+        """fp16 [tokens fed until the cut, layers, hidden]. Raises `InputError` if the file lacks them or has
+        others than were stored; so do the next two."""
         return self._load(self.states_path, _name("states", self.trace.sample), "states", "pt", "")
 
     def load_vector(self) -> CutVector:
@@ -82,9 +80,12 @@ class StoredTrace:
             raise InputError(f"sample {sample} of '{self.trace.problem_id}' was stored without {what}{remedy}")
         try:
             with safe_open(path, framework=framework) as handle:
-                return handle.get_tensor(name)
+                found = handle.get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: no {what} of sample {sample} ({error}); collect the traces again") from None
+        if self.checksums.get(name, checksum := _tensor_checksum(found)) != checksum:
+            raise InputError(f"{path}: the {what} of sample {sample} were changed since; collect the traces again")
+        return found
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class TraceFolderWriter:
         if not self._begun and not has_content(self.folder, _FILES):
             write_json(self.folder / "settings.json", self._settings)
         self._begun = True
-        append_jsonl(self._file, lines)
+        append_jsonl(self._file, map(sealed, lines))
 
     def _flush_ripe(self) -> None:
         now = time.monotonic()
@@ -219,9 +220,17 @@ def _tensors(
     return tensors
 
 
-def _places(lot: _Lot, sample: int, file: str) -> dict[str, str]:
-    """The line keys that say in which file a trace's tensors are."""
-    return {key: file for key in _TENSORS if _name(key, sample) in lot.tensors}
+def _places(lot: _Lot, sample: int, file: str) -> dict[str, Any]:
+    """The line keys that say in which file a trace's tensors are, and what they are."""
+    names = {key: name for key in _TENSORS if (name := _name(key, sample)) in lot.tensors}
+    checksums = {name: _tensor_checksum(lot.tensors[name]) for name in names.values()}
+    return dict.fromkeys(names, file) | {"tensors": checksums}
+
+
+def _tensor_checksum(tensor: "torch.Tensor | np.ndarray") -> str:
+    import numpy as np
+
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(tensor))
 
 
 def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
@@ -260,6 +269,7 @@ def _stored(folder: Path, trace: Trace, extra: Mapping[str, Any]) -> StoredTrace
         files["confidences"],
         files["vector"],
         extra.get("vector_macs", 0),
+        extra.get("tensors", {}),
     )
 
 
@@ -273,7 +283,7 @@ def _read_file(path: Path) -> list[tuple[Trace, dict[str, Any]]]:
     whole = path.read_bytes().count(b"\n")
     read: list[tuple[Trace, dict[str, Any]]] = []
     try:
-        for number, line in read_jsonl(path):
+        for number, line in read_sealed(path, "delete the line, and the trace is sampled again"):
             read.append((trace_of(line, f"{path}, line {number}"), line))
     except InputError:
         if len(read) < whole:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import logging
 import os
 import time
@@ -15,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from secateur.runtime.files import JSON, append_jsonl, write_text
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON, append_jsonl, read_jsonl, repair_torn_tail, write_text
 from secateur.runtime.process import current_ranks
 
 console = Console(stderr=False, highlight=False, soft_wrap=True)
@@ -75,6 +77,25 @@ class MetricLog:
     def write(self, **values: JSON) -> None:
         if current_ranks().is_main:
             append_jsonl(self.path, [{"time": round(time.time(), 3), **values}])
+
+    def forget_after(self, step: int, training: str | None = None) -> None:
+        """Drop what is said about steps after `step`, which are done again; of one `training` where a log holds
+        several."""
+        if not current_ranks().is_main or not self.path.is_file():
+            return
+        repair_torn_tail(self.path)
+        lines = [
+            json.dumps(record, ensure_ascii=False)
+            for number, record in read_jsonl(self.path)
+            if self._step_of(record, number) <= step or training not in (None, record.get("training"))
+        ]
+        write_text(self.path, "".join(f"{line}\n" for line in lines))
+
+    def _step_of(self, record: Mapping[str, JSON], number: int) -> float:
+        step = record.get("step")
+        if not isinstance(step, int | float):
+            raise InputError(f"{self.path}, line {number}: names no 'step'; mend or delete the line")
+        return step
 
 
 def use_one_torch_thread() -> None:

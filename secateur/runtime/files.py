@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import xxhash
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import JsonValue
 
@@ -59,6 +60,43 @@ def copy_file(source: Path, target: Path) -> None:
     unfinished = target.with_name(f".{target.name}.unfinished")
     shutil.copyfile(source, unfinished)
     unfinished.replace(target)
+
+
+def fingerprint(path: Path) -> str:
+    """Checksum of the whole file (XXH3, 128 bits: against accidents, not against forgers)."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, xxhash.xxh3_128).hexdigest()
+
+
+def fingerprints(folder: Path, pattern: str = "*") -> dict[str, str]:
+    """Name → `fingerprint` of every file in a folder and below it whose name fits."""
+    files = (path for path in sorted(folder.rglob(pattern)) if path.is_file())
+    return {path.relative_to(folder).as_posix(): fingerprint(path) for path in files}
+
+
+def first_changed(folder: Path, known: Mapping[str, str]) -> str | None:
+    """Which of the `known` files (name → `fingerprint`) is missing or was changed since; None if all are whole."""
+    for name, expected in known.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if fingerprint(folder / name) != expected:
+            return f"{name} has another content than was saved"
+    return None
+
+
+def model_fingerprint(folder: str | Path) -> str:
+    """Sixteen hex digits that tell two model folders apart: config and weights (size, and the first and last MiB of
+    every weight file, so that large models cost milliseconds)."""
+    folder = Path(folder)
+    files = sorted(path for pattern in ("config.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))
+    if not files:
+        raise InputError(f"{folder}: no config.json and no weights there; give a Hugging Face model folder")
+    return sampled_digest((path.name, path) for path in files)
+
+
+def model_identity(path: str | Path) -> str:
+    """A folder's fingerprint, or the id itself for a model on the Hub."""
+    return model_fingerprint(path) if Path(path).is_dir() else str(path)
 
 
 def sampled_digest(files: Iterable[tuple[str, Path]]) -> str:
@@ -113,15 +151,19 @@ def _parse(text: str) -> JSON:
         raise ValueError("it is nested too deep") from None
 
 
-def read_arrays(path: Path, remedy: str) -> "dict[str, np.ndarray]":
-    """All arrays of an `.npz` file, whose checksums are compared. Raises `InputError` naming it if it is damaged."""
+def read_arrays(path: Path, remedy: str, names: Iterable[str] = ()) -> "dict[str, np.ndarray]":
+    """All arrays of an `.npz` file, whose checksums are compared. Raises `InputError` naming it if it is damaged, or
+    lacks one of the `names`."""
     import numpy as np
 
     try:
         with np.load(path) as stored:
-            return dict(stored)
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            found = dict(stored)  # RuntimeError: a flipped bit may mean "encrypted"
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}); {remedy}") from None
+    if missing := set(names) - found.keys():
+        raise InputError(f"{path}: lacks {', '.join(sorted(missing))}; {remedy}")
+    return found
 
 
 def append_jsonl(path: str | Path, records: Iterable[Mapping[str, JSON]]) -> None:

@@ -69,7 +69,10 @@ Ts = TypeVarTuple("Ts")
 REFUSAL = "SECATEUR_REFUSAL"
 """Environment variable: the file in which who started a launch wants to find why it was refused."""
 _ALONE_AFTER_S = 5.0
-_NO_ACCESS_CODES = {errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+_NO_ACCESS_CODES = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG),
+}
 _NO_SPACE_CODES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # safetensors and torch report a failed write as text; torch's archive writer only notices a wrong position
 _NO_SPACE_TEXTS = (
@@ -86,10 +89,10 @@ _LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed", b"deepspeed")
 def entry_point(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a `main()` so that an error that the user can mend ends the process with its message and no traceback.
 
-    Exit codes: 2 for an `InputError` and for a file or folder that may not be used, 130 for Ctrl-C, 1 for a full disk
-    and for the end of another process of the launch. In a launch of several processes an error is shown once;
-    torchrun and who has set `REFUSAL` are told its words, to repeat them below what else is said. A launcher that
-    dies takes its processes with it.
+    Exit codes: 2 for an `InputError` and for a file or folder that may not be used (`is_no_access`), 130 for Ctrl-C,
+    1 for a full disk and for the end of another process of the launch. In a launch of several processes an error is
+    shown once; torchrun and who has set `REFUSAL` are told its words, to repeat them below what else is said. A
+    launcher that dies takes its processes with it.
     """
 
     @functools.wraps(main)
@@ -138,8 +141,8 @@ def _explain(error: BaseException) -> str | None:
                 f"disk full, or a limit of file sizes reached, while writing {name} ({cause}); free space and start "
                 "the same command again: nothing complete is lost"
             )
-    if isinstance(error, OSError) and is_no_access(error):
-        return f"{error.filename}: {error.strerror}; give another path, or mend its rights"
+    if (cause := _no_access(error)) is not None:
+        return f"{cause.filename or 'a file'}: {cause.strerror}; give another path, or mend its rights"
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_TEXTS):
         return "another process of this launch has ended; see its message, then start the same command again"
     return None
@@ -153,9 +156,16 @@ def is_no_space(error: BaseException) -> bool:
 
 
 def is_no_access(error: BaseException) -> bool:
-    """Whether a named file or folder may not be used as it was: no rights, a read-only disk, a file in a folder's
-    place, a name too long."""
-    return isinstance(error, OSError) and error.filename is not None and error.errno in _NO_ACCESS_CODES
+    """Whether a file or folder may not be used as it was: a read-only disk, also where another error came of it; no
+    rights to a named one, a file in a folder's place, a name too long."""
+    return _no_access(error) is not None
+
+
+def _no_access(error: BaseException) -> OSError | None:
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _NO_ACCESS_CODES:
+        return error
+    disks = (cause for cause in _causes(error) if isinstance(cause, OSError) and cause.errno == errno.EROFS)
+    return next(disks, None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

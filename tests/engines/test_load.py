@@ -23,12 +23,11 @@ from secateur.engines.models import (
     keep_special_tokens_only,
     load_model,
     load_tokenizer,
-    model_fingerprint,
     stored_end_ids,
     unstopped_turn,
 )
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_json
+from secateur.runtime.files import model_fingerprint, write_json
 from tests.conftest import REPOSITORY
 
 

@@ -1,5 +1,6 @@
 """A folder that was killed anywhere goes on where it stood: no trace lost that was announced, none stored twice."""
 
+import contextlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter, read_trace_folder
 from secateur.runtime.errors import InputError
@@ -113,6 +116,35 @@ def test_nothing_is_stored_twice(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "traces-rank0.jsonl", tmp_path / "traces-rank2.jsonl")
     with pytest.raises(InputError, match="stored twice"):
         read_trace_folder(tmp_path)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_another_letter_in_a_trace_is_the_same_trace_or_refused(tmp_path_factory, data) -> None:
+    folder = tmp_path_factory.mktemp("flipped")
+    with TraceFolderWriter(folder, SETTINGS) as writer:
+        for sample in range(2):
+            writer.add(make_trace(sample=sample))
+    whole, path = read_trace_folder(folder), folder / "traces-rank0.jsonl"
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 2))] ^= 1 << data.draw(st.integers(0, 6))
+    path.write_bytes(content)
+    with contextlib.suppress(InputError):
+        assert read_trace_folder(folder) == whole
+
+
+@pytest.mark.parametrize("what", ["states", "confidences"])
+def test_another_number_in_a_tensor_of_a_trace_is_named(tmp_path: Path, what) -> None:
+    with TraceFolderWriter(tmp_path, SETTINGS) as writer:
+        writer.add(make_trace(), states=make_states(0), confidences=[0.5] * make_trace().n_tokens)
+    [path] = (tmp_path / "states").iterdir()
+    with safe_open(path, "pt") as handle:
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    tensors["0" if what == "states" else "confidences-0"].view(-1)[0] += 1
+    save_file(tensors, path)
+    stored = read_trace_folder(tmp_path)[0].traces[0]
+    with pytest.raises(InputError, match=r"sample 0 were changed since; collect the traces again"):
+        stored.load_states() if what == "states" else stored.load_confidences()
 
 
 def test_ranks_write_side_by_side(tmp_path: Path) -> None:

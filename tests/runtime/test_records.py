@@ -1,14 +1,24 @@
 """Typed records on disk: read as they were written, and refused by name where they are something else."""
 
+import contextlib
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_json, write_json
-from secateur.runtime.records import read_record, write_record
+from secateur.runtime.records import (
+    check_start_model,
+    read_record,
+    unsealed,
+    write_record,
+    write_start_model,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ def test_figures_that_are_no_numbers_survive(tmp_path) -> None:
 )
 def test_anything_else_is_refused_with_file_key_and_remedy(tmp_path, changes, message) -> None:
     write_record(tmp_path / "r.json", RECORD, 3)
-    write_json(tmp_path / "r.json", read_json(tmp_path / "r.json") | changes)
+    write_json(tmp_path / "r.json", unsealed(read_json(tmp_path / "r.json"), "", "") | changes)
     with pytest.raises(InputError, match=message):
         read_record(tmp_path / "r.json", Whole, 3, "do it again")
 
@@ -59,3 +69,23 @@ def test_what_is_no_object_is_refused(tmp_path, content) -> None:
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(InputError, match=r"r\.json: "):
         read_record(tmp_path / "r.json", Whole, 3, "")
+
+
+@given(st.data())
+def test_a_flipped_bit_is_the_same_record_or_refused(tmp_path_factory, data) -> None:
+    path = tmp_path_factory.mktemp("flipped") / "r.json"
+    write_record(path, RECORD, 3)
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    with contextlib.suppress(InputError):
+        assert read_record(path, Whole, 3, "do it again") == RECORD
+
+
+def test_other_weights_at_the_path_of_a_training_are_named(tmp_path, tiny_model) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    write_start_model(tmp_path, str(model))
+    check_start_model(tmp_path, str(model))
+    (model / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"begun with other weights in key 'model': \w{16} then, \w{16} in .*"):
+        check_start_model(tmp_path, str(model))

@@ -315,6 +315,8 @@ def test_arrays_are_whole_or_named(tmp_path, at) -> None:
             assert str(path) in str(error)
         else:
             assert all((values == np.arange(9.0)).all() for values in found.values())
+        with contextlib.suppress(InputError):
+            assert read_arrays(path, "delete it", ("scores",)).keys() == {"scores"}
 
 
 def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path) -> None:
@@ -331,7 +333,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:
             hold_folder(folder).__enter__()
 
 
-@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENAMETOOLONG])
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG])
 def test_a_disk_that_may_not_be_written_is_named_wherever_it_shows(tmp_path, monkeypatch, capsys, code) -> None:
     def refuse(path: Path, **_: object) -> None:
         raise OSError(code, os.strerror(code), str(path))
@@ -346,6 +348,19 @@ def test_a_disk_that_may_not_be_written_is_named_wherever_it_shows(tmp_path, mon
         entry_point(main)()
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'run'}: {os.strerror(code)}; give another path")
+
+
+def test_a_read_only_disk_is_named_where_another_error_came_of_it(capsys) -> None:
+    def main() -> None:
+        try:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        except OSError as error:
+            raise RuntimeError("the archive could not be closed") from error
+
+    with pytest.raises(SystemExit) as ended:
+        entry_point(main)()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: a file: Read-only file system; give another path")
 
 
 def test_ctrl_c_is_one_line(capsys) -> None:

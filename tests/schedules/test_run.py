@@ -26,6 +26,7 @@ from schedules.records import (
 from schedules.run import Driver, main
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, read_json, write_json, write_text
+from secateur.runtime.records import unsealed
 from tests.offline_wandb import read_events, read_offline_run
 from tests.schedules.candidates import candidate
 
@@ -91,8 +92,9 @@ def test_a_selection_is_read_as_it_was_written_and_no_other_file_is_taken_for_on
     stored = read_json(folder / "selection.json")
     write_selection(folder, record)
     assert read_json(folder / "selection.json") == stored
+    by_hand = unsealed(stored, "", "")
     for changes, message in (({"format": 0}, "has format 0"), ({"chosen_step": "x"}, "chosen_step: ")):
-        write_json(folder / "selection.json", stored | changes)
+        write_json(folder / "selection.json", by_hand | changes)
         with pytest.raises(InputError, match=rf"selection\.json: {message}"):
             read_selection(folder)
 
@@ -127,7 +129,7 @@ def test_the_start_model_of_a_later_round_is_not_sampled_again(config_file, repo
         (["--num_processes", "two"], "--num_processes has the value 'two'"),
         (["--loss_type", "DAPO"], "key 'loss_type' has the value 'DAPO'; choose one of grpo, bnpo, dr_grpo, dapo"),
         (["--validation_problems", "gone.jsonl"], "gone.jsonl"),
-        (["--validation_count", "0"], "'problem_count' has the value 0"),
+        (["--validation_count", "0"], "'validation_count' has the value 0"),
         (["--validation_top_p", "1.5"], "key 'top_p' has the value 1.5: expected a share"),
         (["--validation_dtype", "bf16"], "key 'dtype' has the value 'bf16': expected one of float32, bfloat16"),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import export_model, remove_folder
-from schedules.integrity import Marker, damage, fingerprint, read_marker, write_marker
+from schedules.integrity import Marker, damage, read_marker, write_marker
 from schedules.records import ValidationRecord, selection_record, write_selection, write_validation
 from schedules.rounds import Round
 from schedules.state import (
@@ -24,7 +24,8 @@ from schedules.state import (
 )
 from secateur.runtime.config import read_yaml
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder, read_json, write_json
+from secateur.runtime.files import fingerprint, hold_folder, read_json, write_json
+from secateur.runtime.records import sealed, unsealed
 from tests.launches import killed_before
 from tests.schedules.candidates import candidate
 
@@ -379,6 +380,22 @@ def test_a_kill_during_an_export_costs_nothing(tmp_path) -> None:
     assert at >= 4
 
 
+def test_other_weights_at_the_path_of_the_start_model_are_refused_once_a_step_is_done(tmp_path) -> None:
+    weights = tmp_path / "model" / "config.json"
+    write_json(weights, {"seed": 1})
+    config = make_config(tmp_path / "run", model=str(weights.parent))
+    RunFolder(config).open()
+    write_json(weights, {"seed": 2})
+    RunFolder(config).open()
+    run = RunFolder(config)
+    write_json(run.round_folder(run.rounds[0]) / "train.jsonl", {"step": 1})
+    assert run.check()
+    write_json(weights, {"seed": 3})
+    for use in (run.check, run.open):
+        with pytest.raises(InputError, match="begun with other weights in key 'model'"):
+            use()
+
+
 @pytest.mark.parametrize("number", [0, 2, 7])
 def test_a_choice_that_does_not_follow_from_its_figures_deletes_nothing(tmp_path, number) -> None:
     run = RunFolder(make_config(tmp_path / "run"))
@@ -386,7 +403,8 @@ def test_a_choice_that_does_not_follow_from_its_figures_deletes_nothing(tmp_path
     for step in (2, 4):
         write_checkpoint(folder, step)
     finish_round(run, 0, 4)
-    write_json(folder / "selection.json", read_json(folder / "selection.json") | {"chosen_step": number})
+    selection = unsealed(read_json(folder / "selection.json"), "", "")
+    write_json(folder / "selection.json", sealed(selection | {"chosen_step": number}))
     before = snapshot(run.path)
     for use in (run.next_action, lambda: prune_decided(run, "chosen")):
         with pytest.raises(InputError, match=r"selection\.json: names .* but .* in validation\.json .* step 4"):

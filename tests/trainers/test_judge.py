@@ -14,7 +14,7 @@ from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.judges.record import JudgeFigures, JudgeMetrics, read_metrics, worth_words
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_jsonl
+from secateur.runtime.files import JSON, read_jsonl
 from tests.judge_traces import METRICS, arguments, train, write_splits
 from tests.launches import killed_before
 from tests.offline_wandb import read_events, read_offline_run
@@ -88,23 +88,59 @@ def test_language_model_judges_train_from_the_same_folders(kind, traces, tiny_mo
     assert load_judge(tmp_path / kind, tiny_model).name == kind
 
 
-def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(traces, tiny_model, tmp_path, monkeypatch):
+def logged(folder: Path) -> list[dict[str, JSON]]:
+    return [{key: line[key] for key in line if key != "time"} for _, line in read_jsonl(folder / "train.jsonl")]
+
+
+@pytest.mark.parametrize("damaged", [None, "model.safetensors", "optimizer.bin", "result.json"])
+def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(
+    damaged, traces, tiny_model, tmp_path, monkeypatch, capsys
+):
+    """Also where its checkpoint has another byte."""
     options = {"kind": "linear", "epochs": 4, "evaluations": 3, "learning_rate": 1e-3}
     whole = train(traces, tiny_model, tmp_path / "whole", **options)
 
     from trainers.judges import fit as judge_fit
 
-    def killed(self: judge_fit.Fit, *values: object) -> None:
-        raise KeyboardInterrupt
+    save = judge_fit.Fit._save
+
+    def killed(self: judge_fit.Fit, result: judge_fit.FitResult) -> None:
+        save(self, result)
+        if result.steps:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(judge_fit.Fit, "_log", killed)  # right after the first evaluation is on disk
+        patch.setattr(judge_fit.Fit, "_save", killed)  # right after the first evaluation is on disk
         with pytest.raises(KeyboardInterrupt):
             train(traces, tiny_model, tmp_path / "cut", **options)
     assert (tmp_path / "cut" / "checkpoint").is_dir() and not (tmp_path / "cut" / "judge.json").exists()
+    if damaged:
+        path = tmp_path / "cut" / "checkpoint" / damaged
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
     resumed = train(traces, tiny_model, tmp_path / "cut", **options)
+    assert ("passed over" in capsys.readouterr().out) == bool(damaged)
     assert resumed["roc"] == whole["roc"]
     assert resumed["training"]["steps"] == whole["training"]["steps"]
+    assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
+
+
+def test_a_finished_judge_notices_other_weights_and_its_own_damage(traces, tiny_model, tmp_path):
+    model, options = shutil.copytree(tiny_model, tmp_path / "model"), {"epochs": 2}
+    train(traces, model, tmp_path / "judge", **options)
+    train(traces, model, tmp_path / "judge", **options)  # nothing to do
+    (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    with pytest.raises(InputError, match=r"judge: was begun with other weights in key 'model'"):
+        train(traces, model, tmp_path / "judge", **options)
+    shutil.copy(tiny_model / "config.json", model)
+    head = tmp_path / "judge" / "head.safetensors"
+    content = bytearray(head.read_bytes())
+    content[-3] ^= 1
+    head.write_bytes(content)
+    for use in (lambda: train(traces, model, tmp_path / "judge", **options), lambda: load_judge(tmp_path / "judge")):
+        with pytest.raises(InputError, match=r"head\.safetensors has another content than was saved; restore it"):
+            use()
 
 
 @pytest.mark.parametrize(

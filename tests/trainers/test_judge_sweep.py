@@ -16,10 +16,11 @@ from transformers import AutoTokenizer
 from secateur.deepprune.cut import CutRule, cut_pieces
 from secateur.deepprune.judges import metrics
 from secateur.engines.detokenize import Detokenizer
-from secateur.engines.models import load_tokenizer, model_fingerprint
+from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import model_fingerprint
 from secateur.tasks.records import Trace
 from trainers.judge import run as run_judge
 from trainers.judge_sweep import claim_folder, run
@@ -50,7 +51,7 @@ def write_split(folder: Path, model: Path, first: int) -> None:
                 tokens = cut_pieces([stream.push(token) for token in ids], LARGEST).n_tokens
                 states = torch.from_numpy(rng.normal(size=((tokens or len(ids)) - 1, 2, 32))).half()
                 states[2:, 1, colour] = 20
-                trace = Trace(f"p{number}", "Which?", "red", sample, text, "m", ids, len(ids), "stop")
+                trace = Trace(f"p{number}", f"Which of {number:02}?", "red", sample, text, "m", ids, len(ids), "stop")
                 writer.add(trace, cut_tokens=tokens, states=states)
 
 

@@ -10,14 +10,15 @@ from transformers import AutoTokenizer
 
 from eval.table.run import run as run_table
 from secateur.deepprune.scorer import CUT, END, load_scorer, read_scorer
-from secateur.engines.models import model_fingerprint
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.results import Table
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import model_fingerprint
 from secateur.tasks.records import Trace
 from tests.combined_runs import config as table_config
 from tests.combined_runs import write_problems
+from tests.tiny import build_tiny_model
 from trainers.scorer import ScorerConfig, run
 
 ORDER = {"reads": "[order]", "points": "[cut, end]"}
@@ -34,7 +35,7 @@ def write_split(folder: Path, model: Path, first: int, problems: int = 8) -> Non
                 words = "So we go on and on until it is " + ("red red red" if right else "blue")
                 text = f"{words}</think>\\boxed{{{'red' if right else 'blue'}}}"
                 ids = tuple(tokenizer(text)["input_ids"])
-                trace = Trace(f"p{number}", "Which?", "red", sample, text, "m", ids, len(ids), "stop")
+                trace = Trace(f"p{number}", f"Which of {number:02}?", "red", sample, text, "m", ids, len(ids), "stop")
                 writer.add(trace, cut_tokens=6, confidences=[2.0 + right] * len(ids))
 
 
@@ -66,6 +67,13 @@ def test_command_trains_a_head_that_knows_more_at_the_end(head, traces, tiny_mod
     assert "cut: AUROC within problems 0.500 (0.500 – 0.500) on" in done.stdout
     assert "no better than chance" in done.stdout
     assert load_scorer(tmp_path, tiny_model).capture_layers == (1, 2)
+
+
+def test_states_of_another_model_than_the_one_that_wrote_the_traces_are_refused(traces, tiny_model, tmp_path) -> None:
+    other = build_tiny_model(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match=r"key 'train': the traces in .* are those of model \w{16}, but .*correct"):
+        run(parse_config(ScorerConfig, arguments(traces, other, tmp_path / "out")))
+    assert not (tmp_path / "out" / "scorer.json").exists()
 
 
 @pytest.mark.parametrize("reads", ["order", "confidences"])

@@ -96,19 +96,11 @@ def test_a_full_disk_ends_a_round_with_a_message_and_costs_one_checkpoint(uninte
 
 @pytest.mark.slow
 def test_a_schedule_that_is_killed_equals_one_left_alone(tmp_path, repository) -> None:
-    command = [
-        sys.executable,
-        "bench/kill.py",
-        "--kills",
-        "3",
-        "--rounds",
-        "1",
-        "--output_dir",
-        str(tmp_path / "kill"),
-    ]
+    command = [sys.executable, "bench/faults.py", "--commands", "schedules/run.py", "--faults", "SIGKILL"]
+    command += ["--kills", "3", "--output_dir", str(tmp_path / "faults")]
     ended = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "killed 3 times, the schedule equals the one that was left alone" in ended.stdout
+    assert "| `schedules/run.py` | equal 3 |" in ended.stdout
 
 
 def run_as(rank: int, error: Exception, monkeypatch) -> int:

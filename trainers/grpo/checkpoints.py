@@ -5,7 +5,6 @@ an error and wrongly (a missing rank's random state, an optimiser that starts fr
 all ranks have finished, and lists every file with its size and checksum (see schedules/integrity.py).
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from schedules.integrity import (
     broken_structure,
     check_seal,
     damage,
-    fingerprint,
     is_unpickled,
     read_marker,
     saved_checkpoints,
@@ -33,9 +31,9 @@ from schedules.integrity import (
 )
 from schedules.rounds import Round
 from schedules.state import TRAINING, candidate_steps
-from secateur.runtime.console import say
+from secateur.runtime.console import MetricLog, say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_jsonl, repair_torn_tail, write_text
+from secateur.runtime.files import fingerprint
 from secateur.runtime.process import current_ranks
 from secateur.runtime.records import read_record, write_record
 
@@ -201,19 +199,10 @@ def _tidy(round_folder: Path, world_size: int) -> str | None:
     step = step_of(resume) if resume else 0
     for folder in remove_later_than(round_folder, step):
         say(f"  removed: {escape(str(folder))}: it is trained again")
-    cut_log_after(round_folder / "train.jsonl", step)
+    MetricLog(round_folder / "train.jsonl").forget_after(step)  # those are trained again
     if resume is not None:
         say(f"  going on from {escape(str(resume))}")
     return str(resume) if resume else None
-
-
-def cut_log_after(path: Path, step: int) -> None:
-    """Drop what `train.jsonl` says about steps after `step`: they are trained again."""
-    if not path.is_file():
-        return
-    repair_torn_tail(path)
-    lines = [json.dumps(record, ensure_ascii=False) for _, record in read_jsonl(path) if record["step"] <= step]
-    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Judge data from trace folders: three splits of problems, their cuts and their labelled pairs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 
 from secateur.deepprune.cut import ChosenCut, CutRule, choose_cut, cut_pieces, ended_before_cut
 from secateur.deepprune.judges.base import CutTrace
-from secateur.deepprune.judges.folder import generator_identity
 from secateur.deepprune.judges.pairs import (
     JudgeData,
     LabelledProblem,
@@ -20,7 +20,7 @@ from secateur.engines.detokenize import Detokenizer
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json
+from secateur.runtime.files import model_identity, read_json
 from secateur.tasks.answers.equality import group_answers
 from secateur.tasks.answers.extraction import Extract, extraction
 from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages, prompt_of, starts_inside_thinking
@@ -51,6 +51,18 @@ def read_settings(folder: str) -> TraceSettings:
         prompt=prompt_of(values),
         problems=values.get("problems"),
     )
+
+
+def check_sampled_by(model: str, folders: Mapping[str, str]) -> None:
+    """Raises `InputError` for one of `folders` (key → folder) whose traces another model is known to have written:
+    the states that this one has on them mean nothing."""
+    identity = model_identity(model)
+    for key, folder in folders.items():
+        if (known := read_settings(folder).model) not in (None, identity):
+            raise InputError(
+                f"key '{key}': the traces in {folder} are those of model {known}, but '{model}' is {identity}; "
+                "correct 'model', or collect its traces"
+            )
 
 
 def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
@@ -134,7 +146,7 @@ def _cut_rule(config: JudgeConfig, folders: dict[str, str], settings: dict[str, 
 
 
 def _layers(config: JudgeConfig, folders: dict[str, str], settings: dict[str, TraceSettings]) -> tuple[int, ...]:
-    first, generator = next(iter(settings)), generator_identity(config.model)
+    first, generator = next(iter(settings)), model_identity(config.model)
     stored = settings[first].layers
     for key, found in settings.items():
         if found.layers is None or found.layers != stored:

@@ -10,9 +10,9 @@ averaged by the wrapped model, and every process learns the same development sco
 
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,12 +20,14 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from rich.markup import escape
 from torch import nn
 
 from schedules.integrity import check_seal, seal
-from secateur.runtime.console import MetricLog, progress
+from secateur.runtime.console import MetricLog, progress, say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import fingerprints, first_changed
+from secateur.runtime.records import read_record, write_record
 
 FOCAL_GAMMA = 2.0
 MINORITY_FACTOR = 2.0
@@ -98,6 +100,17 @@ class FitResult:
     steps: int = 0
 
 
+RESULT_FILE, _FORMAT = "result.json", 1
+
+
+@dataclass(frozen=True)
+class FitState:
+    """What a checkpoint says of itself: `files` are those of the training state, name → checksum."""
+
+    result: FitResult
+    files: Mapping[str, str]
+
+
 @dataclass
 class Fit(Generic[Item]):
     """One training. `module(items)` gives logits [pairs], `labels_of(items)` their labels; `dev_score()` scores the
@@ -133,6 +146,7 @@ class Fit(Generic[Item]):
                 if step in due:
                     result = self._evaluate(step, result)
                     self._log(step, loss, rate, result)
+                    self._save(result)
                 bar.advance(note=f"loss {loss:.3f} · dev AUROC {result.last:.3f} (best {result.best:.3f})")
         return result
 
@@ -213,10 +227,7 @@ class Fit(Generic[Item]):
         if score > result.best:
             self.keep_best()
             result = replace(result, best=score, best_step=step)
-        result = replace(result, last=score, steps=step)
-        if self.accelerator is not None and self.checkpoint is not None:
-            self._save(result)
-        return result
+        return replace(result, last=score, steps=step)
 
     def _log(self, step: int, loss: float, rate: float, result: FitResult) -> None:
         values = {"loss": loss, "dev_auroc": result.last, "learning_rate": rate}
@@ -225,25 +236,31 @@ class Fit(Generic[Item]):
             self.track(values, step)
 
     def _save(self, result: FitResult) -> None:
+        """After the log, from which a start that goes on takes out what is later."""
+        if self.accelerator is None or self.checkpoint is None:
+            return
         fresh = self.checkpoint.with_name(f".{self.checkpoint.name}.tmp")
         self.accelerator.save_state(str(fresh))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            write_json(fresh / "result.json", asdict(result))
             if self._unpickles:
                 seal(fresh)
+            write_record(fresh / RESULT_FILE, FitState(result, fingerprints(fresh)), _FORMAT)
             shutil.rmtree(self.checkpoint, ignore_errors=True)
             fresh.rename(self.checkpoint)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> FitResult:
-        if self.accelerator is None or self.checkpoint is None or not self.checkpoint.is_dir():
+        """Where a training that was cut off goes on; what the log says of later steps is said again."""
+        steps = 0 if self.accelerator is None or self.checkpoint is None else steps_done(self.checkpoint)
+        self.log.forget_after(steps, training=self.title)
+        if not steps:
             return FitResult()
         if self._unpickles and self.accelerator.is_main_process:
             check_seal(self.checkpoint)
         self.accelerator.wait_for_everyone()  # until the main process has looked
         self.accelerator.load_state(str(self.checkpoint))
-        return FitResult(**read_json(self.checkpoint / "result.json"))
+        return _stored(self.checkpoint).result
 
     @property
     def _unpickles(self) -> bool:
@@ -251,8 +268,25 @@ class Fit(Generic[Item]):
 
 
 def steps_done(checkpoint: Path) -> int:
-    """After how many steps a training would go on from there; 0 without a checkpoint."""
-    return FitResult(**read_json(checkpoint / "result.json")).steps if checkpoint.is_dir() else 0
+    """After how many steps a training would go on from there; 0 without a checkpoint, and for one that was damaged,
+    which is said: training then begins anew."""
+    if not checkpoint.is_dir():
+        return 0
+    if fault := _damage(checkpoint):
+        say(f"  passed over: {escape(str(checkpoint))}: {escape(fault)}")
+        return 0
+    return _stored(checkpoint).result.steps
+
+
+def _damage(checkpoint: Path) -> str | None:
+    try:
+        return first_changed(checkpoint, _stored(checkpoint).files)
+    except InputError as error:
+        return str(error)
+
+
+def _stored(checkpoint: Path) -> FitState:
+    return read_record(checkpoint / RESULT_FILE, FitState, _FORMAT, "training begins anew")
 
 
 def rate_factor(step: int, steps: int, warmup_share: float) -> float:

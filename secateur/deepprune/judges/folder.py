@@ -32,9 +32,8 @@ from secateur.deepprune.judges.base import Judge, JudgeError
 from secateur.deepprune.judges.kind import JudgeKind
 from secateur.deepprune.judges.record import JUDGE_FILE, Generator, JudgeOrigin, JudgeRecord, read_judge, write_judge
 from secateur.deepprune.judges.registry import JUDGE_KINDS, UNTRAINED, stored_kind
-from secateur.engines.models import model_fingerprint
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, read_json
+from secateur.runtime.files import JSON, fingerprints, first_changed, model_fingerprint, model_identity, read_json
 from secateur.runtime.hub import is_hub_id, snapshot, split_revision
 
 if TYPE_CHECKING:
@@ -49,21 +48,22 @@ def save_judge(judge: Judge, folder: str | Path, origin: JudgeOrigin) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts = judge.save_parts(folder)
-    record = JudgeRecord(
-        kind=judge.name, cut=judge.cut_rule, calibration=judge.calibration, **vars(parts), **vars(origin)
-    )
+    about = {"kind": judge.name, "cut": judge.cut_rule, "calibration": judge.calibration}
+    checksums = fingerprints(folder, "*.safetensors")
+    record = JudgeRecord(**about, checksums=checksums, **vars(parts), **vars(origin))
     write_judge(folder, record)
+
+
+def check_weights(folder: Path, record: JudgeRecord) -> None:
+    """Raises `JudgeError` naming a file of weights that is missing or was changed since the judge was saved."""
+    if fault := first_changed(folder, record.checksums):
+        raise JudgeError(f"{folder}: {fault}; restore it from a copy, or train the judge again")
 
 
 def describe_generator(path: str | Path) -> Generator:
     """What `load_judge` compares."""
     weights = None if Path(path).is_dir() else _weights_on_the_hub(path)
-    return Generator(str(path), generator_identity(path), weights)
-
-
-def generator_identity(path: str | Path) -> str:
-    """A folder's fingerprint, or the id itself for a model on the Hub; trace folders name their model in this way."""
-    return model_fingerprint(path) if Path(path).is_dir() else str(path)
+    return Generator(str(path), model_identity(path), weights)
 
 
 def _weights_on_the_hub(name: str | Path) -> str | None:
@@ -144,6 +144,7 @@ def load_judge(
         record = dataclasses.replace(record, model=_model_on_the_hub(str(folder_or_name), record.model))
     if kind.reads_states and not allow_other_model:
         check_generator(folder_or_name, record, generator_path)
+    check_weights(folder, record)
     try:
         judge = kind.load(folder, record, device)
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -173,7 +174,7 @@ def check_generator(judge: str | Path, record: JudgeOrigin, generator_path: str 
         raise JudgeError(f"{judge}: judge.json names no 'generator', the model whose states it reads; train it again")
     if generator_path is None:
         return
-    found = generator_identity(generator_path)
+    found = model_identity(generator_path)
     known = {trained_for.fingerprint, trained_for.weights or trained_for.fingerprint}
     if found in known or split_revision(found)[0] in known:
         return

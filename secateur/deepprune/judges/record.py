@@ -68,13 +68,15 @@ class JudgeParts:
 class JudgeRecord(JudgeOrigin, JudgeParts):
     """All of judge.json. `kind` is a name of registry.py; `cut` where its traces are cut; `calibration` turns its
     scores into probabilities (none: they are taken as they are). `weight`: votes (0-1) that a judged cut has earned,
-    0 for a judge that is not worth asking; `verdict`: the same in words; both None where it was never measured."""
+    0 for a judge that is not worth asking; `verdict`: the same in words; both None where it was never measured.
+    `checksums`: name → that of the files of weights beside it, {} if written by hand."""
 
     kind: str
     cut: CutRule
     calibration: Calibration = field(default_factory=Calibration)
     weight: float | None = None
     verdict: str | None = None
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
     def language_model(self, folder: Path) -> str | Path:
         """Where the language model of the judge in `folder` lies."""
