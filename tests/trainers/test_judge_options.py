@@ -15,8 +15,8 @@ from transformers import AutoModel
 from secateur.deepprune.judges.folder import load_judge
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
-from secateur.runtime.records import read_sealed
 from secateur.runtime.files import read_jsonl
+from secateur.runtime.records import read_sealed
 from tests.judge_traces import METRICS, arguments, train, write_split, write_splits
 from tests.tiny import build_tiny_model
 from trainers.judge import run
