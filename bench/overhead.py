@@ -34,6 +34,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
+from bench.engine import SHAPES, build_model
 from schedules.config import read_run_config
 from secateur.runtime.config import split_command_line
 from secateur.runtime.console import progress, say, silence_libraries, use_one_torch_thread
@@ -140,25 +141,6 @@ class Trainee:
 
 
 ROOT = Path(__file__).resolve().parent.parent
-EMBEDDED = ROOT / "trainers" / "embedded_model"
-SHAPES: dict[str, dict[str, Any]] = {  # Qwen2 models with random weights
-    "qwen2_1.5b": {
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-    },
-    "tiny": {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "vocab_size": 1024,
-    },
-}
 ARMS = ("secateur", "bare, accuracy_reward", "bare, no grading")
 WARM_UP = 2  # steps
 FIGURES = ("step_time", "wall", "cpu")
@@ -215,19 +197,6 @@ def open_contender(name: str, folder: Path, argv: list[str], accelerate_config: 
         ]
     command += [str(Path(__file__).resolve()), "--arm", name]
     return Trainee(name, command, [*argv, "--output_dir", str(folder / "run")], folder / "log")
-
-
-def build_model(shape: str, folder: Path) -> Path:
-    """A random model of that shape with the embedded tokenizer; it hardly ever ends by itself."""
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    config = Qwen2Config(**SHAPES[shape], **ids, max_position_embeddings=32768, tie_word_embeddings=True)
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def compare(records: Records, name: str, figure: str) -> str:
