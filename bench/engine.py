@@ -102,19 +102,26 @@ Contender = Callable[[int], Run]
 """Runs once with so many rows."""
 
 
-def build_model(shape: str, folder: Path, sharpness: float = 1.0) -> Path:
-    """A random model of that shape with the embedded tokenizer; it hardly ever ends by itself. `sharpness` multiplies
-    its logits: at 1 all tokens are about equally likely."""
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+def random_model(shape: str, peaked: bool, device: str = "cpu", attention: str | None = None) -> PreTrainedModel:
+    """A model of that shape with random weights in bfloat16 and the embedded model's special tokens. `peaked`: its
+    logits spread like a trained model's; else all tokens are about equally likely."""
+    published = AutoConfig.from_pretrained(EMBEDDED)
+    ids = {"eos_token_id": published.eos_token_id, "pad_token_id": published.pad_token_id, "bos_token_id": None}
     common = {"model_type": "qwen2", "max_position_embeddings": 32768, "tie_word_embeddings": True}
     config = AutoConfig.for_model(**common | SHAPES[shape] | ids)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    with torch.no_grad():
-        model.model.norm.weight.mul_(sharpness)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention)
+    if peaked:  # the logits' standard deviation becomes 5
+        with torch.no_grad():
+            model.model.norm.weight.mul_(5 / config.initializer_range / config.hidden_size**0.5)
+    return model.eval()
+
+
+def build_model(shape: str, folder: Path, peaked: bool = False) -> Path:
+    """Such a model in a folder, with the embedded tokenizer; it hardly ever ends by itself."""
+    random_model(shape, peaked).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(EMBEDDED).save_pretrained(folder)
     return folder
 
 
@@ -337,7 +344,9 @@ def main() -> None:
     use_one_torch_thread()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else the engine would measure how many to use
     with tempfile.TemporaryDirectory() as scratch:
-        model = options.model if options.shape is None else build_model(options.shape, Path(scratch) / "model", 8.0)
+        model = options.model
+        if options.shape is not None:
+            model = build_model(options.shape, Path(scratch) / "model", peaked=True)
         contenders = build_contenders(options, model)
         for rows in options.rows:
             report(measure(contenders, rows, options.repeats), rows)
