@@ -111,6 +111,17 @@ def test_numbers_at_the_edges_of_tokens_fall_where_float64_puts_them(spec: Sampl
             assert token.item() == reference(values, uniform, spec)
 
 
+@pytest.mark.parametrize("spec", [SamplingSpec(), SamplingSpec(top_p=0.9), SamplingSpec(top_k=5)])
+@pytest.mark.parametrize("vocabulary", [30, 9001])
+def test_a_row_without_numbers_gives_some_token_and_disturbs_no_other(spec: SamplingSpec, vocabulary: int) -> None:
+    """A checkpoint that diverged is to be validated, and found bad, like any other."""
+    logits = torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(5)) * 4
+    alone = draw_tokens(logits, GRID[::9000][:3], spec)
+    logits[1] = float("nan")
+    drawn = draw_tokens(logits, GRID[::9000][:3], spec)
+    assert drawn[0] == alone[0] and drawn[2] == alone[2] and 0 <= drawn[1] < vocabulary
+
+
 @given(st.integers(0, 2**63 - 1), st.integers(1, 400))
 def test_numbers_depend_on_seed_and_index(seed: int, count: int) -> None:
     first, second = UniformStream(seed), UniformStream(seed)

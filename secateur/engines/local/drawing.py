@@ -190,7 +190,7 @@ def _draw_row(logits: torch.Tensor, uniform: torch.Tensor, spec: SamplingSpec) -
     weights = _weights(values, spec.temperature)
     total = weights.sum(dim=-1, keepdim=True)
     for reach in (*_REACHES, float("inf")):
-        ids = (weights[0] >= np.exp(-reach)).nonzero().squeeze(-1)
+        ids = (~(weights[0] < np.exp(-reach))).nonzero().squeeze(-1)  # all of them where the model gives no numbers
         mass = weights[0, ids].sum()
         if len(ids) >= spec.top_k if spec.top_k else mass > spec.top_p * total * (1 + _SLACK):
             break
