@@ -122,7 +122,6 @@ def peak_gib(scale: Scale) -> float | None:
 
 def training(scale: Scale) -> list[Figures]:
     """bench/overhead.py, two contenders one after the other, and the dry run's memory."""
-    arms = ("secateur", "bare, accuracy_reward")
     on_gpu = scale.device == "cuda"
     settings = {
         "limits": f"[{scale.limit}]",
@@ -134,23 +133,26 @@ def training(scale: Scale) -> list[Figures]:
         "gradient_checkpointing": f"{on_gpu}".lower(),
     }
     overrides = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    records, planned = training_records(scale, overrides), planned_training_gib(scale, overrides)
+    rows: list[Figures] = []
+    for name, steps in records.items():
+        seconds = statistics.median(step["wall"] for step in steps)
+        peak = max(step["peak_gib"] for step in steps) if on_gpu else None
+        rate = scale.completions * scale.limit / seconds
+        rows.append({"contender": name, "s a step": seconds, "tokens/s": rate, "peak GiB": peak, "planned": planned})
+    ours, bare = records.values()
+    ratios = (mine["wall"] / theirs["wall"] for mine, theirs in zip(ours, bare, strict=True))
+    rows[0]["÷ bare, median"] = statistics.median(ratios)
+    return rows
+
+
+def training_records(scale: Scale, overrides: list[str]) -> dict[str, list[dict[str, float]]]:
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "records.json"
         command = [sys.executable, str(ROOT / "bench" / "overhead.py"), "--shape", scale.small, "--one_by_one"]
-        command += ["--drawn", "--steps", f"{TRAINING_STEPS}", "--output", str(output), "--arms", *arms]
-        subprocess.run([*command, *overrides], check=True, cwd=ROOT)
-        records = read_json(output)
-    planned = planned_training_gib(scale, overrides)
-    rows: list[Figures] = []
-    for name in arms:
-        seconds = statistics.median(step["wall"] for step in records[name])
-        peak = max(step["peak_gib"] for step in records[name]) if on_gpu else None
-        rate = scale.completions * scale.limit / seconds
-        rows.append({"contender": name, "s a step": seconds, "tokens/s": rate, "peak GiB": peak, "planned": planned})
-    rows[0]["÷ bare, median"] = statistics.median(
-        ours["wall"] / theirs["wall"] for ours, theirs in zip(*(records[name] for name in arms), strict=True)
-    )
-    return rows
+        command += ["--drawn", "--steps", f"{TRAINING_STEPS}", "--output", str(output)]
+        subprocess.run([*command, "--arms", "secateur", "bare, accuracy_reward", *overrides], check=True, cwd=ROOT)
+        return read_json(output)
 
 
 def planned_training_gib(scale: Scale, overrides: list[str]) -> float:
@@ -254,8 +256,8 @@ def judge(scale: Scale) -> list[Figures]:
     module = ProblemLogits(OwnStatesModel(judge_shape(hidden)).to(scale.device))
     forget_peak(scale)
     seconds, steps, score = fit_judge(scale, module, problems[: -len(problems) // 4], problems[-len(problems) // 4 :])
-    line: Figures = {"steps": steps, "s a step": seconds / steps, "peak GiB": peak_gib(scale)}
-    return [line | {"AUROC, held out": score}]
+    figures = {"s a step": seconds / steps, "peak GiB": peak_gib(scale), "AUROC, held out": score}
+    return [{"steps": steps, **figures}]
 
 
 def fit_judge(
