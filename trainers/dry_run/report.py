@@ -134,21 +134,23 @@ def remedies(setting: Setting) -> list[tuple[str, float]]:
         changes.append(("gradient_checkpointing: true", {"checkpointing": True}))
     if setting.reference:
         changes.append(("beta: 0 (no reference model)", {"reference": False}))
-    if setting.on_cpu:
-        pass  # the launch files of DeepSpeed are for GPUs
-    elif setting.processes > 1:
-        sharded = {"precision": "bf16"} if setting.precision in ("mixed", "pure_bf16") else {}
-        names = {1: "zero1.yaml", 2: "zero2.yaml", 3: "zero3.yaml"}
-        changes += [
-            (f"configs/accelerate/{names[stage]}", {"stage": stage, **sharded})
-            for stage in range(setting.stage + 1, 4)
-        ]
-    elif not setting.offload_optimizer:
-        offloaded = {"stage": 2, "offload_optimizer": True, "precision": "bf16"}
-        changes.append(("configs/accelerate/single_gpu_offload.yaml", offloaded))
+    if not setting.on_cpu:
+        changes += _launches(setting)
     now = total_bytes(peak(setting))
     after = [(words, total_bytes(peak(replace(setting, **change)))) for words, change in changes]
     return sorted(((words, size) for words, size in after if size < now), key=lambda entry: entry[1])
+
+
+def _launches(setting: Setting) -> list[tuple[str, dict[str, object]]]:
+    """DeepSpeed's launch files that keep less on a GPU, and what each changes."""
+    if setting.processes > 1:
+        sharded = {"precision": "bf16"} if setting.precision in ("mixed", "pure_bf16") else {}
+        stages = range(setting.stage + 1, 4)
+        return [(f"configs/accelerate/zero{stage}.yaml", {"stage": stage, **sharded}) for stage in stages]
+    if setting.offload_optimizer:
+        return []
+    offloaded = {"stage": 2, "offload_optimizer": True, "precision": "bf16"}
+    return [("configs/accelerate/single_gpu_offload.yaml", offloaded)]
 
 
 @dataclass(frozen=True)
