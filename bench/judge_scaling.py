@@ -260,7 +260,7 @@ def main() -> None:
     engine = TransformersEngine(options.model, capture_layers=own.capture_layers)
     problems = load_problems("arithmetic:combined", options.problems, SEED)
     traces = sample(engine, problems, max(options.sizes), own.cut_rule)
-    parameters = engine.model.num_parameters()
+    parameters = engine.parameters
     rows = measure(traces, judges, sorted(options.sizes), options.live, parameters)
     report = ScalingReport(
         rows=tuple(rows),

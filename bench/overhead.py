@@ -7,9 +7,11 @@
 Every further key is one of the YAML file. The bare script (`train_bare` below) is what TRL's documentation shows:
 trainer, dataset, reward function, `train()`. Its reward is TRL's own `accuracy_reward` (math-verify on every
 completion) or, to be strict, one that grades nothing. The learning rate is 0 in all of them, so that all sample the
-same completions, which is checked. All contenders are loaded at once and take turns, one step each, forwards and
-backwards, while the others sleep; `--one_by_one` loads one at a time, where memory is short. A ratio is taken of the
-same step of two contenders; shown are medians and quartiles. The first two steps are not counted.
+same completions, which is checked. All contenders are loaded at once and take turns, one step each, forwards
+and backwards, while the others sleep; `--one_by_one` loads one at a time, where memory is short. `--drawn` draws
+completions of the full limit at random in the place of generating them: what is measured is all the rest of a step.
+A ratio is taken of the same step of two contenders; shown are medians and quartiles. The first two steps are not
+counted.
 
 `step_time` is TRL's own figure (generation, reward, gradient). `wall` is all that happens between two steps, so also
 callbacks, logs and checkpoints; `cpu` the processor time of the process and its workers in that time.
@@ -33,7 +35,9 @@ import psutil
 import torch
 from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
+from trl import GRPOTrainer
 
+from bench.engine import SHAPES, build_model
 from schedules.config import read_run_config
 from secateur.runtime.config import split_command_line
 from secateur.runtime.console import progress, say, silence_libraries, use_one_torch_thread
@@ -140,25 +144,6 @@ class Trainee:
 
 
 ROOT = Path(__file__).resolve().parent.parent
-EMBEDDED = ROOT / "trainers" / "embedded_model"
-SHAPES: dict[str, dict[str, Any]] = {  # Qwen2 models with random weights
-    "qwen2_1.5b": {
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-    },
-    "tiny": {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "vocab_size": 1024,
-    },
-}
 ARMS = ("secateur", "bare, accuracy_reward", "bare, no grading")
 WARM_UP = 2  # steps
 FIGURES = ("step_time", "wall", "cpu")
@@ -172,7 +157,6 @@ def grade_nothing(completions: Sequence[Any], **_: Any) -> list[float]:
 def train_bare(argv: list[str], graded: bool) -> None:
     """A bare GRPO script on the model, the prompts and the arguments of the schedule's first round."""
     from datasets import Dataset
-    from trl import GRPOTrainer
     from trl.rewards import accuracy_reward
 
     job = RoundJob(read_run_config(argv), current_ranks().world_size)
@@ -188,9 +172,22 @@ def train_bare(argv: list[str], graded: bool) -> None:
     trainer.train()
 
 
-def run_arm(name: str, port: str, argv: list[str]) -> None:
+def draw_completions(
+    trainer: GRPOTrainer, prompt_ids: list[list[int]], *_: object, **__: object
+) -> tuple[list[list[int]], None]:
+    """In the place of `GRPOTrainer._generate_single_turn`: random tokens up to the limit, the same for every arm."""
+    tokenizer = trainer.processing_class
+    ids = torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids)))
+    chance = torch.Generator().manual_seed(trainer.state.global_step)
+    size = (len(prompt_ids), trainer.max_completion_length)
+    return ids[torch.randint(len(ids), size, generator=chance)].tolist(), None
+
+
+def run_arm(name: str, port: str, argv: list[str], drawn: bool) -> None:
     """One contender, in this process."""
     Clock.address, Clock.name = ("127.0.0.1", int(port)), name
+    if drawn:
+        GRPOTrainer._generate_single_turn = draw_completions
     DEFAULT_CALLBACKS.append(Clock)
     if name == "secateur":
         sys.argv[1:] = argv
@@ -201,33 +198,20 @@ def run_arm(name: str, port: str, argv: list[str]) -> None:
     train_bare(argv, graded=name != "bare, no grading")
 
 
-def open_contender(name: str, folder: Path, argv: list[str], accelerate_config: str | None) -> Trainee:
+def open_contender(name: str, folder: Path, argv: list[str], options: argparse.Namespace) -> Trainee:
     folder.mkdir()
     command = [sys.executable]
-    if accelerate_config is not None:
+    if options.accelerate_config is not None:
         command += [
             "-m",
             "accelerate.commands.launch",
             "--config_file",
-            accelerate_config,
+            options.accelerate_config,
             "--main_process_port",
             "0",
         ]
-    command += [str(Path(__file__).resolve()), "--arm", name]
+    command += [str(Path(__file__).resolve()), "--drawn_arm" if options.drawn else "--arm", name]
     return Trainee(name, command, [*argv, "--output_dir", str(folder / "run")], folder / "log")
-
-
-def build_model(shape: str, folder: Path) -> Path:
-    """A random model of that shape with the embedded tokenizer; it hardly ever ends by itself."""
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    config = Qwen2Config(**SHAPES[shape], **ids, max_position_embeddings=32768, tie_word_embeddings=True)
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def compare(records: Records, name: str, figure: str) -> str:
@@ -246,7 +230,7 @@ def report(records: Records) -> None:
         medians = [f"{statistics.median(step[figure] for step in steps):.3f}" for figure in FIGURES]
         tokens = statistics.mean(step["completions/mean_length"] for step in steps)
         print(f"| {name} | {' | '.join(medians)} | {tokens:.1f} | {max(step['peak_gib'] for step in steps):.2f} |")
-    for name in ARMS[1:]:
+    for name in list(records)[1:]:
         cells = " | ".join(compare(records, name, figure) for figure in FIGURES)
         print(f"| secateur ÷ {name} | {cells} | | |")
 
@@ -273,11 +257,15 @@ def read_options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--one_by_one", action="store_true", help="load one contender at a time")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--drawn", action="store_true", help="random completions of the full limit, none generated")
     parser.add_argument("--shape", choices=sorted(SHAPES))
     parser.add_argument("--accelerate_config")
     parser.add_argument("--output", type=Path, help="also keep every record here (JSON)")
     options, overrides = parser.parse_known_args()
     split_command_line(overrides)
+    if options.arms[0] != ARMS[0]:
+        raise InputError(f"--arms begins with {ARMS[0]}, with which the others are compared")
     if options.repeats < 1 or options.steps <= WARM_UP + 1:
         raise InputError(f"--repeats must be at least 1 and --steps more than {WARM_UP + 1}")
     return options, overrides
@@ -288,15 +276,15 @@ def measure(options: argparse.Namespace, overrides: list[str], scratch: Path) ->
     argv += ["--save_steps", str(options.steps + 1), *overrides]
     if options.shape is not None:
         argv += ["--model", str(build_model(options.shape, scratch / "model"))]
-    records: Records = {name: [] for name in ARMS}
-    with progress("overhead", options.repeats * len(ARMS)) as bar:
+    records: Records = {name: [] for name in options.arms}
+    with progress("overhead", options.repeats * len(options.arms)) as bar:
         for repeat in range(options.repeats):
-            for names in [[name] for name in ARMS] if options.one_by_one else [list(ARMS)]:
+            for names in [[name] for name in options.arms] if options.one_by_one else [options.arms]:
                 opened: list[Trainee] = []
                 try:
                     for name in names:
                         folder = scratch / f"{repeat}-{ARMS.index(name)}"
-                        opened.append(open_contender(name, folder, argv, options.accelerate_config))
+                        opened.append(open_contender(name, folder, argv, options))
                     run_steps(opened, options.steps, records)
                 finally:
                     for contender in opened:
@@ -307,8 +295,8 @@ def measure(options: argparse.Namespace, overrides: list[str], scratch: Path) ->
 
 @entry_point
 def main() -> None:
-    if sys.argv[1:2] == ["--arm"]:
-        run_arm(sys.argv[2], sys.argv[3], sys.argv[4:])
+    if sys.argv[1:2] in (["--arm"], ["--drawn_arm"]):
+        run_arm(sys.argv[2], sys.argv[3], sys.argv[4:], drawn=sys.argv[1] == "--drawn_arm")
         return
     options, overrides = read_options()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,12 +1,13 @@
-"""Draws docs/rewards.png: every reward against the length of the completion, at a limit of 4000 tokens.
+"""Draws docs/rewards.png: rewards against the length of the completion.
 
-    python bench/reward_shapes.py [FILE.png]
+    python bench/reward_shapes.py [FILE.png] [--rewards hard_limit alp] [--limit 4000] [--target 2000]
 
-Rewards that compare completions need others to compare with: here seven, `OTHERS`. Rewards with a target have 2000.
+Rewards that compare completions need others to compare with: here seven, `Setting.others`.
 """
 
-import sys
+import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -18,45 +19,62 @@ from rewards.registry import REWARDS, make_options, reward_group
 from secateur.runtime.console import say
 from secateur.runtime.pictures import PLOT_STYLE
 
-LIMIT, TARGET = 4000, 2000
-OTHERS = [Completion(True, length, target=TARGET) for length in (1000, 1500, 2000, 2500, 3000)]
-OTHERS += [Completion(False, 1200, target=TARGET), Completion(False, LIMIT, True, TARGET)]
-LENGTHS = range(20, LIMIT + 1, 20)
+COLUMNS, POINTS = 4, 200
 # A beta at which the eye sees the slope; the published one is 1e-7.
 SHOWN_OPTIONS = {"alp": {"beta": 1e-4}}
 RIGHT, WRONG, CUT_OFF = "#0072b2", "#d55e00", "#000000"  # Okabe & Ito
 
 
-def reward_of(name: str, completion: Completion) -> float:
-    """Its reward beside `OTHERS`."""
-    value = reward_group(name, [completion, *OTHERS], LIMIT, make_options(name, SHOWN_OPTIONS.get(name, {})))[0]
-    assert value is not None, "no filter is set"
-    return value
+@dataclass(frozen=True)
+class Setting:
+    """`limit` of a round, and the `target` of rewards that have one [tokens]."""
+
+    limit: int
+    target: int
+
+    @property
+    def others(self) -> list[Completion]:
+        """What a completion is compared with: five right ones, a short wrong one, and one cut off."""
+        right = [Completion(True, self.limit * part // 8, target=self.target) for part in (2, 3, 4, 5, 6)]
+        short = Completion(False, self.limit * 3 // 10, target=self.target)
+        return [*right, short, Completion(False, self.limit, True, self.target)]
+
+    @property
+    def lengths(self) -> list[int]:
+        return [max(1, self.limit * point // POINTS) for point in range(1, POINTS + 1)]
+
+    def reward(self, name: str, completion: Completion) -> float:
+        """Its reward beside the others."""
+        options = make_options(name, SHOWN_OPTIONS.get(name, {}))
+        value = reward_group(name, [completion, *self.others], self.limit, options)[0]
+        assert value is not None, "no filter is set"
+        return value
+
+    def curve(self, name: str, right: bool) -> list[float]:
+        """Rewards of a finished completion at each of `lengths`."""
+        return [self.reward(name, Completion(right, length, target=self.target)) for length in self.lengths]
 
 
-def curve(name: str, right: bool) -> list[float]:
-    """Rewards of a finished completion at each of `LENGTHS`."""
-    return [reward_of(name, Completion(right, length, target=TARGET)) for length in LENGTHS]
-
-
-def draw(axes: Axes, name: str) -> None:
-    axes.plot(LENGTHS, curve(name, True), color=RIGHT, label="right")
-    axes.plot(LENGTHS, curve(name, False), color=WRONG, linestyle="--", label="wrong")
-    cut_off = reward_of(name, Completion(False, LIMIT, True, TARGET))
-    axes.plot([LIMIT], [cut_off], "x", color=CUT_OFF, clip_on=False, zorder=3, label="truncated (counts as wrong)")
+def draw(axes: Axes, name: str, setting: Setting) -> None:
+    axes.plot(setting.lengths, setting.curve(name, True), color=RIGHT, label="right")
+    axes.plot(setting.lengths, setting.curve(name, False), color=WRONG, linestyle="--", label="wrong")
+    cut_off = setting.reward(name, Completion(False, setting.limit, True, setting.target))
+    label = "truncated (counts as wrong)"
+    axes.plot([setting.limit], [cut_off], "x", color=CUT_OFF, clip_on=False, zorder=3, label=label)
     shown = "".join(f", {key} {value:g}" for key, value in SHOWN_OPTIONS.get(name, {}).items())
     axes.set_title(name + shown, loc="left", fontsize=9)
-    axes.set_xlim(0, LIMIT)
-    axes.set_xticks(range(0, LIMIT + 1, 1000))
+    axes.set_xlim(0, setting.limit)
+    axes.set_xticks(range(0, setting.limit + 1, max(1, setting.limit // 4)))
 
 
-def draw_all(names: Sequence[str], path: Path) -> None:
-    """One small plot per reward, with its own scale."""
+def draw_all(names: Sequence[str], setting: Setting, path: Path) -> None:
+    """One small plot per reward, with its own scale; the last place is the legend's."""
+    rows = -(-(len(names) + 1) // COLUMNS)
     with matplotlib.rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(9.6, 6.6), layout="constrained")
-        grid = figure.subplots(3, 4).flatten()
+        figure = Figure(figsize=(9.6, 2.2 * rows), layout="constrained")
+        grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
         for axes, name in zip(grid, names, strict=False):
-            draw(axes, name)
+            draw(axes, name, setting)
         for axes in grid[len(names) :]:
             axes.axis("off")
         figure.supxlabel("length of the completion [tokens]", fontsize=9)
@@ -67,9 +85,17 @@ def draw_all(names: Sequence[str], path: Path) -> None:
 
 
 def main() -> None:
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/rewards.png")
-    draw_all(list(REWARDS), path)
-    say(f"picture: {path}")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("file", type=Path, nargs="?", default=Path("docs/rewards.png"), metavar="FILE.png")
+    parser.add_argument("--rewards", nargs="+", choices=list(REWARDS), default=list(REWARDS), metavar="NAME")
+    parser.add_argument("--limit", type=int, default=4000, help="[tokens]")
+    parser.add_argument("--target", type=int, help="of rewards that have one [tokens]; half the limit by default")
+    options = parser.parse_args()
+    target = options.limit // 2 if options.target is None else options.target
+    if not 1 <= target <= options.limit:
+        parser.error(f"--limit {options.limit} --target {target}: wanted is 1 ≤ target ≤ limit")
+    draw_all(options.rewards, Setting(options.limit, target), options.file)
+    say(f"picture: {options.file}")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class Row:
     the judge included, in tokens of the base model. `controls`: name → what the method is compared with. `wall_s`
     [seconds]: of a consensus that of sampling its traces, of pruning that of the live runs where all problems ran
     live. `trained_on`, `chosen_on`: whether model or judge had seen problems of the benchmark; None = not known.
+    `trained_ids`, `chosen_ids`: which, where it had seen some of them and not all.
     """
 
     id: str
@@ -90,6 +91,8 @@ class Row:
     chosen_on: bool | None = None
     judge_kind: str | None = None
     cost: Cost | None = None
+    trained_ids: tuple[str, ...] = ()
+    chosen_ids: tuple[str, ...] = ()
 
     @property
     def series(self) -> tuple[str, str, str | None]:
@@ -292,7 +295,8 @@ Value = str | int | float | bool | None
 
 
 def flat_row(row: Mapping[str, JSON], prefix: str = "") -> dict[str, Value]:
-    """Nested keys joined by underscores; an interval `…_ci95` or `ci95` becomes `…_low` and `…_high`.
+    """Nested keys joined by underscores; an interval `…_ci95` or `ci95` becomes `…_low` and `…_high`; ids stand in
+    one cell, with blanks between.
 
     >>> flat_row({"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "tokens": {"generated": 7}, "cost": None})
     {'accuracy': 0.5, 'accuracy_low': 0.4, 'accuracy_high': 0.6, 'tokens_generated': 7, 'cost': None}
@@ -302,6 +306,8 @@ def flat_row(row: Mapping[str, JSON], prefix: str = "") -> dict[str, Value]:
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             flat |= flat_row(value, f"{name}_")
+        elif isinstance(value, list | tuple) and key.endswith("ids"):
+            flat[name] = " ".join(value)
         elif isinstance(value, list | tuple):
             stem = name.removesuffix("ci95").removesuffix("_")
             flat |= {f"{stem}_low": value[0], f"{stem}_high": value[1]}

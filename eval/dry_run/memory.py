@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.markup import escape
 
 from eval.table.config import CombinedConfig
@@ -28,27 +27,32 @@ from secateur.engines.memory import (
 )
 from secateur.engines.registry import engine_kind
 from secateur.runtime.console import say
-from secateur.runtime.dry_run import show_sizes, size_words
+from secateur.runtime.dry_run import device_words, show_sizes, size_words
 
 VLLM_SHARE = 0.92  # vLLM's own default of gpu_memory_utilization (vllm/config/cache.py, 0.31)
-_REMEDIES = "a smaller 'rows' or 'max_tokens', engine vllm, or a larger card (--gpu_memory_gib)"
 
 
 @dataclass(frozen=True)
 class PlannedEngine:
-    """How models are run: kind, its options, processes of a machine, and the memory of one GPU, or of the machine for
-    `device: cpu` [bytes]."""
+    """How models are run: kind, its options, processes of a machine, and the memory of one process, on its GPU or
+    `on_cpu` of the machine's [bytes]."""
 
     kind: str
     options: dict[str, Any]
     on_cpu: bool
     processes: int
-    gpu_bytes: float
+    device_bytes: float
 
     @property
     def parallel(self) -> int:
         """GPUs of one process."""
         return int(self.options.get("tensor_parallel_size", 1))
+
+    @property
+    def remedies(self) -> str:
+        """What helps where memory does not do."""
+        more = "or fewer processes" if self.on_cpu else "engine vllm, or a larger card (--gpu_memory_gib)"
+        return f"a smaller 'rows' or 'max_tokens', {more}"
 
     @property
     def share(self) -> float:
@@ -72,26 +76,29 @@ def show_memory(
 def _show_transformers(
     engine: PlannedEngine, name: str, cap: SamplingLoad, expected_tokens: int, judges: Sequence[Item]
 ) -> bool:
-    limit = psutil.virtual_memory().total / engine.processes if engine.on_cpu else engine.gpu_bytes
-    where = "host memory of a process" if engine.on_cpu else "memory of a GPU"
     beside = [*judges, Item("CUDA context (assumed)", 0 if engine.on_cpu else RUNTIME_BYTES)]
     items = [item for item in [*transformers_items(cap), *beside] if item.bytes]
-    needed = show_sizes(f"{where}, {name}, all traces at the cap", [(i.name, i.bytes) for i in items], "together")
+    needed = show_sizes(
+        f"{device_words(engine.on_cpu)}, {name}, all traces at the cap",
+        [(i.name, i.bytes) for i in items],
+        "together",
+    )
     typical = transformers_items(replace(cap, tokens=expected_tokens, cut=min(cap.cut, expected_tokens)))
     usual = sum(item.bytes for item in [*typical, *beside])
     say(f"  all of the expected length: {size_words(usual)}")
-    return _verdict(needed, usual, limit)
+    return _verdict(needed, usual, engine)
 
 
-def _verdict(needed: float, usual: float, limit: float) -> bool:
+def _verdict(needed: float, usual: float, engine: PlannedEngine) -> bool:
+    limit = engine.device_bytes
     if needed <= limit:
         spare = size_words(limit - needed)
         say(f"  [green]fits[/green] in {size_words(limit)} with {spare} to spare (an estimate)")
         return True
     if usual <= limit:
-        say(f"  [red]may not fit[/red] in {size_words(limit)}: only while most traces stay short; {_REMEDIES}")
+        say(f"  [red]may not fit[/red] in {size_words(limit)}: only while most traces stay short; {engine.remedies}")
     else:
-        say(f"  [red]does not fit[/red] in {size_words(limit)}; {_REMEDIES}")
+        say(f"  [red]does not fit[/red] in {size_words(limit)}; {engine.remedies}")
     return False
 
 
@@ -101,7 +108,7 @@ def _show_vllm(
     shape, parallel = cap.shape, engine.parallel
     weights, work = cap.width * shape.parameters / parallel, vllm_work_bytes(shape, cap.rows, parallel)
     given = engine.options.get("kv_cache_gib")
-    limit = engine.gpu_bytes
+    limit = engine.device_bytes
     cache = float(given) * GIB if given else engine.share * limit - weights - work
     items = [
         ("vLLM: weights", weights),

@@ -18,6 +18,7 @@ from eval.dry_run.traces import (
     read_stored,
 )
 from eval.table.config import CombinedConfig
+from eval.table.registry import METHODS
 from eval.table.store import traces_folder
 from eval.traces.collect import CollectConfig, captured_layers, trace_folders
 from eval.traces.sampling import SamplingKeys, prompt_ids
@@ -42,7 +43,8 @@ class PlannedConfig(SamplingKeys, SamplingPlanKeys):
 @dataclass(frozen=True)
 class ModelPlan:
     """`shape` is None where a server runs the model; `notes` say what could not be read. `longest_cut`: the most that
-    can lie before a cut [tokens]; `live_tokens`: what live runs generate at most."""
+    can lie before a cut [tokens]; `live_tokens`: what live runs generate at most; `probe_tokens`: what answers take
+    at most that are forced out of stored traces."""
 
     name: str
     shape: ModelShape | None
@@ -55,6 +57,7 @@ class ModelPlan:
     judges: list[PlannedJudge]
     live_tokens: float
     notes: list[str]
+    probe_tokens: float = 0.0
 
     def missing(self, index: int) -> int:
         """Traces of a part that are still to be sampled."""
@@ -155,13 +158,35 @@ def combined_models(config: CombinedConfig, benchmarks: Mapping[str, PlannedSet]
             for benchmark, planned in benchmarks.items()
         ]
         plan = _plan(config, name, shape, parts, cut_of(config, judges), layers, notes)
-        live = sum(
-            plan.results_left(index, f"live/{method}", config.live_count(len(part.problems)))
-            for index, part in enumerate(parts)
-            for method in config.live_rules
-        )
-        plans.append(replace(plan, judges=judges, live_tokens=live * config.largest_n * plan.lengths.tokens))
+        plan = replace(plan, judges=judges)
+        plans.append(replace(plan, live_tokens=_live_tokens(config, plan), probe_tokens=_probe_tokens(config, plan)))
     return plans
+
+
+def _live_tokens(config: CombinedConfig, plan: ModelPlan) -> float:
+    """What the live runs that are missing generate at most: every trace to its end, with all answers forced."""
+    return sum(
+        plan.results_left(index, f"live/{method}", config.live_count(len(part.problems)))
+        * part.n
+        * (plan.lengths.tokens + (_forced_of_trace(config, plan) if METHODS[method].reads_probes else 0))
+        for index, part in enumerate(plan.parts)
+        for method in config.live_rules
+    )
+
+
+def _probe_tokens(config: CombinedConfig, plan: ModelPlan) -> float:
+    """What the answers generate at most that are still to be forced out of stored traces."""
+    if not config.needs_probes:
+        return 0.0
+    left = sum(
+        plan.results_left(index, "probes", len(part.problems)) * part.n for index, part in enumerate(plan.parts)
+    )
+    return left * _forced_of_trace(config, plan)
+
+
+def _forced_of_trace(config: CombinedConfig, plan: ModelPlan) -> float:
+    """One answer at every mark of a trace of the expected length [tokens]."""
+    return plan.lengths.tokens // config.probe_every * config.probe_tokens
 
 
 def _shape(config: PlannedConfig, name: str) -> tuple[ModelShape | None, list[str]]:

@@ -24,10 +24,11 @@ from eval.table.config import CombinedConfig
 from eval.table.store import wall_seconds
 from eval.traces.benchmarks import count_of
 from eval.traces.collect import CollectConfig
-from secateur.engines.memory import GIB, total_bytes
+from secateur.engines.memory import total_bytes
 from secateur.engines.registry import engine_kind
 from secateur.runtime.console import say
 from secateur.runtime.dry_run import (
+    device_bytes,
     facts_table,
     hours_words,
     millions,
@@ -74,9 +75,9 @@ def plan_combined(config: CombinedConfig) -> None:
 def _show_all(config: PlannedConfig, plans: Sequence[ModelPlan], rates: dict[str, float]) -> None:
     launch = config.planned_launch()
     per_machine = max(1, launch.processes // launch.machines)
-    engine = PlannedEngine(
-        config.engine, config.engine_options, config.device == "cpu", per_machine, config.gpu_memory_gib * GIB
-    )
+    on_cpu = config.device == "cpu" or launch.use_cpu
+    limit = device_bytes(launch, config.gpu_memory_gib, on_cpu)
+    engine = PlannedEngine(config.engine, config.engine_options, on_cpu, per_machine, limit)
     _show_facts(config, plans, launch, engine)
     _show_traces(plans, config.max_tokens)
     for plan in plans:
@@ -153,13 +154,15 @@ def _show_time(
     unit = "of processes" if engine.on_cpu or not engine_kind(engine.kind).in_process else "of GPUs"
     gpus = processes * engine.parallel
     for plan in plans:
-        tokens = plan.tokens_left + plan.live_tokens
+        tokens = plan.tokens_left + plan.live_tokens + plan.probe_tokens
         if not tokens:
             continue
         rate = config.tokens_per_second or rates.get(plan.name)
         hours = tokens / (processes * (rate or _DEFAULT_RATE)) / 3600
-        live = f" (live runs: {millions(plan.live_tokens)} at most)" if plan.live_tokens else ""
-        amount = f"{millions(tokens)} tokens{live} ÷ ({processes} × {rate or _DEFAULT_RATE:,.0f} tokens/s)"
+        beside = {"live runs": plan.live_tokens, "forced answers": plan.probe_tokens}
+        most = ", ".join(f"{name}: {millions(count)} at most" for name, count in beside.items() if count)
+        work = millions(tokens) + (f" tokens ({most})" if most else " tokens")
+        amount = f"{work} ÷ ({processes} × {rate or _DEFAULT_RATE:,.0f} tokens/s)"
         say(f"  time, {escape(plan.name)}: {amount} = {hours_words(hours)}, {hours_words(hours * gpus)} {unit}")
     if config.tokens_per_second is None:
         say(_RATE_MEASURED if rates else _RATE_UNKNOWN)

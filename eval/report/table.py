@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from eval.report.bars import printable
 from eval.report.frontier import longest_path
 from eval.report.views import benchmark_label
-from eval.table.labels import MARKS, is_chance, judge_label, marks
+from eval.table.labels import is_chance, judge_label, marks, row_notes
 from eval.table.registry import method_label, prunes
 from eval.table.votes import EQUAL_TOKENS
 from secateur.results import Control, LiveEntry, LiveSide, Row
@@ -170,16 +170,11 @@ def table_rows(rows: Sequence[Row], shown: Sequence[Column]) -> list[TableRow]:
             colours[row.model],
             prunes(row.method) and not is_chance(row),
             marks(row),
-            _note(row),
+            "; ".join(row_notes(row)),
             " ".join(column.text(row) for column in shown if column.words).lower(),
         )
         for row in rows
     ]
-
-
-def _note(row: Row) -> str:
-    """What the marks mean for this row."""
-    return "; ".join(note for key, (_, note) in MARKS.items() if getattr(row, key))
 
 
 _LISTED = 40  # problems that differ, by name

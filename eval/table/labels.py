@@ -1,6 +1,7 @@
 """What rows, judges and marks are called in tables and reports. Pure functions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from eval.table.registry import method_label
 from secateur.deepprune.judges.registry import JUDGE_KINDS
@@ -10,10 +11,50 @@ from secateur.tasks.sources import is_drawn
 
 ALL = "all"
 """What rows over several benchmarks together have as their benchmark."""
-MARKS = {
-    "trained_on": ("†", "the model or the judge was trained on problems of this benchmark: no measure of it"),
-    "chosen_on": ("‡", "a checkpoint of the model or the judge was chosen on problems of this benchmark"),
-}
+_NAMED = 5  # ids in a footnote
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What stands behind rows whose model or judge knows problems of their benchmark: `whole` is said where it knows
+    all, `part` (with places for a count and the problems) where it knows some."""
+
+    sign: str
+    seen: str  # Row attribute: bool or None
+    ids: str  # Row attribute: of the problems, where they are not all
+    whole: str
+    part: str
+
+    def label(self, row: Row) -> str:
+        """The sign, and behind it how many problems, where they are not all."""
+        return f"{self.sign}{len(getattr(row, self.ids)) or ''}" if getattr(row, self.seen) else ""
+
+    def note(self, row: Row) -> str:
+        """What the sign means at this row."""
+        ids = getattr(row, self.ids)
+        if not ids:
+            return self.whole
+        more = f" and {len(ids) - _NAMED} more, all in combined.json" if len(ids) > _NAMED else ""
+        of = f"{len(ids)} of the {row.problems} problems of {row.benchmark}"
+        return f"{self.part.format(of)}: {', '.join(ids[:_NAMED])}{more}"
+
+
+MARKS = (
+    Mark(
+        "†",
+        "trained_on",
+        "trained_ids",
+        "the model or the judge was trained on problems of this benchmark: no measure of it",
+        "the model or the judge was trained on {}, the same or nearly the same",
+    ),
+    Mark(
+        "‡",
+        "chosen_on",
+        "chosen_ids",
+        "a checkpoint of the model or the judge was chosen on problems of this benchmark",
+        "a checkpoint of the model or the judge was chosen on {}, the same or nearly the same",
+    ),
+)
 # Drawn task → what must stand beside every number of it.
 _PLANTED = {
     "arithmetic": "The embedded model's training corpus plants errors and repetitions on purpose; part of what "
@@ -52,9 +93,15 @@ def row_label(row: Row) -> str:
 
 def marks(row: Row) -> str:
     """What stands behind the name of a row whose model or judge knows these problems."""
-    return "".join(mark for key, (mark, _) in MARKS.items() if getattr(row, key))
+    return "".join(mark.label(row) for mark in MARKS)
+
+
+def row_notes(row: Row) -> list[str]:
+    """What each of its marks means."""
+    return [mark.note(row) for mark in MARKS if mark.label(row)]
 
 
 def mark_notes(rows: Sequence[Row]) -> list[str]:
     """A footnote for every mark that the rows have."""
-    return [f"{mark} {note}" for key, (mark, note) in MARKS.items() if any(getattr(row, key) for row in rows)]
+    notes = [f"{mark.label(row)} {mark.note(row)}" for mark in MARKS for row in rows if mark.label(row)]
+    return list(dict.fromkeys(notes))

@@ -1,11 +1,14 @@
 """Which problems of a benchmark a model or a judge has been trained on, or chosen on, as far as its folder says.
 
+A problem counts that is in both by its text, nearly the same included (secateur/tasks/decontaminate.py); where both
+are the same set by name, all do.
+
 A model that a schedule made lies in its run folder, whose config.yaml names the training problems and those on which
 checkpoints were chosen. A judge's metrics.json names its folders of traces: `train`, and `dev`, on which its
 checkpoint was chosen and its probabilities were calibrated. What a model had seen before that is not known here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,48 +35,54 @@ class ProblemSource:
     seed: int = 0
 
 
+Ids = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Seen:
-    """Whether something was trained on, or chosen on, problems of a benchmark; None = not known."""
+    """The ids of those problems of a benchmark that something was trained on, and chosen on; None = not known."""
 
-    trained_on: bool | None
-    chosen_on: bool | None
+    trained: Ids | None
+    chosen: Ids | None
 
     def __or__(self, other: "Seen") -> "Seen":
         """What holds for a row that both have a part in."""
-        return Seen(
-            any_of([self.trained_on, other.trained_on]),
-            any_of([self.chosen_on, other.chosen_on]),
-        )
+        return Seen(either(self.trained, other.trained), either(self.chosen, other.chosen))
 
 
-UNKNOWN, UNTOUCHED = Seen(None, None), Seen(False, False)
+UNKNOWN, UNTOUCHED = Seen(None, None), Seen((), ())
 
 
-def any_of(answers: Iterable[bool | None]) -> bool | None:
-    """True if one is; else None if one is not known.
+def either(one: Ids | None, other: Ids | None) -> Ids | None:
+    """The ids of both, in order of their first; None if none is known and one of the two says nothing.
 
-    >>> any_of([None, True]), any_of([False, None]), any_of([False, False])
-    (True, None, False)
+    >>> either(None, ("a",)), either((), None), either(("a", "b"), ("b", "c"))
+    (('a',), None, ('a', 'b', 'c'))
     """
-    found = set(answers)
-    return True if True in found else None if None in found else False
+    found = tuple(dict.fromkeys([*(one or ()), *(other or ())]))
+    return None if not found and None in (one, other) else found
 
 
-def shares_problems(trained: ProblemSource | None, benchmark: str, problems: Sequence[Problem]) -> bool | None:
-    """Whether `problems`, which were loaded from `benchmark`, are among those of `trained`: the same set by name, or
-    the same texts. None where the name is all that is known of one, as for a set of the Hub."""
+def any_of(ids: Ids | None) -> bool | None:
+    """Whether there is one; None where that is not known."""
+    return None if ids is None else bool(ids)
+
+
+def shared_problems(trained: ProblemSource | None, benchmark: str, problems: Sequence[Problem]) -> Ids | None:
+    """The ids of those among `problems`, which were loaded from `benchmark`, that are among those of `trained`: all
+    of the same set by name, else those of the same or nearly the same text. None where the name is all that is known
+    of one, as for a set of the Hub."""
     if trained is None:
         return None
     if set(_parts(trained.name)) & set(_parts(benchmark)):
-        return True
+        return tuple(problem.id for problem in problems)
     if is_drawn(trained.name):
-        return False  # its splits share no problem, and nothing else is like it
+        return ()  # its splits share no problem, and nothing else is like it
     parts = split_source(trained.name)
     if not all(Path(part).is_file() for part in parts):
-        return False if is_drawn(benchmark) else None
+        return () if is_drawn(benchmark) else None
     theirs = [located.problem for located in read_source(trained.name, trained.count, trained.seed)]
-    return bool(find_overlaps(problems, {trained.name: theirs}))
+    return tuple(overlap.id for overlap in find_overlaps(problems, {trained.name: theirs}))
 
 
 def _parts(source: str) -> list[str]:
@@ -90,8 +99,8 @@ def seen_by_model(path: str, benchmark: str, problems: Sequence[Problem]) -> See
     chosen = ProblemSource(schedule["validation_problems"], schedule.get("validation_count"), seed)
     taken_out = {part for source in schedule.get("decontaminate") or [] for part in _parts(source)}
     if set(_parts(benchmark)) <= taken_out:
-        return Seen(False, shares_problems(chosen, benchmark, problems))
-    return Seen(shares_problems(trained, benchmark, problems), shares_problems(chosen, benchmark, problems))
+        return Seen((), shared_problems(chosen, benchmark, problems))
+    return Seen(shared_problems(trained, benchmark, problems), shared_problems(chosen, benchmark, problems))
 
 
 def _schedule_of(path: str) -> dict[str, Any] | None:
@@ -124,7 +133,7 @@ def seen_by_scorer(folder: str, benchmark: str, problems: Sequence[Problem]) -> 
 def _seen_in_training(config: Mapping[str, JSON], benchmark: str, problems: Sequence[Problem]) -> Seen:
     """By the trace folders that the config names."""
     train, dev = (_traced(config.get(key)) for key in ("train", "dev"))
-    return Seen(shares_problems(train, benchmark, problems), shares_problems(dev, benchmark, problems))
+    return Seen(shared_problems(train, benchmark, problems), shared_problems(dev, benchmark, problems))
 
 
 def _traced(folder: JSON) -> ProblemSource | None:

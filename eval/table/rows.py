@@ -9,7 +9,7 @@ import numpy as np
 
 from eval.table.labels import judge_label
 from eval.table.method import Outcome, Result
-from eval.table.provenance import Seen
+from eval.table.provenance import Ids, Seen, any_of
 from eval.table.registry import method_label, method_of
 from secateur.deepprune.judges.registry import JUDGE_KINDS
 from secateur.engines.accounting import Usage, net_cost, saving_gross, saving_net
@@ -111,11 +111,18 @@ def make_row(
         saving_parts=None if own else saving_parts(spent, reference.full[result.model], full),
         controls={name: _control(result.outcomes, outcomes) for name, outcomes in result.controls.items()},
         wall_s=result.wall_s,
-        trained_on=seen.trained_on,
-        chosen_on=seen.chosen_on,
+        trained_on=any_of(seen.trained),
+        chosen_on=any_of(seen.chosen),
+        trained_ids=_some(seen.trained, len(result.outcomes)),
+        chosen_ids=_some(seen.chosen, len(result.outcomes)),
         judge_kind=judge_kind,
         cost=cost,
     )
+
+
+def _some(ids: Ids | None, problems: int) -> Ids:
+    """The ids where they are some of the benchmark's problems, not all."""
+    return ids if ids and len(ids) < problems else ()
 
 
 def rounded(usage: Usage) -> Usage:

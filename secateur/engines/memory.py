@@ -85,7 +85,8 @@ GIB = 1 << 30
 RUNTIME_BYTES = 2 * GIB
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "auto": 2}
 _FIRST_COLUMNS, _GROWTH = 64, 1.5  # of secateur/engines/local/kv_cache.py
-_DRAW_ELEMENTS = 1 << 24  # of secateur/engines/local/drawing.py, which holds four float64 copies of so many logits
+# Of secateur/engines/local/drawing.py, which holds at most four float64 copies of so many logits.
+_DRAW_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)

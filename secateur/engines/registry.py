@@ -68,7 +68,7 @@ ENGINES: dict[str, EngineKind] = {
         hands_out_states=True,
         one_process_per_model=False,
         dtypes=("float32", "bfloat16", "float16", "float64"),
-        free_options=frozenset({"max_batch_rows"}),
+        free_options=frozenset({"max_batch_rows", "threads"}),
     ),
     "vllm": EngineKind(
         engine="secateur.engines.vllm.engine:VLLMEngine",

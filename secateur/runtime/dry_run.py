@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import psutil
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -57,7 +58,8 @@ class PlanKeys:
         offloads = [os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{part}_DEVICE") for part in ("OPTIMIZER", "PARAM")]
         offloaded = [stage > 0 and device not in (None, "none") for device in offloads]
         mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        return LaunchFile("the launch of this dry run", processes, machines, stage, *offloaded, mixed)
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true")
+        return LaunchFile("the launch of this dry run", processes, machines, stage, *offloaded, mixed, on_cpu)
 
 
 @dataclass(kw_only=True)
@@ -79,6 +81,18 @@ PLAN_KEYS = tuple(field.name for field in fields(SamplingPlanKeys))
 def without_plan_keys(values: Mapping[str, JSON]) -> dict[str, JSON]:
     """A config's values as they are kept with its results."""
     return {key: value for key, value in values.items() if key not in PLAN_KEYS}
+
+
+def device_bytes(launch: LaunchFile, gpu_gib: float, on_cpu: bool) -> float:
+    """Memory that one process of a launch has: of its GPU, or on CPUs its share of this machine's [bytes]."""
+    if not on_cpu:
+        return gpu_gib * _GIB
+    return psutil.virtual_memory().total / max(1, launch.processes // launch.machines)
+
+
+def device_words(on_cpu: bool) -> str:
+    """Whose memory a plan speaks of."""
+    return "host memory of a process" if on_cpu else "memory of a GPU"
 
 
 def plan_table(*columns: str) -> Table:

@@ -174,6 +174,14 @@ def _math500_row(row: Row, number: int) -> Problem:
     return Problem(row["unique_id"], row["problem"], str(row["answer"]), row["subject"])
 
 
+def _gsm8k_row(row: Row, number: int) -> Problem:
+    """The number behind the worked solution's last ####, without commas between thousands."""
+    _, mark, answer = row["answer"].rpartition("####")
+    if not mark:
+        raise ValueError(f"no #### before an answer: {row['answer'][-60:]!r}")
+    return Problem(f"gsm8k-test-{number}", row["question"], answer.strip().replace(",", ""))
+
+
 def _olympiad_row(row: Row, number: int) -> Problem:
     """The first listed final answer is the gold one, as in ThinkPrune's evaluation."""
     context = f"{row['context']}\n" if row.get("context") else ""
@@ -256,6 +264,15 @@ HUB_SETS: dict[str, HubSet] = {
         columns=("id", "question", "answer"),
         read=_amc23_row,
         count=_exactly(40),
+    ),
+    "gsm8k": HubSet(
+        repository="openai/gsm8k",
+        revision="740312add88f781978c0658806c59bc2815b9866",
+        config="main",
+        split="test",
+        columns=("question", "answer"),
+        read=_gsm8k_row,
+        count=_exactly(1319),
     ),
     "olympiadbench": HubSet(
         repository="Hothan/OlympiadBench",

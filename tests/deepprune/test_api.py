@@ -1,6 +1,7 @@
 """`prune` on a real engine with random weights, and the example as a user runs it."""
 
 import runpy
+import shutil
 import subprocess
 import sys
 import warnings
@@ -10,6 +11,7 @@ import pytest
 
 from secateur import PUBLISHED_RULE, SHORTEST_WAIT, EvidenceRule, PruneResult, load_judge, prune
 from secateur.deepprune.cut import CutRule
+from secateur.deepprune.judges.record import read_judge, store_measured
 from secateur.deepprune.judges.untrained import RandomJudge
 from secateur.deepprune.rule import PruneRule
 from secateur.engines.base import SamplingSpec
@@ -64,7 +66,9 @@ def test_without_a_judge_traces_start_as_answers_ask_for_them(engine: Transforme
         prune(PROBLEM, engine, n=5, spec=SPEC, rule=PruneRule())
 
 
-def test_a_judge_is_asked_for_what_it_has_earned(engine: TransformersEngine, tiny_model: Path) -> None:
+def test_a_judge_is_asked_for_what_it_has_earned(
+    engine: TransformersEngine, tiny_model: Path, judge_folder: Path, tmp_path: Path
+) -> None:
     """Without a weight the problem is answered as if there were no judge, with a warning that says why; a rule that
     always asks is told otherwise, and so is a weight that is given."""
     judge, alone = RandomJudge(CUT), prune(PROBLEM, engine, n=4, spec=SPEC)
@@ -73,6 +77,12 @@ def test_a_judge_is_asked_for_what_it_has_earned(engine: TransformersEngine, tin
     judge.weight, judge.verdict = 0.0, "no better than chance within problems: running without it"
     with pytest.warns(RuntimeWarning, match="is not asked: no better than chance within problems"):
         assert prune(PROBLEM, TransformersEngine(tiny_model, dtype="float64"), judge, n=4, spec=SPEC) == alone
+    measured = shutil.copytree(judge_folder, tmp_path / "measured")
+    store_measured(measured, read_judge(measured).calibration, 0.0, judge.verdict)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert prune(PROBLEM, engine, load_judge(measured, tiny_model), n=4, spec=SPEC) == alone
+    assert len([one for one in caught if "no better than chance" in str(one.message)]) == 1, "said once"
     for rule in (PUBLISHED_RULE, EvidenceRule(weight=0.5)):
         asked = prune(PROBLEM, engine, judge, n=4, spec=SPEC, rule=rule)
         assert asked.decision.clustering is not None and asked.decision.clustering.comparisons > 0

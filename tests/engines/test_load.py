@@ -1,13 +1,15 @@
-"""Unusable models are refused before anything is sampled, in words that say what to do."""
+"""Unusable models are refused before anything is sampled, in words that say what to do; usable ones become fast."""
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,12 @@ from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.models import (
     check_cache_layers,
     check_context,
+    choose_threads,
     context_tokens,
     keep_special_tokens_only,
     load_model,
     load_tokenizer,
+    pack_linear_layers,
     stored_end_ids,
     unstopped_turn,
 )
@@ -204,3 +208,72 @@ def test_an_end_token_that_is_not_the_templates_is_warned_of(tiny_model: Path, t
     warning = unstopped_turn(tokenizer, ids)
     assert f'"eos_token_id": [{end}, {pad}]' in warning
     assert "ends a turn with <|im_end|>" in warning and "stop at <|pad|> only" in warning
+
+
+def test_packed_layers_give_the_bits_of_plain_ones(tiny_model: Path) -> None:
+    """At one row and at many, with a bias and without; what the model counts as its parameters stays."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no bfloat16")
+    torch.manual_seed(0)
+    plain = load_model(tiny_model, "bfloat16", torch.device("cpu"))
+    packed = load_model(tiny_model, "bfloat16", torch.device("cpu"))
+    layer = plain.model.layers[0].mlp.up_proj
+    layer.bias = torch.nn.Parameter(torch.randn(len(layer.weight), dtype=torch.bfloat16))
+    packed.model.layers[0].mlp.up_proj.bias = layer.bias
+    assert pack_linear_layers(packed)
+    assert not any(type(module) is torch.nn.Linear for module in packed.modules())
+    for rows, tokens in ((1, 1), (1, 40), (33, 1), (5, 7)):
+        ids = torch.randint(0, 200, (rows, tokens))
+        with torch.inference_mode():
+            assert torch.equal(packed(ids).logits, plain(ids).logits)
+    counted = load_model(tiny_model, "bfloat16", torch.device("cpu")).num_parameters()
+    assert TransformersEngine(tiny_model, dtype="bfloat16").parameters == counted
+
+
+def test_layers_of_other_types_stay_plain(tiny_model: Path) -> None:
+    model = load_model(tiny_model, "float32", torch.device("cpu"))
+    assert not pack_linear_layers(model) and type(model.lm_head) is torch.nn.Linear
+
+
+@pytest.fixture
+def free_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_num_threads()
+    for name in ("OMP_NUM_THREADS", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_are_chosen_by_measured_steps_and_said(
+    tiny_model: Path, free_threads: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cores = len(os.sched_getaffinity(0))
+    TransformersEngine(tiny_model)
+    said = capsys.readouterr().out
+    if cores == 1:
+        assert not said
+        return
+    pattern = r"engine: a step of 16 rows takes \S+ ms with 1 thread and \S+ ms with (\d+), so it uses (\d+) \(.*\)\n"
+    found = re.fullmatch(pattern, said)
+    assert found is not None and int(found[1]) == cores and int(found[2]) == torch.get_num_threads()
+    assert torch.get_num_threads() in (1, cores)
+
+
+@pytest.mark.parametrize(
+    "variables", [{"OMP_NUM_THREADS": "1"}, {"WORLD_SIZE": "2"}], ids=["the user decides", "several processes"]
+)
+def test_threads_that_others_decide_stay(
+    tiny_model: Path, free_threads: None, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    torch.set_num_threads(1)
+    assert choose_threads(load_model(tiny_model, "float32", torch.device("cpu"))) is None
+    assert torch.get_num_threads() == 1
+
+
+def test_the_key_threads_decides(tiny_model: Path, free_threads: None, capsys: pytest.CaptureFixture[str]) -> None:
+    TransformersEngine(tiny_model, threads=2)
+    assert torch.get_num_threads() == 2 and not capsys.readouterr().out
+    with pytest.raises(InputError, match="key 'threads' has the value 0"):
+        TransformersEngine(tiny_model, threads=0)

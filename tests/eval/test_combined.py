@@ -26,7 +26,7 @@ from tests.combined_runs import config, make_judge, make_reading_judge, settings
 ROW_KEYS = {
     "model", "method", "judge", "n", "problems", "accuracy", "accuracy_ci95", "tokens", "wall_s", "saving_gross",
     "saving_net", "finished", "oracle_accuracy", "controls", "id", "saving_parts", "trained_on", "chosen_on",
-    "benchmark", "net_tokens", "judge_kind", "cost",
+    "benchmark", "net_tokens", "judge_kind", "cost", "trained_ids", "chosen_ids",
 }  # fmt: skip
 
 

@@ -88,6 +88,12 @@ def test_a_stack_has_parts_costs_and_advice(inputs, tmp_path: Path) -> None:
     marked = replace(combined, rows=(replace(combined.rows[0], trained_on=True), *combined.rows[1:]))
     print_results(marked, Console(file=shown, width=100))
     assert "one trace†" in shown.getvalue() and "\n† the model or the judge was trained" in shown.getvalue()
+    ids = tuple(f"p{number}" for number in range(7))
+    known = tuple(replace(row, chosen_on=True, chosen_ids=ids, problems=72) for row in combined.rows)
+    shown = io.StringIO()
+    print_results(replace(combined, rows=known), Console(file=shown, width=100))
+    notes = [line for line in " ".join(shown.getvalue().split()).split("‡7 ") if "chosen on 7 of the 72" in line]
+    assert len(notes) == 1 and ": p0, p1, p2, p3, p4 and 2 more" in notes[0], "one note for all rows, with the ids"
 
 
 def test_a_judge_that_reads_is_paid(inputs, tmp_path: Path) -> None:

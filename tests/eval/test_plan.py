@@ -95,6 +95,27 @@ def test_a_combined_run_takes_the_disk_that_was_planned(tiny_model: Path, proble
     assert scores <= fresh.score_bytes * 1.5  # few traces: the archive's own frame is half of it
 
 
+def test_forced_answers_are_planned(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
+    """Every trace of 20 tokens has 3 marks, one at every 6 tokens, and an answer of 4 tokens at each: 12 tokens more
+    of every stored trace, and of every trace of a live run that forces answers."""
+    probes = {
+        "probe_every": 6,
+        "probe_tokens": 4,
+        "probe_forcing": "plain",
+        "methods": ["consensus", "parallel_probe"],
+    }
+    values = settings(
+        tiny_model, tmp_path, problems, tmp_path / "out", judges={}, live=2, mean_tokens=20, dry_run=True
+    )
+    chosen = CombinedConfig(**values | {"models": {"base": str(tiny_model)}} | probes)
+    (plan,) = combined_models(chosen, planned_sets(chosen.benchmarks, {}, chosen.seed))
+    assert plan.probe_tokens == 3 * chosen.n * 12
+    assert plan.live_tokens == 2 * chosen.n * (20 + 12)
+    plain = CombinedConfig(**values | {"models": {"base": str(tiny_model)}, "methods": ["consensus", "ahead"]})
+    (plan,) = combined_models(plain, planned_sets(plain.benchmarks, {}, plain.seed))
+    assert (plan.probe_tokens, plan.live_tokens) == (0, 2 * chosen.n * 20)
+
+
 @pytest.mark.parametrize("kind", ["linear", "pairwise"])
 def test_a_judge_that_reads_is_weighed_and_its_reading_counted(kind, embedded_model, problems, tmp_path) -> None:
     judge = make_reading_judge(kind, embedded_model, tmp_path / "judge")

@@ -13,7 +13,7 @@ from eval.table.provenance import (
     any_of,
     seen_by_judge,
     seen_by_model,
-    shares_problems,
+    shared_problems,
 )
 from secateur.runtime.files import append_jsonl, write_json, write_text
 from secateur.tasks.records import Problem
@@ -46,16 +46,16 @@ def test_a_model_in_a_run_folder_says_what_it_saw(tmp_path: Path, benchmark: tup
     other = write(tmp_path / "other.jsonl", "A triangle has sides of 3, 4 and 5. What is its area in square units?")
     run = run_folder(tmp_path / "run", problems=copied, validation_problems=other)
     for model in (run / "final", run / "rounds" / "1-limit-100" / "checkpoint-4"):
-        assert seen_by_model(str(model), *benchmark) == Seen(True, False), "the same text in another file"
+        assert seen_by_model(str(model), *benchmark) == Seen(("benchmark/0",), ()), "the same text in another file"
     swapped = run_folder(tmp_path / "swapped", problems=other, validation_problems=benchmark[0])
-    assert seen_by_model(str(swapped / "final"), *benchmark) == Seen(False, True)
+    assert seen_by_model(str(swapped / "final"), *benchmark) == Seen((), ("benchmark/0", "benchmark/1"))
     hub = run_folder(tmp_path / "hub", problems="numina_amc_aime", validation_problems="aime22+aime23")
     assert seen_by_model(str(hub / "final"), *benchmark) == UNKNOWN
-    assert seen_by_model(str(hub / "final"), "aime23", benchmark[1]) == Seen(None, True)
+    assert seen_by_model(str(hub / "final"), "aime23", benchmark[1]) == Seen(None, ("benchmark/0", "benchmark/1"))
     clean = run_folder(
         tmp_path / "clean", problems="numina_amc_aime", validation_problems="aime22", decontaminate=[benchmark[0]]
     )
-    assert seen_by_model(str(clean / "final"), *benchmark) == Seen(False, None)
+    assert seen_by_model(str(clean / "final"), *benchmark) == Seen((), None)
 
 
 def test_a_model_elsewhere_says_nothing(tmp_path: Path, benchmark: tuple[str, list[Problem]]) -> None:
@@ -70,21 +70,26 @@ def test_a_judge_says_what_it_was_trained_and_chosen_on(tmp_path: Path, benchmar
     write_json(tmp_path / "dev" / "settings.json", {"problems": benchmark[0]})
     config = {"train": str(tmp_path / "train"), "dev": str(tmp_path / "dev")}
     measure_judge(tmp_path / "judge", config=config)
-    assert seen_by_judge(str(tmp_path / "judge"), *benchmark) == Seen(False, True)
-    assert seen_by_judge(str(tmp_path / "judge"), "arithmetic:judge_train", []) == Seen(True, False)
+    assert seen_by_judge(str(tmp_path / "judge"), *benchmark) == Seen((), ("benchmark/0", "benchmark/1"))
+    drawn = load_problems("arithmetic:judge_train", 2)
+    ids = tuple(problem.id for problem in drawn)
+    assert seen_by_judge(str(tmp_path / "judge"), "arithmetic:judge_train", drawn) == Seen(ids, ())
     measure_judge(tmp_path / "judge", config=config | {"train": str(tmp_path / "gone")})
-    assert seen_by_judge(str(tmp_path / "judge"), *benchmark).trained_on is None
+    assert seen_by_judge(str(tmp_path / "judge"), *benchmark).trained is None
     assert seen_by_judge("tfidf", *benchmark) == UNTOUCHED
     assert seen_by_judge(str(tmp_path / "nothing"), *benchmark) == UNKNOWN
 
 
 def test_splits_of_the_embedded_task_are_told_apart() -> None:
-    assert shares_problems(ProblemSource("arithmetic:train"), "arithmetic:train", []) is True
-    assert shares_problems(ProblemSource("arithmetic:train"), "arithmetic:combined", []) is False
-    assert shares_problems(None, "arithmetic:combined", []) is None
+    drawn = load_problems("arithmetic:combined", 2)
+    ids = tuple(problem.id for problem in drawn)
+    assert shared_problems(ProblemSource("arithmetic:combined"), "arithmetic:combined", drawn) == ids
+    assert shared_problems(ProblemSource("arithmetic:train"), "arithmetic:combined", drawn) == ()
+    assert shared_problems(None, "arithmetic:combined", drawn) is None
 
 
 def test_a_row_has_seen_what_its_parts_have() -> None:
-    assert Seen(True, None) | UNTOUCHED == Seen(True, None)
-    assert UNKNOWN | Seen(True, False) == Seen(True, None)
-    assert any_of([]) is False
+    assert Seen(("a",), None) | UNTOUCHED == Seen(("a",), None)
+    assert UNKNOWN | Seen(("a",), ()) == Seen(("a",), None)
+    assert Seen(("a",), ()) | Seen(("b", "a"), ()) == Seen(("a", "b"), ())
+    assert any_of(()) is False and any_of(("a",)) is True and any_of(None) is None

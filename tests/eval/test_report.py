@@ -267,6 +267,9 @@ def test_new_columns_appear_with_their_data(tmp_path: Path) -> None:
     cells = {column.label: cell.text for column, cell in zip(shown, row.cells, strict=True)}
     assert cells["inside traces"] == "10.0 %" and cells["across traces"] == "30.0 %"
     assert cells["cost of 1,000"] == "0.0123" and row.marks == "†" and "trained" in row.note
+    some = replace(fuller, trained_ids=("words-17",), problems=72)
+    (row,) = table_rows([some], shown)
+    assert row.marks == "†1" and "trained on 1 of the 72 problems" in row.note and row.note.endswith(": words-17")
     folder = make_combined(tmp_path, ["1", "2"])
     table = read_table(folder)
     first, second, third, *_ = table.rows

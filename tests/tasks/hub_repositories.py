@@ -50,6 +50,7 @@ def write_repositories(root: Path) -> Path:
         _folder(root, "amc23") / "test-00000-of-00001.parquet",
         [{"id": n, "answer": float(n - 1), "url": "…", "question": f"What is {n}-1?"} for n in range(40)],
     )
+    _gsm8k(_folder(root, "gsm8k"))
     _olympiad(_folder(root, "olympiadbench"))
     _gpqa(_folder(root, "gpqa_diamond"))
     return root
@@ -97,6 +98,14 @@ def _aime(folder: Path) -> None:
                 }
             )
     _parquet(folder / "data" / "train-00000-of-00001.parquet", rows)
+
+
+def _gsm8k(folder: Path) -> None:
+    paths = {name: f"{name}/test-00000-of-00001.parquet" for name in ("main", "socratic")}
+    _configs(folder, {name: ("test", path) for name, path in paths.items()})
+    for name, path in paths.items():
+        answers = (f"She has {n} + 1000 = <<{n}+1000={n + 1000}>>{n + 1000}.\n#### {n + 1000:,}" for n in range(1319))
+        _parquet(folder / path, [{"question": f"Add {name} {n}?", "answer": text} for n, text in enumerate(answers)])
 
 
 def _olympiad(folder: Path) -> None:

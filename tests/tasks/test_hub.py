@@ -14,6 +14,7 @@ from datasets import Dataset
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.equality import grade_answers, unreadable_reasons
 from secateur.tasks.hub_sets import AMC_AIME, HUB_SETS, problems_of
+from secateur.tasks.records import read_problems
 from tests.tasks.hub_repositories import GPQA_OPTIONS, OLYMPIAD_GOLDS, write_repositories
 from tests.tasks.hub_server import HubServer
 
@@ -60,7 +61,7 @@ def test_all_sets_come_from_their_pinned_commits(server: HubServer, cache: Path,
     done = export("+".join(HUB_SETS), path, cache, server.url, HF_TOKEN="hf_test")
     assert done.returncode == 0, done.stderr
     problems = read(path)
-    assert len(problems) == 2500 + 3 * 30 + 30 + 500 + 40 + 674 + 198
+    assert len(problems) == 2500 + 3 * 30 + 30 + 500 + 40 + 1319 + 674 + 198
     assert set(server.asked) == {(wanted.repository, wanted.revision) for wanted in HUB_SETS.values()}
     # The others' rows are gone, the suffix too; the system prompt is another method's.
     assert problems[f"{AMC_AIME}-0"] == {
@@ -71,6 +72,7 @@ def test_all_sets_come_from_their_pinned_commits(server: HubServer, cache: Path,
     assert problems["aime2025-7"]["answer"] == "336^\\circ"
     assert problems["amc2023-0"]["answer"] == "-1"
     assert problems["test/algebra/3.json"]["answer"] == "\\frac{3}{7}"
+    assert problems["gsm8k-test-7"]["problem"] == "Add main 7?" and problems["gsm8k-test-7"]["answer"] == "1007"
     assert problems["olympiadbench-1602"]["answer"] == "$2$"
     assert problems["olympiadbench-1603"]["problem"] == "Let $k=1$.\nSolve 3."
     golds = [problem["answer"] for problem in problems.values()]
@@ -155,12 +157,24 @@ def test_another_number_of_problems_is_refused() -> None:
         ("amc23", {**AMC_ROW, "question": " "}, "row 0 .*: problem or answer is empty"),
         ("aime22", {"problem": "x", "answer": "1", "url": "https://else"}, "row 0: .*no AIME address"),
         (AMC_AIME, {"prompt": [{"role": "system", "content": "x"}], "reward_model": {"ground_truth": "1"}}, "row 0"),
+        ("gsm8k", {"question": "x", "answer": "So it is 4."}, "row 0: .*no #### before an answer"),
         ("olympiadbench", {"id": 1, "question": "x", "final_answer": [], "subfield": "Algebra"}, "row 0.*IndexError"),
     ],
 )
 def test_a_row_that_is_not_as_expected_is_named(name: str, row: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         problems_of(Dataset.from_list([row]), name, HUB_SETS[name])
+
+
+def test_gsm8k_is_the_published_test_set(shared_data: Path) -> None:
+    """Rows as the repository has them, from the published problems: the solution, ####, the answer with commas."""
+    published = read_problems(shared_data / "problems" / "gsm8k_test.jsonl")
+    rows = [{"question": one.problem, "answer": f"<<1+1=2>>2.\n#### {int(one.answer):,}"} for one in published]
+    found = problems_of(Dataset.from_list(rows), "gsm8k", HUB_SETS["gsm8k"])
+    assert [(one.id, one.problem, one.answer) for one in found] == [
+        (one.id, one.problem, one.answer) for one in published
+    ]
+    assert max(int(one.answer) for one in found) > 999, "there are commas to take out"
 
 
 def test_options_keep_their_order_when_rows_move() -> None:

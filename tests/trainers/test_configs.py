@@ -83,7 +83,7 @@ def test_training_configs_fit_the_gpus_they_are_written_for(name, tmp_path) -> N
     folder = write_config_folder(tmp_path / "model", MODEL_OF.get(name, "r1_distill_qwen_1.5b"))
     tokens = config.schedule.max_prompt_tokens + max(config.schedule.limits)
     setting = make_setting(read_shape(str(folder)), values, launch, tokens, config.schedule.gpu_memory_gib)
-    assert total_bytes(peak(setting)) < 0.95 * setting.gpu_bytes
+    assert total_bytes(peak(setting)) < 0.95 * setting.device_bytes
     if setting.sampler == "colocate":
         assert colocated_room(setting)[0] >= 16, "a group at full length at once"
 

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -19,7 +20,7 @@ from transformers import (
 from schedules.rounds import make_rounds
 from secateur.engines.memory import ModelShape, read_shape, shape_of, total_bytes
 from secateur.runtime.errors import InputError
-from secateur.runtime.launch_file import LaunchFile
+from secateur.runtime.launch_file import LaunchFile, read_launch_file
 from tests.real_models import DECODERS, write_config_folder, write_problems
 from trainers.dry_run.memory import (
     TILE_TOKENS,
@@ -32,7 +33,15 @@ from trainers.dry_run.memory import (
     model_states,
     peak,
 )
-from trainers.dry_run.report import make_setting, plan_disk, plan_rounds, precision_of, remedies, take_plan_options
+from trainers.dry_run.report import (
+    make_setting,
+    plan_disk,
+    plan_rounds,
+    precision_of,
+    remedies,
+    show_memory,
+    take_plan_options,
+)
 from trainers.grpo.job import PINNED, BatchSizes
 
 SHAPE = ModelShape(1_777_088_000, 28, 1536, 8960, 12, 2, 128, 151936, 233_373_696, False, False)
@@ -52,7 +61,7 @@ SETTING = Setting(
     share=0.3,
     sleep=False,
     tensor_parallel=1,
-    gpu_bytes=79 * 2**30,
+    device_bytes=79 * 2**30,
 )
 
 
@@ -186,7 +195,7 @@ def test_more_sharding_and_smaller_batches_never_need_more(stage, processes, che
 def test_what_does_not_fit_comes_with_remedies_that_help() -> None:
     setting = change(sampler="colocate", share=0.6, rows=16, reference=True)
     now = total_bytes(peak(setting))
-    assert now > setting.gpu_bytes
+    assert now > setting.device_bytes
     offered = remedies(setting)
     assert [size for _, size in offered] == sorted(size for _, size in offered)
     assert all(size < now for _, size in offered)
@@ -247,6 +256,21 @@ def test_plan_options_are_taken_out_of_the_command() -> None:
         ["--config", "c.yaml", "--seed", "1"],
         {"check_for_processes": "4", "accelerate_config": "a.yaml"},
     )
+
+
+def test_a_launch_on_cpus_is_planned_with_the_memory_of_the_machine(tmp_path, capsys) -> None:
+    """No GPU, no CUDA and no DeepSpeed is spoken of, and a process has its share of this machine."""
+    launch = read_launch_file("configs/accelerate/cpu.yaml")
+    shape = read_shape(write_config_folder(tmp_path / "model", "r1_distill_qwen_1.5b"))
+    values = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "beta": 0.04}
+    setting = make_setting(shape, values, launch, 400_000, 79.0)
+    assert setting.on_cpu and setting.device_bytes == psutil.virtual_memory().total / 2
+    assert not any("CUDA" in item.name for item in peak(setting))
+    show_memory(setting, launch)
+    shown = capsys.readouterr().out
+    assert "host memory of a process at the worst moment" in shown and "does not fit" in shown
+    assert "per_device_train_batch_size: 1" in shown
+    assert not any(word in shown for word in ("GPU", "gpu", "vllm", "zero", "card"))
 
 
 def test_a_dry_run_prints_the_whole_plan_and_leaves_nothing_behind(tmp_path, repository) -> None:

@@ -73,7 +73,12 @@ def options(traces: Path, model: Path, output: Path, **extra: object) -> dict[st
 def test_an_earlier_cut_is_the_beginning_of_the_stored_one(rule, traces, tiny_model, tmp_path):
     own = JudgeConfig(**options(traces, tiny_model, tmp_path))
     stored, earlier = load_judge_data(own), CutAgain(own).at(rule)
-    as_text = load_judge_data(dataclasses.replace(own, kind="linear", cut_kind=rule.kind, cut_k=rule.k))
+    asked = dataclasses.replace(own, cut_kind=rule.kind, cut_k=rule.k)
+    as_text, at_once = load_judge_data(dataclasses.replace(asked, kind="linear")), load_judge_data(asked)
+    assert at_once.cut_rule == rule and load_judge_data(asked, with_states=False).dev[0].cuts[0].states is None
+    for found, same in zip(earlier.dev, at_once.dev, strict=True):  # trainers/judge.py --cut_k
+        assert (found.whole, found.cut_shares) == (same.whole, pytest.approx(same.cut_shares))
+        assert all(torch.equal(cut.states, own.states) for cut, own in zip(found.cuts, same.cuts, strict=True))
     for found, text, before in zip(earlier.dev, as_text.dev, stored.dev, strict=True):
         assert (found.whole, found.cut_shares) == (text.whole, pytest.approx(text.cut_shares))
         assert found.pairs.unfinished.tolist() == text.pairs.unfinished.tolist()
@@ -88,6 +93,12 @@ def test_states_that_end_too_early_are_named(traces, tiny_model, tmp_path):
     with pytest.raises(InputError, match="key 'tokens' names 400, but the stored states end at 3 words"):
         run(JudgeSweepConfig(**options(traces, tiny_model, tmp_path / "out", tokens=[400])))
     assert not (tmp_path / "out").exists()
+    late = JudgeConfig(**options(traces, tiny_model, tmp_path, cut_kind="tokens", cut_k=400))
+    for loads in (True, False):  # a dry run refuses what the run would
+        with pytest.raises(
+            InputError, match=r"'cut_k' has the value 400, but a trace of the problem 'p0' has states"
+        ):
+            load_judge_data(late, with_states=loads)
 
 
 def test_cells_are_trained_once_and_the_sweep_can_grow(traces, tiny_model, tmp_path):

@@ -15,9 +15,11 @@ from secateur.deepprune.judges.lora import add_lora, lora_shape
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem
 from secateur.deepprune.judges.pairwise import READ_TOKENS
 from secateur.deepprune.judges.record import METRICS_FILE
-from secateur.engines.memory import GIB, RUNTIME_BYTES, Item, empty_model, read_shape, total_bytes
+from secateur.engines.memory import RUNTIME_BYTES, Item, empty_model, read_shape, total_bytes
 from secateur.runtime.console import say
 from secateur.runtime.dry_run import (
+    device_bytes,
+    device_words,
     facts_table,
     hours_words,
     millions,
@@ -54,10 +56,11 @@ class JudgeMemory:
 
     def items(self) -> list[Item]:
         """What adds up at the worst moment of a training step, or of scoring."""
-        shape, context = self.setting.shape, Item("CUDA context, NCCL (assumed)", RUNTIME_BYTES)
+        shape, context = self.setting.shape, self.setting.runtime
         frozen = Item("weights", self.width * shape.parameters)
         if not self.trains:
-            return [frozen, Item("keys and values of a pass", self.width / 2 * shape.kv_bytes * self.read), context]
+            read = Item("keys and values of a pass", self.width / 2 * shape.kv_bytes * self.read)
+            return [item for item in (frozen, read, context) if item.bytes]
         states = [frozen, Item("adapters with their optimiser", _ADAPTER_BYTES * self.adapters)]
         if not self.adapters:
             states = [*model_states(self.setting), buffers(self.setting)]
@@ -98,7 +101,8 @@ def judge_memory(config: JudgeConfig, launch: LaunchFile, rows: int, tokens: int
         share=0.0,
         sleep=False,
         tensor_parallel=1,
-        gpu_bytes=config.gpu_memory_gib * GIB,
+        device_bytes=device_bytes(launch, config.gpu_memory_gib, launch.use_cpu),
+        on_cpu=launch.use_cpu,
     )
     return JudgeMemory(setting, _adapters(config), config.epochs > 0)
 
@@ -233,7 +237,7 @@ def plan_judge(config: JudgeConfig) -> None:
         _show_time(config, data, launch)
     _show_done(config)
     if data is not None and data.states is not None and data.train is not None:
-        _show_own_states(config, data, data.states, data.train)
+        _show_own_states(config, data, data.states, data.train, launch)
     if config.judge_kind.language_model is not None:
         _show_language_model(config, data, launch)
 
@@ -301,12 +305,15 @@ def _show_done(config: JudgeConfig) -> None:
         say(f"  {escape(str(folder))}: {steps:,} steps are done, the training goes on from there")
 
 
-def _show_own_states(config: JudgeConfig, data: DataPlan, plan: StatesPlan, train: SplitPlan) -> None:
+def _show_own_states(
+    config: JudgeConfig, data: DataPlan, plan: StatesPlan, train: SplitPlan, launch: LaunchFile
+) -> None:
     cuts = config.problems_per_step * train.most_cuts
     items = own_states_items(plan.layers, plan.hidden, plan.head, cuts, train.longest)
-    title = "memory of a GPU, or of the host where there is none"
+    title = device_words(launch.use_cpu)
     needed = show_sizes(title, _named_sizes(items), "together, at most")
-    _verdict(needed, config.gpu_memory_gib, "a smaller problems_per_step, fewer layers")
+    limit = device_bytes(launch, config.gpu_memory_gib, launch.use_cpu)
+    _verdict(needed, limit, "a smaller problems_per_step, fewer layers")
     states = sum(split.tokens for split in data.splits) * plan.layers * plan.hidden * 2
     say(f"  host memory of each process for the states of all splits: {size_words(states)}")
     say(f"  the judge on disk: {size_words(4 * plan.head)}, {plan.head:,} parameters")
@@ -317,13 +324,13 @@ def _show_language_model(config: JudgeConfig, data: DataPlan | None, launch: Lau
     setting, shape = memory.setting, memory.setting.shape
     adapters = f", {memory.adapters:,} of them in adapters are trained" if memory.adapters else ""
     say(f"  {shape.parameters + memory.adapters:,} parameters{adapters}")
-    title = f"memory of a GPU at the worst moment ({setting.precision})"
+    title = f"{device_words(setting.on_cpu)} at the worst moment ({setting.precision})"
     needed = show_sizes(title, _named_sizes(memory.items()), "together")
     say(
         f"  at once: {setting.rows} × {setting.tokens:,} tokens, the longest that is read"
         + ("" if data else ": max_tokens")
     )
-    _verdict(needed, config.gpu_memory_gib, _remedies(config, memory, launch))
+    _verdict(needed, setting.device_bytes, _remedies(config, memory, launch))
     _show_disk(config, memory)
 
 
@@ -349,9 +356,10 @@ def _remedies(config: JudgeConfig, memory: JudgeMemory, launch: LaunchFile) -> s
         offered.append(f"gradient_checkpointing: true ({size_words(total_bytes(again.items()))})")
     if memory.trains and not memory.adapters:
         offered.append("lora_rank: 16 with dtype: bfloat16")
-        if launch.stage < 2:
+        if launch.stage < 2 and not launch.use_cpu:
             offered.append("configs/accelerate/zero2.yaml")
-    return ", ".join([*offered, "a smaller max_tokens", "a larger card (--gpu_memory_gib)"])
+    larger = [] if launch.use_cpu else ["a larger card (--gpu_memory_gib)"]
+    return ", ".join([*offered, "a smaller max_tokens", *larger])
 
 
 def _show_disk(config: JudgeConfig, memory: JudgeMemory) -> None:
@@ -368,8 +376,7 @@ def _named_sizes(items: Sequence[Item]) -> list[tuple[str, float]]:
     return [(item.name, item.bytes) for item in items]
 
 
-def _verdict(needed: float, gpu_gib: float, remedy: str) -> None:
-    limit = gpu_gib * (1 << 30)
+def _verdict(needed: float, limit: float, remedy: str) -> None:
     if needed <= limit:
         say(f"  [green]fits[/green] in {size_words(limit)} with {size_words(limit - needed)} to spare (an estimate)")
     else:

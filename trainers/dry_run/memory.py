@@ -1,4 +1,5 @@
-"""What a training step needs on each GPU, by arithmetic alone: no torch, no GPU, no weights.
+"""What a training step needs on each GPU, or of a CPU machine for each process, by arithmetic alone: no torch, no
+weights.
 
 Sizes are bytes. P parameters, N processes, h hidden size, I width of the feed-forward block, b sequences of a
 micro-batch, t tokens of a sequence (longest prompt plus limit).
@@ -24,7 +25,8 @@ class Setting:
 
     `precision`: bf16 (16-bit weights, DeepSpeed keeps 32-bit ones beside them), mixed (32-bit weights under
     autocast), pure_bf16 (16 bits throughout) or float32. `stage`: of ZeRO, 0 without DeepSpeed. `sampler`: what
-    generates the completions; `share` (0-1) is the part of a GPU that a colocated vLLM takes.
+    generates the completions; `share` (0-1) is the part of a GPU that a colocated vLLM takes. `device_bytes`: memory
+    of the process, on its GPU or, `on_cpu`, of the machine's.
     """
 
     shape: ModelShape
@@ -42,7 +44,13 @@ class Setting:
     share: float
     sleep: bool
     tensor_parallel: int
-    gpu_bytes: float
+    device_bytes: float
+    on_cpu: bool = False
+
+    @property
+    def runtime(self) -> Item:
+        """What libraries take of a GPU."""
+        return Item("CUDA context, NCCL (assumed)", 0 if self.on_cpu else RUNTIME_BYTES)
 
 
 def model_states(setting: Setting) -> list[Item]:
@@ -146,7 +154,7 @@ def output_bytes(setting: Setting) -> Item:
 def generation(setting: Setting) -> Item:
     """What generation holds: vLLM's share of the GPU, or keys and values of all rows that transformers samples."""
     if setting.sampler == "colocate":
-        return Item("vLLM (weights, keys and values)", setting.share * setting.gpu_bytes)
+        return Item("vLLM (weights, keys and values)", setting.share * setting.device_bytes)
     if setting.sampler == "server":
         return Item("generation (on the server)", 0)
     width = 2 if setting.precision == "float32" else 1
@@ -157,7 +165,7 @@ def generation(setting: Setting) -> Item:
 
 def peak(setting: Setting) -> list[Item]:
     """What adds up at the worst moment. A colocated vLLM stays beside the backward pass unless it is put to sleep."""
-    states = [*model_states(setting), buffers(setting), Item("CUDA context, NCCL (assumed)", RUNTIME_BYTES)]
+    states = [*model_states(setting), buffers(setting), setting.runtime]
     training, sampling = activations(setting), generation(setting)
     if setting.sampler == "colocate" and not setting.sleep:
         return [item for item in [*states, *training, sampling] if item.bytes]
@@ -178,6 +186,6 @@ def host_bytes(setting: Setting, machines: int) -> float:
 def colocated_room(setting: Setting) -> tuple[int, int]:
     """Full-length sequences that a colocated vLLM can hold at once, and how many TRL sends it at once (its
     `max_num_seqs`, per group of `tensor_parallel` GPUs). What does not fit waits its turn."""
-    share, parallel = setting.share * setting.gpu_bytes, setting.tensor_parallel
+    share, parallel = setting.share * setting.device_bytes, setting.tensor_parallel
     room = vllm_room(setting.shape, setting.tokens, setting.sampled_rows, share, parallel)
     return room, setting.sampled_rows * parallel

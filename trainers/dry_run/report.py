@@ -15,10 +15,12 @@ from rich.table import Table
 
 from schedules.config import RunConfig
 from schedules.rounds import Round
-from secateur.engines.memory import GIB, ModelShape, read_shape, total_bytes
+from secateur.engines.memory import ModelShape, read_shape, total_bytes
 from secateur.runtime.config import split_command_line
 from secateur.runtime.console import say
 from secateur.runtime.dry_run import (
+    device_bytes,
+    device_words,
     facts_table,
     millions,
     plan_table,
@@ -92,6 +94,7 @@ def make_setting(
     passes = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
     if values.get("generation_batch_size"):
         passes = values["generation_batch_size"] // (rows * launch.processes)
+    on_cpu = launch.use_cpu or bool(values.get("use_cpu"))
     sampler: Literal["transformers", "colocate", "server"] = "transformers"
     if values.get("use_vllm"):
         sampler = values.get("vllm_mode", "colocate")
@@ -111,7 +114,8 @@ def make_setting(
         share=values.get("vllm_gpu_memory_utilization", 0.3),
         sleep=bool(values.get("vllm_enable_sleep_mode")),
         tensor_parallel=values.get("vllm_tensor_parallel_size", 1),
-        gpu_bytes=gpu_gib * GIB,
+        device_bytes=device_bytes(launch, gpu_gib, on_cpu),
+        on_cpu=on_cpu,
     )
 
 
@@ -121,7 +125,8 @@ def remedies(setting: Setting) -> list[tuple[str, float]]:
     if setting.sampler == "colocate" and not setting.sleep:
         changes.append(("vllm_enable_sleep_mode: true", {"sleep": True}))
     if setting.sampler == "transformers":
-        changes.append(("use_vllm: true, or a smaller generation batch", {"sampler": "server"}))
+        other = "" if setting.on_cpu else "use_vllm: true, or "
+        changes.append((f"{other}a smaller generation batch", {"sampler": "server"}))
     if setting.rows % 2 == 0:
         halved = f"per_device_train_batch_size: {setting.rows // 2}, with twice the gradient_accumulation_steps"
         changes.append((halved, {"rows": setting.rows // 2}))
@@ -129,19 +134,23 @@ def remedies(setting: Setting) -> list[tuple[str, float]]:
         changes.append(("gradient_checkpointing: true", {"checkpointing": True}))
     if setting.reference:
         changes.append(("beta: 0 (no reference model)", {"reference": False}))
-    if setting.processes > 1:
-        sharded = {"precision": "bf16"} if setting.precision in ("mixed", "pure_bf16") else {}
-        names = {1: "zero1.yaml", 2: "zero2.yaml", 3: "zero3.yaml"}
-        changes += [
-            (f"configs/accelerate/{names[stage]}", {"stage": stage, **sharded})
-            for stage in range(setting.stage + 1, 4)
-        ]
-    elif not setting.offload_optimizer:
-        offloaded = {"stage": 2, "offload_optimizer": True, "precision": "bf16"}
-        changes.append(("configs/accelerate/single_gpu_offload.yaml", offloaded))
+    if not setting.on_cpu:
+        changes += _launches(setting)
     now = total_bytes(peak(setting))
     after = [(words, total_bytes(peak(replace(setting, **change)))) for words, change in changes]
     return sorted(((words, size) for words, size in after if size < now), key=lambda entry: entry[1])
+
+
+def _launches(setting: Setting) -> list[tuple[str, dict[str, object]]]:
+    """DeepSpeed's launch files that keep less on a GPU, and what each changes."""
+    if setting.processes > 1:
+        sharded = {"precision": "bf16"} if setting.precision in ("mixed", "pure_bf16") else {}
+        stages = range(setting.stage + 1, 4)
+        return [(f"configs/accelerate/zero{stage}.yaml", {"stage": stage, **sharded}) for stage in stages]
+    if setting.offload_optimizer:
+        return []
+    offloaded = {"stage": 2, "offload_optimizer": True, "precision": "bf16"}
+    return [("configs/accelerate/single_gpu_offload.yaml", offloaded)]
 
 
 @dataclass(frozen=True)
@@ -201,7 +210,7 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
     _show_data(data)
     show_table(_rounds_table(rounds))
     say(_rounds_note(config, len(validation)))
-    _show_memory(setting, launch)
+    show_memory(setting, launch)
     _show_disk(plan_disk(setting, rounds, schedule.keep_checkpoints), schedule.output_dir)
 
 
@@ -272,9 +281,10 @@ def _rounds_note(config: RunConfig, problems: int) -> str:
     )
 
 
-def _show_memory(setting: Setting, launch: LaunchFile) -> None:
-    items, limit = peak(setting), setting.gpu_bytes
-    title = f"memory of a GPU at the worst moment ({setting.precision})"
+def show_memory(setting: Setting, launch: LaunchFile) -> None:
+    """Print what a process needs at the worst moment, whether it fits, and what would help where it does not."""
+    items, limit = peak(setting), setting.device_bytes
+    title = f"{device_words(setting.on_cpu)} at the worst moment ({setting.precision})"
     needed = show_sizes(title, [(item.name, item.bytes) for item in items], "together")
     say(f"  micro-batches of {setting.rows} × {setting.tokens:,} tokens, the longest prompt and the largest limit")
     if setting.precision == "pure_bf16":
@@ -291,11 +301,12 @@ def _show_memory(setting: Setting, launch: LaunchFile) -> None:
 
 
 def _show_remedies(setting: Setting) -> None:
-    limit = setting.gpu_bytes
+    limit = setting.device_bytes
     say(f"  [red]does not fit[/red] in {size_words(limit)}; what would help, each alone:")
     for words, size in remedies(setting):
         say(f"    {escape(words)}: {size_words(size)}" + (" [green]fits[/green]" if size <= limit else ""))
-    say("    a larger card: --gpu_memory_gib GIB plans with it")
+    if not setting.on_cpu:
+        say("    a larger card: --gpu_memory_gib GIB plans with it")
 
 
 def _vllm_note(setting: Setting) -> str:

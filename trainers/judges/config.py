@@ -42,9 +42,9 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
       folder, such as one per model) give a row of figures each; those of the first also stand at the top of
       metrics.json. `train` may be missing where `epochs` is 0.
     cut_kind, cut_k: where traces are cut: after the k-th reasoning word (words) or token (tokens); by default the
-      rule of the train folder. auto picks both from the development traces: the median cut is `cut_share` of its
-      trace and under 5 % of the cuts are whole traces (secateur/deepprune/cut.py); not for own states, which end at
-      a cut.
+      rule of the train folder, with own states no later one than theirs. auto picks both from the development
+      traces: the median cut is `cut_share` of its trace and under 5 % of the cuts are whole traces
+      (secateur/deepprune/cut.py); not for own states, which end at a cut.
     cut_share: what auto aims at, a share of the trace (fraction 0-1).
     answer_from: where the final answer of a trace is: answer, anywhere, pattern:REGEX or package.module:function
       (see secateur/tasks/answers/extraction.py); pairs with equal answers are what the judge learns.

@@ -83,8 +83,9 @@ def load_judge_data(config: JudgeConfig, with_states: bool = True) -> JudgeData:
         given or CutRule(),
         tokenizer,
         Detokenizer(tokenizer),
-        layers if with_states else None,
+        layers,
         stored_layers,
+        with_states,
     )
     chosen = reader.chosen_cut(config.dev, config.cut_share) if given is None else None
     rule = given or chosen.rule
@@ -137,10 +138,10 @@ def _cut_rule(config: JudgeConfig, folders: dict[str, str], settings: dict[str, 
     for key, found in settings.items():
         # States end where the trace was cut when it was sampled; text can be cut again.
         stored = found.cut_rule
-        if config.judge_kind.reads_states and stored is not None and stored != rule:
+        if config.judge_kind.reads_states and stored is not None and stored.kind == rule.kind and stored.k < rule.k:
             raise InputError(
                 f"key '{key}': the states in {folders[key]} were stored for a cut at {stored.k} "
-                f"{stored.kind}, not {rule.k} {rule.kind}; collect the traces again or change 'cut_k'"
+                f"{stored.kind}, not {rule.k} {rule.kind}; collect the traces again or give a smaller 'cut_k'"
             )
     return rule
 
@@ -190,6 +191,7 @@ class _Reader:
     detokenizer: Detokenizer
     layers: tuple[int, ...] | None
     stored_layers: tuple[int, ...] | None
+    with_states: bool  # load those of `layers`
 
     def chosen_cut(self, folder: str, share: float) -> ChosenCut:
         """The cut that the traces of a folder suggest."""
@@ -235,7 +237,13 @@ class _Reader:
         ids, pieces = self._tokens(stored)
         cut, length = cut_pieces(pieces, self.rule), max(1, len(ids))
         tokens = length if cut.n_tokens is None else cut.n_tokens
-        states = self._states(stored) if self.layers else None
+        if self.layers and stored.cut_tokens is not None and tokens > stored.cut_tokens:
+            raise InputError(
+                f"key 'cut_k' has the value {self.rule.k}, but a trace of the problem '{stored.trace.problem_id}' "
+                f"has states of its first {stored.cut_tokens} tokens only, and this cut takes {tokens}; give a "
+                "smaller one, or collect the traces at a larger cut"
+            )
+        states = self._states(stored, tokens) if self.layers and self.with_states else None
         whole = ended_before_cut(length, cut.n_tokens)
         return CutTrace(prompt_ids, ids[:tokens], cut.text, states), whole, tokens / length
 
@@ -254,8 +262,12 @@ class _Reader:
         read = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return read.strip() == text.strip()
 
-    def _states(self, stored: StoredTrace) -> torch.Tensor:
+    def _states(self, stored: StoredTrace, tokens: int) -> torch.Tensor:
+        """Those of a cut of so many tokens [tokens − 1, layers, hidden], the beginning of the stored ones where the
+        trace was sampled with a later cut: a causal model's states do not depend on what comes after."""
         states = stored.load_states()
+        if len(states) >= tokens:
+            states = states[: tokens - 1].clone()  # a view would keep the rest in memory
         if self.layers == self.stored_layers:
             return states
         return states[:, [self.stored_layers.index(layer) for layer in self.layers]].contiguous()

@@ -20,7 +20,6 @@ JSON, text and safetensors are fetched; a model that asks for code of its own, o
 
 import dataclasses
 import re
-import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,9 +130,12 @@ def load_judge(
     """A judge from its folder or from the Hub (`find_judge`), or one that needs no training by name (`UNTRAINED`;
     they take `cut_rule`).
 
-    `generator_path` is the model whose traces will be judged. Raises `InputError` for a folder that is no judge or
-    is damaged, and for a judge of own states that was trained on another model, unless
-    `allow_other_model`: its states must then have the same sizes, as those of the model before and after RL do.
+    `generator_path` is the model whose traces will be judged. That a judge has earned no weight is not said here but
+    by `prune`, where it has a consequence; `weight` and `verdict` say so to others.
+
+    Raises `InputError` for a folder that is no judge or is damaged, and for a judge of own states that was trained on
+    another model, unless `allow_other_model`: its states must then have the same sizes, as those of the model before
+    and after RL do.
     """
     if str(folder_or_name) in UNTRAINED:
         return JUDGE_KINDS[str(folder_or_name)].make(cut_rule or CutRule(), generator_path)
@@ -151,8 +153,6 @@ def load_judge(
         raise JudgeError(f"{folder}: the judge's weights cannot be read ({error}); train it again") from None
     judge.calibration, judge.prompt = record.calibration, record.prompt
     judge.weight, judge.verdict = record.weight, record.verdict
-    if judge.weight == 0:
-        warnings.warn(f"the judge in {folder}: {judge.verdict}", RuntimeWarning, stacklevel=2)
     return judge
 
 

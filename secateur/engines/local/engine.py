@@ -22,11 +22,14 @@ from secateur.engines.models import (
     check_cache_layers,
     check_capture_layers,
     check_model_folder,
+    choose_threads,
     context_tokens,
     end_token_ids,
     load_model,
     load_tokenizer,
+    pack_linear_layers,
 )
+from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 
 _PREFILL_TOKENS = 16_384  # per forward pass, bounds the activations of a burst of new prompts
@@ -39,7 +42,11 @@ class TransformersEngine:
     `capture_layers` index transformers' `hidden_states` (0 = embeddings); `device` "auto" takes a GPU if there is
     one. States stay on the device.
 
+    A model that it loads itself is for its own use: in bfloat16 on a CPU its linear layers are packed.
+
     max_batch_rows: more traces at once are refused; the memory was planned for so many.
+    threads: torch's threads on a CPU, for the whole process. null: what OMP_NUM_THREADS says; where it says nothing,
+      one or as many as there are cores, as a few measured steps decide.
     """
 
     exact = True
@@ -53,18 +60,24 @@ class TransformersEngine:
         capture_layers: Sequence[int] | None = None,
         device: str = "cpu",
         max_batch_rows: int = 4096,
+        threads: int | None = None,
     ) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"key 'threads' has the value {threads}: expected at least 1, or null to have it chosen")
         if isinstance(model, PreTrainedModel):
             if tokenizer is None:
                 raise InputError("a loaded model needs its tokenizer: TransformersEngine(model, tokenizer)")
             check_cache_layers(model.config, model.name_or_path)
-            self.model, self.tokenizer = model, tokenizer
+            self.model, self.tokenizer, self.parameters = model, tokenizer, model.num_parameters()
         else:
             name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
             model = plain_model(str(model))
             check_model_folder(model)
             self.tokenizer = tokenizer or load_tokenizer(model)
             self.model = load_model(model, dtype, torch.device(name))
+            self.parameters = self.model.num_parameters()
+            pack_linear_layers(self.model)
+        self._set_threads(threads)
         config = self.model.config.get_text_config(decoder=True)
         self.capture_layers = check_capture_layers(capture_layers, self.model.config)
         self.max_batch_rows = max_batch_rows
@@ -75,11 +88,6 @@ class TransformersEngine:
         self._batch = RowBatch(self.model, self.capture_layers)
         self._traces: list[LiveTrace] = []
         self._pending: list[LiveTrace] = []
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the model, tied ones once: the weight of its tokens in `secateur.engines.accounting`."""
-        return self.model.num_parameters()
 
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
         """See `Engine.start`. The prompt is run through the model in the next `step`, with other new ones.
@@ -114,7 +122,7 @@ class TransformersEngine:
             return []
         parts = [self._batch.decode()] if rows else []
         parts += self._prefill()
-        drawn = self._draw(torch.cat(parts))
+        drawn = self._draw(torch.cat(parts) if len(parts) > 1 else parts[0])
         events = [self._deliver(trace, *token) for trace, token in zip(rows, drawn, strict=True)]
         ended = [trace for trace in rows if trace.status == "finished"]
         for trace in ended:
@@ -174,6 +182,12 @@ class TransformersEngine:
         """Free everything; the engine can start new traces afterwards, old handles are gone."""
         self._batch = RowBatch(self.model, self.capture_layers)
         self._pending, self._traces = [], []
+
+    def _set_threads(self, threads: int | None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        elif chosen := choose_threads(self.model):
+            say(chosen)
 
     def _check_room(self, new: int) -> None:
         running = len(self._batch.rows) + len(self._pending)

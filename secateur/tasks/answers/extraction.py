@@ -8,7 +8,7 @@ Where it is looked for is the key `answer_from` of every command; reward, label,
 - `package.module:function`: a function of your own, from text to answer or None.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -155,14 +155,32 @@ def last_box(text: str) -> str | None:
     last = boxes[-1]
     if last.group(1):
         return last.group(1)
-    ends = _closing(text) if len(boxes) > 1 else {last.end() - 1: braced(text, last.end() - 1)}
-    if ends.get(last.end() - 1, -1) < 0:
+    around = _outermost(text, [box.end() for box in boxes if not box.group(1)])
+    if around is None:
         return None
-    around = next(box for box in boxes if ends.get(box.end() - 1, -1) >= last.end() - 1)
-    content = text[around.end() : ends[around.end() - 1]].strip()
+    content = text[slice(*around)].strip()
     inner = _BOX.match(content)
     whole = inner is not None and not inner.group(1) and braced(content, inner.end() - 1) == len(content) - 1
     return (content[inner.end() : -1].strip() if whole else content) or None
+
+
+def _outermost(text: str, starts: Sequence[int]) -> tuple[int, int] | None:
+    """Where the content begins and ends of the outermost box that holds the last one; the contents of all boxes
+    begin at `starts`. None if the last one is not closed. Most texts are told by their boxes alone."""
+    passed = 0
+    for start in starts:
+        if start > passed:
+            end = braced(text, start - 1)
+            if end < 0:
+                break
+            if end >= starts[-1]:
+                return start, end
+            passed = end
+    ends = _closing(text)
+    if starts[-1] - 1 not in ends:
+        return None
+    first = next(start for start in starts if ends.get(start - 1, -1) >= starts[-1])
+    return first, ends[first - 1]
 
 
 def _closing(text: str) -> dict[int, int]:
