@@ -7,7 +7,7 @@ from pathlib import Path
 from eval.one_model.figures import ModelFigures
 from eval.report.cards import OneTrace
 from schedules.records import SelectionRecord
-from secateur.deepprune.judges.record import JudgeMetrics
+from secateur.deepprune.judges.record import JudgeMetrics, WithinProblems, worth_words
 from secateur.results import Difference, LiveEquality, Row
 from secateur.runtime.console import console
 from secateur.runtime.records import read_record, write_record
@@ -28,7 +28,8 @@ class UnfinishedPairs:
 
 @dataclass(frozen=True)
 class JudgeSummary:
-    """What the summary says of a judge: its own figures, as in `JudgeMetrics`, and the AUROC of each baseline."""
+    """What the summary says of a judge: its own figures, as in `JudgeMetrics`, the AUROC of each baseline, and what
+    it is worth in words."""
 
     kind: str
     auroc: float | None
@@ -43,6 +44,8 @@ class JudgeSummary:
     whole_cut_share: float
     median_cut_share: float
     baselines: Mapping[str, float | None]
+    within: WithinProblems
+    worth: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,8 @@ def judge_summary(metrics: JudgeMetrics) -> JudgeSummary:
         whole_cut_share=metrics.whole_cut_share,
         median_cut_share=metrics.median_cut_share,
         baselines={name: baseline.auroc for name, baseline in metrics.baselines.items()},
+        within=metrics.auroc_within_problems,
+        worth=tuple(worth_words(metrics)),
     )
 
 
@@ -161,6 +166,8 @@ def show_judge(judge: JudgeSummary) -> None:
     if judge.auroc_unseen_groups is not None:
         unseen = _with_interval(judge.auroc_unseen_groups, judge.auroc_unseen_groups_ci95)
         console.print(f"judge on rules its training never saw: AUROC {unseen}")
+    for sentence in judge.worth:
+        console.print(f"  {sentence}", markup=False)
 
 
 def _with_interval(value: float, bounds: Bounds) -> str:

@@ -174,16 +174,23 @@ def test_other_windows_and_thresholds_reuse_the_traces(with_baselines: Path, inp
     assert files == {path: path.stat().st_mtime_ns for path in files}
 
 
-def test_a_window_that_few_traces_fill_is_told(with_baselines: Path, inputs, capsys: pytest.CaptureFixture) -> None:
-    run(baselines_config(*inputs, with_baselines, deepconf_window=4))
-    assert "deepconf_window" not in capsys.readouterr().out
-    most = baselines_config(*inputs, with_baselines).max_tokens
-    run(baselines_config(*inputs, with_baselines, deepconf_window=most))
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"of the traces are shorter than deepconf_window ({most} tokens)" in said
-    with pytest.raises(InputError, match=f"'deepconf_window' has the value {most + 1}, more than any trace can have"):
-        baselines_config(*inputs, with_baselines, deepconf_window=most + 1)
-    config(*inputs, with_baselines, deepconf_window=most + 1)  # no method that has windows
+def test_a_window_that_few_traces_fill_is_told(
+    inputs, tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model, judge, _ = inputs
+    embedded = repository / "trainers" / "embedded_model"  # its traces end by themselves, after about 200 tokens
+    options = {"methods": ["single", "deepconf_low"], "judges": {}, "problem_count": 2, "n": 4, "live": 0}
+    options |= {"top_logprobs": 20, "deepconf_warmup": 2, "max_tokens": 450, "dtype": "float32"}
+    for window, told in ((4, False), (400, True)):
+        run(config(embedded, judge, "arithmetic:combined", tmp_path / "out", deepconf_window=window, **options))
+        said = " ".join(capsys.readouterr().out.split())
+        assert (f"of the traces are shorter than deepconf_window ({window} tokens)" in said) is told
+    too_wide = {"deepconf_window": 451}
+    with pytest.raises(InputError, match="'deepconf_window' has the value 451, more than any trace can have"):
+        config(embedded, judge, "arithmetic:combined", tmp_path / "out", **options, **too_wide)
+    config(
+        model, judge, "arithmetic:combined", tmp_path / "out", problem_count=2, **too_wide
+    )  # no method has windows
 
 
 def test_kept_states_serve_another_judge(reference, inputs, tmp_path: Path) -> None:
@@ -250,7 +257,10 @@ def test_a_killed_process_is_no_loss(reference, inputs, tmp_path: Path, reposito
         ({"judges": {"base": "random", "pruned": "random"}}, "names the model 'pruned'"),
         ({"tau": 1.5}, "tau"),
         ({"methods": ["deepconf_low"]}, "add top_logprobs: 20"),
-        ({"methods": ["deepconf_low"], "top_logprobs": 20}, "'deepconf_warmup' has the value 16"),
+        (
+            {"methods": ["deepconf_low"], "top_logprobs": 20, "deepconf_window": 4},
+            "'deepconf_warmup' has the value 16",
+        ),
         ({"methods": ["embedding"], "similarity": "random"}, "which is no similarity"),
         ({"methods": ["embedding"], "similarity": "outputs/nowhere"}, "key 'similarity'.* no judge.json"),
         ({"methods": ["early_stopping"], "early_window": 0}, "'early_window' has the value 0"),
