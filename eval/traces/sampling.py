@@ -242,7 +242,9 @@ def _check_fit(
     found = read_model_config(model)
     context = context_tokens(found)
     if context is not None and longest >= context:
-        raise InputError(f"a prompt of {longest} tokens fills the {context} positions of {model}; leave it out")
+        raise InputError(
+            f"a prompt of {longest} tokens fills the model's context of {context} ({model}); leave it out"
+        )
     if say_caps and context is not None and longest + config.max_tokens > context:
         say(
             f"[bold]warning: key 'max_tokens' has the value {config.max_tokens}, of which {context - longest} fit "

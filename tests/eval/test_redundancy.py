@@ -60,7 +60,7 @@ def test_one_trace_a_problem_has_no_pairs_and_no_share_of_them(capsys, tmp_path:
     show([report])
     row = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("1 "))
     assert row.split()[1:3] == ["–", "1.00"]
-    write([report], tmp_path)
+    write([report], tmp_path, "answer")
     assert read_redundancy(tmp_path) == [report]
 
 

@@ -69,7 +69,7 @@ def test_what_a_model_cannot_take_is_said_before_it_is_opened(tiny_model, tmp_pa
     assert (
         f"'max_tokens' has the value 60, of which {64 - longest} fit behind the longest prompt into the 64" in shown
     )
-    with pytest.raises(InputError, match="fills the 64 positions"):
+    with pytest.raises(InputError, match="fills the model's context of 64"):
         check_models(config, [Problem("a", "1+1?", "2"), Problem("b", "x" * 64, "2")])
     write_text(short / "generation_config.json", '{"eos_token_id": 0}')
     check_models(replace(config, max_tokens=10), [Problem("a", "1+1?", "2")], say_caps=True)
