@@ -52,7 +52,7 @@ def course(config: RealConfig) -> Course:
         ),
         Stage("tune", "The form of an answer: a short supervised tuning", {"tune": tuning}),
     )
-    seeds = JUDGE_SEEDS[:1] if config.smoke else JUDGE_SEEDS
+    seeds = JUDGE_SEEDS[:2] if config.smoke else JUDGE_SEEDS
     return Course(NAME, base=str(tuned), benchmark="words", judge_seeds=seeds, before=before, keys=keys)
 
 
