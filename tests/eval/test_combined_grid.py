@@ -3,6 +3,7 @@ processes."""
 
 import csv
 import io
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,12 +23,12 @@ from eval.table.terminal import print_results
 from secateur.results import Row, Table, read_table
 from secateur.runtime.config import check_types, read_yaml
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import read_json
 from secateur.tasks.hub_sets import HUB_SETS
 from tests.combined_runs import make_judge, settings, write_problems
 
 METHODS = ["single", "consensus", "adaptive_consistency", "deepprune", "random_traces", "consensus_equal_tokens"]
-_UNEQUAL = ("wall", "sampling_wall", "output_dir")
+_UNEQUAL = ("checksum", "wall", "sampling_wall", "output_dir")
 PRICES = {"base": {"prompt": 1.0, "cached": 0.0, "generated": 10.0}}
 
 
@@ -56,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, Path,
 
 
 def timeless(value: Any) -> Any:
-    """Without what differs between equal runs: wall times, and where they lie."""
+    """Without what differs between equal runs: wall times, where they lie, and what is made of these."""
     if isinstance(value, dict):
         return {key: timeless(entry) for key, entry in value.items() if not key.startswith(_UNEQUAL)}
     return [timeless(entry) for entry in value] if isinstance(value, list) else value
@@ -170,8 +171,7 @@ def test_a_folder_of_one_source_and_one_of_named_benchmarks_stay_apart(finished,
     with pytest.raises(InputError, match=r"a run on one source fills its folder itself.*another output_dir"):
         run(grid(inputs, finished[0], problems=str(inputs[2])))
     with pytest.raises(InputError, match=r"beta.settings\.json: key 'temperature' is 1\.0 there"):
-        (tmp_path / "beta").mkdir()
-        write_json(tmp_path / "beta" / "settings.json", read_json(finished[0] / "beta" / "settings.json"))
+        shutil.copytree(finished[0] / "beta", tmp_path / "beta")
         run(grid(inputs, tmp_path, temperature=0.5))
     assert [path.name for path in tmp_path.iterdir()] == ["beta"]
 
@@ -186,7 +186,10 @@ def test_a_folder_of_one_source_and_one_of_named_benchmarks_stay_apart(finished,
         ({"problem_count": {"beta": 0}}, "'problem_count' has the value"),
         ({"n": []}, "key 'n' has the value"),
         ({"n": [1, 8]}, "at least 2"),
-        ({"methods": ["deepconf_low"], "top_logprobs": 20, "deepconf_warmup": 8}, r"as many as all traces \(n = 8\)"),
+        (
+            {"methods": ["deepconf_low"], "top_logprobs": 20, "deepconf_warmup": 8, "deepconf_window": 4},
+            r"as many as all traces \(n = 8\)",
+        ),
     ],
 )
 def test_bad_grids_are_refused(inputs, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
