@@ -165,7 +165,7 @@ def show_judge(judge: JudgeSummary) -> None:
     console.print(f"judge: AUROC {_with_interval(judge.auroc, judge.auroc_ci95)}; {rivals}")
     if judge.auroc_unseen_groups is not None:
         unseen = _with_interval(judge.auroc_unseen_groups, judge.auroc_unseen_groups_ci95)
-        console.print(f"judge on rules its training never saw: AUROC {unseen}")
+        console.print(f"judge on groups of problems its training never saw: AUROC {unseen}")
     for sentence in judge.worth:
         console.print(f"  {sentence}", markup=False)
 

@@ -43,7 +43,7 @@ def results_table(rows: Sequence[Row], title: str = "") -> Grid:
     first = rows[0]
     grid = plain_table(f"{title}{first.problems} problems, n = {first.n} traces each")
     for name in ("method", "judge"):
-        grid.add_column(name, no_wrap=True)
+        grid.add_column(name, overflow="fold")  # names give way to figures
     numbers = _numbers(rows)
     for name in numbers:
         grid.add_column(name, justify="right", no_wrap=True)
@@ -139,7 +139,7 @@ def _side_by_side(
         across = places[first : first + most]
         grid = plain_table(title)
         for name in ("method", "judge"):
-            grid.add_column(name, no_wrap=True)
+            grid.add_column(name, overflow="fold")  # names give way to figures
         for place in across:
             grid.add_column(titles[place], justify="right", no_wrap=True)
         model = None
@@ -161,7 +161,7 @@ def _add_model(grid: Grid, model: str) -> None:
 
 def _print_differences(found: Iterable[Difference], console: Console) -> None:
     grid = plain_table("")
-    grid.add_column("difference of accuracies, paired by problem", no_wrap=True)
+    grid.add_column("difference of accuracies, paired by problem", overflow="fold")
     grid.add_column("95 % CI", justify="right", no_wrap=True)
     for difference in found:
         if not method_of(difference.b.method).is_rival:  # the report has those as well
@@ -187,7 +187,7 @@ def live_table(entries: Sequence[LiveEntry]) -> Grid:
     several = len({entry.benchmark for entry in entries}) > 1
     grid = plain_table("live beside replay, the same problems")
     for name in (*(["benchmark"] if several else []), "model", "method"):
-        grid.add_column(name, no_wrap=True)
+        grid.add_column(name, overflow="fold")  # names give way to figures
     for name in ("equal", "acc.\nlive", "\nreplay", "tokens\nlive", "\nreplay", "longest\nlive", "path\nreplay"):
         grid.add_column(name, justify="right", no_wrap=True)
     for entry in entries:
