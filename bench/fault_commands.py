@@ -34,6 +34,7 @@ MODEL = REPOSITORY / "trainers" / "embedded_model"
 CLOCKS = {
     "time",
     "step_time",
+    "wall",
     "wall_s",
     "seconds",
     "wall_words",

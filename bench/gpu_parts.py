@@ -169,7 +169,8 @@ def planned_training_gib(scale: Scale, overrides: list[str]) -> float:
     network = empty_network(scale.small)
     tokens = config.schedule.max_prompt_tokens + scale.limit
     setting = make_setting(shape_of(network, network.config), trainer_values(config), launch, tokens, 0.0)
-    return (total_bytes(peak(replace(setting, sampled_rows=0))) - RUNTIME_BYTES) / GIB
+    context = 0 if setting.on_cpu else RUNTIME_BYTES
+    return (total_bytes(peak(replace(setting, sampled_rows=0))) - context) / GIB
 
 
 def empty_network(shape: str) -> torch.nn.Module:
