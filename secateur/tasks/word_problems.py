@@ -226,16 +226,19 @@ def _iter_drawn(split: str, seed: int) -> Iterator[_Drawn]:
 
 def make_problems(split: str, count: int, seed: int = 0) -> list[Problem]:
     """The first `count` problems of a split; `group` is the template. Another `seed` draws others of the split."""
-    prefix = f"words-{split}" if seed == 0 else f"words-{split}-s{seed}"
-    drawn = zip(range(count), _iter_drawn(split, seed), strict=False)
-    return [Problem(f"{prefix}-{i:05d}", one.text, str(one.answer), one.template.name) for i, one in drawn]
+    return [problem for problem, _ in _numbered(split, count, seed)]
 
 
 def make_solutions(count: int, seed: int = 0) -> list[tuple[Problem, str]]:
     """Problems of the split "tune", each with a worked solution that ends in its boxed answer."""
     rng = random.Random(f"words/solutions/{seed}")
-    problems = make_problems("tune", count, seed)
-    return [(problem, _solution(one, rng)) for problem, one in zip(problems, _iter_drawn("tune", seed), strict=False)]
+    return [(problem, _solution(drawn, rng)) for problem, drawn in _numbered("tune", count, seed)]
+
+
+def _numbered(split: str, count: int, seed: int) -> list[tuple[Problem, _Drawn]]:
+    prefix = f"words-{split}" if seed == 0 else f"words-{split}-s{seed}"
+    drawn = zip(range(count), _iter_drawn(split, seed), strict=False)
+    return [(Problem(f"{prefix}-{i:05d}", one.text, str(one.answer), one.template.name), one) for i, one in drawn]
 
 
 _OPENINGS = ("Let me think step by step.", "Let us work this out.", "I will solve this step by step.")
