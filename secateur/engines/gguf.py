@@ -83,6 +83,8 @@ def _convert(path: Path, folder: Path) -> None:
     reader = _open(path)
     say(f"{path.name}: converting it to a model folder, {folder}")
     tokenizer, loaded = _load(path)
+    if _number(reader, "eos_token_id") is None:
+        raise InputError(f"{path}: names no end token (tokenizer.ggml.eos_token_id); give another file")
     ends = _set_special_tokens(tokenizer, reader)
     plain = _without_quantization(loaded, tokenizer, ends)
     plain.to(torch.bfloat16).save_pretrained(folder)
@@ -113,16 +115,14 @@ def _load(path: Path) -> tuple["PreTrainedTokenizerBase", "PreTrainedModel"]:
         raise InputError(
             f"{path}: transformers cannot read this kind of GGUF file ({error}); give the model's Hugging Face "
             "folder, or serve the file with llama.cpp and use the openai engine"
-        ) from None
+        ) from error
 
 
 def _set_special_tokens(tokenizer: "PreTrainedTokenizerBase", reader: "GGUFReader") -> list[int]:
-    """Give the tokenizer the file's end, pad and unknown tokens; returns all ids that end a completion, the
+    """Give the tokenizer the file's end, pad and first tokens; returns all ids that end a completion, the
     tokenizer's first. A pad token that ends completions too is replaced by a control token that does not."""
     tokenizer.clean_up_tokenization_spaces = False
     end = _number(reader, "eos_token_id")
-    if end is None:
-        raise InputError("the GGUF file names no end token (tokenizer.ggml.eos_token_id); give another file")
     ends = [end, *(one for one in _turn_ends(tokenizer, reader) if one != end)]
     pad = _number(reader, "padding_token_id")
     if pad is None or pad in ends:
