@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eval.fetch_smollm2 import GGUF
-from eval.stages import Stage, launched, python
-from eval.whole_run import LAUNCH, Course, WholeRun, WholeRunConfig, folder_of, start
+from eval.stages import REPOSITORY, Stage, launched, python
+from eval.whole_run import LAUNCH, Course, WholeRun, WholeRunConfig, folder_of, overrides, start
 from secateur.deepprune.judges.kinds import own_states
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.process import entry_point
 
 NAME = "real"
 JUDGE_SEEDS = (0, 1, 2)
+SMOKE = "smoke.yaml"
+TUNING, TUNING_FILE = "trainers/format_tuning.py", "format_tuning.yaml"
 
 
 @dataclass
@@ -34,26 +36,27 @@ class RealConfig(WholeRunConfig):
 def course(config: RealConfig) -> Course:
     out = folder_of(config)
     model, tuned = out / "model", out / "tuned"
-    keys = read_yaml(f"configs/{NAME}/smoke.yaml") if config.smoke else {}
-    tuning = launched(
+    keys = read_yaml(REPOSITORY / "configs" / NAME / SMOKE) if config.smoke else {}
+    fetch = python("eval/fetch_smollm2.py", str(model))
+    tune = launched(
         LAUNCH,
-        "trainers/format_tuning.py",
-        *("--config", f"configs/{NAME}/format_tuning.yaml", "--model", str(model / GGUF), "--output_dir", str(tuned)),
-        *("--seed", str(config.seed)),
-        *(
-            part
-            for key, value in keys.get("trainers/format_tuning.py", {}).items()
-            for part in (f"--{key}", str(value))
-        ),
+        TUNING,
+        *("--config", f"configs/{NAME}/{TUNING_FILE}", "--model", str(model / GGUF), "--output_dir", str(tuned)),
+        *("--seed", str(config.seed), *overrides(keys.get(TUNING, {}))),
     )
     before = (
-        Stage(
-            "fetch", "SmolLM2-135M-Instruct as a model folder", {"fetch": python("eval/fetch_smollm2.py", str(model))}
-        ),
-        Stage("tune", "The form of an answer: a short supervised tuning", {"tune": tuning}),
+        Stage("fetch", "SmolLM2-135M-Instruct as a model folder", {"fetch": fetch}),
+        Stage("tune", "The form of an answer: a short supervised tuning", {"tune": tune}),
     )
-    seeds = JUDGE_SEEDS[:2] if config.smoke else JUDGE_SEEDS
-    return Course(NAME, base=str(tuned), benchmark="words", judge_seeds=seeds, before=before, keys=keys)
+    return Course(
+        NAME,
+        base=str(tuned),
+        benchmark="words",
+        judge_seeds=JUDGE_SEEDS[:2] if config.smoke else JUDGE_SEEDS,
+        before=before,
+        files=(TUNING_FILE, *((SMOKE,) if config.smoke else ())),
+        keys=keys,
+    )
 
 
 @entry_point

@@ -46,15 +46,22 @@ JUDGE_CONFIGS = {
 
 @dataclass(frozen=True)
 class Course:
-    """What a whole run is of. name: what `make NAME` calls it, and the folder of its files under configs/; base:
-    the folder of the model that it prunes; benchmark: what its `single.yaml` calls the problems; judge_seeds: of the
-    judges of each model; before: what makes the base model; keys: script → its keys for this run, over its file."""
+    """What a whole run is of.
+
+    name: what `make NAME` calls it, and the folder of its files under configs/.
+    base: the folder of the model that it prunes.
+    benchmark: what its `single.yaml` calls the problems.
+    judge_seeds: of the judges of each model.
+    before: what makes the base model; `files`: what these stages read in the folder of configs.
+    keys: script → its keys for this run, over its file.
+    """
 
     name: str
     base: str
     benchmark: str
     judge_seeds: tuple[int, ...] | None = None  # None: one judge, with the seed of the run
     before: tuple[Stage, ...] = ()
+    files: tuple[str, ...] = ()
     keys: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
 
     @property
@@ -130,6 +137,7 @@ class WholeRun:
         """A fingerprint of every config file that the run starts from, and of a model that is there before it."""
         names = ["thinkprune.yaml", "single.yaml", "collect_judge_traces.yaml", "combined.yaml"]
         names += [JUDGE_CONFIGS[self.config.judge], *(["control.yaml"] if self.config.control else [])]
+        names += self.course.files
         base = self.course.base
         prints = {} if self.course.before else {base: model_fingerprint(REPOSITORY / base)}
         for name in names:
@@ -199,14 +207,15 @@ class WholeRun:
         return launched(LAUNCH, script, *self._arguments(script, config, self.out / folder, *models, *arguments))
 
     def _arguments(self, script: str, config: str, folder: Path, *more: str, seed: int | None = None) -> list[str]:
-        keys = [
-            part
-            for key, value in self.course.keys.get(script, {}).items()
-            for part in (f"--{key}", json.dumps(value))
-        ]
         seed = self.config.seed if seed is None else seed
         into = ["--output_dir", str(folder), "--seed", str(seed)]
-        return ["--config", f"{self.course.configs}/{config}", *more, *into, *keys]
+        return [
+            "--config",
+            f"{self.course.configs}/{config}",
+            *more,
+            *into,
+            *overrides(self.course.keys.get(script, {})),
+        ]
 
     def run(self) -> None:
         """Run what is missing, write summary.json and report.html, print the table."""
@@ -271,6 +280,15 @@ class WholeRun:
 def folder_of(config: WholeRunConfig) -> Path:
     """A path that is relative to the repository stays relative, so that the folder can move with the checkout."""
     return Path(config.output_dir) if Path.cwd() == REPOSITORY else Path(config.output_dir).absolute()
+
+
+def overrides(keys: Mapping[str, JSON]) -> list[str]:
+    """Keys as a command line has them.
+
+    >>> overrides({"limits": [80, 60]})
+    ['--limits', '[80, 60]']
+    """
+    return [part for key, value in keys.items() for part in (f"--{key}", json.dumps(value))]
 
 
 def flow_mapping(values: dict[str, str]) -> str:
