@@ -41,7 +41,8 @@ def saved_checkpoints(round_folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Marker:
-    """What a checkpoint's marker says: `step`, `world_size` [processes] that saved it, `limit` [tokens] of the round.
+    """What a checkpoint's marker says: `step`, `world_size` [processes] that saved it, `limit` [tokens] of the
+    round, None for other trainings.
 
     `resumable`: it still has its training state; `regular` is False for one that was saved out of turn, on a stop;
     `files`: name → size [bytes], `fingerprints`: name → `fingerprint`.
@@ -49,7 +50,7 @@ class Marker:
 
     step: int
     world_size: int
-    limit: int
+    limit: int | None
     resumable: bool
     regular: bool
     files: Mapping[str, int]

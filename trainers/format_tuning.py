@@ -8,36 +8,36 @@ small model: where no completion has a box, no completion earns a reward. The re
 """
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from rich.markup import escape
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback
 from transformers.training_args import OptimizerNames
 
+from schedules.export import remove_folder
+from schedules.integrity import saved_checkpoints
 from secateur.engines.gguf import plain_model
 from secateur.engines.models import keep_special_tokens_only, load_tokenizer
 from secateur.runtime.config import parse_config
-from secateur.runtime.console import (
-    MetricLog,
-    ProgressReporter,
-    progress,
-    say,
-    silence_libraries,
-    use_one_torch_thread,
-)
+from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, read_jsonl
+from secateur.runtime.files import JSON, hold_folder, model_identity, read_jsonl
 from secateur.runtime.process import current_ranks, entry_point
+from secateur.runtime.records import read_record, write_record
 from secateur.tasks.prompts import PromptKeys, evaluation_messages
 from secateur.tasks.word_problems import make_solutions
+from trainers.grpo.callbacks import CompletionMarker, StepLog
+from trainers.grpo.checkpoints import prepare_resume
 
 if TYPE_CHECKING:
     from trl import SFTConfig
 
 WORDS = "words"
+RECORD, RECORD_FORMAT, LOG = "tuning.json", 1, "train.jsonl"
 
 
 @dataclass(kw_only=True)
@@ -110,38 +110,6 @@ def read_solutions(path: str, count: int) -> list[tuple[str, str]]:
     return pairs[:count]
 
 
-class _Log(TrainerCallback):
-    """The loss of every step in `train.jsonl` and on a progress line."""
-
-    def __init__(self, folder: Path) -> None:
-        self._log, self._stack = MetricLog(folder / "train.jsonl"), contextlib.ExitStack()
-        self._progress: ProgressReporter | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        self._progress = self._stack.enter_context(progress("tuning the answer's form", state.max_steps))
-        self._progress.advance(state.global_step)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: object,
-    ) -> None:
-        if not logs or "loss" not in logs:  # the summary at the end
-            return
-        self._log.write(step=state.global_step, **logs)
-        self._progress.advance(1, f"loss {logs['loss']:.3f}")
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        self._stack.close()
-
-
 def _arguments(config: FormatTuningConfig) -> "SFTConfig":
     """Raises `InputError` where the processes cannot share a batch."""
     from trl import SFTConfig
@@ -152,7 +120,7 @@ def _arguments(config: FormatTuningConfig) -> "SFTConfig":
             f"key 'batch' has the value {config.batch}, no multiple of {processes} processes × 'rows' = {config.rows}"
         )
     return SFTConfig(
-        output_dir=str(Path(config.output_dir) / "checkpoints"),
+        output_dir=config.output_dir,
         per_device_train_batch_size=config.rows,
         gradient_accumulation_steps=config.batch // (processes * config.rows),
         learning_rate=config.learning_rate,
@@ -167,7 +135,6 @@ def _arguments(config: FormatTuningConfig) -> "SFTConfig":
         seed=config.seed,
         logging_steps=1,
         save_steps=10,
-        save_total_limit=1,
         report_to="none",
         disable_tqdm=True,
         log_level="error",
@@ -175,29 +142,60 @@ def _arguments(config: FormatTuningConfig) -> "SFTConfig":
     )
 
 
+@dataclass(frozen=True)
+class TuningRecord:
+    """What a folder is tuned with, its tuning.json; `complete` once the model is saved."""
+
+    keys: Mapping[str, JSON]
+    model: str
+    complete: bool = False
+
+
+def is_done(config: FormatTuningConfig) -> bool:
+    """Whether the folder holds the tuned model. Raises `InputError` for one that was begun with other keys, or
+    another model."""
+    path, wanted = Path(config.output_dir) / RECORD, _record(config)
+    if not path.is_file():
+        return False
+    found = read_record(path, TuningRecord, RECORD_FORMAT, "give another 'output_dir'")
+    for key, value in {**wanted.keys, "model": wanted.model}.items():
+        if {**found.keys, "model": found.model}.get(key) != value:
+            raise InputError(f"{path}: was begun with another '{key}'; restore it, or give another 'output_dir'")
+    return found.complete
+
+
+def _record(config: FormatTuningConfig) -> TuningRecord:
+    keys = {key: value for key, value in asdict(config).items() if key not in ("model", "output_dir")}
+    return TuningRecord(keys, model_identity(config.model))
+
+
 def tune(config: FormatTuningConfig) -> None:
-    """Train and save; goes on from the last checkpoint of a run that was ended."""
+    """Train and save; goes on from the newest whole checkpoint of a run that was ended."""
     from datasets import Dataset, disable_progress_bars
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTTrainer
 
     disable_progress_bars()
-    folder = Path(config.output_dir)
+    folder, arguments = Path(config.output_dir), _arguments(config)
+    resume = prepare_resume(folder, arguments.world_size)
     trainer = SFTTrainer(
         model=config.model,
-        args=_arguments(config),
+        args=arguments,
         train_dataset=Dataset.from_list(config.conversations()),
         processing_class=load_tokenizer(config.model),
-        callbacks=[_Log(folder)],
+        callbacks=[
+            StepLog("tuning the answer's form", folder / LOG, "loss", lambda logs: f"loss {logs['loss']:.3f}"),
+            CompletionMarker(None),
+        ],
     )
     trainer.remove_callback(PrinterCallback)
     keep_special_tokens_only(trainer.model)
-    work = folder / "checkpoints"
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     if current_ranks().is_main:
         trainer.model.config.use_cache = True
         trainer.save_model(str(folder))
-        say(f"tuned model: {escape(str(folder))}")
+        write_record(folder / RECORD, replace(_record(config), complete=True), RECORD_FORMAT)
+        for checkpoint in saved_checkpoints(folder):
+            remove_folder(checkpoint)
 
 
 @entry_point
@@ -205,7 +203,12 @@ def main() -> None:
     silence_libraries()
     config = parse_config(FormatTuningConfig)
     use_one_torch_thread()
-    tune(config)
+    with hold_folder(config.output_dir) if current_ranks().is_main else contextlib.nullcontext():
+        if not is_done(config):
+            if current_ranks().is_main:
+                write_record(Path(config.output_dir) / RECORD, _record(config), RECORD_FORMAT)
+            tune(config)
+        say(f"tuned model: {escape(config.output_dir)}")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
-from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, RoundLog, StuckWatch
+from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, StuckWatch, round_log
 from trainers.grpo.checkpoints import prepare_resume, record_training
 from trainers.grpo.job import RoundJob, check_machine
 from trainers.grpo.rollout_server import check_rollout_server, explain_dead_server
@@ -76,7 +76,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=job.tokenizer,
-        callbacks=[RoundLog(round_, folder / "train.jsonl"), StuckWatch(), CompletionMarker(round_), stop],
+        callbacks=[round_log(round_, folder / "train.jsonl"), StuckWatch(), CompletionMarker(round_.limit), stop],
     )
     keep_special_tokens_only(trainer.model)
     trainer.add_callback(EngineNote(trainer, folder))

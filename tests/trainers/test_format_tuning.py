@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from schedules.integrity import MARKER
 from secateur.engines.models import load_model, load_tokenizer
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_jsonl
@@ -50,15 +51,27 @@ def test_a_kill_goes_on_from_the_last_checkpoint_and_ends_the_same(
 ) -> None:
     output = tmp_path / "killed"
     child = subprocess.Popen(command(output), cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while child.poll() is None and not (output / "checkpoints" / "checkpoint-10" / "trainer_state.json").is_file():
+    while child.poll() is None and not (output / "checkpoint-10" / MARKER).is_file():
         time.sleep(0.05)
     child.send_signal(signal.SIGKILL)
     child.wait()
     done = subprocess.run(command(output), cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert [line["step"] for _, line in read_jsonl(output / "train.jsonl")] == list(range(1, 17))
     assert losses(output)[16] == pytest.approx(losses(tuned)[16], rel=1e-4)
     one, other = (load_model(folder, "float32", torch.device("cpu")).state_dict() for folder in (tuned, output))
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+
+
+def test_a_finished_folder_is_left_alone_and_other_keys_are_refused(tuned: Path, repository: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tuned.iterdir() if not path.name.startswith(".")}
+    assert not any(path.name.startswith("checkpoint-") for path in before)
+    again = subprocess.run(command(tuned), cwd=repository, capture_output=True, text=True, check=False)
+    assert again.returncode == 0 and "tuned model" in again.stdout
+    other = command(tuned, "--epochs", "3")
+    refused = subprocess.run(other, cwd=repository, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "was begun with another 'epochs'" in refused.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_solutions_of_ones_own(tmp_path: Path, repository: Path) -> None:

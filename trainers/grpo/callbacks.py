@@ -8,6 +8,7 @@ within a batch would train on others. Training goes on up to the next such step,
 
 import contextlib
 import signal
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from trl import GRPOConfig
 from schedules.rounds import Round
 from schedules.state import stop_requested
 from secateur.runtime.console import MetricLog, ProgressReporter, progress, say
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import JSON, read_json, write_json
 from secateur.runtime.process import current_ranks
 from trainers.grpo.checkpoints import TrainedBy, drop_what_is_superseded, mark_complete, write_trained_by
 
@@ -38,19 +39,25 @@ _STUCK = {
 }
 
 
-class RoundLog(TrainerCallback):
-    """Every logged metric as a line of `train.jsonl`, and a progress line with reward, length and truncated share."""
+Metrics = Mapping[str, float]
 
-    def __init__(self, round_: Round, path: Path) -> None:
-        self.round, self.log = round_, MetricLog(path)
+
+class StepLog(TrainerCallback):
+    """Every logged metric as a line of `train.jsonl`, and a progress line.
+
+    title: of the progress line; counted: a metric that every step logs and the summary at the end does not; note:
+    what the progress line says of a step; facts: stand in every line of the log.
+    """
+
+    def __init__(self, title: str, path: Path, counted: str, note: Callable[[Metrics], str], **facts: JSON) -> None:
+        self.title, self.log, self.counted, self.note, self.facts = title, MetricLog(path), counted, note, facts
         self._stack = contextlib.ExitStack()
         self._progress: ProgressReporter | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        title = f"round {self.round.name}"
-        self._progress = self._stack.enter_context(progress(title, self.round.max_steps))
+        self._progress = self._stack.enter_context(progress(self.title, state.max_steps))
         if state.global_step:
             self._progress.advance(state.global_step)
 
@@ -62,20 +69,28 @@ class RoundLog(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: object,
     ) -> None:
-        if not logs or "reward" not in logs:  # the summary at the end of training
+        if not logs or self.counted not in logs:
             return
-        self.log.write(step=state.global_step, limit=self.round.limit, **logs)
+        self.log.write(step=state.global_step, **self.facts, **logs)
         if self._progress is not None:
-            note = (
-                f"reward {logs['reward']:.2f}  length {logs['completions/mean_length']:.0f}  "
-                f"truncated {logs['completions/clipped_ratio']:.0%}"
-            )
-            self._progress.advance(state.global_step - self._progress.done, note)
+            self._progress.advance(state.global_step - self._progress.done, self.note(logs))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         self._stack.close()
+
+
+def round_log(round_: Round, path: Path) -> StepLog:
+    """Of a round: reward, length and truncated share on the progress line, its limit in every line of the log."""
+    return StepLog(f"round {round_.name}", path, "reward", _round_note, limit=round_.limit)
+
+
+def _round_note(logs: Metrics) -> str:
+    return (
+        f"reward {logs['reward']:.2f}  length {logs['completions/mean_length']:.0f}  "
+        f"truncated {logs['completions/clipped_ratio']:.0%}"
+    )
 
 
 class StuckWatch(TrainerCallback):
@@ -123,10 +138,10 @@ def describe_engine(trainer: Trainer) -> TrainedBy:
 
 
 class CompletionMarker(TrainerCallback):
-    """Marks a checkpoint whole after every rank has written its part."""
+    """Marks a checkpoint whole after every rank has written its part. `limit` [tokens]: of its round, if any."""
 
-    def __init__(self, round_: Round) -> None:
-        self.round = round_
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         if torch.distributed.is_initialized():
@@ -136,7 +151,7 @@ class CompletionMarker(TrainerCallback):
         folder = Path(args.output_dir)
         use_cache_again(folder / f"checkpoint-{state.global_step}" / "config.json")
         regular = state.global_step % args.save_steps == 0 or state.global_step == args.max_steps
-        mark_complete(folder / f"checkpoint-{state.global_step}", args.world_size, self.round.limit, regular)
+        mark_complete(folder / f"checkpoint-{state.global_step}", args.world_size, self.limit, regular)
         if regular:
             drop_what_is_superseded(folder)
 

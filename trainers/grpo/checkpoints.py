@@ -41,7 +41,7 @@ ENGINE = "engine.json"
 RECORD_FORMAT = 1
 
 
-def mark_complete(folder: Path, world_size: int, limit: int, regular: bool = True) -> None:
+def mark_complete(folder: Path, world_size: int, limit: int | None, regular: bool = True) -> None:
     """Write the marker; call on one process, after a barrier. `regular` is False for a checkpoint saved out of turn.
 
     Raises `RuntimeError` naming what the Trainer should have written and did not, and `InputError` for weights that
