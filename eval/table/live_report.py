@@ -20,7 +20,7 @@ from secateur.deepprune.evidence import JudgedRule
 from secateur.engines.accounting import JUDGE_COSTS
 from secateur.engines.registry import engine_kind
 from secateur.results import LiveCause, LiveDifference, LiveEntry, LiveEquality, LiveSide
-from secateur.runtime.records import read_sealed
+from secateur.runtime.records import read_with_checksums
 from secateur.runtime.statistics import paired_difference
 from secateur.tasks.records import Problem
 
@@ -201,7 +201,7 @@ def sampling_time(folder: Path) -> SamplingTime | None:
     seconds: dict[Path, float] = {}
     tokens = 0
     for path in sorted(folder.glob("wall-rank*.jsonl")):
-        for _, line in read_sealed(path, WALL_REMEDY):
+        for _, line in read_with_checksums(path, WALL_REMEDY):
             if line["what"] == "sampling":
                 seconds[path] = seconds.get(path, 0.0) + line["seconds"]
                 tokens += line["tokens"]

@@ -23,7 +23,7 @@ from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace
 from secateur.runtime.files import file_name, model_fingerprint, read_arrays, read_json
-from secateur.runtime.records import FORMAT_KEY, read_record, read_sealed, write_record
+from secateur.runtime.records import FORMAT_KEY, read_record, read_with_checksums, write_record
 from secateur.tasks.records import Problem
 
 
@@ -225,7 +225,7 @@ def wall_seconds(config: CombinedConfig, model: str) -> dict[str, float]:
     slowest: dict[str, float] = {}
     for path in sorted((Path(config.output_dir) / model).glob("wall-rank*.jsonl")):
         own: dict[str, float] = {}
-        for _, line in read_sealed(path, WALL_REMEDY):
+        for _, line in read_with_checksums(path, WALL_REMEDY):
             own[line["what"]] = own.get(line["what"], 0.0) + line["seconds"]
         slowest = {key: max(slowest.get(key, 0.0), own.get(key, 0.0)) for key in slowest.keys() | own.keys()}
     return slowest

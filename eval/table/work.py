@@ -49,7 +49,7 @@ from secateur.engines.trace_folder import StoredTrace, TraceFolderWriter, read_t
 from secateur.runtime.console import progress
 from secateur.runtime.files import append_jsonl, repair_torn_tail
 from secateur.runtime.process import current_ranks
-from secateur.runtime.records import sealed, write_record
+from secateur.runtime.records import with_checksum, write_record
 from secateur.tasks.records import Problem, Trace
 
 
@@ -142,7 +142,7 @@ class BenchmarkWork:
     def _note_time(self, what: str, began: float, **counts: int) -> None:
         path = wall_path(self.config, self.model, current_ranks().rank)
         repair_torn_tail(path)
-        append_jsonl(path, [sealed({"what": what, "seconds": round(time.monotonic() - began, 3), **counts})])
+        append_jsonl(path, [with_checksum({"what": what, "seconds": round(time.monotonic() - began, 3), **counts})])
 
     def _is_complete(self) -> bool:
         wanted = {(problem.id, sample) for problem in self.problems for sample in range(self.config.largest_n)}

@@ -21,7 +21,7 @@ import xxhash
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, file_name, has_content, read_json, repair_torn_tail, write_json
-from secateur.runtime.records import read_sealed, sealed
+from secateur.runtime.records import read_with_checksums, with_checksum
 from secateur.tasks.records import Problem, Trace, trace_of
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class TraceFolderWriter:
         if not self._begun and not has_content(self.folder, _FILES):
             write_json(self.folder / "settings.json", self._settings)
         self._begun = True
-        append_jsonl(self._file, map(sealed, lines))
+        append_jsonl(self._file, map(with_checksum, lines))
 
     def _flush_ripe(self) -> None:
         now = time.monotonic()
@@ -283,7 +283,7 @@ def _read_file(path: Path) -> list[tuple[Trace, dict[str, Any]]]:
     whole = path.read_bytes().count(b"\n")
     read: list[tuple[Trace, dict[str, Any]]] = []
     try:
-        for number, line in read_sealed(path, "delete the line, and the trace is sampled again"):
+        for number, line in read_with_checksums(path, "delete the line, and the trace is sampled again"):
             read.append((trace_of(line, f"{path}, line {number}"), line))
     except InputError:
         if len(read) < whole:

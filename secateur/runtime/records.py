@@ -43,12 +43,12 @@ def record_of(kind: type[R], values: JSON, where: str) -> R:
         ) from None
 
 
-def sealed(values: Mapping[str, JSON]) -> dict[str, JSON]:
+def with_checksum(values: Mapping[str, JSON]) -> dict[str, JSON]:
     """The values and their checksum (XXH3, 64 bits: against accidents, not against forgers)."""
     return {**values, CHECKSUM_KEY: _checksum(values)}
 
 
-def unsealed(values: Mapping[str, JSON], where: str, remedy: str) -> dict[str, JSON]:
+def without_checksum(values: Mapping[str, JSON], where: str, remedy: str) -> dict[str, JSON]:
     """The values without their checksum. Raises `InputError` naming `where` if it is not theirs."""
     bare = {key: value for key, value in values.items() if key != CHECKSUM_KEY}
     if CHECKSUM_KEY in values and values[CHECKSUM_KEY] != _checksum(bare):
@@ -59,10 +59,10 @@ def unsealed(values: Mapping[str, JSON], where: str, remedy: str) -> dict[str, J
     return bare
 
 
-def read_sealed(path: Path, remedy: str) -> Iterator[tuple[int, dict[str, JSON]]]:
-    """`read_jsonl` of lines that were `sealed`. Raises `InputError` naming file and line for one that was changed."""
+def read_with_checksums(path: Path, remedy: str) -> Iterator[tuple[int, dict[str, JSON]]]:
+    """`read_jsonl` of lines that may carry checksums. A changed one raises `InputError` naming file and line."""
     for number, line in read_jsonl(path):
-        yield number, unsealed(line, f"{path}, line {number}", remedy)
+        yield number, without_checksum(line, f"{path}, line {number}", remedy)
 
 
 def _checksum(values: Mapping[str, JSON]) -> str:
@@ -71,7 +71,7 @@ def _checksum(values: Mapping[str, JSON]) -> str:
 
 def write_record(path: str | Path, record: object, number: int) -> None:
     """Replace `path` by the record, its format number and its checksum."""
-    write_json(path, sealed({FORMAT_KEY: number, **as_json(record)}))
+    write_json(path, with_checksum({FORMAT_KEY: number, **as_json(record)}))
 
 
 def read_record(path: str | Path, kind: type[R], number: int, remedy: str) -> R:
@@ -81,7 +81,7 @@ def read_record(path: str | Path, kind: type[R], number: int, remedy: str) -> R:
     found = values.get(FORMAT_KEY) if isinstance(values, dict) else None
     if found != number:
         raise InputError(f"{path}: has format {found}, this version reads {number}; {remedy}")
-    bare = unsealed(values, str(path), remedy)
+    bare = without_checksum(values, str(path), remedy)
     return record_of(kind, {key: value for key, value in bare.items() if key != FORMAT_KEY}, str(path))
 
 

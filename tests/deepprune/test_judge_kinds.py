@@ -31,7 +31,7 @@ from secateur.deepprune.judges.registry import JUDGE_KINDS, STORED, UNTRAINED
 from secateur.engines.accounting import Usage
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
-from secateur.runtime.records import unsealed
+from secateur.runtime.records import without_checksum
 from tests.judge_records import describe_judge, measure_judge
 from tests.judge_traces import arguments, write_splits
 from tests.judges import linear, own_states, pairwise
@@ -98,7 +98,7 @@ def test_judge_json_comes_back_and_another_format_is_refused(tmp_path: Path) -> 
         kind="linear", cut=CutRule("words", 2), calibration=Calibration(2.0, -1.0), weight=0.5, verdict="good"
     )
     assert read_judge(tmp_path) == expected
-    values = unsealed(read_json(tmp_path / JUDGE_FILE), "", "")
+    values = without_checksum(read_json(tmp_path / JUDGE_FILE), "", "")
     write_json(tmp_path / JUDGE_FILE, values | {"cut": {"kind": "lines", "k": 2}})
     with pytest.raises(InputError, match=f"{JUDGE_FILE}: cut"):
         read_judge(tmp_path)

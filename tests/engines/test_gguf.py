@@ -14,7 +14,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from secateur.engines.gguf import RECORD, plain_model
 from secateur.engines.models import end_token_ids, load_model, load_tokenizer
 from secateur.runtime.errors import InputError
-from secateur.runtime.records import unsealed
+from secateur.runtime.records import without_checksum
 from secateur.tasks.prompts import encode_prompt
 
 CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -119,7 +119,7 @@ def test_a_second_call_converts_nothing_and_another_file_does(tmp_path: Path) ->
 def test_an_interrupted_conversion_is_made_again(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
     folder = Path(plain_model(str(path)))
-    record = unsealed(json.loads((folder / RECORD).read_text()), "", "")
+    record = without_checksum(json.loads((folder / RECORD).read_text()), "", "")
     (folder / RECORD).write_text(json.dumps(record | {"complete": False}))
     (folder / "model.safetensors").unlink()
     plain_model(str(path))

@@ -15,7 +15,7 @@ from secateur.runtime.files import JSON, read_json, write_json
 from secateur.runtime.records import (
     check_start_model,
     read_record,
-    unsealed,
+    without_checksum,
     write_record,
     write_start_model,
 )
@@ -59,7 +59,7 @@ def test_figures_that_are_no_numbers_survive(tmp_path) -> None:
 )
 def test_anything_else_is_refused_with_file_key_and_remedy(tmp_path, changes, message) -> None:
     write_record(tmp_path / "r.json", RECORD, 3)
-    write_json(tmp_path / "r.json", unsealed(read_json(tmp_path / "r.json"), "", "") | changes)
+    write_json(tmp_path / "r.json", without_checksum(read_json(tmp_path / "r.json"), "", "") | changes)
     with pytest.raises(InputError, match=message):
         read_record(tmp_path / "r.json", Whole, 3, "do it again")
 

@@ -26,7 +26,7 @@ from secateur.runtime.cards import code_span, describe_base, escape_markdown, fe
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json, write_text
 from secateur.runtime.hub import Pushed
-from secateur.runtime.records import unsealed, write_record
+from secateur.runtime.records import without_checksum, write_record
 from secateur.tasks.prompts import FAMILIES, evaluation_messages
 from tests.model_hub import TOKEN, USER, ModelHub
 from tests.schedules.candidates import candidate
@@ -130,7 +130,7 @@ def test_foreign_text_stays_text(tmp_path, embedded_model, repository, monkeypat
     monkeypatch.chdir(repository)
     config = finished_run(tmp_path, embedded_model, HOSTILE)
     selection = tmp_path / "run" / "rounds" / "1-limit-220" / "selection.json"
-    write_json(selection, unsealed(read_json(selection), "", "") | {"reason": HOSTILE})
+    write_json(selection, without_checksum(read_json(selection), "", "") | {"reason": HOSTILE})
     write_model_card(config)
     card = ModelCard.load(tmp_path / "run" / "final" / "README.md")
     shown = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.text)

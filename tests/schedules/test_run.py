@@ -26,7 +26,7 @@ from schedules.records import (
 from schedules.run import Driver, main
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, read_json, write_json, write_text
-from secateur.runtime.records import unsealed
+from secateur.runtime.records import without_checksum
 from tests.offline_wandb import read_events, read_offline_run
 from tests.schedules.candidates import candidate
 
@@ -92,7 +92,7 @@ def test_a_selection_is_read_as_it_was_written_and_no_other_file_is_taken_for_on
     stored = read_json(folder / "selection.json")
     write_selection(folder, record)
     assert read_json(folder / "selection.json") == stored
-    by_hand = unsealed(stored, "", "")
+    by_hand = without_checksum(stored, "", "")
     for changes, message in (({"format": 0}, "has format 0"), ({"chosen_step": "x"}, "chosen_step: ")):
         write_json(folder / "selection.json", by_hand | changes)
         with pytest.raises(InputError, match=rf"selection\.json: {message}"):

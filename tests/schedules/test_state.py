@@ -25,7 +25,7 @@ from schedules.state import (
 from secateur.runtime.config import read_yaml
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import fingerprint, hold_folder, read_json, write_json
-from secateur.runtime.records import sealed, unsealed
+from secateur.runtime.records import with_checksum, without_checksum
 from tests.launches import killed_before
 from tests.schedules.candidates import candidate
 
@@ -403,8 +403,8 @@ def test_a_choice_that_does_not_follow_from_its_figures_deletes_nothing(tmp_path
     for step in (2, 4):
         write_checkpoint(folder, step)
     finish_round(run, 0, 4)
-    selection = unsealed(read_json(folder / "selection.json"), "", "")
-    write_json(folder / "selection.json", sealed(selection | {"chosen_step": number}))
+    selection = without_checksum(read_json(folder / "selection.json"), "", "")
+    write_json(folder / "selection.json", with_checksum(selection | {"chosen_step": number}))
     before = snapshot(run.path)
     for use in (run.next_action, lambda: prune_decided(run, "chosen")):
         with pytest.raises(InputError, match=r"selection\.json: names .* but .* in validation\.json .* step 4"):

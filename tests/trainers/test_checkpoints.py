@@ -21,7 +21,7 @@ from schedules.rounds import Round
 from schedules.state import FREE_KEYS
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import fingerprint, key_file, own_key, read_json, write_json
-from secateur.runtime.records import unsealed
+from secateur.runtime.records import without_checksum
 from trainers.grpo.callbacks import STUCK_STEPS, StuckWatch, between_generations
 from trainers.grpo.checkpoints import (
     TrainedBy,
@@ -296,7 +296,7 @@ def test_the_record_of_a_round_names_its_candidates_and_its_engine(tmp_path) -> 
     write_trained_by(tmp_path, TrainedBy("DeepSpeedEngine", 2, 2))
     record_training(tmp_path, Round(1, 220, 8))
     expected = {"steps": 8, "checkpoints": [8], "engine": "DeepSpeedEngine", "world_size": 2, "zero_stage": 2}
-    assert unsealed(read_json(tmp_path / "training.json"), "", "") == expected | {"format": 1}
+    assert without_checksum(read_json(tmp_path / "training.json"), "", "") == expected | {"format": 1}
 
 
 @pytest.mark.parametrize(

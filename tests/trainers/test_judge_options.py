@@ -16,7 +16,7 @@ from secateur.deepprune.judges.folder import load_judge
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_jsonl
-from secateur.runtime.records import read_sealed
+from secateur.runtime.records import read_with_checksums
 from tests.judge_traces import METRICS, arguments, train, write_split, write_splits
 from tests.tiny import build_tiny_model
 from trainers.judge import run
@@ -94,7 +94,7 @@ def test_traces_of_another_tokenizer_are_read_by_their_text(traces, tiny_model, 
     plain = load_judge_data(parse_config(JudgeConfig, arguments(traces, tiny_model, tmp_path, kind="pairwise")))
     shutil.copytree(traces / "test", tmp_path / "foreign")
     for path in (tmp_path / "foreign").glob("traces*.jsonl"):
-        lines = [record for _, record in read_sealed(path, "")]
+        lines = [record for _, record in read_with_checksums(path, "")]
         for line in lines:
             line["token_ids"] = [index + 90000 for index in line["token_ids"]]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
