@@ -43,9 +43,10 @@ CLOCKS = {
     "cpu_s",
 }
 # In which lot a trace's tensors lie, which files a checkpoint has with which times in them: kills may change that.
-PLACES = {"states", "vector", "confidences", "checksum", "files", "fingerprints", "format"}
+PLACES = {"states", "vector", "confidences", "checksum", "tensors", "files", "fingerprints", "format"}
 PICTURES = {".png", ".svg", ".html", ".md", ".csv"}  # made anew from the other files at every start
 TRAINING_STATE = {".pt", ".pth", ".bin"}  # their bytes hold addresses; the metrics of later steps tell
+_SUM_ERROR = 2e-6  # relative to the largest value: some 16 roundings of 32 bits
 
 MOUNTS = Path("/proc/mounts").is_file()
 POLL_S = 0.02
@@ -201,7 +202,23 @@ def differences(alone: Path, other: Path) -> list[str]:
     """What two runs of a command stored otherwise, a line each; [] if nothing. Times, pictures and the bytes of
     training states are not compared, nor the order in which traces ended."""
     ours, theirs = contents(alone), contents(other)
-    return [f"{name} differs" for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+    names = sorted(ours.keys() | theirs.keys())
+    return [f"{name} differs" for name in names if not _same(ours.get(name), theirs.get(name))]
+
+
+def _same(one: object, other: object) -> bool:
+    """Equality; of states in 16 bits up to the rounding of their sums: a kill changes which traces are computed side
+    by side, and a matrix product of another width sums in another order. The error of a sum is that of its largest
+    terms in 32 bits, and then one unit in the last of 16 bits."""
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return type(one) is type(other) and one == other
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if one.dtype != torch.float16:
+        return _bytes(one) == _bytes(other)
+    ours, theirs = one.float(), other.float()
+    largest = float(ours.abs().max()) if ours.numel() else 0.0
+    return torch.allclose(ours, theirs, rtol=torch.finfo(torch.float16).eps, atol=_SUM_ERROR * largest)
 
 
 def contents(run: Path) -> dict[str, object]:
@@ -222,7 +239,7 @@ def contents(run: Path) -> dict[str, object]:
 
 def _tensors(name: str, path: Path) -> dict[str, object]:
     """Those of a lot, whichever lot it is."""
-    return {f"{name.rpartition('-')[0]}: {key}": _bytes(tensor) for key, tensor in load_file(path).items()}
+    return {f"{name.rpartition('-')[0]}: {key}": tensor for key, tensor in load_file(path).items()}
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

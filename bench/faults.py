@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from bench.fault_commands import (
@@ -136,13 +136,18 @@ class Trials:
         last = refusal(output)
         if code == 0 or (self.command.finished_is_refused and FINISHED in last):
             wrong = differences(self.alone, self.run)
-            if damaged and wrong and all(line.startswith(damaged) for line in wrong):
+            if damaged and wrong and all(line.startswith(compared_as(damaged)) for line in wrong):
                 return "not read", ""
             said = damaged and any(word in output for word in _SAID)
             return ("FAULT", "; ".join(wrong[:3])) if wrong else ("before" if said else "equal", "")
         if code in (1, 2) and last and "Traceback" not in output:
             return "refused", last
         return "FAULT", f"exit {code}: {output.strip().splitlines()[-1] if output.strip() else 'no word'}"
+
+
+def compared_as(name: str) -> str:
+    """How `contents` names a file: the states of a problem without their lot."""
+    return name.rpartition("-")[0] if PurePath(name).parent.name == "states" else name
 
 
 def refusal(output: str) -> str:

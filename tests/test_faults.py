@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from bench.fault_commands import differences, kind_of
 from bench.faults import refusal
@@ -120,6 +122,16 @@ def test_runs_are_compared_by_what_they_stored_times_and_order_apart(tmp_path) -
         "summary.json differs",
         "traces-rank0.jsonl differs",
     ]
+
+
+def test_states_may_differ_by_their_last_place_and_no_further(tmp_path) -> None:
+    ours = torch.tensor([1.0, -1.0, 0.0, 60000.0, -2.5], dtype=torch.float16)
+    nearby = torch.nextafter(ours, torch.tensor(float("inf"), dtype=torch.float16))
+    for name, lot, states in (("alone", 5, ours), ("killed", 9, nearby), ("wrong", 9, ours * 1.003)):
+        (tmp_path / name / "states").mkdir(parents=True)
+        save_file({"0": states}, tmp_path / name / "states" / f"a-{lot}.safetensors")
+    assert differences(tmp_path / "alone", tmp_path / "killed") == []
+    assert differences(tmp_path / "alone", tmp_path / "wrong") == ["states/a: 0 differs"]
 
 
 def test_an_outcome_needs_one_named_line(tmp_path) -> None:
