@@ -21,12 +21,12 @@ from transformers.training_args import OptimizerNames
 from schedules.export import remove_folder
 from schedules.integrity import saved_checkpoints
 from secateur.engines.gguf import plain_model
-from secateur.engines.models import keep_special_tokens_only, load_tokenizer
+from secateur.engines.models import keep_special_tokens_only, load_tokenizer, reduce_gradients_in_place
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, hold_folder, model_identity, read_jsonl
-from secateur.runtime.process import current_ranks, entry_point
+from secateur.runtime.process import current_ranks, entry_point, return_memory_early
 from secateur.runtime.records import read_record, write_record
 from secateur.tasks.prompts import PromptKeys, evaluation_messages
 from secateur.tasks.word_problems import make_solutions
@@ -189,6 +189,7 @@ def tune(config: FormatTuningConfig) -> None:
     )
     trainer.remove_callback(PrinterCallback)
     keep_special_tokens_only(trainer.model)
+    reduce_gradients_in_place(trainer.accelerator)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     if current_ranks().is_main:
         trainer.model.config.use_cache = True
@@ -203,6 +204,7 @@ def main() -> None:
     silence_libraries()
     config = parse_config(FormatTuningConfig)
     use_one_torch_thread()
+    return_memory_early()
     with hold_folder(config.output_dir) if current_ranks().is_main else contextlib.nullcontext():
         if not is_done(config):
             if current_ranks().is_main:

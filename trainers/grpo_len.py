@@ -31,12 +31,12 @@ from schedules.integrity import step_of
 from schedules.records import write_data
 from schedules.rounds import Round
 from schedules.state import Action, RunFolder
-from secateur.engines.models import keep_special_tokens_only
+from secateur.engines.models import keep_special_tokens_only, reduce_gradients_in_place
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, own_key
 from secateur.runtime.launch_file import check_saves_weights
-from secateur.runtime.process import current_ranks, entry_point
+from secateur.runtime.process import current_ranks, entry_point, return_memory_early
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
@@ -79,6 +79,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
         callbacks=[round_log(round_, folder / "train.jsonl"), StuckWatch(), CompletionMarker(round_.limit), stop],
     )
     keep_special_tokens_only(trainer.model)
+    reduce_gradients_in_place(trainer.accelerator)
     trainer.add_callback(EngineNote(trainer, folder))
     reward.end_ids = frozenset(trainer.eos_token_ids)  # only the loaded model knows all of them
     trainer.remove_callback(transformers.PrinterCallback)
@@ -134,6 +135,7 @@ def train_next_round(job: RoundJob) -> None:
 def main() -> None:
     silence_libraries()
     use_one_torch_thread()
+    return_memory_early()
     accept_indexed_cpu()
     argv, planned = take_plan_options(sys.argv[1:])
     config = read_run_config(argv)

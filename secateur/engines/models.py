@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -128,6 +129,13 @@ def keep_special_tokens_only(model: PreTrainedModel) -> None:
     if published is not None:
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         model.generation_config = GenerationConfig(**{name: getattr(published, name) for name in names})
+
+
+def reduce_gradients_in_place(accelerator: Accelerator) -> None:
+    """DDP sums the gradients where they lie, not in buckets of their own: on every process one copy of them less. To
+    be called before the model is wrapped."""
+    if accelerator.ddp_handler is not None:
+        accelerator.ddp_handler.gradient_as_bucket_view = True
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

@@ -80,7 +80,7 @@ def model_states(setting: Setting) -> list[Item]:
 
 
 def _states_without_deepspeed(setting: Setting) -> list[Item]:
-    """Nothing is sharded; DDP with several processes keeps a second copy of the gradients in its buckets."""
+    """Nothing is sharded."""
     total = setting.shape.parameters
     width = 2 if setting.precision == "pure_bf16" else 4
     items = [
@@ -90,8 +90,6 @@ def _states_without_deepspeed(setting: Setting) -> list[Item]:
     ]
     if setting.precision == "mixed":
         items.append(Item("16-bit copies of the weights (autocast)", 2 * total))
-    if setting.processes > 1:
-        items.append(Item("gradient buckets of DDP", width * total))
     if setting.reference:
         items.append(Item("reference model", width * total))
     return items

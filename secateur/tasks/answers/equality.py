@@ -53,8 +53,11 @@ def grade_batch(texts: Sequence[str], golds: Sequence[str], extract: Extract = e
 def grade_answers(answers: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
     """Whether each answer that was taken out of a text is right; None, no answer, is wrong."""
     present = [(answer or "", gold) for answer, gold in zip(answers, golds, strict=True)]
-    found = _read([text for pair in present for text in pair])
-    return [_is_right(answer, gold) for answer, gold in zip(found[::2], found[1::2], strict=True)]
+    distinct = list(dict.fromkeys(present))
+    found = _read([text for pair in distinct for text in pair])
+    right = [_is_right(answer, gold) for answer, gold in zip(found[::2], found[1::2], strict=True)]
+    verdicts = dict(zip(distinct, right, strict=True))
+    return [verdicts[pair] for pair in present]
 
 
 def group_answers(answers: Sequence[str | None]) -> list[int | None]:

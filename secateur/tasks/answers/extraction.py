@@ -8,6 +8,7 @@ Where it is looked for is the key `answer_from` of every command; reward, label,
 - `package.module:function`: a function of your own, from text to answer or None.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ THINKING = (
     ("◁think▷", "◁/think▷"),
 )  # begin and end, as published models write them
 CHANNEL, FINAL_CHANNEL = "<|channel|>", "<|channel|>final<|message|>"
-_BOX = regex.compile(r"\\(?:boxed|fbox)\s*(?:([0-9])|\{\s*\}|\{)")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:([0-9])|\{\s*\}|\{)")
 _PATTERN_S = 1.0  # a pattern that backtracks without end on some text finds no answer there
 
 
@@ -99,7 +100,7 @@ def answer_part(text: str, thinking: bool = False) -> str | None:
     """What follows the thinking of a text; None if the thinking never ended."""
     if CHANNEL in text:
         return text.rpartition(FINAL_CHANNEL)[2] if FINAL_CHANNEL in text else None
-    if not thinking and not any(bracket in text for bracket in ">]▷"):  # no mark: most texts of models that answer
+    if not (thinking or "think" in text or "THINK" in text or "thought" in text):  # every mark holds one of these
         return text
     ended = max(text.rfind(mark) + len(mark) if mark in text else 0 for _, mark in THINKING)
     rest = text[ended:]
@@ -149,18 +150,17 @@ def last_box(text: str) -> str | None:
     >>> last_box("so \\\\boxed{\\\\boxed{4} or 5}, within \\\\boxed{}")
     '\\\\boxed{4} or 5'
     """
-    boxes = [match for match in _BOX.finditer(text) if not match.group().endswith("}")]
+    boxes = [match for match in _BOX.finditer(text) if text[match.end() - 1] != "}"]
     if not boxes:
         return None
-    last = boxes[-1]
-    if last.group(1):
-        return last.group(1)
-    around = _outermost(text, [box.end() for box in boxes if not box.group(1)])
+    if digit := boxes[-1].group(1):
+        return digit
+    around = _outermost(text, [box.end() for box in boxes if box.lastindex is None])
     if around is None:
         return None
     content = text[slice(*around)].strip()
-    inner = _BOX.match(content)
-    whole = inner is not None and not inner.group(1) and braced(content, inner.end() - 1) == len(content) - 1
+    inner = _BOX.match(content) if content.startswith("\\") else None
+    whole = inner is not None and inner.lastindex is None and braced(content, inner.end() - 1) == len(content) - 1
     return (content[inner.end() : -1].strip() if whole else content) or None
 
 
@@ -171,6 +171,8 @@ def _outermost(text: str, starts: Sequence[int]) -> tuple[int, int] | None:
     for start in starts:
         if start > passed:
             end = braced(text, start - 1)
+            if end < 0 and start == starts[-1]:
+                return None
             if end < 0:
                 break
             if end >= starts[-1]:
@@ -187,8 +189,8 @@ def _closing(text: str) -> dict[int, int]:
     """The index of the closing brace for that of every opening one that is closed. One pass."""
     found, opened = {}, []
     for match in BRACES.finditer(text):
-        if match.group() == "{":
+        if match.lastgroup == "opening":
             opened.append(match.start())
-        elif match.group() == "}" and opened:
+        elif match.lastgroup == "closing" and opened:
             found[opened.pop()] = match.start()
     return found

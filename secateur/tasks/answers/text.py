@@ -147,15 +147,21 @@ def unbalanced(text: str) -> bool:
 
 def braced(text: str, start: int) -> int:
     """The index of the brace that closes the one at `start`, or -1. One pass; hostile nesting costs no more."""
+    first = text.find("}", start)
+    if first < 0 or (text.rfind("{", start, first) == start and text.find("\\", start, first) < 0):
+        return first  # most boxes: nothing in between opens or escapes a brace
     depth = 0
     for match in BRACES.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(match.group(), 0)
-        if depth == 0:
-            return match.start()
+        if match.lastgroup == "opening":
+            depth += 1
+        elif match.lastgroup == "closing":
+            depth -= 1
+            if depth == 0:
+                return match.start()
     return -1
 
 
-BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+BRACES = re.compile(r"\\.|(?P<opening>\{)|(?P<closing>\})", re.DOTALL)
 
 
 def without_condition(text: str) -> str:
