@@ -14,6 +14,7 @@ left out. Exit code 1 if there is a FAULT.
 
 import argparse
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -323,7 +324,7 @@ FAULTS: dict[str, Callable[[Trials, argparse.Namespace], Made]] = {
 
 def disturb(name: str, inputs: Inputs, options: argparse.Namespace, known: list[Cell]) -> None:
     """Do the trials of a command that are not in `known`, and append them."""
-    trials = Trials(name, COMMANDS[name], inputs, options.output_dir / name.replace("/", "-"))
+    trials = Trials(name, COMMANDS[name], inputs, options.output_dir / re.sub(r"[^a-z_.]+", "-", name))
     done = {(cell.command, cell.fault, cell.trial) for cell in known}
     for fault in options.faults:
         for trial, make in FAULTS[fault](trials, options):
