@@ -36,7 +36,7 @@ from secateur.runtime.console import say, silence_libraries, use_one_torch_threa
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, own_key
 from secateur.runtime.launch_file import check_saves_weights
-from secateur.runtime.process import current_ranks, entry_point, return_memory_early
+from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
@@ -135,7 +135,6 @@ def train_next_round(job: RoundJob) -> None:
 def main() -> None:
     silence_libraries()
     use_one_torch_thread()
-    return_memory_early()
     accept_indexed_cpu()
     argv, planned = take_plan_options(sys.argv[1:])
     config = read_run_config(argv)
