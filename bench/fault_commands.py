@@ -46,6 +46,7 @@ CLOCKS = {
 PLACES = {"states", "vector", "confidences", "checksum", "tensors", "files", "fingerprints", "format"}
 PICTURES = {".png", ".svg", ".html", ".md", ".csv"}  # made anew from the other files at every start
 TRAINING_STATE = {".pt", ".pth", ".bin"}  # their bytes hold addresses; the metrics of later steps tell
+_APART = (".", "incomplete-")  # locks, and what a start has set aside
 _SUM_ERROR = 2e-6  # relative to the largest value: some 16 roundings of 32 bits
 
 MOUNTS = Path("/proc/mounts").is_file()
@@ -226,7 +227,7 @@ def contents(run: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(path for path in run.rglob("*") if path.is_file()):
         name = path.relative_to(run).as_posix()
-        if any(part.startswith(".") for part in Path(name).parts) or path.suffix in PICTURES | TRAINING_STATE:
+        if any(part.startswith(_APART) for part in Path(name).parts) or path.suffix in PICTURES | TRAINING_STATE:
             continue
         if path.name.startswith("wall-rank") or path.name == "trainer_state.json":  # times and nothing else
             continue
@@ -290,7 +291,7 @@ def stored_kinds(run: Path) -> dict[str, list[Path]]:
     """Kind → its files in a run folder, relative to it; without locks, pictures and pages."""
     found: dict[str, list[Path]] = {}
     for path in sorted(path.relative_to(run) for path in run.rglob("*") if path.is_file()):
-        if not any(part.startswith(".") for part in path.parts) and path.suffix not in PICTURES:
+        if not any(part.startswith(_APART) for part in path.parts) and path.suffix not in PICTURES:
             found.setdefault(kind_of(path.as_posix()), []).append(path)
     return found
 

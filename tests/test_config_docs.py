@@ -51,7 +51,7 @@ def test_a_key_without_a_meaning_is_refused() -> None:
         silent: int = 0
 
     with pytest.raises(InputError, match=r"nothing says what these keys mean: silent; add a line `silent: text`"):
-        config_docs._own_keys(Silent)
+        config_docs.own_keys(Silent)
 
 
 def test_what_is_said_where() -> None:

@@ -125,7 +125,7 @@ A config is one YAML file, `--config FILE`. Each key can be overridden on the co
 impossible value ends the run before a model is loaded. `--help` prints the keys of a command. *Required* means that
 there is no default.
 """
-_LAUNCH_OPTIONS = {
+LAUNCH_OPTIONS = {
     "--accelerate_config": "the launch config of accelerate, a file of `configs/accelerate/`; required",
     "--launcher": "words in front of every launch that start it on all machines (docs/training.md)",
     "--num_processes": "how many processes, in the place of the number in the launch config",
@@ -164,7 +164,7 @@ def _sections(commands: Sequence[Command]) -> Iterator[tuple[str, str, str]]:
             rows = [Key((name,), ("",), (default,), text) for name, default, text in command.arguments]
             yield f"`{command.path}`", plain(command.purpose), table(rows)
     for shared, title in _shared(titles).items():
-        yield title, _intro(shared), table(_own_keys(shared))
+        yield title, _intro(shared), table(own_keys(shared))
     yield "Engine options", "`engine_options` of each `engine`", _engine_text()
     yield _RULE, "what a judge's scores become: in a config, in `variants` and in a sweep", table(_rule_keys())
 
@@ -181,19 +181,24 @@ def _titles(commands: Sequence[Command]) -> dict[type, str]:
 def _shared(commands: Mapping[type, str]) -> dict[type, str]:
     """Base classes of configs that are no command's own → heading."""
     bases = dict.fromkeys(base for config in commands for base in config.__mro__ if dataclasses.is_dataclass(base))
-    named = {base: _SHARED.get(base.__name__, base.__name__) for base in bases if base not in commands}
+    named = {base: title_of(base) for base in bases if base not in commands}
     return {base: title for base, title in named.items() if not title.startswith("_")}
+
+
+def title_of(shared: type) -> str:
+    """The heading above keys that several commands share."""
+    return _RULE if shared in _rule_parts() else _SHARED.get(shared.__name__, shared.__name__)
 
 
 def _command_text(commands: Sequence[Command], titles: Mapping[type, str]) -> str:
     config = commands[0].config
     assert config is not None
-    parts = [table(_own_keys(config))]
+    parts = [table(own_keys(config))]
     if others := _borrowed_from(config, titles):
         parts.append(f"And the keys of {', '.join(f'[{title}](#{slug(title)})' for title in others)}.")
     for command in commands:
         if command.launch_options:
-            rows = [Key((name,), ("",), ("",), _LAUNCH_OPTIONS[name]) for name in command.launch_options]
+            rows = [Key((name,), ("",), ("",), LAUNCH_OPTIONS[name]) for name in command.launch_options]
             parts += [f"On the command line of `{command.path}` only:", table(rows)]
     return "\n\n".join(part for part in parts if part)
 
@@ -205,9 +210,9 @@ def _intro(config: type) -> str:
     return "" if entries(first, keys) or text.startswith(f"{config.__name__}(") else plain(" ".join(first.split()))
 
 
-def _own_keys(config: type) -> list[Key]:
+def own_keys(config: type) -> list[Key]:
     """The keys that a class brings or explains itself."""
-    said, hints = _all_meanings(config), typing.get_type_hints(config)
+    said, hints = all_meanings(config), typing.get_type_hints(config)
     fields = {field.name: field for field in dataclasses.fields(config) if field.init}
     mine = [name for name in fields if said[name].owner is config or name in vars(config).get("__annotations__", {})]
     rows: dict[tuple[str, ...], Key] = {}
@@ -220,14 +225,14 @@ def _own_keys(config: type) -> list[Key]:
 
 def _borrowed_from(config: type, titles: Mapping[type, str]) -> list[str]:
     """Headings of the sections that have the other keys of a class."""
-    mine = {name for key in _own_keys(config) for name in key.names}
-    owners = [meaning.owner for name, meaning in _all_meanings(config).items() if name not in mine]
+    mine = {name for key in own_keys(config) for name in key.names}
+    owners = [meaning.owner for name, meaning in all_meanings(config).items() if name not in mine]
     rule = dict.fromkeys(_rule_parts(), _RULE)
     known = {**titles, **_shared(titles), **rule}
     return list(dict.fromkeys(known[owner] for owner in owners))
 
 
-def _all_meanings(config: type) -> dict[str, Meaning]:
+def all_meanings(config: type) -> dict[str, Meaning]:
     """Key → meaning of all fields. Raises `InputError` where one has none."""
     names = [field.name for field in dataclasses.fields(config) if field.init]
     found = meanings_of(config)
@@ -293,7 +298,7 @@ def _reward_text() -> str:
     parts = []
     for owner, names in sorted(owners.items(), key=lambda item: -len(item[1])):
         whose = "every reward" if len(names) == len(REWARDS) else ", ".join(names)
-        if rows := _own_keys(owner):
+        if rows := own_keys(owner):
             parts.append(f"Of {whose}:\n\n{table(rows)}")
     return "What each reward is: [rewards.md](rewards.md).\n\n" + "\n\n".join(parts)
 

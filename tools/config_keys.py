@@ -126,6 +126,7 @@ def _comments(source: str) -> Mapping[int, str]:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _FOLDERS = ("schedules", "trainers", "eval", "secateur")
+_DOOR = REPOSITORY / "secateur" / "cli.py"  # leads to all the others
 _READERS = ("parse_config", "HfArgumentParser")  # called with a config class
 
 
@@ -147,6 +148,7 @@ def find_commands() -> tuple[Command, ...]:
         command
         for folder in _FOLDERS
         for path in sorted((REPOSITORY / folder).rglob("*.py"))
+        if path != _DOOR
         for command in _commands_of(path)
     )
 
@@ -155,12 +157,18 @@ def _commands_of(path: Path) -> Iterator[Command]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     name = path.relative_to(REPOSITORY).as_posix()
-    purpose = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split())
+    purpose = purpose_of(path)
     if arguments := [_argument(call, name) for call in calls if _called(call) == "add_argument"]:
         yield Command(name, purpose, arguments=tuple(arguments))
     elif config := _config_class(calls, name):
         launch_options = tuple(option for call in calls for option in _launch_option(call))
         yield Command(name, purpose, config, launch_options=launch_options)
+
+
+def purpose_of(path: Path) -> str:
+    """What a script says of itself first."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(docstring.partition("\n\n")[0].split())
 
 
 def _called(call: ast.Call) -> str:

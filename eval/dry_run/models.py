@@ -18,7 +18,7 @@ from eval.dry_run.traces import (
     read_stored,
 )
 from eval.table.config import CombinedConfig
-from eval.table.registry import METHODS
+from eval.table.registry import method_of
 from eval.table.store import traces_folder
 from eval.traces.collect import CollectConfig, captured_layers, trace_folders
 from eval.traces.sampling import SamplingKeys, prompt_ids
@@ -168,7 +168,7 @@ def _live_tokens(config: CombinedConfig, plan: ModelPlan) -> float:
     return sum(
         plan.results_left(index, f"live/{method}", config.live_count(len(part.problems)))
         * part.n
-        * (plan.lengths.tokens + (_forced_of_trace(config, plan) if METHODS[method].reads_probes else 0))
+        * (plan.lengths.tokens + (_forced_of_trace(config, plan) if method_of(method).reads_probes else 0))
         for index, part in enumerate(plan.parts)
         for method in config.live_rules
     )

@@ -81,24 +81,30 @@ def prune(
     Raises `InputError` for an engine that lacks what the judge reads, fewer than 2 traces, or a prompt that the
     engine refuses, and `EngineError` if the engine breaks down.
     """
-    rule = _rule_of(rule, judge)
+    rule = rule_for(rule, judge)
     if judge is not None and isinstance(rule, JudgedRule):
         _check_states(engine, judge)
-    if engine.tokenizer is None:
-        raise InputError(
-            "the engine has no tokenizer, so no prompt can be rendered: open it with the model's tokenizer"
-        )
     known = (None if judge is None else judge.prompt) or Prompt()
     given = {"prompt_family": prompt_family, "system_prompt": system_prompt, "instruction": instruction}
-    prompt_ids = encode_prompt(engine.tokenizer, _messages(problem, prompt_of(given, known)))
-    name = hashlib.sha256(repr(prompt_ids).encode()).hexdigest()[:16]
-    job = ProblemJob.sampled(name, prompt_ids, n, seed)
+    job = job_of(problem, engine, prompt_of(given, known), n, seed)
     thinking = starts_inside_thinking(engine.tokenizer)
     extract = extraction(answer_from, thinking) if isinstance(answer_from, str) else answer_from
     (result,) = run_live(engine, [job], spec, judge, rule, max_rows=n, extract=extract)
     if judge is not None and isinstance(rule, JudgedRule):
         _warn_of_whole_cuts(judge, result.traces)
     return PruneResult(result.answer, result.traces, result.usage, result.decision)
+
+
+def job_of(
+    problem: str | Sequence[Mapping[str, str]], engine: Engine, prompt: Prompt, n: int, seed: int
+) -> ProblemJob:
+    """The n traces that `prune` would run of a problem."""
+    if engine.tokenizer is None:
+        raise InputError(
+            "the engine has no tokenizer, so no prompt can be rendered: open it with the model's tokenizer"
+        )
+    prompt_ids = encode_prompt(engine.tokenizer, _messages(problem, prompt))
+    return ProblemJob.sampled(hashlib.sha256(repr(prompt_ids).encode()).hexdigest()[:16], prompt_ids, n, seed)
 
 
 def _warn_of_whole_cuts(judge: Judge, traces: Sequence[TraceResult]) -> None:
@@ -113,7 +119,7 @@ def _warn_of_whole_cuts(judge: Judge, traces: Sequence[TraceResult]) -> None:
         )
 
 
-def _rule_of(rule: Rule | None, judge: Judge | None) -> Rule:
+def rule_for(rule: Rule | None, judge: Judge | None) -> Rule:
     """The rule that runs: a judge without weight has none that asks it, unless the rule is one that always does."""
     if judge is None:
         if isinstance(rule, JudgedRule):

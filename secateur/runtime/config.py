@@ -9,10 +9,11 @@ import difflib
 import importlib
 import inspect
 import os
+import re
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +45,8 @@ def read_yaml(path: str | Path) -> dict[str, JSON]:
 
 
 class _PlainNumbers(yaml.SafeLoader):
-    """YAML 1.1 takes 042 for 34 and 12:30 for 750: here the first is refused and the second is text."""
+    """YAML 1.1 takes 042 for 34 and 12:30 for 750: here the first is refused and the second is text. Of a key that is
+    there twice it takes the last: refused as well."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int | str:
         text = self.construct_scalar(node)
@@ -52,6 +54,17 @@ class _PlainNumbers(yaml.SafeLoader):
         if digits.startswith("0") and digits.replace("_", "").isdecimal() and digits.strip("0_"):
             raise ValueError(f"{text} would be read as an octal number; write {digits.lstrip('0_')}")
         return text if ":" in text else super().construct_yaml_int(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, JSON]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                raise ValueError(
+                    f"the key '{key.value}' is there twice, in line {lines[key.value]} and {line}; keep one"
+                )
+            lines[str(key.value)] = line
+        return super().construct_mapping(node, deep)
 
 
 _PlainNumbers.add_constructor("tag:yaml.org,2002:int", _PlainNumbers.construct_yaml_int)
@@ -61,8 +74,11 @@ def parse_yaml(text: str) -> JSON:
     """Raises `ValueError` for what is no YAML, is nested too deep, or has a number that is not what it looks like."""
     try:
         return yaml.load(text, _PlainNumbers)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise ValueError(f"{error.problem}{f', line {mark.line + 1}' if mark and mark.line else ''}") from None
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
@@ -92,10 +108,10 @@ def check_types(cls: type, values: Mapping[str, JSON], where: str) -> dict[str, 
     for key, value in values.items():
         try:
             checked[key] = TypeAdapter(hints[key]).validate_python(_as_wanted(value, hints[key]))
-        except ValidationError as error:
+        except ValueError as error:  # a ValidationError is one
             wanted = getattr(hints[key], "__name__", None) if isinstance(hints[key], type) else None
             wanted = wanted or str(hints[key]).replace("typing.", "")
-            reason = error.errors()[0]["msg"]
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise InputError(
                 f"{where}: key '{key}' has the value {value!r}: expected {wanted} ({reason}){_example(hints[key])}"
             ) from None
@@ -103,9 +119,12 @@ def check_types(cls: type, values: Mapping[str, JSON], where: str) -> dict[str, 
 
 
 def _as_wanted(value: JSON, hint: object) -> JSON:
-    """A lone value where nothing but a list is taken becomes a list of one: `--limits 200`."""
+    """A lone value where nothing but a list is taken becomes a list of one: `--limits 200`. Raises `ValueError` for
+    yes or no where a number is wanted: pydantic takes them for 1 and 0."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = {typing.get_origin(part) or part for part in (typing.get_args(hint) if union else (hint,))}
+    if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+        raise ValueError("a number, not yes or no")
     lone = value is not None and not isinstance(value, list | dict)
     return [value] if lone and kinds <= {list, tuple, type(None)} else value
 
@@ -195,7 +214,13 @@ def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:
     try:
         return cls(**merged)
     except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(f"{_blamed(str(error), overrides, where)}: {error}") from None
+
+
+def _blamed(message: str, overrides: Mapping[str, JSON], where: str) -> str:
+    """Where the key that a message names first was given."""
+    named = re.search(r"(?:key )?'([a-z_]+)", message)
+    return "command line" if named and named[1] in overrides else where
 
 
 def check_seed(seed: int) -> None:

@@ -1,6 +1,5 @@
 """`prune` on a real engine with random weights, and the example as a user runs it."""
 
-import runpy
 import shutil
 import subprocess
 import sys
@@ -179,21 +178,3 @@ def test_the_package_loads_without_torch(repository: Path) -> None:
     program = "import sys, secateur.deepprune.replay; assert 'torch' not in sys.modules; from secateur import nothing"
     found = run_python(repository, "-c", program)
     assert "cannot import name 'nothing'" in found.stderr
-
-
-def test_the_example_runs(repository: Path, tiny_model: Path, judge_folder: Path) -> None:
-    example, chosen = "examples/prune.py", ["--model", str(tiny_model), "--judge", str(judge_folder)]
-    found = run_python(repository, example, *chosen, "--n", "5", "--max_tokens", "20", "--problem", PROBLEM)
-    assert found.returncode == 0, found.stderr
-    assert "in 5 traces" in found.stdout
-
-
-def test_the_example_says_what_it_needs(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    nowhere = str(repository / "outputs" / "demo" / "no-such-model")
-    monkeypatch.setattr(sys, "argv", ["prune.py", "--model", nowhere])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(repository / "examples" / "prune.py"), run_name="__main__")
-    assert end.value.code == 2
-    assert "run `make demo` first" in capsys.readouterr().err

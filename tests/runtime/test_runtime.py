@@ -82,6 +82,10 @@ def test_yaml_then_command_line(tmp_path: Path) -> None:
         ("rate: 1", [], "key 'model' is required"),
         ("- a", [], "expected keys and values"),
         ("a: [", [], "not YAML"),
+        ("model: [m", [], "not YAML (expected ',' or ']', but got '<stream end>')"),
+        ("model: m\nrate: 1\nrate: 2", [], "not YAML (the key 'rate' is there twice, in line 2 and 3; keep one)"),
+        ("model: m\npaths: {a: 1, a: 2}", [], "the key 'a' is there twice, in line 2 and 2; keep one"),
+        ("model: m\nrate: yes", [], "key 'rate' has the value True: expected float (a number, not yes or no)"),
         ("model: m", ["--rate"], "--rate has no value"),
         ("model: m", ["--model", "{a} {b}"], "--model has the value '{a} {b}', which is not YAML"),
         ("model: m", ["rate"], "--config takes one file"),
@@ -90,7 +94,7 @@ def test_yaml_then_command_line(tmp_path: Path) -> None:
 def test_bad_settings_are_named(tmp_path: Path, text: str, argv: list[str], message: str) -> None:
     with pytest.raises(InputError) as error:
         parse(tmp_path, text, *argv)
-    assert message in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("argv", [[], ["--limits", "200"], ["--limits", "[200]"]])

@@ -1,0 +1,287 @@
+"""Answers problems by pruned consensus: one on the command line, or all of a file, each as soon as it is done.
+
+    python eval/prune.py --model MODEL --problem "What is 17 · 23?"
+    python eval/prune.py --model MODEL --problems questions.jsonl --output_dir outputs/answers
+
+A line of the file has a `problem` and may have an `id` and an `answer`, against which it is then counted right or
+wrong. `<output_dir>/answers.jsonl` gets a line per problem as it is done, and a run that was cut off goes on with the
+others. Without a judge the rule is `ahead`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rich.markup import escape
+
+from eval.traces.sampling import SamplingKeys, hold_output, quiet_library_bars
+from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT
+from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
+from secateur.deepprune.evidence import JudgedRule, Rule
+from secateur.deepprune.judges.folder import load_judge
+from secateur.deepprune.prune import job_of, rule_for
+from secateur.deepprune.rule import ADAPTIVE_RULE, PUBLISHED_RULE
+from secateur.engines.base import Engine
+from secateur.runtime.config import parse_config
+from secateur.runtime.console import progress, say, use_one_torch_thread
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import append_jsonl, model_identity, read_jsonl, repair_torn_tail
+from secateur.runtime.process import current_ranks, entry_point
+from secateur.runtime.records import FORMAT_KEY, as_json, record_of
+from secateur.tasks.answers.equality import grade_answers, group_answers
+from secateur.tasks.answers.extraction import Extract
+from secateur.tasks.prompts import Prompt, prompt_of
+from secateur.tasks.sources import is_drawn, load_problems
+
+if TYPE_CHECKING:
+    from secateur.deepprune.judges.base import Judge
+
+ANSWERS = "answers.jsonl"
+_FORMAT = 1
+RULES: Mapping[str, Rule | None] = {
+    "automatic": None,
+    "fewest_tokens": FEWEST_TOKENS,
+    "shortest_wait": SHORTEST_WAIT,
+    "adaptive": ADAPTIVE_RULE,
+    "published": PUBLISHED_RULE,
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """`gold` is None where nobody said the right answer."""
+
+    id: str
+    text: str
+    gold: str | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A line of answers.jsonl. `text` is the shortest trace that voted for `answer`, both None where no trace gave
+    one; `votes` of the answers; of `n` traces `started`, `finished` and `stopped` so many; `tokens` were generated,
+    `judge_tokens` read or generated for the judge; `settings` tell runs apart whose lines do not belong together."""
+
+    problem_id: str
+    problem: str
+    answer: str | None
+    text: str | None
+    votes: Mapping[str, int]
+    n: int
+    started: int
+    finished: int
+    stopped: int
+    tokens: int
+    judge_tokens: int
+    settings: str
+    right: bool | None = None
+
+
+@dataclass(kw_only=True)
+class PruneConfig(SamplingKeys):
+    """What is answered, and by what rule.
+
+    model: model folder, Hub id or GGUF file, or the name that the server of engine "openai" has for it.
+    problem: the text of one problem.
+    problems: instead of it, a JSONL file with a `problem` in each line (`id` and `answer` may be there too), a
+      benchmark's name, or a split of a drawn task. problem_count: the first so many of them.
+    output_dir: gets answers.jsonl; may be left out with `problem`.
+    judge: folder of a judge that was trained on traces of the model; without one nothing but finished answers counts.
+    n: traces per problem at most.
+    rule: `automatic` is `ahead` without a judge (`fewest_tokens`) and judged evidence with one; `shortest_wait` is
+      `ahead` for those who wait; `adaptive` and `published` (DeepPrune's own) always ask the judge.
+    """
+
+    model: str
+    models: dict[str, str] = field(init=False)
+    output_dir: str = ""
+    problem: str | None = None
+    problems: str | None = None
+    problem_count: int | None = None
+    judge: str | None = None
+    n: int = 64
+    rule: Literal["automatic", "fewest_tokens", "shortest_wait", "adaptive", "published"] = "automatic"
+
+    def __post_init__(self) -> None:
+        self.models = {"model": self.model}
+        super().__post_init__()
+        self.model = self.models["model"]
+        if (self.problem is None) == (self.problems is None):
+            raise InputError("give either 'problem', a text, or 'problems', a file of them")
+        if self.problems is not None and not self.output_dir:
+            raise InputError("key 'output_dir' is required with 'problems'; it gets answers.jsonl")
+        if self.n < 2:
+            raise InputError(f"key 'n' has the value {self.n}; a vote takes at least 2 traces")
+        if self.judge is None and isinstance(RULES[self.rule], JudgedRule):
+            raise InputError(f"key 'rule' has the value '{self.rule}', which asks a judge; give 'judge' as well")
+
+    def questions(self) -> list[Question]:
+        """Raises `InputError` naming file and line for a problem that cannot be read."""
+        if self.problems is None:
+            return [Question("problem", self.problem or "")]
+        if is_drawn(self.problems) or not Path(self.problems).is_file():
+            known = load_problems(self.problems, self.problem_count, self.seed)
+            return [Question(one.id, one.problem, one.answer) for one in known]
+        return read_questions(Path(self.problems))[: self.problem_count]
+
+    def digest(self, prompt: Prompt) -> str:
+        """What lines of one file must have in common."""
+        made_with = {
+            "model": model_identity(self.model),
+            "judge": None if self.judge is None else model_identity(self.judge),
+            **{key: getattr(self, key) for key in ("engine", "dtype", "rule", "n", "seed", "answer_from")},
+            **{"sampling": asdict(self.spec), "prompt": prompt.stored},
+        }
+        return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Raises `InputError` naming the line for one without a problem, with an id that is taken, or of other types."""
+    found: dict[str, Question] = {}
+    for number, line in read_jsonl(path):
+        where = f"{path}, line {number}"
+        text, gold, name = line.get("problem"), line.get("answer"), line.get("id", f"line-{number}")
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f'{where}: no text under \'problem\'; write {{"problem": "…"}}')
+        if gold is not None and not isinstance(gold, str):
+            raise InputError(f"{where}: 'answer' is {gold!r}; write it as text, in quotes, or leave it out")
+        if str(name) in found:
+            raise InputError(f"{where}: the id '{name}' is there twice; give every problem its own")
+        found[str(name)] = Question(str(name), text, gold)
+    if not found:
+        raise InputError(f"{path}: holds no problem")
+    return list(found.values())
+
+
+class Answering:
+    """One model, judge and rule, opened once."""
+
+    def __init__(self, config: PruneConfig) -> None:
+        self.config = config
+        self.judge: Judge | None = None if config.judge is None else load_judge(config.judge, config.model)
+        self.rule = rule_for(RULES[config.rule], self.judge)
+        given = {key: getattr(config, key) for key in ("prompt_family", "system_prompt", "instruction")}
+        self.prompt = prompt_of(given, (self.judge and self.judge.prompt) or Prompt())
+        self.settings = config.digest(self.prompt)
+
+    def run(self, questions: Sequence[Question]) -> Iterator[Answered]:
+        """Each as it is done."""
+        if not questions:
+            return
+        asked = self.judge if isinstance(self.rule, JudgedRule) else None
+        engine = self.config.open_engine("model", None if asked is None else asked.capture_layers or None)
+        try:
+            yield from self._run(engine, questions)
+        finally:
+            engine.close()
+
+    def _run(self, engine: Engine, questions: Sequence[Question]) -> Iterator[Answered]:
+        config, extract = self.config, self.config.extract(engine.tokenizer)
+        jobs, by_job = list[ProblemJob](), dict[str, list[Question]]()
+        for question in questions:
+            job = job_of(question.text, engine, self.prompt, config.n, config.seed)
+            if job.problem_id not in by_job:
+                jobs.append(job)
+            by_job.setdefault(job.problem_id, []).append(question)
+        for result in run_live(engine, jobs, config.spec, self.judge, self.rule, max(config.rows, config.n), extract):
+            for question in by_job[result.problem_id]:  # the same text twice is answered once
+                yield answered(question, result, extract, self.settings)
+
+
+def answered(question: Question, result: LiveResult, extract: Extract, settings: str) -> Answered:
+    """What a run came to, as it is stored."""
+    voters = [result.traces[place] for place in result.decision.survivors]
+    given = [extract(trace.text) for trace in voters]
+    keys = group_answers([*given, result.answer])
+    spoken = Counter(given[key] for key in keys[:-1] if key is not None)
+    mine = [trace for trace, key in zip(voters, keys, strict=False) if key is not None and key == keys[-1]]
+    shortest = min(mine, key=lambda trace: len(trace.token_ids), default=None)
+    states = Counter(trace.status for trace in result.traces)
+    usage = result.usage
+    return Answered(
+        question.id,
+        question.text,
+        result.answer,
+        None if shortest is None else shortest.text,
+        {str(answer): count for answer, count in spoken.most_common()},
+        n=len(result.traces),
+        started=len(result.traces) - states["unstarted"],
+        finished=states["finished"] + states["whole"],
+        stopped=states["pruned"],
+        tokens=round(usage.generated),
+        judge_tokens=round(usage.judge_prefill + usage.judge_generated),
+        settings=settings,
+        right=None if question.gold is None else grade_answers([result.answer], [question.gold])[0],
+    )
+
+
+def read_answers(path: Path, settings: str) -> list[Answered]:
+    """Raises `InputError` for lines that were made with other settings."""
+    if not path.is_file():
+        return []
+    repair_torn_tail(path)
+    found = []
+    for number, line in read_jsonl(path):
+        if line.pop(FORMAT_KEY, None) != _FORMAT or line.get("settings") != settings:
+            raise InputError(
+                f"{path}, line {number}: was made with another model, judge or key; give another output_dir, or "
+                "delete the file"
+            )
+        found.append(record_of(Answered, line, f"{path}, line {number}"))
+    return found
+
+
+def show(answers: Sequence[Answered]) -> None:
+    """What it came to, in a few lines."""
+    if len(answers) == 1:
+        (one,) = answers
+        say(f"answer: {escape(one.answer or 'none: no trace that finished gave one')}")
+        say(f"votes:  {escape(', '.join(f'{answer} × {count}' for answer, count in one.votes.items()) or 'none')}")
+    graded = [one.right for one in answers if one.right is not None]
+    if graded:
+        say(f"right:  {sum(graded)} of {len(graded)}")
+    started, n = sum(one.started for one in answers), sum(one.n for one in answers)
+    stopped, tokens = sum(one.stopped for one in answers), sum(one.tokens for one in answers)
+    say(f"traces: {started:,} of {n:,} started, {stopped:,} of them stopped")
+    judged = sum(one.judge_tokens for one in answers)
+    say(f"tokens: {tokens:,}{f', and {judged:,} for the judge' if judged else ''}")
+
+
+def answer_all(config: PruneConfig) -> None:
+    """Answer what is not answered yet, and show it all."""
+    answering = Answering(config)
+    path = Path(config.output_dir) / ANSWERS if config.output_dir else None
+    questions = config.questions()
+    done = {one.problem_id: one for one in read_answers(path, answering.settings)} if path else {}
+    missing = [question for question in questions if question.id not in done]
+    with progress("answering", len(questions)) as shown:
+        shown.advance(len(questions) - len(missing))
+        for one in answering.run(missing):
+            done[one.problem_id] = one
+            if path is not None:
+                append_jsonl(path, [{FORMAT_KEY: _FORMAT, **as_json(one)}])
+            shown.advance()
+    show([done[question.id] for question in questions])
+    if path is not None:
+        say(f"answers: {escape(str(path))}")
+
+
+@entry_point
+def main() -> None:
+    config = parse_config(PruneConfig)
+    if current_ranks().world_size > 1:
+        raise InputError("eval/prune.py runs in one process; start it without a launcher")
+    config.claim_devices()
+    use_one_torch_thread()
+    quiet_library_bars()
+    with hold_output(config.output_dir) if config.output_dir else nullcontext():
+        answer_all(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""`secateur`: help and mistakes are answered at once, what it starts is the script, and nothing secret is printed."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from secateur import cli, doctor
+from tools import command_help
+from tools.config_keys import find_commands
+
+WITHOUT_TORCH = """
+import sys
+from secateur.cli import main
+sys.argv = ["secateur", *sys.argv[1:]]
+try:
+    main()
+finally:
+    assert not {"torch", "transformers", "pydantic", "numpy"} & sys.modules.keys() - set(ALLOWED), "heavy imports"
+"""
+
+
+Ended = subprocess.CompletedProcess[str]
+
+
+def secateur(repository: Path, *words: str, allowed: str = "()") -> Ended:
+    command = [sys.executable, "-c", WITHOUT_TORCH.replace("ALLOWED", allowed), *words]
+    return subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"}
+    )
+
+
+def test_the_help_is_current() -> None:
+    current = cli.HELP_FILE.read_text(encoding="utf-8") == command_help.text()
+    assert current, "commands.json is not what the source says: run `python -m tools.command_help`"
+
+
+def test_it_names_every_command_and_says_where_to_begin(repository: Path) -> None:
+    for words in ((), ("--help",)):
+        said = secateur(repository, *words)
+        assert said.returncode == 0, said.stderr
+        assert all(f"    {name}" in said.stdout for name in (*cli.COMMANDS, "plan", "completion"))
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_explains_all_keys_without_loading_what_it_speaks_of(name: str, repository: Path) -> None:
+    said = secateur(repository, name, "--help")
+    assert said.returncode == 0, said.stderr
+    config = next((one.config for one in find_commands() if one.path == cli.COMMANDS[name]), None)
+    for field in dataclasses.fields(config) if config else ():
+        assert not field.init or f"--{field.name}" in said.stdout, field.name
+
+
+def test_examples_in_the_help_come_from_our_configs() -> None:
+    keys = [key for told in cli.read_help().values() for group in told.groups for key in group.keys]
+    assert sum(bool(key.example) for key in keys) > 80
+    assert all(key.example.partition(":")[0] in {name[2:] for name in key.names} for key in keys if key.example)
+
+
+MISTAKES = {
+    (
+        "judge",
+        "--lerning_rate",
+        "1",
+    ): "error: command line: unknown key 'lerning_rate'; did you mean 'learning_rate'?",
+    ("prune", "--modle=x"): "error: command line: unknown key 'modle'; did you mean 'model'?",
+    ("trian",): "error: command line: no command 'trian'; did you mean 'train'?",
+    ("plan", "ls"): "error: command line: 'plan' wants the command that is to be planned: train, traces,",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
+def test_a_mistake_is_one_line_before_anything_is_loaded(words: tuple[str, ...], repository: Path) -> None:
+    said = secateur(repository, *words, allowed="('pydantic', 'numpy')")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr.count("\n") == 1 and said.stderr.startswith(MISTAKES[words])
+
+
+def test_a_value_from_the_command_line_is_blamed_on_it(repository: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("model: trainers/embedded_model\nproblem: 1 + 1\nn: 4\n")
+    command = [sys.executable, "-m", "secateur.cli", "prune", "--config", str(config)]
+    theirs = subprocess.run([*command, "--n", "1"], cwd=repository, capture_output=True, text=True)
+    assert theirs.stderr == "error: command line: key 'n' has the value 1; a vote takes at least 2 traces\n"
+    config.write_text("model: trainers/embedded_model\nproblem: 1 + 1\nn: 1\n")
+    ours = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert ours.stderr == f"error: {config}: key 'n' has the value 1; a vote takes at least 2 traces\n"
+
+
+def test_a_plan_is_the_dry_run_of_the_script(repository: Path, tmp_path: Path) -> None:
+    words = ["--config", "configs/demo/combined.yaml", "--models", "{base: trainers/embedded_model}"]
+    words += ["--judges", "{base: [values, random]}", "--output_dir", str(tmp_path / "out")]
+    planned = [sys.executable, "-m", "secateur.cli", "plan", "table", *words]
+    script = [sys.executable, "eval/combined.py", *words, "--dry_run", "true"]
+    ours, theirs = (subprocess.run(one, cwd=repository, capture_output=True, text=True) for one in (planned, script))
+    assert ours.returncode == theirs.returncode == 0 and "tokens" in ours.stdout, ours.stderr
+    assert ours.stdout == theirs.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_shells_complete_commands_and_keys(repository: Path, tmp_path: Path) -> None:
+    said = secateur(repository, "completion", "bash")
+    assert said.returncode == 0, said.stderr
+    script = tmp_path / "completion.sh"
+    script.write_text(said.stdout)
+    asked = "COMP_WORDS=(secateur train --lim); COMP_CWORD=2; _shtab_secateur; echo ${COMPREPLY[@]}"
+    offered = subprocess.run(["bash", "-c", f"source {script}; {asked}"], capture_output=True, text=True)
+    assert "--limits" in offered.stdout.split(), offered.stderr
+
+
+def test_the_doctor_prints_no_key(repository: Path) -> None:
+    command = [sys.executable, "-m", "secateur.doctor"]
+    secrets = {"WANDB_API_KEY": "wandb-0123456789", "HF_TOKEN": "hf_0123456789"}
+    said = subprocess.run(command, cwd=repository, capture_output=True, text=True, env={**os.environ, **secrets})
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert not any(secret in said.stdout + said.stderr for secret in secrets.values())
+    assert "W&B: a key is there" in said.stdout and "Hub: " in said.stdout
+
+
+def test_the_doctor_says_what_to_install() -> None:
+    wrong = doctor._package(Requirement("numpy<1"), "")
+    assert (wrong.state, wrong.remedy) == ("bad", "<1 belongs with the others: pip install 'numpy<1'")
+    missing = doctor._package(Requirement("no-such-package>=2; extra == 'vllm'"), "vllm")
+    assert (missing.state, missing.remedy) == ("note", "pip install 'secateur[vllm]', if you use it")
+    assert doctor._extra(Requirement("gguf>=0.17; extra == 'gguf'")) == "gguf"
+
+
+def test_ls_tells_what_lies_where_and_what_cannot_be_read(repository: Path, tmp_path: Path) -> None:
+    model = tmp_path / "run" / "final"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(bytes(3 * 2**20))
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "judge.json").write_text(json.dumps({"format": 0}))
+    said = subprocess.run(
+        [sys.executable, "-m", "secateur.cli", "ls", str(tmp_path)], cwd=repository, capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    assert f"model     {model}" in said.stdout and "3.0 MiB of weights" in said.stdout
+    assert f"judge     {tmp_path / 'judge'}" in said.stdout and "cannot be read: " in said.stdout
