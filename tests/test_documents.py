@@ -9,6 +9,7 @@ import yaml
 from trl import GRPOConfig
 
 from schedules.config import ScheduleConfig
+from secateur.cli import COMMANDS
 from secateur.runtime.config import split_command_line
 from tools.config_docs import slug
 from tools.config_keys import find_commands
@@ -63,7 +64,16 @@ def shown_commands(document: str) -> list[list[str]]:
     text = (REPOSITORY / document).read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    return [as_script(words) for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def as_script(words: list[str]) -> list[str]:
+    """`secateur single …` and `secateur plan single …` are the script."""
+    if words[0] != "secateur":
+        return words
+    rest = words[1 + (words[1] == "plan") :]
+    assert rest[0] in {*COMMANDS, "completion"}, words
+    return [COMMANDS.get(rest[0], rest[0]), *rest[1:]]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
