@@ -181,7 +181,7 @@ def check_same_config(folder: Path, resolved: Mapping[str, JSON]) -> bool:
     Raises `InputError` naming the first key that differs, or the folder if it is not empty and no run folder.
     """
     if not (folder / "config.yaml").is_file():
-        foreign = [path.name for path in folder.glob("[!.]*")]
+        foreign = [path.name for path in folder.glob("[!.]*") if _has_files(path)]
         if foreign:
             raise InputError(
                 f"output_dir {folder}: holds '{min(foreign)}' but no config.yaml, so it is not a run of ours; "
@@ -196,6 +196,11 @@ def check_same_config(folder: Path, resolved: Mapping[str, JSON]) -> bool:
             f"and {now!r} now; choose another output_dir or restore the value"
         )
     return True
+
+
+def _has_files(path: Path) -> bool:
+    """Not for a folder with locks alone, which a start that was killed before it wrote anything leaves behind."""
+    return not path.is_dir() or any(inner.is_file() and not inner.name.startswith(".") for inner in path.rglob("*"))
 
 
 def _stored_config(folder: Path) -> dict[str, JSON]:

@@ -16,6 +16,7 @@ from schedules.rounds import Round
 from schedules.state import (
     RunFolder,
     candidate_steps,
+    check_same_config,
     clear_stop,
     prune_checkpoints,
     prune_decided,
@@ -182,6 +183,16 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match=r"'thesis\.tex' but no config\.yaml"):
         RunFolder(make_config(tmp_path)).open()
+
+
+def test_a_folder_with_the_lock_of_a_killed_start_alone_is_a_new_one(tmp_path) -> None:
+    """Killed between taking `rounds/` and writing config.yaml."""
+    (tmp_path / "rounds").mkdir()
+    (tmp_path / "rounds" / ".lock-holder").write_text("1")
+    assert not check_same_config(tmp_path, {"seed": 0})
+    (tmp_path / "rounds" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds 'rounds' but no config.yaml"):
+        check_same_config(tmp_path, {"seed": 0})
 
 
 def test_two_processes_cannot_work_in_one_folder(tmp_path) -> None:
