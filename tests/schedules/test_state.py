@@ -191,7 +191,7 @@ def test_a_folder_with_the_lock_of_a_killed_start_alone_is_a_new_one(tmp_path) -
     (tmp_path / "rounds" / ".lock-holder").write_text("1")
     assert not check_same_config(tmp_path, {"seed": 0})
     (tmp_path / "rounds" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds 'rounds' but no config.yaml"):
+    with pytest.raises(InputError, match=r"holds 'rounds' but no config\.yaml"):
         check_same_config(tmp_path, {"seed": 0})
 
 
