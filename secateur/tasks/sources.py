@@ -13,6 +13,7 @@ from secateur.tasks.records import Problem, read_problem_lines
 DRAWN = {"arithmetic": arithmetic.make_problems, "words": word_problems.make_problems}
 """Task → what draws problems of one of its splits, endlessly; a source is written `task:split`."""
 JOIN = "+"
+TABLES = (".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,13 @@ def check_source(source: str) -> None:
                 raise InputError(f"'{source}': a drawn task cannot be joined with other problems; name it alone")
         elif part not in HUB_SETS and not Path(part).is_file():
             raise InputError(
-                f"{part}: no such file and no known set; give a JSONL file or one of {', '.join(HUB_SETS)}"
+                f"{part}: no such file and no known set; give a JSONL file (`secateur problems` makes one of other "
+                f"files and sets) or one of {', '.join(HUB_SETS)}"
+            )
+        elif Path(part).suffix in TABLES and Path(part).is_file():
+            raise InputError(
+                f"{part}: make a JSONL file of it: secateur problems {part} problems.jsonl --problem_column NAME "
+                "--answer_column NAME"
             )
 
 
@@ -126,7 +133,7 @@ def _unreadable_message(one: Located, reason: str) -> str:
     remedy = (
         "mend it, or take the problem out"
         if one.own
-        else "write the set to a file (python -m secateur.tasks.export NAME FILE.jsonl), mend it and name the file"
+        else "write the set to a file (secateur problems NAME FILE.jsonl), mend it and name the file"
     )
     return (
         f"{one.where}: the answer of problem '{one.problem.id}', {one.problem.answer!r}, cannot be graded: {reason}; "

@@ -1,16 +1,19 @@
 """Sources of problems: names, files, joins, and golds that cannot be graded."""
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from secateur.runtime.errors import InputError
 from secateur.tasks import sources as load
 from secateur.tasks.records import Problem
-from secateur.tasks.sources import check_source, load_problems, load_training_set, split_source
+from secateur.tasks.sources import TABLES, check_source, load_problems, load_training_set, split_source
 
 UNREADABLE = "\\frac{1"
 
@@ -67,7 +70,7 @@ def test_an_unreadable_answer_in_a_published_set(monkeypatch: pytest.MonkeyPatch
     """Evaluation refuses it; training goes on without the problem and says so."""
     published = [Problem("a", "x", "1"), Problem("b", "y", UNREADABLE)]
     monkeypatch.setattr(load, "load_hub_set", lambda name: published)
-    with pytest.raises(InputError, match=r"math500: HuggingFaceH4/MATH-500.*'b'.*tasks\.export"):
+    with pytest.raises(InputError, match=r"math500: HuggingFaceH4/MATH-500.*'b'.*secateur problems"):
         load_problems("math500")
     kept, left_out = load_training_set("math500", None, 0)
     assert [problem.id for problem in kept] == ["a"]
@@ -82,6 +85,62 @@ def test_export_writes_what_load_reads(tmp_path: Path) -> None:
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [record["id"] for record in records] == ["1", "x"]
     assert "2 problems" in done.stdout
+
+
+def problems_command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "secateur.cli", "problems", *words], capture_output=True, text=True)
+
+
+ROWS = [
+    {"Q": "What is 6 · 7?", "A": "6 · 7 = 42\n#### 42", "key": "a"},
+    {"Q": "1 + 1, in words", "A": "#### 2", "key": "b"},
+]
+
+
+def write_rows(path: Path) -> Path:
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    else:
+        with open(path, "w", newline="", encoding="utf-8-sig") as handle:
+            writer = csv.DictWriter(handle, ROWS[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(ROWS)
+    return path
+
+
+@pytest.mark.parametrize("suffix", TABLES)
+def test_tables_become_problems_that_all_commands_read(suffix: str, tmp_path: Path) -> None:
+    source, path = write_rows(tmp_path / f"exam{suffix}"), tmp_path / "exam.jsonl"
+    columns = ("--problem_column", "Q", "--answer_column", "A", "--answer_from", "pattern:#### (.+)")
+    done = problems_command(str(source), str(path), *columns, "--id_column", "key")
+    assert done.returncode == 0, done.stderr
+    assert load_problems(str(path)) == [Problem("a", ROWS[0]["Q"], "42"), Problem("b", ROWS[1]["Q"], "2")]
+    assert problems_command(str(source), str(path), *columns, "--count", "1").returncode == 0
+    assert load_problems(str(path)) == [Problem("1", ROWS[0]["Q"], "42")]
+    with pytest.raises(InputError, match="make a JSONL file of it: secateur problems"):
+        load_problems(str(source))
+
+
+MISTAKES = {
+    ("--problem_column", "Q"): "--problem_column and --answer_column belong together",
+    ("--problem_column", "Q", "--answer_column", "B"): "row 1: there is no column 'B'; there are Q, A, key",
+    (
+        "--problem_column",
+        "Q",
+        "--answer_column",
+        "A",
+        "--answer_from",
+        "answer",
+    ): "row 1: no answer found in",
+    ("--problem_column", "Q", "--answer_column", "A", "--count", "0"): "--count has the value 0",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_table_that_does_not_fit_is_named(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = problems_command(str(write_rows(tmp_path / "exam.csv")), str(tmp_path / "exam.jsonl"), *words)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and MISTAKES[words] in done.stderr
+    assert not (tmp_path / "exam.jsonl").exists()
 
 
 def test_real_problems_can_all_be_graded(shared_data: Path) -> None:
