@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM := false
 # The launcher and DeepSpeed look for `accelerate` and `ninja` on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo real test test-vllm lint install clean
+.PHONY: demo real test test-vllm docs lint install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python eval/demo.py --output_dir $(OUT) --seed $(SEED) --judge $(JUDGE) --control $(CONTROL)
@@ -33,6 +33,10 @@ test: $(VENV)/.installed
 # vLLM's CPU build and the real engine, in an environment of its own (Python 3.11 on x86-64, 4 GB).
 test-vllm: $(VENV_VLLM)/.installed
 	VLLM_CPU_OMP_THREADS_BIND=nobind $(VENV_VLLM)/bin/python -m pytest --slow tests/vllm $(ARGS)
+
+# The documents and the API as a searchable site.
+docs: $(VENV)/.installed
+	$(BIN)/python -m tools.docs_site
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
