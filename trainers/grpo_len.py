@@ -40,6 +40,14 @@ from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
+from trainers.grpo.adapters import (
+    LastCompletions,
+    Merging,
+    keep_adapters_exact,
+    peft_config,
+    quantization_config,
+    weights_folder,
+)
 from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, StuckWatch, round_log
 from trainers.grpo.checkpoints import prepare_resume, record_training
 from trainers.grpo.job import RoundJob, check_machine
@@ -65,22 +73,30 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
     from datasets import Dataset
     from trl import GRPOTrainer
 
-    reward, folder = job.make_reward(round_), job.folder.round_folder(round_)
-    rows = job.rows(round_)
+    reward, folder, schedule = job.make_reward(round_), job.folder.round_folder(round_), job.config.schedule
+    rows, completions = job.rows(round_), LastCompletions(reward, job.tokenizer)
+    weights = weights_folder(start_model, job.adapters.layers) if job.adapters else None
     if current_ranks().is_main and "tensorboard" in arguments.report_to:
         name_tensorboard_run(job.folder.path, round_.name, step_of(resume) if resume else 0)
     stop = CleanStop(job.folder.path)
     trainer = GRPOTrainer(
         model=start_model,
-        reward_funcs=[reward],
+        reward_funcs=[completions],
         args=arguments,
+        peft_config=peft_config(schedule),
+        quantization_config=quantization_config(schedule, arguments.bf16),
         train_dataset=Dataset.from_list(rows),
         processing_class=job.tokenizer,
-        callbacks=[round_log(round_, folder / "train.jsonl"), StuckWatch(), CompletionMarker(round_.limit), stop],
+        callbacks=[round_log(round_, folder / "train.jsonl"), StuckWatch(), stop],
     )
     keep_special_tokens_only(trainer.model)
     reduce_gradients_in_place(trainer.accelerator)
     trainer.add_callback(EngineNote(trainer, folder))
+    if weights is not None:
+        if schedule.load_in_4bit:
+            keep_adapters_exact(trainer.model)
+        trainer.add_callback(Merging(trainer, weights, completions))
+    trainer.add_callback(CompletionMarker(round_.limit))
     reward.end_ids = frozenset(trainer.eos_token_ids)  # only the loaded model knows all of them
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -38,6 +38,7 @@ from trainers.grpo.data import TrainingData
 from trainers.grpo.job import RoundJob, check_machine
 
 if TYPE_CHECKING:
+    from trainers.grpo.adapters import AdapterShape
     from trainers.grpo.job import BatchSizes
 
 
@@ -88,7 +89,12 @@ def precision_of(values: Mapping[str, JSON], launch: LaunchFile) -> Precision:
 
 
 def make_setting(
-    shape: ModelShape, values: Mapping[str, JSON], launch: LaunchFile, tokens: int, gpu_gib: float
+    shape: ModelShape,
+    values: Mapping[str, JSON],
+    launch: LaunchFile,
+    tokens: int,
+    gpu_gib: float,
+    adapters: "AdapterShape | None" = None,
 ) -> Setting:
     rows = values["per_device_train_batch_size"]
     passes = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
@@ -116,6 +122,9 @@ def make_setting(
         tensor_parallel=values.get("vllm_tensor_parallel_size", 1),
         device_bytes=device_bytes(launch, gpu_gib, on_cpu),
         on_cpu=on_cpu,
+        adapters=adapters.parameters if adapters else 0,
+        quantized=adapters.quantized if adapters else 0,
+        stored_width=adapters.stored_width if adapters else 2,
     )
 
 
@@ -132,7 +141,7 @@ def remedies(setting: Setting) -> list[tuple[str, float]]:
         changes.append((halved, {"rows": setting.rows // 2}))
     if not setting.checkpointing:
         changes.append(("gradient_checkpointing: true", {"checkpointing": True}))
-    if setting.reference:
+    if setting.reference and not setting.adapters:
         changes.append(("beta: 0 (no reference model)", {"reference": False}))
     if not setting.on_cpu:
         changes += _launches(setting)
@@ -168,10 +177,13 @@ def checkpoint_bytes(setting: Setting) -> tuple[float, float]:
 
     DeepSpeed writes the 32-bit weights and both moments of Adam (12 bytes a parameter) and, below ZeRO-3, the whole
     model once more; there the model is saved with its output matrix even if that is the input matrix. Without
-    DeepSpeed the state is Adam's moments. Tests compare with real checkpoints.
+    DeepSpeed the state is Adam's moments. With adapters both concern these alone, and each model is merged and stored
+    as the start model is. Tests compare with real checkpoints.
     """
     total = setting.shape.parameters
     width = 2 if setting.precision in ("bf16", "pure_bf16") else 4
+    if setting.adapters:  # merged as the start model is stored; the adapter itself, and its optimiser
+        return setting.stored_width * total, (12 + (2 * width if setting.stage else 0)) * setting.adapters
     if setting.stage == 0:
         return width * total, 2 * width * total
     if setting.stage == 3:
@@ -204,7 +216,7 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
     samples = len(validation) * schedule.validation_samples
     rounds = plan_rounds(schedule.rounds, job.batches, job.values, len(data.problems), samples)
     tokens = schedule.max_prompt_tokens + max(schedule.limits)
-    setting = make_setting(shape, job.values, launch, tokens, schedule.gpu_memory_gib)
+    setting = make_setting(shape, job.values, launch, tokens, schedule.gpu_memory_gib, job.adapters)
     say(f"[bold]dry run of {escape(config.where)}[/bold]: nothing is loaded, trained or written")
     show_table(_run_table(job, launch, shape))
     _show_data(data)
@@ -223,6 +235,8 @@ def _run_table(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> Table:
     bonus = f", entropy bonus {values['entropy_coef']:g}" if values.get("entropy_coef") else ""
     table = facts_table(())
     table.add_row("model", f"{escape(schedule.model)}, {shape.parameters:,} parameters")
+    if job.adapters is not None:
+        table.add_row("adapters", job.adapters.words(schedule))
     table.add_row("launch", f"{launch.words} ({escape(launch.path)})")
     table.add_row("a generation batch", f"{prompts}, for {steps:g} optimiser step{'s' * (steps != 1)}")
     table.add_row("an optimiser step", f"{step} = {rows * launch.processes * accumulation} completions")
@@ -287,7 +301,7 @@ def show_memory(setting: Setting, launch: LaunchFile) -> None:
     title = f"{device_words(setting.on_cpu)} at the worst moment ({setting.precision})"
     needed = show_sizes(title, [(item.name, item.bytes) for item in items], "together")
     say(f"  micro-batches of {setting.rows} × {setting.tokens:,} tokens, the longest prompt and the largest limit")
-    if setting.precision == "pure_bf16":
+    if setting.precision == "pure_bf16" and not setting.adapters:
         say("  [red]16-bit weights alone[/red]: steps of a small learning rate round to nothing; leave out")
         say("    model_init_kwargs: {dtype: …}, or use DeepSpeed, which keeps 32-bit weights beside them")
     if host := host_bytes(setting, launch.machines):

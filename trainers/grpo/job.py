@@ -36,6 +36,7 @@ from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
 from secateur.tasks.prompts import starts_inside_thinking
+from trainers.grpo.adapters import adapter_shape
 from trainers.grpo.data import (
     Row,
     TrainingData,
@@ -71,6 +72,13 @@ OWNED = {
     # trainer pushes nothing.
     "hub_strategy": "checkpoints are candidates, not results: push_to_hub uploads 'final' once, at the end",
     "hub_always_push": "push_to_hub uploads 'final' once, at the end",
+    # Of trl.ModelConfig, whose other keys for adapters are ours.
+    "use_dora": "its magnitudes are no sum of matrices, which the merge of each checkpoint adds up; leave it out",
+    "lora_modules_to_save": "whole modules are no adapters; leave it out, or train all weights with use_peft: false",
+    "lora_target_parameters": "the merge knows linear layers; set 'lora_target_modules'",
+    "lora_task_type": "the model is always trained as a causal language model",
+    "load_in_8bit": "set load_in_4bit: true, or leave both out",
+    "bnb_4bit_quant_storage": "only FSDP needs it, which is not launched here",
 }
 # TRL's defaults that matter to the method, and the paper's settings, pinned against a change of versions.
 PINNED: dict[str, JSON] = {
@@ -272,6 +280,7 @@ class RoundJob:
         self.data: TrainingData = load_training_problems(schedule, self.tokenizer)
         check_validation(schedule, self.data.problems)
         validate_limits(schedule.limits, shortest_completion(self.data.problems, self.tokenizer))
+        self.adapters = adapter_shape(schedule)
         self._check_model()
 
     def _check_model(self) -> None:
