@@ -75,6 +75,9 @@ class ScheduleConfig:
     load_in_4bit: keep the frozen weights in 4 bits while adapters train (QLoRA, arXiv 2305.14314). An adapter is
       merged into the start model's weights as they are on disk.
     bnb_4bit_quant_type, use_bnb_nested_quant: nf4 or fp4; quantize the scales as well.
+    float32_handover: keep 32 bits of every weight from round to round, at twice the disk: DeepSpeed's own under ZeRO,
+      sums in 32 bits where adapters are merged. Otherwise a result has the 16 bits that DeepSpeed computes with, or
+      those of the start model's files, and smaller steps are lost; training.json says which share of weights moved.
     dry_run: print what the run would do, need and cost; nothing is loaded or written.
     gpu_memory_gib: memory of one GPU [GiB], what `dry_run` plans with; 79 for a card sold as 80 GB.
     tolerance: share of the reference's pass@1 that may be lost (fraction 0-1).
@@ -123,6 +126,7 @@ class ScheduleConfig:
     load_in_4bit: bool = False
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
     use_bnb_nested_quant: bool = False
+    float32_handover: bool = False
     dry_run: bool = False
     gpu_memory_gib: float = 79.0
 

@@ -40,16 +40,10 @@ from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
-from trainers.grpo.adapters import (
-    LastCompletions,
-    Merging,
-    keep_adapters_exact,
-    peft_config,
-    quantization_config,
-    weights_folder,
-)
+from trainers.grpo.adapters import LastCompletions, peft_config, quantization_config
 from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, StuckWatch, round_log
 from trainers.grpo.checkpoints import prepare_resume, record_training
+from trainers.grpo.handover import check_launch
 from trainers.grpo.job import RoundJob, check_machine
 from trainers.grpo.rollout_server import check_rollout_server, explain_dead_server
 
@@ -59,6 +53,8 @@ def train_round(job: RoundJob, round_: Round, start_model: str) -> None:
     folder = job.folder.round_folder(round_)
     arguments = job.arguments(round_)
     check_saves_weights(arguments.deepspeed_plugin)
+    stage = arguments.deepspeed_plugin.zero_stage if arguments.deepspeed_plugin is not None else 0
+    check_launch(job.config.schedule, stage, arguments.use_vllm)
     if arguments.deepspeed_plugin is not None and current_ranks().is_main:
         own_key()  # which its checkpoints are sealed with: better missed now than when the first is saved
     resume = prepare_resume(folder, arguments.world_size)
@@ -66,7 +62,7 @@ def train_round(job: RoundJob, round_: Round, start_model: str) -> None:
         with explain_dead_server(arguments):
             _fit(job, round_, start_model, arguments, resume)
     if current_ranks().is_main:
-        record_training(folder, round_)
+        record_training(folder, round_, job.weights_folder(start_model))
 
 
 def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, resume: Path | None) -> None:
@@ -75,7 +71,6 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
 
     reward, folder, schedule = job.make_reward(round_), job.folder.round_folder(round_), job.config.schedule
     rows, completions = job.rows(round_), LastCompletions(reward, job.tokenizer)
-    weights = weights_folder(start_model, job.adapters.layers) if job.adapters else None
     if current_ranks().is_main and "tensorboard" in arguments.report_to:
         name_tensorboard_run(job.folder.path, round_.name, step_of(resume) if resume else 0)
     stop = CleanStop(job.folder.path)
@@ -92,10 +87,8 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
     keep_special_tokens_only(trainer.model)
     reduce_gradients_in_place(trainer.accelerator)
     trainer.add_callback(EngineNote(trainer, folder))
-    if weights is not None:
-        if schedule.load_in_4bit:
-            keep_adapters_exact(trainer.model)
-        trainer.add_callback(Merging(trainer, weights, completions))
+    for callback in job.handovers(trainer, start_model, completions):
+        trainer.add_callback(callback)
     trainer.add_callback(CompletionMarker(round_.limit))
     reward.end_ids = frozenset(trainer.eos_token_ids)  # only the loaded model knows all of them
     trainer.remove_callback(transformers.PrinterCallback)
@@ -159,7 +152,9 @@ def main() -> None:
         return
     job = RoundJob(config, current_ranks().world_size)
     on_cpus = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    check_machine(job.values, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), stage=0, use_cpu=on_cpus)
+    check_machine(
+        job.values, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 0, on_cpus, job.config.schedule.load_in_4bit
+    )
     with hold_folder(job.folder.path) if current_ranks().is_main else contextlib.nullcontext():
         train_next_round(job)
 

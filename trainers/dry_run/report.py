@@ -35,6 +35,7 @@ from secateur.runtime.launch_file import LaunchFile, read_launch_file
 from secateur.tasks.sources import load_problems
 from trainers.dry_run.memory import Precision, Setting, colocated_room, host_bytes, peak
 from trainers.grpo.data import TrainingData
+from trainers.grpo.handover import check_launch
 from trainers.grpo.job import RoundJob, check_machine
 
 if TYPE_CHECKING:
@@ -360,11 +361,13 @@ def plan_only(config: RunConfig, options: dict[str, str]) -> None:
     launch = read_launch_file(file, int(processes) if processes else None)
     job = RoundJob(config, launch.processes)
     job.check_arguments()
+    check_launch(config.schedule, launch.stage, bool(job.values.get("use_vllm")))
     if config.schedule.dry_run:
         shape = read_shape(config.schedule.model)
         show_plan(job, launch, shape)
     elif launch.machines == 1:  # else each machine speaks for itself
-        check_machine(job.values, launch.processes, launch.stage, launch.use_cpu)
+        four_bit = config.schedule.load_in_4bit
+        check_machine(job.values, launch.processes, launch.stage, launch.use_cpu, four_bit)
 
 
 def take_plan_options(argv: list[str]) -> tuple[list[str], dict[str, str]]:

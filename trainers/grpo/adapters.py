@@ -1,4 +1,5 @@
-"""LoRA and QLoRA in a round: adapters train, every checkpoint is a plain model with its adapter merged in.
+"""LoRA and QLoRA: adapters train beside frozen weights, and every checkpoint is a plain model with its adapter merged
+in.
 
     checkpoint-20/
         config.json, model-00001-of-00001.safetensors, model.safetensors.index.json, tokenizer…    the merged model
@@ -37,17 +38,16 @@ from secateur.engines.memory import empty_model
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_json, write_json
-from secateur.runtime.hub import snapshot
 from secateur.runtime.process import current_ranks
 from secateur.runtime.records import read_record, write_record
 from secateur.tasks.prompts import Messages, encode_prompt
+from trainers.grpo.handover import INDEX, copy_config, stored_weights
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
     from trl import GRPOTrainer
 
-INDEX = "model.safetensors.index.json"
 _MERGE, _MERGE_FORMAT = "merge.json", 1
 _COMPLETIONS, _TOKENS = 8, 256  # that the merge is measured on, and of each
 
@@ -127,31 +127,16 @@ def adapter_shape(schedule: ScheduleConfig) -> AdapterShape | None:
     return AdapterShape(tuple(layers), trained, quantized if schedule.load_in_4bit else 0, width)
 
 
-def stored_weights(folder: Path) -> dict[str, Path]:
-    """Tensor → the file of a model folder that holds it. Raises `InputError` for a folder without safetensors."""
-    if (folder / INDEX).is_file():
-        return {name: folder / file for name, file in read_json(folder / INDEX)["weight_map"].items()}
-    if not (folder / "model.safetensors").is_file():
-        raise InputError(
-            f"{folder}: holds no safetensors, which adapters are merged into; convert its weights with "
-            "save_pretrained, or set use_peft: false"
-        )
-    with safe_open(folder / "model.safetensors", framework="pt") as handle:
-        return dict.fromkeys(handle.keys(), folder / "model.safetensors")
-
-
-def weights_folder(model: str, layers: Sequence[str]) -> Path:
-    """Where the weights of `model` (a folder or Hub name) lie. Raises `InputError` if those of `layers` are not among
-    them by their own names: packed by another quantization, or fused in memory."""
-    folder = Path(model) if Path(model).is_dir() else snapshot(model)
-    stored = stored_weights(folder)
+def check_mergeable(start: Path, layers: Sequence[str]) -> None:
+    """Raises `InputError` if the weights of `layers` do not lie in the model folder `start` by their own names:
+    packed, as quantizations do it, or fused in memory."""
+    stored = stored_weights(start)
     missing = next((name for name in layers if f"{name}.weight" not in stored), None)
     if missing is not None:
         raise InputError(
-            f"{folder}: holds no '{missing}.weight', which an adapter is to be merged into (quantized or renamed "
-            "weights?); take a model with plain weights, or set use_peft: false"
+            f"{start}: holds no '{missing}.weight' in safetensors, which an adapter is to be merged into (packed or "
+            "renamed weights?); take a model with plain weights, or set use_peft: false"
         )
-    return folder
 
 
 class _Sums:
@@ -171,12 +156,12 @@ class _Sums:
         if f"{layer}.lora_A.weight" not in self._parts:
             return weight
         first, second = (self._parts[f"{layer}.lora_{part}.weight"].float() for part in "AB")
-        return (weight.float() + self._scale * (second @ first)).to(weight.dtype)
+        return weight.float() + self._scale * (second @ first)
 
 
-def merge(start: Path, adapter: Path, target: Path) -> None:
-    """Write the weights of the model folder `start`, with `adapter` added, into the folder `target`, in their own
-    precision: shard by shard, so one shard is in memory at a time."""
+def merge(start: Path, adapter: Path, target: Path, dtype: torch.dtype | None = None) -> None:
+    """Write the weights of the model folder `start`, with `adapter` added, into the folder `target`: shard by shard,
+    in `dtype` or each in its own."""
     sums, shards = _Sums(adapter), defaultdict(list)
     for name, file in stored_weights(start).items():
         shards[file].append(name)
@@ -184,12 +169,13 @@ def merge(start: Path, adapter: Path, target: Path) -> None:
     for number, (file, names) in enumerate(sorted(shards.items()), start=1):
         shard = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         with safe_open(file, framework="pt") as handle:
-            tensors = {name: sums.added(name, handle.get_tensor(name)) for name in names}
+            stored = {name: handle.get_tensor(name) for name in names}
+        tensors = {name: sums.added(name, one).to(dtype or one.dtype) for name, one in stored.items()}
         save_file(tensors, target / shard, metadata={"format": "pt"})
         places |= dict.fromkeys(names, shard)
         total += sum(tensor.nbytes for tensor in tensors.values())
     write_json(target / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
-    write_json(target / "config.json", read_json(start / "config.json"))
+    copy_config(start, target, dtype)
 
 
 @dataclass(frozen=True)
@@ -212,6 +198,10 @@ class MergeLoss:
             f"merged − unmerged, log-probability of a token: {self.mean:+.2e} on average, {self.mean_absolute:.2e} "
             f"in size, {self.largest:.2e} at most ({self.tokens} tokens)"
         )
+
+
+def write_merge_loss(checkpoint: Path, loss: MergeLoss) -> None:
+    write_record(checkpoint / ADAPTER / _MERGE, loss, _MERGE_FORMAT)
 
 
 def read_merge_loss(checkpoint: Path) -> MergeLoss | None:
@@ -253,11 +243,14 @@ class LastCompletions:
 class Merging(TrainerCallback):
     """Makes each checkpoint that the Trainer has written a plain model; before the marker that says it is whole.
 
-    start: folder of the weights that the round began with; completions: what the merge is measured on.
+    start: folder of the weights that the round began with; dtype: what merged ones are stored in, None as those are;
+    completions: what the merge is measured on.
     """
 
-    def __init__(self, trainer: "GRPOTrainer", start: Path, completions: LastCompletions) -> None:
-        self.trainer, self.start, self.completions = trainer, start, completions
+    def __init__(
+        self, trainer: "GRPOTrainer", start: Path, dtype: torch.dtype | None, completions: LastCompletions
+    ) -> None:
+        self.trainer, self.start, self.dtype, self.completions = trainer, start, dtype, completions
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -267,7 +260,7 @@ class Merging(TrainerCallback):
             torch.distributed.barrier()
         loss = self._loss(checkpoint)  # on all ranks, for with ZeRO-3 none can compute alone
         if current_ranks().is_main:
-            write_record(checkpoint / ADAPTER / _MERGE, loss, _MERGE_FORMAT)
+            write_merge_loss(checkpoint, loss)
             say(f"  step {state.global_step}: {loss.words}")
 
     def _merge(self, checkpoint: Path) -> None:
@@ -275,7 +268,7 @@ class Merging(TrainerCallback):
         adapter.mkdir()
         for name in ("adapter_model.safetensors", "adapter_config.json"):
             (checkpoint / name).rename(adapter / name)
-        merge(self.start, adapter, checkpoint)
+        merge(self.start, adapter, checkpoint, self.dtype)
         base = self.trainer.accelerator.unwrap_model(self.trainer.model).get_base_model()
         base.generation_config.save_pretrained(checkpoint)
 
