@@ -27,8 +27,8 @@ class Setting:
     autocast), pure_bf16 (16 bits throughout) or float32. `stage`: of ZeRO, 0 without DeepSpeed. `sampler`: what
     generates the completions; `share` (0-1) is the part of a GPU that a colocated vLLM takes. `device_bytes`: memory
     of the process, on its GPU or, `on_cpu`, of the machine's. `adapters`: parameters of LoRA's adapters, 0 where all
-    weights are trained; `quantized`: of the frozen parameters those in 4 bits; `stored_width`: bytes of a number of
-    the start model on disk, which merged checkpoints have as well.
+    weights are trained; `quantized`: of the frozen parameters those in 4 bits; `stored_width`: bytes of a number in
+    the files of the start model, and of a merged checkpoint; `float32_handover`: checkpoints have 32 bits.
     """
 
     shape: ModelShape
@@ -51,6 +51,14 @@ class Setting:
     adapters: int = 0
     quantized: int = 0
     stored_width: int = 2
+    float32_handover: bool = False
+
+    @property
+    def handed_on(self) -> int:
+        """Bytes of a number of the model that a round hands on."""
+        if self.float32_handover:
+            return 4
+        return self.stored_width if self.adapters else 2 if self.precision in ("bf16", "pure_bf16") else 4
 
     @property
     def trained(self) -> int:

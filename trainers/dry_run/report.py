@@ -96,6 +96,7 @@ def make_setting(
     tokens: int,
     gpu_gib: float,
     adapters: "AdapterShape | None" = None,
+    float32_handover: bool = False,
 ) -> Setting:
     rows = values["per_device_train_batch_size"]
     passes = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
@@ -126,6 +127,7 @@ def make_setting(
         adapters=adapters.parameters if adapters else 0,
         quantized=adapters.quantized if adapters else 0,
         stored_width=adapters.stored_width if adapters else 2,
+        float32_handover=float32_handover,
     )
 
 
@@ -181,16 +183,16 @@ def checkpoint_bytes(setting: Setting) -> tuple[float, float]:
     DeepSpeed the state is Adam's moments. With adapters both concern these alone, and each model is merged and stored
     as the start model is. Tests compare with real checkpoints.
     """
-    total = setting.shape.parameters
+    total, saved = setting.shape.parameters, setting.handed_on
     width = 2 if setting.precision in ("bf16", "pure_bf16") else 4
-    if setting.adapters:  # merged as the start model is stored; the adapter itself, and its optimiser
-        return setting.stored_width * total, (12 + (2 * width if setting.stage else 0)) * setting.adapters
+    if setting.adapters:  # the adapter itself and its optimiser
+        return saved * total, (12 + (2 * width if setting.stage else 0)) * setting.adapters
     if setting.stage == 0:
-        return width * total, 2 * width * total
+        return saved * total, 2 * width * total
     if setting.stage == 3:
-        return width * total, 12 * total
+        return saved * total, 12 * total
     doubled = setting.shape.vocabulary * setting.shape.hidden if setting.shape.tied else 0
-    return width * (total + doubled), (12 + width) * total
+    return saved * (total + doubled), (12 + width) * total
 
 
 def plan_disk(setting: Setting, rounds: Sequence[RoundPlan], keep: str) -> DiskPlan:
@@ -217,13 +219,20 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
     samples = len(validation) * schedule.validation_samples
     rounds = plan_rounds(schedule.rounds, job.batches, job.values, len(data.problems), samples)
     tokens = schedule.max_prompt_tokens + max(schedule.limits)
-    setting = make_setting(shape, job.values, launch, tokens, schedule.gpu_memory_gib, job.adapters)
+    setting = make_setting(
+        shape, job.values, launch, tokens, schedule.gpu_memory_gib, job.adapters, schedule.float32_handover
+    )
     say(f"[bold]dry run of {escape(config.where)}[/bold]: nothing is loaded, trained or written")
     show_table(_run_table(job, launch, shape))
     _show_data(data)
     show_table(_rounds_table(rounds))
     say(_rounds_note(config, len(validation)))
     show_memory(setting, launch)
+    if setting.handed_on == 2:
+        say(
+            "  a round hands on weights in 16 bits: what moved by less than about .2 % of itself is lost. The log and"
+        )
+        say("    training.json say which share moved; float32_handover: true keeps 32 bits")
     _show_disk(plan_disk(setting, rounds, schedule.keep_checkpoints), schedule.output_dir)
 
 
@@ -361,7 +370,7 @@ def plan_only(config: RunConfig, options: dict[str, str]) -> None:
     launch = read_launch_file(file, int(processes) if processes else None)
     job = RoundJob(config, launch.processes)
     job.check_arguments()
-    check_launch(config.schedule, launch.stage, bool(job.values.get("use_vllm")))
+    check_launch(config.schedule, job.values, launch.stage)
     if config.schedule.dry_run:
         shape = read_shape(config.schedule.model)
         show_plan(job, launch, shape)

@@ -6,6 +6,7 @@ own 32-bit weights are put in their place, and are what the next round begins wi
 
 import contextlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from schedules.config import ScheduleConfig
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_json, write_json
+from secateur.runtime.files import JSON, read_json, write_json
 from secateur.runtime.process import current_ranks
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 
 
-def check_launch(schedule: ScheduleConfig, stage: int, use_vllm: bool) -> None:
-    """Raises `InputError` for what does not go together with ZeRO `stage` (0 without DeepSpeed) or with vLLM."""
-    if schedule.load_in_4bit and use_vllm:
+def check_launch(schedule: ScheduleConfig, values: Mapping[str, JSON], stage: int) -> None:
+    """Raises `InputError` for what does not go together with TRL's `values` or ZeRO `stage` (0 without DeepSpeed)."""
+    if schedule.load_in_4bit and values.get("use_vllm"):
         raise InputError(
             "key 'load_in_4bit' has the value true beside use_vllm: true, but TRL 1.16 sends vLLM the packed numbers "
             "(its issue 4973); set use_vllm: false, or load_in_4bit: false with model_init_kwargs: {dtype: bfloat16}"
@@ -37,7 +38,14 @@ def check_launch(schedule: ScheduleConfig, stage: int, use_vllm: bool) -> None:
             "key 'load_in_4bit' has the value true, but DeepSpeed cannot hold weights in 4 bits; launch without it "
             "(configs/accelerate/single_gpu.yaml): adapters leave it next to nothing to share out"
         )
-    if schedule.float32_handover and stage == 3 and not schedule.use_peft:
+    if not schedule.float32_handover or schedule.use_peft:
+        return
+    if not stage and (values.get("model_init_kwargs") or {}).get("dtype", "float32") != "float32":
+        raise InputError(
+            "key 'float32_handover' has the value true, but model_init_kwargs loads weights in 16 bits and nothing "
+            "keeps others beside them; leave its dtype out, or launch DeepSpeed (zero2.yaml)"
+        )
+    if stage == 3:
         raise InputError(
             "key 'float32_handover' has the value true, but ZeRO-3 cannot be given 32-bit weights to begin with; "
             "launch zero2.yaml, with single_gpu_offload.yaml's offload if it does not fit, or leave it out"

@@ -9,11 +9,12 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from rewards.registry import check_reward
 from rewards.trl_reward import LimitReward
@@ -46,7 +47,10 @@ from trainers.grpo.data import (
     round_rows,
     shortest_completion,
 )
-from trainers.grpo.handover import Float32Weights, check_launch, weights_folder
+from trainers.grpo.handover import Float32Weights, weights_folder
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
 
 # Keys of GRPOConfig that the schedule sets; the reason is shown to a user who gives one.
 _SEQUENCE = "a resume must see the prompts in their order"
@@ -79,8 +83,8 @@ OWNED = {
     "lora_target_parameters": "the merge knows linear layers; set 'lora_target_modules'",
     "lora_task_type": "the model is always trained as a causal language model",
     "load_in_8bit": "set load_in_4bit: true, or leave both out",
-    "fsdp": "its sharded checkpoints cannot be told whole from broken here: launch DeepSpeed, zero3.yaml",
-    "fsdp_config": "its sharded checkpoints cannot be told whole from broken here: launch DeepSpeed, zero3.yaml",
+    "fsdp": "its sharded checkpoints cannot be told whole from broken: launch DeepSpeed, zero3.yaml",
+    "fsdp_config": "its sharded checkpoints cannot be told whole from broken: launch DeepSpeed, zero3.yaml",
     "bnb_4bit_quant_storage": "only FSDP needs it, which is not launched here",
 }
 # TRL's defaults that matter to the method, and the paper's settings, pinned against a change of versions.
@@ -294,7 +298,6 @@ class RoundJob:
         self.data: TrainingData = load_training_problems(schedule, self.tokenizer)
         check_validation(schedule, self.data.problems)
         validate_limits(schedule.limits, shortest_completion(self.data.problems, self.tokenizer))
-        check_launch(schedule, 0, bool(self.values.get("use_vllm")))
         self.adapters = adapter_shape(schedule)
         self._check_model()
 
