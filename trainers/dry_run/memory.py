@@ -220,7 +220,8 @@ def host_bytes(setting: Setting, machines: int) -> float:
         return 0.0
     total, spare = setting.trained, 1.5
     if setting.stage == 3:
-        return total * (18 if setting.offload_parameters else 16) / machines * spare
+        frozen = 2 * (setting.shape.parameters - total) if setting.offload_parameters else 0
+        return (total * (18 if setting.offload_parameters else 16) + frozen) / machines * spare
     return total * max(4 * setting.processes, 16) * spare
 
 
