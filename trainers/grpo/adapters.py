@@ -235,7 +235,7 @@ class LastCompletions:
         return self.reward(completion_ids=completion_ids, **columns)
 
     def sequences(self) -> Iterator[tuple[list[int], list[int]]]:
-        """Prompt and completion, as many on every process."""
+        """Prompt and completion."""
         for prompt, completion in self._last[:_COMPLETIONS]:
             yield encode_prompt(self.tokenizer, prompt), list(completion[:_TOKENS])
 
@@ -254,12 +254,9 @@ class Merging(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if current_ranks().is_main:
+        if current_ranks().is_main:  # which has all weights, up to ZeRO-2
             self._merge(checkpoint)
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        loss = self._loss(checkpoint)  # on all ranks, for with ZeRO-3 none can compute alone
-        if current_ranks().is_main:
+            loss = self._loss(checkpoint)
             write_merge_loss(checkpoint, loss)
             say(f"  step {state.global_step}: {loss.words}")
 

@@ -38,6 +38,11 @@ def check_launch(schedule: ScheduleConfig, values: Mapping[str, JSON], stage: in
             "key 'load_in_4bit' has the value true, but DeepSpeed cannot hold weights in 4 bits; launch without it "
             "(configs/accelerate/single_gpu.yaml): adapters leave it next to nothing to share out"
         )
+    if schedule.use_peft and stage == 3:
+        raise InputError(
+            "key 'use_peft' has the value true, but adapters were never tried under ZeRO-3 here; launch zero2.yaml, or "
+            "set use_peft: false"
+        )
     if not schedule.float32_handover or schedule.use_peft:
         return
     if not stage and (values.get("model_init_kwargs") or {}).get("dtype", "float32") != "float32":
