@@ -102,7 +102,7 @@ def test_a_merge_rounds_to_the_precision_of_the_files_or_keeps_32_bits(adapted, 
 
 
 def test_the_share_that_moved_is_counted_in_the_coarser_precision(tmp_path) -> None:
-    """Of eight weights two move by more than half a unit of bfloat16, one by less; the rest of one side is left out."""
+    """Of eight weights two move by more than half a unit of bfloat16, one by less; the rest has no partner."""
     for name in ("start", "result"):
         (tmp_path / name).mkdir()
     before = torch.tensor([1.0, 1.0, 2.0, 2.0, 0.5, 0.5, -1.0, -1.0])

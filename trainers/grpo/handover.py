@@ -40,7 +40,7 @@ def check_launch(schedule: ScheduleConfig, values: Mapping[str, JSON], stage: in
         )
     if schedule.use_peft and stage == 3:
         raise InputError(
-            "key 'use_peft' has the value true, but adapters were never tried under ZeRO-3 here; launch zero2.yaml, or "
+            "key 'use_peft' has the value true, but adapters were never tried under ZeRO-3; launch zero2.yaml, or "
             "set use_peft: false"
         )
     if not schedule.float32_handover or schedule.use_peft:
