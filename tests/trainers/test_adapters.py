@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -335,3 +336,34 @@ def test_the_next_round_starts_fresh_adapters_on_the_merged_model(tmp_path, repo
     assert not any("lora" in name for name in adapter)
     assert {path.name for path in (run / "final").iterdir()} >= {"config.json", INDEX, "tokenizer.json"}
     AutoModelForCausalLM.from_pretrained(run / "final")
+
+
+@pytest.mark.slow
+def test_32_bits_go_through_a_round_under_zero(tmp_path) -> None:
+    """Steps of size 0 in bf16: what comes out is, bit by bit, what went in, though no weight of it fits 16 bits."""
+    pytest.importorskip("deepspeed")
+    remove_stale_build_lock()
+    start = tmp_path / "start"
+    shutil.copytree(EMBEDDED, start)
+    weights = {name: one.float() * (1 + 2**-13) for name, one in load_file(start / "model.safetensors").items()}
+    save_file(weights, start / "model.safetensors", {"format": "pt"})
+    run = tmp_path / "run"
+    config = lora_config(run)
+    text = (
+        config.read_text(encoding="utf-8")
+        .replace(LORA, "float32_handover: true\n")
+        .replace(str(EMBEDDED), str(start))
+    )
+    for there, now in (
+        ("steps_per_round: 4", "steps_per_round: 2"),
+        ("1.0e-3", "0.0"),
+        ("bf16: false", "bf16: true"),
+    ):
+        text = text.replace(there, now)
+    write_text(config, text)
+    finish(launch(config, (*zero(2)[:-1], "bf16")))
+    result = load_file(run / ROUND / "checkpoint-2" / "model.safetensors")
+    for name, tensor in weights.items():
+        assert result[name].dtype == torch.float32 and torch.equal(result[name], tensor), name
+    assert training_record(run)["moved_share"] == 0
+    assert read_json(run / ROUND / "checkpoint-2" / "config.json")["dtype"] == "float32"

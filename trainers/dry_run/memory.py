@@ -128,11 +128,9 @@ def _states_of_adapters(setting: Setting) -> list[Item]:
     """Frozen weights, and adapters in 32 bits with gradients and both moments."""
     width = 2 if setting.precision == "pure_bf16" else 4
     frozen = width * (setting.shape.parameters - setting.quantized) + FOUR_BITS * setting.quantized
-    buckets = 4 * setting.adapters if setting.processes > 1 else 0
     return [
         Item("frozen weights", frozen),
         Item("adapters, gradients, Adam's moments", 16 * setting.adapters),
-        Item("gradient buckets of DDP", buckets),
     ]
 
 

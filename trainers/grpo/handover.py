@@ -137,7 +137,7 @@ def widen(checkpoint: Path) -> None:
     keep their value."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it reports progress
         exact = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint))
     stored = stored_weights(checkpoint)
     for file in set(stored.values()):
