@@ -271,16 +271,28 @@ class Merging(TrainerCallback):
 
     def _loss(self, checkpoint: Path) -> MergeLoss:
         model, sequences = self.trainer.model, list(self.completions.sequences())
-        training = model.training
-        model.eval()  # neither dropout nor a random number: a resume must not see that this was computed
-        with torch.no_grad(), self.trainer.accelerator.autocast():
+        with torch.no_grad(), self.trainer.accelerator.autocast(), _without_dropout(model):
             apart = [_log_probabilities(model, *one) for one in sequences]
             with _as_stored(model, checkpoint):
                 merged = [_log_probabilities(model, *one) for one in sequences]
-        model.train(training)
         change = torch.cat(merged) - torch.cat(apart)
         size = change.abs()
         return MergeLoss(change.numel(), change.mean().item(), size.mean().item(), size.max().item())
+
+
+@contextlib.contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """No random number is drawn, for a resume must not see that this was computed. The rest of the model stays in
+    training mode: bitsandbytes packs 4-bit weights anew for inference on CPUs, and fails where rows are no whole
+    blocks."""
+    active = [layer for layer in model.modules() if isinstance(layer, nn.Dropout) and layer.training]
+    for layer in active:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in active:
+            layer.train()
 
 
 def _log_probabilities(model: nn.Module, prompt: list[int], completion: list[int]) -> torch.Tensor:
