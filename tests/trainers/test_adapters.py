@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -33,10 +35,10 @@ from tests.launches import (
     write_config,
     zero,
 )
-from tests.tiny import build_tiny_model
+from tests.tiny import build_tiny_model, build_tokenizer
 from trainers.dry_run.memory import peak
 from trainers.dry_run.report import checkpoint_bytes, make_setting
-from trainers.grpo.adapters import adapter_shape, check_mergeable, merge
+from trainers.grpo.adapters import LastCompletions, Merging, adapter_shape, check_mergeable, merge
 from trainers.grpo.handover import INDEX, check_launch, moved_share
 from trainers.grpo.job import PINNED, check_machine
 
@@ -56,7 +58,7 @@ def adapted(request, tmp_path) -> tuple[Path, PeftModel]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.save_pretrained(folder, max_shard_size="60KB")
     (folder / "model.safetensors").unlink()
-    config = LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", use_rslora=request.param)
+    config = LoraConfig(r=4, lora_alpha=6, lora_dropout=0.5, target_modules="all-linear", use_rslora=request.param)
     model = get_peft_model(model, config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -114,6 +116,28 @@ def test_the_share_that_moved_is_counted_in_the_coarser_precision(tmp_path) -> N
     assert moved_share(tmp_path / "start", tmp_path / "start") == 0
     (tmp_path / "result" / "model.safetensors").unlink()
     assert moved_share(tmp_path / "start", tmp_path / "result") is None
+
+
+def test_what_a_merge_changed_is_measured_and_leaves_no_trace(adapted, tmp_path) -> None:
+    """Nothing but rounding where the files have 32 bits; a change of the files is seen; no random number is drawn."""
+    start, model = adapted
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    merge(start, tmp_path / ADAPTER, merged)
+    model.train()
+    completions = LastCompletions(reward, build_tokenizer())
+    asked = [[{"role": "user", "content": f"{number} + 1"}] for number in range(20)]
+    assert completions(prompts=asked, completion_ids=[list(range(3, 40))] * 20) == [0.0] * 20
+    trainer = SimpleNamespace(model=model, accelerator=Accelerator(cpu=True))
+    random = torch.get_rng_state()
+    loss = Merging(trainer, start, None, completions).measure(merged)
+    assert loss.tokens == 8 * 37 and loss.largest < 1e-4
+    assert torch.equal(random, torch.get_rng_state()) and all(layer.training for layer in model.modules())
+    assert Merging(trainer, start, None, completions).measure(start).mean_absolute > 1e-3, "without the adapter"
+
+
+def reward(completion_ids: list[list[int]], **_: object) -> list[float]:
+    return [0.0] * len(completion_ids)
 
 
 def test_an_adapter_is_no_part_of_the_exported_model(adapted, tmp_path) -> None:

@@ -256,7 +256,7 @@ class Merging(TrainerCallback):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if current_ranks().is_main:  # which has all weights, up to ZeRO-2
             self._merge(checkpoint)
-            loss = self._loss(checkpoint)
+            loss = self.measure(checkpoint)
             write_merge_loss(checkpoint, loss)
             say(f"  step {state.global_step}: {loss.words}")
 
@@ -269,7 +269,8 @@ class Merging(TrainerCallback):
         base = self.trainer.accelerator.unwrap_model(self.trainer.model).get_base_model()
         base.generation_config.save_pretrained(checkpoint)
 
-    def _loss(self, checkpoint: Path) -> MergeLoss:
+    def measure(self, checkpoint: Path) -> MergeLoss:
+        """What the merge in `checkpoint` changed, on the completions that the model sampled last."""
         model, sequences = self.trainer.model, list(self.completions.sequences())
         with torch.no_grad(), self.trainer.accelerator.autocast(), _without_dropout(model):
             apart = [_log_probabilities(model, *one) for one in sequences]
