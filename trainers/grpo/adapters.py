@@ -212,6 +212,22 @@ def read_merge_loss(checkpoint: Path) -> MergeLoss | None:
     return read_record(folder / _MERGE, MergeLoss, _MERGE_FORMAT, f"delete {checkpoint} to save it again")
 
 
+_BLOCK = 64  # weights that share a scale
+
+
+def check_blocks(model: nn.Module) -> None:
+    """Raises `InputError` for 4-bit weights that bitsandbytes 0.50 reads wrongly: on CPUs, rows of no whole blocks."""
+    for name, layer in model.named_modules():
+        weight = getattr(layer, "weight", None)
+        if getattr(weight, "quant_state", None) is None or weight.device.type != "cpu":
+            continue
+        if layer.in_features % _BLOCK:
+            raise InputError(
+                f"key 'load_in_4bit' has the value true, but '{name}' has rows of {layer.in_features}, no multiple of "
+                f"{_BLOCK}, which bitsandbytes reads wrongly on CPUs; train on a GPU, or set load_in_4bit: false"
+            )
+
+
 def keep_adapters_exact(model: nn.Module) -> None:
     """In 32 bits: TRL 1.16 rounds adapters beside 4-bit weights to 16, where steps of a small learning rate vanish.
     DeepSpeed holds 32-bit ones of its own."""

@@ -37,7 +37,14 @@ from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
 from secateur.tasks.prompts import starts_inside_thinking
-from trainers.grpo.adapters import LastCompletions, Merging, adapter_shape, check_mergeable, keep_adapters_exact
+from trainers.grpo.adapters import (
+    LastCompletions,
+    Merging,
+    adapter_shape,
+    check_blocks,
+    check_mergeable,
+    keep_adapters_exact,
+)
 from trainers.grpo.data import (
     Row,
     TrainingData,
@@ -336,6 +343,7 @@ class RoundJob:
         if self.adapters is not None:
             check_mergeable(start, self.adapters.layers)
             if schedule.load_in_4bit:
+                check_blocks(trainer.model)
                 keep_adapters_exact(trainer.model)
             return [Merging(trainer, start, torch.float32 if schedule.float32_handover else None, completions)]
         return [Float32Weights(trainer, start)] if schedule.float32_handover and sharded else []
