@@ -216,15 +216,15 @@ _BLOCK = 64  # weights that share a scale
 
 
 def check_blocks(model: nn.Module) -> None:
-    """Raises `InputError` for 4-bit weights that bitsandbytes 0.50 reads wrongly: on CPUs, rows of no whole blocks."""
+    """Raises `InputError` where bitsandbytes 0.50 reads 4-bit weights wrongly: rows of no whole blocks, on CPUs."""
     for name, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
         if getattr(weight, "quant_state", None) is None or weight.device.type != "cpu":
             continue
         if layer.in_features % _BLOCK:
             raise InputError(
-                f"key 'load_in_4bit' has the value true, but '{name}' has rows of {layer.in_features}, no multiple of "
-                f"{_BLOCK}, which bitsandbytes reads wrongly on CPUs; train on a GPU, or set load_in_4bit: false"
+                f"key 'load_in_4bit' has the value true, but '{name}' has rows of {layer.in_features}, no multiple "
+                f"of {_BLOCK}, which bitsandbytes reads wrongly on CPUs; train on a GPU, or set load_in_4bit: false"
             )
 
 
