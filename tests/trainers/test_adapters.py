@@ -111,7 +111,7 @@ def test_the_share_that_moved_is_counted_in_the_coarser_precision(tmp_path) -> N
     before = torch.tensor([1.0, 1.0, 2.0, 2.0, 0.5, 0.5, -1.0, -1.0])
     after = before + torch.tensor([0, 2**-7, 2**-9, 0, 2**-8, 0, 0, 0])
     save_file({"a": before.bfloat16()}, tmp_path / "start" / "model.safetensors")
-    save_file({"a": after, "tied": after}, tmp_path / "result" / "model.safetensors")
+    save_file({"a": after, "tied": after.clone()}, tmp_path / "result" / "model.safetensors")
     assert moved_share(tmp_path / "start", tmp_path / "result") == 2 / 8
     assert moved_share(tmp_path / "start", tmp_path / "start") == 0
     (tmp_path / "result" / "model.safetensors").unlink()

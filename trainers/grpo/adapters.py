@@ -41,7 +41,7 @@ from secateur.runtime.files import JSON, read_json, write_json
 from secateur.runtime.process import current_ranks
 from secateur.runtime.records import read_record, write_record
 from secateur.tasks.prompts import Messages, encode_prompt
-from trainers.grpo.handover import INDEX, copy_config, stored_weights
+from trainers.grpo.handover import INDEX, copy_config, stored_weights, stored_width
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -123,7 +123,7 @@ def adapter_shape(schedule: ScheduleConfig) -> AdapterShape | None:
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     linear = [layer for layer in model.modules() if type(layer) is nn.Linear and layer is not output]
     quantized = sum(layer.weight.numel() for layer in linear if not layer.weight.requires_grad)
-    width = getattr(model.config.dtype, "itemsize", 2)
+    width = stored_width(Path(schedule.model)) or getattr(model.config.dtype, "itemsize", 2)
     return AdapterShape(tuple(layers), trained, quantized if schedule.load_in_4bit else 0, width)
 
 

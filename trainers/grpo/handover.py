@@ -67,6 +67,12 @@ def stored_weights(folder: Path) -> dict[str, Path]:
         return dict.fromkeys(handle.keys(), folder / "model.safetensors")
 
 
+def stored_width(folder: Path) -> int | None:
+    """Bytes of a number in the files of a model folder, which its config.json may not tell; None for no such folder."""
+    stored = stored_weights(folder)
+    return next((_tensor(file, name).element_size() for name, file in stored.items()), None)
+
+
 def weights_folder(model: str, revision: str | None = None) -> Path:
     """The folder of a model that has been loaded: itself, or where the Hub's cache has it."""
     from huggingface_hub import try_to_load_from_cache
