@@ -68,7 +68,7 @@ def stored_weights(folder: Path) -> dict[str, Path]:
 
 
 def stored_width(folder: Path) -> int | None:
-    """Bytes of a number in the files of a model folder, which its config.json may not tell; None for no such folder."""
+    """Bytes of a number in the files of a model folder, whatever its config.json says; None without."""
     stored = stored_weights(folder)
     return next((_tensor(file, name).element_size() for name, file in stored.items()), None)
 
