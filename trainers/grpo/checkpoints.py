@@ -255,5 +255,5 @@ def _say_what_moved(share: float | None) -> None:
     if share < LITTLE_MOVED:
         say(
             "  [bold]warning: little of the training is in the result[/bold]: steps smaller than its precision were "
-            "lost; float32_handover: true keeps 32 bits, a larger learning_rate makes larger steps"
+            "lost, or no reward taught any; float32_handover: true keeps 32 bits, learning_rate makes larger steps"
         )
