@@ -36,7 +36,7 @@ from tests.launches import (
     zero,
 )
 from tests.tiny import build_tiny_model, build_tokenizer
-from trainers.dry_run.memory import peak
+from trainers.dry_run.memory import model_states, peak
 from trainers.dry_run.report import checkpoint_bytes, make_setting
 from trainers.grpo.adapters import LastCompletions, Merging, adapter_shape, check_blocks, check_mergeable, merge
 from trainers.grpo.handover import INDEX, check_launch, moved_share
@@ -251,7 +251,8 @@ def test_the_plan_knows_adapters() -> None:
     assert checkpoint_bytes(dataclasses.replace(small, float32_handover=True))[0] == 4 * shape.parameters
     quantized = adapter_shape(dataclasses.replace(keys, load_in_4bit=True))
     four = make_setting(shape, values, launched, 908, 79.0, quantized)
-    assert total_bytes(peak(full)) > total_bytes(peak(small)) > total_bytes(peak(four))
+    states = [total_bytes(model_states(one)) for one in (full, small, four)]
+    assert states == sorted(states, reverse=True) and states[0] == 20 * shape.parameters > 3 * states[1]
 
 
 def lora_config(run: Path, *more: str) -> Path:
