@@ -88,8 +88,12 @@ class Command:
 
 
 _SCHEDULE: dict[str, JSON] = {"model": "{model}", "limits": [200, 160], **_TRAINING}
+_ADAPTERS: dict[str, JSON] = {"use_peft": True, "lora_r": 4, "lora_target_modules": "all-linear"}
 COMMANDS: dict[str, Command] = {
     "schedules/run.py": Command("schedules/run.py", _SCHEDULE, launched=True, held="rounds"),
+    "schedules/run.py, LoRA": Command(
+        "schedules/run.py", _SCHEDULE | {"limits": [200, 180, 160]} | _ADAPTERS, launched=True, held="rounds"
+    ),
     "export": Command(
         "schedules/run.py", _SCHEDULE, launched=True, held="rounds", drop=("final", "final.json", "card.json")
     ),

@@ -25,6 +25,8 @@ _AT_LEAST_ONE = (
     "validation_rows",
     "max_prompt_tokens",
     "gpu_memory_gib",
+    "lora_r",
+    "lora_alpha",
 )
 
 
@@ -62,6 +64,20 @@ class ScheduleConfig:
     hub_model_id: repository, `user/name` or `name` of your own; by default the name of `output_dir`.
     hub_private_repo: whether a repository that is made is private; by default as its owner has it.
     hub_revision: branch to push to, made if missing; by default main.
+    use_peft: train low-rank adapters (LoRA, arXiv 2106.09685) in place of all weights. Every checkpoint is a plain
+      model with its adapter merged in, and each round starts fresh adapters. These keys are TRL's.
+    lora_r, lora_alpha: rank of the adapters; what they compute is multiplied by lora_alpha / lora_r.
+    lora_dropout: share of an adapter's inputs that is dropped in training (fraction 0-1). TRL's default is 0.05; but
+      completions are sampled without dropout, so the trained probabilities would not be those they were drawn with.
+    lora_target_modules: the linear layers that get an adapter, by the end of their names; all-linear: all but the
+      output layer; null: peft's choice for the architecture.
+    use_rslora: multiply by lora_alpha / √lora_r instead (arXiv 2312.03732).
+    load_in_4bit: keep the frozen weights in 4 bits while adapters train (QLoRA, arXiv 2305.14314). An adapter is
+      merged into the start model's weights as they are on disk.
+    bnb_4bit_quant_type, use_bnb_nested_quant: nf4 or fp4; quantize the scales as well.
+    float32_handover: keep 32 bits of every weight from round to round, at twice the disk: DeepSpeed's own under ZeRO,
+      sums in 32 bits where adapters are merged. Otherwise a result has the 16 bits that DeepSpeed computes with, or
+      those of the start model's files, and smaller steps are lost; training.json says which share of weights moved.
     dry_run: print what the run would do, need and cost; nothing is loaded or written.
     gpu_memory_gib: memory of one GPU [GiB], what `dry_run` plans with; 79 for a card sold as 80 GB.
     tolerance: share of the reference's pass@1 that may be lost (fraction 0-1).
@@ -101,6 +117,16 @@ class ScheduleConfig:
     hub_model_id: str | None = None
     hub_private_repo: bool | None = None
     hub_revision: str | None = None
+    use_peft: bool = False
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    lora_target_modules: str | list[str] | None = None
+    use_rslora: bool = False
+    load_in_4bit: bool = False
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    use_bnb_nested_quant: bool = False
+    float32_handover: bool = False
     dry_run: bool = False
     gpu_memory_gib: float = 79.0
 
@@ -122,6 +148,15 @@ class ScheduleConfig:
             raise InputError(
                 f"key 'validation_engine' has the value '{self.validation_engine}', but a server does not have the "
                 "checkpoints; choose transformers or vllm"
+            )
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(
+                f"key 'lora_dropout' has the value {self.lora_dropout}; give a fraction from 0 to below 1"
+            )
+        if self.load_in_4bit and not self.use_peft:
+            raise InputError(
+                "key 'load_in_4bit' has the value true, but weights in 4 bits cannot be trained; set use_peft: true, "
+                "which trains adapters beside them"
             )
         for key in _AT_LEAST_ONE:
             if (value := getattr(self, key)) is not None and value < 1:

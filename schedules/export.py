@@ -18,12 +18,13 @@ _TRAINING_FILES = (
     "zero_to_fp32.py",
     "zero_to_torch.py",
 )
+ADAPTER = "default"  # peft's name for it, and so the folder in a checkpoint that the Trainer resumes it from
 _TRAINING_PREFIXES = ("rng_state", "global_step", "entropy_ctrl_state")
 
 
 def is_training_state(name: str) -> bool:
     """Whether the file or folder `name` of a checkpoint serves a resume only, not the model."""
-    return name in (*_TRAINING_FILES, MARKER, SEAL, "README.md") or name.startswith(_TRAINING_PREFIXES)
+    return name in (*_TRAINING_FILES, MARKER, SEAL, ADAPTER, "README.md") or name.startswith(_TRAINING_PREFIXES)
 
 
 def export_model(source: str, target: Path, original: str | None = None) -> None:

@@ -20,6 +20,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -35,15 +36,20 @@ from secateur.engines.models import keep_special_tokens_only, reduce_gradients_i
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, own_key
-from secateur.runtime.launch_file import check_saves_weights
+from secateur.runtime.launch_file import check_saves_weights, check_sharding
 from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
+from trainers.grpo.adapters import LastCompletions, peft_config, quantization_config
 from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, StuckWatch, round_log
 from trainers.grpo.checkpoints import prepare_resume, record_training
+from trainers.grpo.handover import check_launch
 from trainers.grpo.job import RoundJob, check_machine
 from trainers.grpo.rollout_server import check_rollout_server, explain_dead_server
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
 
 
 def train_round(job: RoundJob, round_: Round, start_model: str) -> None:
@@ -51,6 +57,8 @@ def train_round(job: RoundJob, round_: Round, start_model: str) -> None:
     folder = job.folder.round_folder(round_)
     arguments = job.arguments(round_)
     check_saves_weights(arguments.deepspeed_plugin)
+    stage = arguments.deepspeed_plugin.zero_stage if arguments.deepspeed_plugin is not None else 0
+    check_launch(job.config.schedule, job.values, stage)
     if arguments.deepspeed_plugin is not None and current_ranks().is_main:
         own_key()  # which its checkpoints are sealed with: better missed now than when the first is saved
     resume = prepare_resume(folder, arguments.world_size)
@@ -58,34 +66,45 @@ def train_round(job: RoundJob, round_: Round, start_model: str) -> None:
         with explain_dead_server(arguments):
             _fit(job, round_, start_model, arguments, resume)
     if current_ranks().is_main:
-        record_training(folder, round_)
+        record_training(folder, round_, job.weights_folder(start_model))
 
 
 def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, resume: Path | None) -> None:
-    from datasets import Dataset
-    from trl import GRPOTrainer
-
-    reward, folder = job.make_reward(round_), job.folder.round_folder(round_)
-    rows = job.rows(round_)
     if current_ranks().is_main and "tensorboard" in arguments.report_to:
         name_tensorboard_run(job.folder.path, round_.name, step_of(resume) if resume else 0)
     stop = CleanStop(job.folder.path)
-    trainer = GRPOTrainer(
-        model=start_model,
-        reward_funcs=[reward],
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=job.tokenizer,
-        callbacks=[round_log(round_, folder / "train.jsonl"), StuckWatch(), CompletionMarker(round_.limit), stop],
-    )
-    keep_special_tokens_only(trainer.model)
-    reduce_gradients_in_place(trainer.accelerator)
-    trainer.add_callback(EngineNote(trainer, folder))
-    reward.end_ids = frozenset(trainer.eos_token_ids)  # only the loaded model knows all of them
-    trainer.remove_callback(transformers.PrinterCallback)
+    trainer = _make_trainer(job, round_, start_model, arguments, stop)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.accelerator.wait_for_everyone()
     stop.leave(trainer.state.global_step)
+
+
+def _make_trainer(
+    job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, stop: CleanStop
+) -> "GRPOTrainer":
+    from datasets import Dataset
+    from trl import GRPOTrainer
+
+    reward, folder, schedule = job.make_reward(round_), job.folder.round_folder(round_), job.config.schedule
+    rows, completions = job.rows(round_), LastCompletions(reward, job.tokenizer)
+    trainer = GRPOTrainer(
+        model=start_model,
+        reward_funcs=[completions],
+        args=arguments,
+        peft_config=peft_config(schedule),
+        quantization_config=quantization_config(schedule, arguments.bf16),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=job.tokenizer,
+        callbacks=[round_log(round_, folder / "train.jsonl"), StuckWatch(), stop],
+    )
+    keep_special_tokens_only(trainer.model.get_base_model() if job.adapters else trainer.model)
+    reduce_gradients_in_place(trainer.accelerator)
+    reward.end_ids = frozenset(trainer.eos_token_ids)  # only the loaded model knows all of them
+    handovers = job.handovers(trainer, start_model, completions)
+    for callback in [EngineNote(trainer, folder), *handovers, CompletionMarker(round_.limit)]:
+        trainer.add_callback(callback)
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
 
 
 def accept_indexed_cpu() -> None:
@@ -136,6 +155,7 @@ def main() -> None:
     silence_libraries()
     use_one_torch_thread()
     accept_indexed_cpu()
+    check_sharding()
     argv, planned = take_plan_options(sys.argv[1:])
     config = read_run_config(argv)
     if planned or config.schedule.dry_run:
@@ -143,7 +163,9 @@ def main() -> None:
         return
     job = RoundJob(config, current_ranks().world_size)
     on_cpus = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    check_machine(job.values, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), stage=0, use_cpu=on_cpus)
+    check_machine(
+        job.values, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 0, on_cpus, job.config.schedule.load_in_4bit
+    )
     with hold_folder(job.folder.path) if current_ranks().is_main else contextlib.nullcontext():
         train_next_round(job)
 

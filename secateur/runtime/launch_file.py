@@ -1,5 +1,6 @@
 """What an accelerate config launches: processes, machines, ZeRO stage; and launches that would do harm in silence."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from accelerate.utils import DeepSpeedPlugin
 
 _DISTRIBUTED = ("NO", "MULTI_GPU", "DEEPSPEED")
+_FSDP = (
+    "FSDP shards weights into checkpoints that cannot be told whole from broken here, and on CPUs accelerate makes "
+    "DDP of it without a word; launch DeepSpeed: configs/accelerate/zero3.yaml, zero3_offload.yaml with offload"
+)
 _WITHOUT_WEIGHTS = (
     "ZeRO-3 would save checkpoints without model weights; set {key}: true, so that they end in plain safetensors"
 )
@@ -47,6 +52,8 @@ def read_launch_file(path: str, processes: int | None = None) -> LaunchFile:
     """
     values = read_yaml(path)
     kind = values.get("distributed_type", "NO")
+    if kind == "FSDP":
+        raise InputError(f"{path}: distributed_type is FSDP; {_FSDP}")
     if kind not in _DISTRIBUTED:
         remedy = "use DEEPSPEED or MULTI_GPU (with use_cpu: true that is DDP on CPUs)"
         raise InputError(f"{path}: distributed_type is {kind}; expected one of {', '.join(_DISTRIBUTED)}; {remedy}")
@@ -73,6 +80,12 @@ def _zero_settings(path: str, values: Mapping[str, JSON]) -> tuple[int, bool, bo
         raise InputError(f"{path}: {_WITHOUT_WEIGHTS.format(key='zero3_save_16bit_model')}")
     devices = [plugin.get(f"offload_{part}_device", "none") for part in ("optimizer", "param")]
     return stage, devices[0] != "none", devices[1] != "none"
+
+
+def check_sharding() -> None:
+    """Raises `InputError` if accelerate has launched this process with FSDP, whose checkpoints are not known here."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise InputError(f"accelerate config of this launch: {_FSDP}")
 
 
 def gathers_weights(zero: Mapping[str, JSON]) -> bool:

@@ -294,9 +294,10 @@ def test_the_record_of_a_round_names_its_candidates_and_its_engine(tmp_path) -> 
     for step in (4, 8):
         write_checkpoint(tmp_path, step, regular=step == 8)
     write_trained_by(tmp_path, TrainedBy("DeepSpeedEngine", 2, 2))
-    record_training(tmp_path, Round(1, 220, 8))
+    record_training(tmp_path, Round(1, 220, 8), start=tmp_path / "checkpoint-4")
     expected = {"steps": 8, "checkpoints": [8], "engine": "DeepSpeedEngine", "world_size": 2, "zero_stage": 2}
-    assert without_checksum(read_json(tmp_path / "training.json"), "", "") == expected | {"format": 1}
+    expected |= {"moved_share": 1.0, "merge_loss": None}
+    assert without_checksum(read_json(tmp_path / "training.json"), "", "") == expected | {"format": 2}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Every training and launch config is resolved as a launch would resolve it, without a Hub and without a GPU."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,23 @@ from secateur.tasks.sources import split_source
 from tests.real_models import DECODERS, write_config_folder
 from trainers.dry_run.memory import colocated_room, peak
 from trainers.dry_run.report import make_setting
+from trainers.grpo.adapters import adapter_shape
+from trainers.grpo.handover import check_launch
 from trainers.grpo.job import batch_sizes, make_grpo_config, trainer_values
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINING = sorted(path.stem for path in (ROOT / "configs/thinkprune").glob("*.yaml"))
 LAUNCHES = sorted(path.name for path in (ROOT / "configs/accelerate").glob("*.yaml"))
 # The launch that the header of a config names; all others are for 8 GPUs under ZeRO-2.
-MEANT_FOR = {"r1_distill_qwen_7b": "zero3.yaml", "qwq_32b": "zero3_multinode.yaml"}
-MODEL_OF = {"r1_distill_qwen_7b": "r1_distill_qwen_7b", "qwq_32b": "qwq_32b"}
+MEANT_FOR = {
+    "r1_distill_qwen_7b": "zero3.yaml",
+    "qwq_32b": "zero3_multinode.yaml",
+    "r1_distill_qwen_1.5b_lora": "single_gpu.yaml",
+    "r1_distill_qwen_7b_qlora": "single_gpu.yaml",
+}
+MODEL_OF = {
+    name: name.removesuffix("_qlora") for name in ("r1_distill_qwen_7b", "r1_distill_qwen_7b_qlora", "qwq_32b")
+}
 
 
 def resolve(name: str, *overrides: str, launch: str | None = None) -> tuple[Any, dict[str, Any], LaunchFile]:
@@ -82,7 +92,9 @@ def test_training_configs_fit_the_gpus_they_are_written_for(name, tmp_path) -> N
     config, values, launch = resolve(name)
     folder = write_config_folder(tmp_path / "model", MODEL_OF.get(name, "r1_distill_qwen_1.5b"))
     tokens = config.schedule.max_prompt_tokens + max(config.schedule.limits)
-    setting = make_setting(read_shape(str(folder)), values, launch, tokens, config.schedule.gpu_memory_gib)
+    adapters = adapter_shape(dataclasses.replace(config.schedule, model=str(folder)))
+    setting = make_setting(read_shape(str(folder)), values, launch, tokens, config.schedule.gpu_memory_gib, adapters)
+    check_launch(config.schedule, values, launch.stage)
     assert total_bytes(peak(setting)) < 0.95 * setting.device_bytes
     if setting.sampler == "colocate":
         assert colocated_room(setting)[0] >= 16, "a group at full length at once"
@@ -113,7 +125,7 @@ def test_one_gpu_takes_the_same_file_with_one_override(launch, tmp_path) -> None
 def test_launch_configs_are_understood(name) -> None:
     launch = read_launch_file(str(ROOT / "configs/accelerate" / name))
     values = yaml.safe_load((ROOT / "configs/accelerate" / name).read_text(encoding="utf-8"))
-    stages = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3_multinode": 3, "single_gpu_offload": 2}
+    stages = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3_multinode": 3, "zero3_offload": 3, "single_gpu_offload": 2}
     assert launch.stage == stages.get(Path(name).stem, 0)
     assert launch.machines == (4 if "multinode" in name else 1)
     assert values["deepspeed_config"]["deepspeed_multinode_launcher"] == "standard" if launch.stage else True

@@ -80,6 +80,18 @@ def test_every_stage_ends_in_plain_safetensors_with_the_same_weights(uninterrupt
     assert read_json(sharded[1] / ROUND / "checkpoint-8/complete.json")["regular"] is True
 
 
+def test_zero_3_with_weights_and_optimiser_in_host_memory_trains_the_same(uninterrupted, tmp_path) -> None:
+    """The launch file that users have. DeepSpeed compiles its CPU optimiser at first use."""
+    pytest.importorskip("deepspeed")
+    remove_stale_build_lock()
+    run = tmp_path / "run"
+    finish(launch(write_config(run), ("configs/accelerate/zero3_offload.yaml", *zero(3)[1:])))
+    assert training_record(run)["zero_stage"] == 3
+    for one, other in zip(metrics(uninterrupted), metrics(run), strict=True):
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], abs=1e-4)
+    AutoModelForCausalLM.from_pretrained(run / ROUND / "checkpoint-8")
+
+
 def planned_and_real(run: Path, step: int, stage: int, model: Path) -> list[tuple[float, int]]:
     """Bytes of a checkpoint's model and of its training state, as the dry run has them and as they are."""
     checkpoint = run / ROUND / f"checkpoint-{step}"

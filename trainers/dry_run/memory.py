@@ -26,7 +26,9 @@ class Setting:
     `precision`: bf16 (16-bit weights, DeepSpeed keeps 32-bit ones beside them), mixed (32-bit weights under
     autocast), pure_bf16 (16 bits throughout) or float32. `stage`: of ZeRO, 0 without DeepSpeed. `sampler`: what
     generates the completions; `share` (0-1) is the part of a GPU that a colocated vLLM takes. `device_bytes`: memory
-    of the process, on its GPU or, `on_cpu`, of the machine's.
+    of the process, on its GPU or, `on_cpu`, of the machine's. `adapters`: parameters of LoRA's adapters, 0 where all
+    weights are trained; `quantized`: of the frozen parameters those in 4 bits; `stored_width`: bytes of a number in
+    the files of the start model, and of a merged checkpoint; `float32_handover`: checkpoints have 32 bits.
     """
 
     shape: ModelShape
@@ -46,6 +48,22 @@ class Setting:
     tensor_parallel: int
     device_bytes: float
     on_cpu: bool = False
+    adapters: int = 0
+    quantized: int = 0
+    stored_width: int = 2
+    float32_handover: bool = False
+
+    @property
+    def handed_on(self) -> int:
+        """Bytes of a number of the model that a round hands on."""
+        if self.float32_handover:
+            return 4
+        return self.stored_width if self.adapters else 2 if self.precision in ("bf16", "pure_bf16") else 4
+
+    @property
+    def trained(self) -> int:
+        """Parameters that have gradients and an optimiser."""
+        return self.adapters or self.shape.parameters
 
     @property
     def runtime(self) -> Item:
@@ -59,15 +77,19 @@ def model_states(setting: Setting) -> list[Item]:
     DeepSpeed: 2 bytes a parameter for weights, 2 for gradients, 4 for the 32-bit weights, 8 for Adam's moments and,
     in the step, 4 for gradients in 32 bits, each divided by N from the stage on that shards it (Rajbhandari et al.,
     ZeRO, arXiv 1910.02054, section 3; for stage 2 the sum is what `estimate_zero2_model_states_mem_needs` of
-    DeepSpeed gives). ZeRO-3 takes its step in groups of at most a billion elements.
+    DeepSpeed gives). ZeRO-3 takes its step in groups of at most a billion elements. With adapters only they are
+    trained, and the model without them is the reference.
     """
     if setting.stage == 0:
         return _states_without_deepspeed(setting)
     total, shard = setting.shape.parameters, setting.shape.parameters / setting.processes
     width = 2 if setting.precision == "bf16" else 4
     weights = 0 if setting.offload_parameters else width * (shard if setting.stage == 3 else total)
-    items = [Item("weights", weights)]
-    if setting.reference:
+    items = [Item("frozen weights" if setting.adapters else "weights", weights)]
+    total, shard = setting.trained, setting.trained / setting.processes
+    if setting.adapters:
+        items.append(Item("adapters", width * total))
+    elif setting.reference:
         items.append(Item("reference model", width * (shard if setting.stage == 3 else total)))
     if not setting.offload_optimizer:
         step = min(shard, LIVE_ELEMENTS) if setting.stage == 3 else shard
@@ -81,6 +103,8 @@ def model_states(setting: Setting) -> list[Item]:
 
 def _states_without_deepspeed(setting: Setting) -> list[Item]:
     """Nothing is sharded."""
+    if setting.adapters:
+        return _states_of_adapters(setting)
     total = setting.shape.parameters
     width = 2 if setting.precision == "pure_bf16" else 4
     items = [
@@ -95,9 +119,24 @@ def _states_without_deepspeed(setting: Setting) -> list[Item]:
     return items
 
 
+# Of a number in 4 bits: itself, and its part of the 32-bit scale of a block of 64 (Dettmers et al., QLoRA,
+# arXiv 2305.14314, section 3). Nested scales take .05 less.
+FOUR_BITS = 0.5 + 4 / 64
+
+
+def _states_of_adapters(setting: Setting) -> list[Item]:
+    """Frozen weights, and adapters in 32 bits with gradients and both moments."""
+    width = 2 if setting.precision == "pure_bf16" else 4
+    frozen = width * (setting.shape.parameters - setting.quantized) + FOUR_BITS * setting.quantized
+    return [
+        Item("frozen weights", frozen),
+        Item("adapters, gradients, Adam's moments", 16 * setting.adapters),
+    ]
+
+
 def buffers(setting: Setting) -> Item:
     """What DeepSpeed gathers and reduces in, with its defaults; see the constants above."""
-    total = setting.shape.parameters
+    total = setting.shape.parameters if setting.stage == 3 else setting.trained
     width = 2 if setting.precision == "bf16" else 4
     if setting.stage == 0:
         return Item("communication buffers", 0)
@@ -118,6 +157,8 @@ def layer_bytes(setting: Setting) -> float:
     width = 4 if setting.precision == "float32" else 2
     norms = {"bf16": 16, "pure_bf16": 16, "mixed": 26, "float32": 24}[setting.precision] * shape.hidden
     attention = 4 * width * shape.heads * shape.head_dim + 4 * shape.heads + width * tokens
+    if setting.adapters:  # each keeps an input of its own: five of the hidden size, one per head, one inner
+        attention += width * (5 * shape.hidden + shape.heads * shape.head_dim + shape.intermediate)
     if shape.qk_norm:
         norms += ((4 + width) * shape.head_dim + 4) * (shape.heads + shape.kv_heads)
     return norms + 4 * width * shape.intermediate + attention + 8
@@ -175,9 +216,10 @@ def host_bytes(setting: Setting, machines: int) -> float:
     """What an offloaded optimiser takes of each machine's memory (formulas of DeepSpeed's own estimators)."""
     if not setting.offload_optimizer:
         return 0.0
-    total, spare = setting.shape.parameters, 1.5
+    total, spare = setting.trained, 1.5
     if setting.stage == 3:
-        return total * (18 if setting.offload_parameters else 16) / machines * spare
+        frozen = 2 * (setting.shape.parameters - total) if setting.offload_parameters else 0
+        return (total * (18 if setting.offload_parameters else 16) + frozen) / machines * spare
     return total * max(4 * setting.processes, 16) * spare
 
 

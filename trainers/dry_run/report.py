@@ -35,9 +35,11 @@ from secateur.runtime.launch_file import LaunchFile, read_launch_file
 from secateur.tasks.sources import load_problems
 from trainers.dry_run.memory import Precision, Setting, colocated_room, host_bytes, peak
 from trainers.grpo.data import TrainingData
+from trainers.grpo.handover import check_launch
 from trainers.grpo.job import RoundJob, check_machine
 
 if TYPE_CHECKING:
+    from trainers.grpo.adapters import AdapterShape
     from trainers.grpo.job import BatchSizes
 
 
@@ -88,7 +90,13 @@ def precision_of(values: Mapping[str, JSON], launch: LaunchFile) -> Precision:
 
 
 def make_setting(
-    shape: ModelShape, values: Mapping[str, JSON], launch: LaunchFile, tokens: int, gpu_gib: float
+    shape: ModelShape,
+    values: Mapping[str, JSON],
+    launch: LaunchFile,
+    tokens: int,
+    gpu_gib: float,
+    adapters: "AdapterShape | None" = None,
+    float32_handover: bool = False,
 ) -> Setting:
     rows = values["per_device_train_batch_size"]
     passes = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
@@ -116,6 +124,10 @@ def make_setting(
         tensor_parallel=values.get("vllm_tensor_parallel_size", 1),
         device_bytes=device_bytes(launch, gpu_gib, on_cpu),
         on_cpu=on_cpu,
+        adapters=adapters.parameters if adapters else 0,
+        quantized=adapters.quantized if adapters else 0,
+        stored_width=adapters.stored_width if adapters else 2,
+        float32_handover=float32_handover,
     )
 
 
@@ -132,7 +144,7 @@ def remedies(setting: Setting) -> list[tuple[str, float]]:
         changes.append((halved, {"rows": setting.rows // 2}))
     if not setting.checkpointing:
         changes.append(("gradient_checkpointing: true", {"checkpointing": True}))
-    if setting.reference:
+    if setting.reference and not setting.adapters:
         changes.append(("beta: 0 (no reference model)", {"reference": False}))
     if not setting.on_cpu:
         changes += _launches(setting)
@@ -168,16 +180,19 @@ def checkpoint_bytes(setting: Setting) -> tuple[float, float]:
 
     DeepSpeed writes the 32-bit weights and both moments of Adam (12 bytes a parameter) and, below ZeRO-3, the whole
     model once more; there the model is saved with its output matrix even if that is the input matrix. Without
-    DeepSpeed the state is Adam's moments. Tests compare with real checkpoints.
+    DeepSpeed the state is Adam's moments. With adapters both concern these alone, and each model is merged and stored
+    as the start model is. Tests compare with real checkpoints.
     """
-    total = setting.shape.parameters
+    total, saved = setting.shape.parameters, setting.handed_on
     width = 2 if setting.precision in ("bf16", "pure_bf16") else 4
+    if setting.adapters:  # the adapter itself and its optimiser
+        return saved * total, (12 + (2 * width if setting.stage else 0)) * setting.adapters
     if setting.stage == 0:
-        return width * total, 2 * width * total
+        return saved * total, 2 * width * total
     if setting.stage == 3:
-        return width * total, 12 * total
+        return saved * total, 12 * total
     doubled = setting.shape.vocabulary * setting.shape.hidden if setting.shape.tied else 0
-    return width * (total + doubled), (12 + width) * total
+    return saved * (total + doubled), (12 + width) * total
 
 
 def plan_disk(setting: Setting, rounds: Sequence[RoundPlan], keep: str) -> DiskPlan:
@@ -204,13 +219,20 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
     samples = len(validation) * schedule.validation_samples
     rounds = plan_rounds(schedule.rounds, job.batches, job.values, len(data.problems), samples)
     tokens = schedule.max_prompt_tokens + max(schedule.limits)
-    setting = make_setting(shape, job.values, launch, tokens, schedule.gpu_memory_gib)
+    setting = make_setting(
+        shape, job.values, launch, tokens, schedule.gpu_memory_gib, job.adapters, schedule.float32_handover
+    )
     say(f"[bold]dry run of {escape(config.where)}[/bold]: nothing is loaded, trained or written")
     show_table(_run_table(job, launch, shape))
     _show_data(data)
     show_table(_rounds_table(rounds))
     say(_rounds_note(config, len(validation)))
     show_memory(setting, launch)
+    if setting.handed_on == 2:
+        say(
+            "  a round hands on weights in 16 bits: what moved by less than about .2 % of itself is lost. The log and"
+        )
+        say("    training.json say which share moved; float32_handover: true keeps 32 bits")
     _show_disk(plan_disk(setting, rounds, schedule.keep_checkpoints), schedule.output_dir)
 
 
@@ -223,6 +245,8 @@ def _run_table(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> Table:
     bonus = f", entropy bonus {values['entropy_coef']:g}" if values.get("entropy_coef") else ""
     table = facts_table(())
     table.add_row("model", f"{escape(schedule.model)}, {shape.parameters:,} parameters")
+    if job.adapters is not None:
+        table.add_row("adapters", job.adapters.words(schedule))
     table.add_row("launch", f"{launch.words} ({escape(launch.path)})")
     table.add_row("a generation batch", f"{prompts}, for {steps:g} optimiser step{'s' * (steps != 1)}")
     table.add_row("an optimiser step", f"{step} = {rows * launch.processes * accumulation} completions")
@@ -287,7 +311,7 @@ def show_memory(setting: Setting, launch: LaunchFile) -> None:
     title = f"{device_words(setting.on_cpu)} at the worst moment ({setting.precision})"
     needed = show_sizes(title, [(item.name, item.bytes) for item in items], "together")
     say(f"  micro-batches of {setting.rows} × {setting.tokens:,} tokens, the longest prompt and the largest limit")
-    if setting.precision == "pure_bf16":
+    if setting.precision == "pure_bf16" and not setting.adapters:
         say("  [red]16-bit weights alone[/red]: steps of a small learning rate round to nothing; leave out")
         say("    model_init_kwargs: {dtype: …}, or use DeepSpeed, which keeps 32-bit weights beside them")
     if host := host_bytes(setting, launch.machines):
@@ -346,11 +370,13 @@ def plan_only(config: RunConfig, options: dict[str, str]) -> None:
     launch = read_launch_file(file, int(processes) if processes else None)
     job = RoundJob(config, launch.processes)
     job.check_arguments()
+    check_launch(config.schedule, job.values, launch.stage)
     if config.schedule.dry_run:
         shape = read_shape(config.schedule.model)
         show_plan(job, launch, shape)
     elif launch.machines == 1:  # else each machine speaks for itself
-        check_machine(job.values, launch.processes, launch.stage, launch.use_cpu)
+        four_bit = config.schedule.load_in_4bit
+        check_machine(job.values, launch.processes, launch.stage, launch.use_cpu, four_bit)
 
 
 def take_plan_options(argv: list[str]) -> tuple[list[str], dict[str, str]]:

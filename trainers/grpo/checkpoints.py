@@ -36,9 +36,12 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import fingerprint
 from secateur.runtime.process import current_ranks
 from secateur.runtime.records import read_record, write_record
+from trainers.grpo.adapters import MergeLoss, read_merge_loss
+from trainers.grpo.handover import moved_share
 
 ENGINE = "engine.json"
-RECORD_FORMAT = 1
+ENGINE_FORMAT, TRAINING_FORMAT = 1, 2
+LITTLE_MOVED = 0.01  # share of the weights, under which a warning is due
 
 
 def mark_complete(folder: Path, world_size: int, limit: int | None, regular: bool = True) -> None:
@@ -218,19 +221,39 @@ class TrainedBy:
 
 @dataclass(frozen=True)
 class TrainingRecord(TrainedBy):
-    """A round that is trained, its training.json: its `steps`, and the steps of its candidates, `checkpoints`."""
+    """A round that is trained, its training.json: its `steps`, and the steps of its candidates, `checkpoints`.
+
+    Of the last checkpoint: `moved_share`, see `moved_share`; `merge_loss`, None without adapters."""
 
     steps: int
     checkpoints: tuple[int, ...]
+    moved_share: float | None
+    merge_loss: MergeLoss | None
 
 
 def write_trained_by(round_folder: Path, record: TrainedBy) -> None:
-    write_record(round_folder / ENGINE, record, RECORD_FORMAT)
+    write_record(round_folder / ENGINE, record, ENGINE_FORMAT)
 
 
-def record_training(round_folder: Path, round_: Round) -> None:
-    """Write `training.json`, which says that the round is trained."""
-    by = read_record(round_folder / ENGINE, TrainedBy, RECORD_FORMAT, f"delete {round_folder} to train it afresh")
+def record_training(round_folder: Path, round_: Round, start: Path) -> None:
+    """Write `training.json`, which says that the round is trained; `start`: folder of the model it began with."""
+    by = read_record(round_folder / ENGINE, TrainedBy, ENGINE_FORMAT, f"delete {round_folder} to train it afresh")
     checkpoints = tuple(candidate_steps(round_folder, round_, whole_files=False))
-    record = TrainingRecord(**vars(by), steps=round_.max_steps, checkpoints=checkpoints)
-    write_record(round_folder / TRAINING, record, RECORD_FORMAT)
+    last = round_folder / f"checkpoint-{round_.max_steps}"
+    moved, loss = moved_share(start, last), read_merge_loss(last)
+    record = TrainingRecord(
+        **vars(by), steps=round_.max_steps, checkpoints=checkpoints, moved_share=moved, merge_loss=loss
+    )
+    write_record(round_folder / TRAINING, record, TRAINING_FORMAT)
+    _say_what_moved(moved)
+
+
+def _say_what_moved(share: float | None) -> None:
+    if share is None:
+        return
+    say(f"  {share:.2%} of the weights differ from those that the round began with")
+    if share < LITTLE_MOVED:
+        say(
+            "  [bold]warning: little of the training is in the result[/bold]: steps smaller than its precision were "
+            "lost, or no reward taught any; float32_handover: true keeps 32 bits, learning_rate makes larger steps"
+        )

@@ -9,10 +9,11 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.markup import escape
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig
 
 from rewards.registry import check_reward
@@ -36,6 +37,14 @@ from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
 from secateur.tasks.prompts import starts_inside_thinking
+from trainers.grpo.adapters import (
+    LastCompletions,
+    Merging,
+    adapter_shape,
+    check_blocks,
+    check_mergeable,
+    keep_adapters_exact,
+)
 from trainers.grpo.data import (
     Row,
     TrainingData,
@@ -45,6 +54,10 @@ from trainers.grpo.data import (
     round_rows,
     shortest_completion,
 )
+from trainers.grpo.handover import Float32Weights, weights_folder
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
 
 # Keys of GRPOConfig that the schedule sets; the reason is shown to a user who gives one.
 _SEQUENCE = "a resume must see the prompts in their order"
@@ -71,6 +84,15 @@ OWNED = {
     # trainer pushes nothing.
     "hub_strategy": "checkpoints are candidates, not results: push_to_hub uploads 'final' once, at the end",
     "hub_always_push": "push_to_hub uploads 'final' once, at the end",
+    # Of trl.ModelConfig, whose other keys for adapters are ours.
+    "use_dora": "its magnitudes are no sum of matrices, which the merge of each checkpoint adds up; leave it out",
+    "lora_modules_to_save": "whole modules are no adapters; leave it out, or train all weights with use_peft: false",
+    "lora_target_parameters": "the merge knows linear layers; set 'lora_target_modules'",
+    "lora_task_type": "the model is always trained as a causal language model",
+    "load_in_8bit": "set load_in_4bit: true, or leave both out",
+    "fsdp": "its sharded checkpoints cannot be told whole from broken: launch DeepSpeed, zero3.yaml",
+    "fsdp_config": "its sharded checkpoints cannot be told whole from broken: launch DeepSpeed, zero3.yaml",
+    "bnb_4bit_quant_storage": "only FSDP needs it, which is not launched here",
 }
 # TRL's defaults that matter to the method, and the paper's settings, pinned against a change of versions.
 PINNED: dict[str, JSON] = {
@@ -235,21 +257,32 @@ def make_grpo_config(values: Mapping[str, JSON], config: RunConfig, round_: Roun
         raise InputError(f"{config.where}: {error}") from None
 
 
-def check_machine(values: Mapping[str, JSON], processes: int, stage: int, use_cpu: bool) -> None:
+def check_machine(
+    values: Mapping[str, JSON], processes: int, stage: int, use_cpu: bool, four_bit: bool = False
+) -> None:
     """Raises `InputError` where this machine lacks what a launch of so many `processes` on it needs: a GPU for each
-    unless `use_cpu`, vLLM if TRL's `values` ask for it, DeepSpeed for a ZeRO `stage` above 0."""
+    unless `use_cpu`, what TRL's `values` ask for, DeepSpeed for a ZeRO `stage` above 0, bitsandbytes for weights in
+    four bits."""
     gpus = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     if processes > max(1, gpus) and not (use_cpu or values.get("use_cpu")):
         remedy = f"give --num_processes {gpus}" if gpus else "set use_cpu: true to train on CPUs (embedded model)"
         raise InputError(
             f"{processes} processes are to train on this machine, which has {gpus} usable GPUs; {remedy}"
         )
-    for package, needed in (("vllm", bool(values.get("use_vllm"))), ("deepspeed", stage > 0)):
+    eight_bit = "8bit" in str(values.get("optim", "")) and "torch" not in str(values["optim"])
+    for package, extra, needed in (
+        ("vllm", "vllm", bool(values.get("use_vllm"))),
+        ("deepspeed", "deepspeed", stage > 0),
+        ("bitsandbytes", "4bit", four_bit or eight_bit),
+        ("liger_kernel", "liger", bool(values.get("use_liger_kernel"))),
+    ):
         if needed and importlib.util.find_spec(package) is None:
             raise InputError(
-                f"this launch needs {package}, which is not installed; `pip install -e '.[{package}]'` in the folder "
+                f"this launch needs {package}, which is not installed; `pip install -e '.[{extra}]'` in the folder "
                 "of this project"
             )
+    if values.get("use_liger_kernel") and not gpus:
+        raise InputError("key 'use_liger_kernel' has the value true, but its kernels run on GPUs only; leave it out")
 
 
 class RoundJob:
@@ -272,6 +305,7 @@ class RoundJob:
         self.data: TrainingData = load_training_problems(schedule, self.tokenizer)
         check_validation(schedule, self.data.problems)
         validate_limits(schedule.limits, shortest_completion(self.data.problems, self.tokenizer))
+        self.adapters = adapter_shape(schedule)
         self._check_model()
 
     def _check_model(self) -> None:
@@ -294,6 +328,25 @@ class RoundJob:
 
     def arguments(self, round_: Round) -> GRPOConfig:
         return make_grpo_config(self.values, self.config, round_, self.folder.round_folder(round_))
+
+    def weights_folder(self, model: str) -> Path:
+        """Where the weights of `model`, which has been loaded, lie."""
+        return weights_folder(model, (self.values.get("model_init_kwargs") or {}).get("revision"))
+
+    def handovers(
+        self, trainer: "GRPOTrainer", start_model: str, completions: LastCompletions
+    ) -> list[TrainerCallback]:
+        """What makes plain models of the checkpoints that `trainer` saves. Raises `InputError` where the files of the
+        start model do not allow it."""
+        schedule, sharded = self.config.schedule, trainer.args.deepspeed_plugin is not None
+        start = self.weights_folder(start_model)
+        if self.adapters is not None:
+            check_mergeable(start, self.adapters.layers)
+            if schedule.load_in_4bit:
+                check_blocks(trainer.model)
+                keep_adapters_exact(trainer.model)
+            return [Merging(trainer, start, torch.float32 if schedule.float32_handover else None, completions)]
+        return [Float32Weights(trainer, start)] if schedule.float32_handover and sharded else []
 
     def check_arguments(self) -> None:
         """What TRL itself refuses, asked as one process with the whole batch, so that its batch rules hold too."""
