@@ -19,12 +19,14 @@ class Completion:
     length: its token ids, the end token among them [tokens].
     truncated: the limit cut it off.
     target: the length that its prompt asked for [tokens]; None where the prompt names none.
+    graded: False where the time for grading was used up before its turn; it is not right then.
     """
 
     right: bool
     length: int
     truncated: bool = False
     target: int | None = None
+    graded: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
