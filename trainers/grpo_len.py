@@ -27,6 +27,7 @@ from rich.markup import escape
 from trl import GRPOConfig
 
 from schedules.config import read_run_config
+from schedules.dead import refuse_dead
 from schedules.integrity import step_of
 from schedules.records import write_data
 from schedules.rounds import Round
@@ -40,7 +41,7 @@ from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
-from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, StuckWatch, round_log
+from trainers.grpo.callbacks import CleanStop, CompletionMarker, CompletionSample, DeadWatch, EngineNote, round_log
 from trainers.grpo.checkpoints import prepare_resume, record_training
 from trainers.grpo.job import RoundJob, check_machine
 from trainers.grpo.rollout_server import check_rollout_server, explain_dead_server
@@ -69,22 +70,26 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
     rows = job.rows(round_)
     if current_ranks().is_main and "tensorboard" in arguments.report_to:
         name_tensorboard_run(job.folder.path, round_.name, step_of(resume) if resume else 0)
-    stop = CleanStop(job.folder.path)
+    stop, schedule = CleanStop(job.folder.path), job.config.schedule
+    watch = DeadWatch(folder, schedule.dead_after_steps, schedule.stop_when_dead)
     trainer = GRPOTrainer(
         model=start_model,
         reward_funcs=[reward],
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=job.tokenizer,
-        callbacks=[round_log(round_, folder / "train.jsonl"), StuckWatch(), CompletionMarker(round_.limit), stop],
+        callbacks=[watch, round_log(round_, folder / "train.jsonl"), CompletionMarker(round_.limit), stop],
     )
     keep_special_tokens_only(trainer.model)
     reduce_gradients_in_place(trainer.accelerator)
     trainer.add_callback(EngineNote(trainer, folder))
+    if schedule.logged_completions is not None:
+        trainer.add_callback(CompletionSample(trainer, schedule.logged_completions, schedule.seed))
     reward.end_ids = frozenset(trainer.eos_token_ids)  # only the loaded model knows all of them
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.accelerator.wait_for_everyone()
+    watch.leave()
     stop.leave(trainer.state.global_step)
 
 
@@ -121,6 +126,7 @@ def train_next_round(job: RoundJob) -> None:
         say(f"all rounds of {escape(str(job.folder.path))} are done")
         return
     action, round_ = todo
+    refuse_dead(job.folder.round_folder(round_), job.config.schedule.stop_when_dead)
     if current_ranks().is_main:
         check_rollout_server(job.values, job.config.schedule.model)
         job.folder.open()
