@@ -134,7 +134,9 @@ def test_what_time_did_not_suffice_for_is_wrong_is_counted_and_is_not_remembered
     ids = [encode(tokenizer, text) for text in (RIGHT, *formulas)]
     gold = ["7", *(f"{number} \\sqrt{{2}}".replace("sqrt{2}", "sqrt{8}/2") for number in range(11, 31))]
     call = {"completion_ids": ids, "gold": gold, "log_metric": logged.__setitem__}
-    rewards = make_reward(tokenizer, grading_s=1e-9)(**call)
+    hurried = make_reward(tokenizer)
+    hurried.grading_s = 1e-9
+    rewards = hurried(**call)
     assert rewards[0] == 1.0 and 0 < logged["ungraded_share"] < 1
     assert sum(rewards) == pytest.approx(len(ids) * (1 - logged["ungraded_share"]))
     assert make_reward(tokenizer)(**call) == [1.0] * len(ids)
