@@ -36,7 +36,7 @@ class RewardOptions:
     keep: only so many completions of a group are trained on (GFPO); None keeps all.
     keep_by: which ones: the shortest (`length`), or those with the most reward per token (`efficiency`).
     drop_equal_groups: a group whose rewards are all equal leaves the normalisation over the batch (see
-        rewards/filters.py: no other group is sampled in its place).
+        rewards/registry.py: no other group is sampled in its place).
     """
 
     keep: int | None = None

@@ -121,8 +121,9 @@ class DeadWatch(TrainerCallback):
             logs[FINITE_WEIGHTS] = 0.0
         self._steps.append(dict(logs))
         signs = find_signs(list(self._steps), self.needed)
-        self._say(signs)
         lost = WEIGHTS in signs
+        if not lost:  # that is said as an error
+            self._say(signs)
         between = between_generations(state.global_step, args) and state.global_step < args.max_steps
         if lost or (signs and self.stop and between):
             self.ended = dead_round(state.global_step, signs)
@@ -144,8 +145,9 @@ class DeadWatch(TrainerCallback):
 
 
 def weights_are_finite(model: torch.nn.Module) -> bool:
-    """Whether all parameters are, as far as this process holds them (ZeRO-3 keeps its shard beside an empty one)."""
-    return all(is_finite(getattr(one, "ds_tensor", one).detach()) for one in model.parameters())
+    """Whether all that is trained is, as far as this process holds it (under ZeRO-3 its shard of each weight)."""
+    trained = (one for one in model.parameters() if one.requires_grad)
+    return all(is_finite(getattr(one, "ds_tensor", one).detach()) for one in trained)
 
 
 class CompletionSample(TrainerCallback):
