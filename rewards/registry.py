@@ -1,5 +1,6 @@
-"""All rewards by name, what a schedule's `reward` and `reward_options` may say, and the filters that go with any: they
-take completions out of training after they are rewarded (GFPO's, and groups that teach nothing).
+"""All rewards by name, what a schedule's `reward` and `reward_options` may say, and the filters that go with any.
+
+Filters take completions out of training after they are rewarded: GFPO's, and groups that teach nothing.
 
 A reward of None is what TRL calls unscorable (GRPOTrainer 1.16, `_generate_and_score_completions`): it becomes NaN;
 mean and standard deviation of group or batch are taken over the others (with n - 1), and the advantage is set to 0.
