@@ -186,14 +186,18 @@ class Driver:
         next_limit, reason = self.folder.next_limit(round_, selection.chosen), explain(selection)
         record = selection_record(round_.limit, start_model, selection, reason, next_limit)
         show_selection(round_, selection, reason)
-        if next_limit is not None:
-            quantile = self.config.schedule.auto_quantile
-            say(
-                f"  the next limit: {next_limit} tokens, from the {quantile:g} quantile of the chosen model's lengths"
-            )
-        if self.folder.is_last(round_, record) and round_ != self.folder.rounds[-1]:
-            say("  the schedule ends here, before its last limit")
+        self._say_what_follows(round_, record)
         write_selection(folder, record)
+
+    def _say_what_follows(self, round_: Round, record: SelectionRecord) -> None:
+        schedule = self.config.schedule
+        if round_.index == len(schedule.limits):
+            return
+        if self.folder.is_last(round_, record):
+            say("  the schedule ends here, before its last limit")
+        elif record.next_limit is not None:
+            words = f"the {schedule.auto_quantile:g} quantile of the chosen model's lengths"
+            say(f"  the next limit: {record.next_limit} tokens, from {words}")
 
     def _follow_up(self) -> None:
         """What comes after choices; a kill may have fallen between, so it is looked through at every start."""
