@@ -114,7 +114,7 @@ FOUR_STEPS_A_BATCH = {"num_iterations": 4, "learning_rate": 0.02, "dead_after_st
 # A way to be dead → what makes a round of the embedded model so.
 CAUSES: dict[str, dict[str, object]] = {
     "weights": {"learning_rate": 1e39},
-    "gradients": {"reward_weights": "[1.0e+38]", "scale_rewards": "none"},
+    "gradients": {"reward_weights": "[1.0e+30]", "scale_rewards": "none"},
     "truncated": {"limits": "[30]"},
     "reward": {"problems": "never_right.jsonl"},
     "groups": {"top_k": 1},
