@@ -22,6 +22,12 @@ Metrics = Mapping[str, float | None]
 """One logged step. TRL logs None where all that a mean is made of was NaN."""
 
 
+def with_generation(before: Metrics, logged: Metrics) -> Metrics:
+    """A logged step with what its completions have shown: a step that uses those of the step before logs nothing of
+    them again (`num_iterations` or `steps_per_generation` above 1)."""
+    return {**before, **logged}
+
+
 @dataclass(frozen=True)
 class Sign:
     """A way to be dead: what was `seen`, and what to do about it. `shows` tells it from the steps; `covers`: names of

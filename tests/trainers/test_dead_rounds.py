@@ -36,11 +36,23 @@ class Watched:
 
     def log(self, **values: float) -> None:
         self.step += 1
-        logs = {"reward": 0.5, "reward_std": 0.5, "truncated_share": 0.0, "entropy": 0.3, **values}
+        logs = {"loss": 0.0, "reward": 0.5, "reward_std": 0.5, "truncated_share": 0.0, "entropy": 0.3, **values}
         self.watch.on_log(self.arguments, TrainerState(global_step=self.step), self.control, self.model, logs)
 
 
 NOTHING = {"reward": 0.0, "reward_std": 0.0}
+
+
+def test_a_step_on_completions_of_an_earlier_one_counts_with_what_was_logged_then(tmp_path, capsys) -> None:
+    watched = Watched(tmp_path)
+    watched.log(**NOTHING)
+    for _ in range(2):
+        watched.step += 1
+        logs = {"loss": 0.0, "entropy": 0.3}
+        watched.watch.on_log(
+            watched.arguments, TrainerState(global_step=watched.step), watched.control, watched.model, logs
+        )
+    assert "no completion earned" in capsys.readouterr().out
 
 
 def test_a_round_that_learns_nothing_is_said_once_and_why(tmp_path, capsys) -> None:
@@ -118,7 +130,7 @@ CAUSES: dict[str, dict[str, object]] = {
     "truncated": {"limits": "[30]"},
     "reward": {"problems": "never_right.jsonl"},
     "groups": {"top_k": 1},
-    "entropy": {"temperature": 0.02},
+    "entropy": {"temperature": 0.001},
     "ratios": FOUR_STEPS_A_BATCH,
 }
 

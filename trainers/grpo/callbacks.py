@@ -19,7 +19,17 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig
 
-from schedules.dead import FINITE_WEIGHTS, WEIGHTS, DeadRound, Sign, dead_round, explain_end, find_signs, write_dead
+from schedules.dead import (
+    FINITE_WEIGHTS,
+    WEIGHTS,
+    DeadRound,
+    Sign,
+    dead_round,
+    explain_end,
+    find_signs,
+    with_generation,
+    write_dead,
+)
 from schedules.rounds import Round
 from schedules.state import stop_requested
 from secateur.runtime.console import MetricLog, ProgressReporter, progress, say
@@ -75,10 +85,12 @@ class StepLog(TrainerCallback):
 
 def round_log(round_: Round, path: Path) -> StepLog:
     """Of a round: reward, length and truncated share on the progress line, its limit in every line of the log."""
-    return StepLog(f"round {round_.name}", path, "reward", _round_note, limit=round_.limit)
+    return StepLog(f"round {round_.name}", path, "loss", _round_note, limit=round_.limit)
 
 
 def _round_note(logs: Metrics) -> str:
+    if "reward" not in logs:  # a step on completions that an earlier one has told of
+        return ""
     return (
         f"reward {logs['reward']:.2f}  length {logs['completions/mean_length']:.0f}  "
         f"truncated {logs['completions/clipped_ratio']:.0%}"
@@ -104,7 +116,11 @@ class DeadWatch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         log = self.folder / "train.jsonl"
-        self._steps.extend(values for _, values in (read_jsonl(log) if log.is_file() else ()))
+        for _, logged in read_jsonl(log) if log.is_file() else ():
+            self._append(logged)
+
+    def _append(self, logged: Metrics) -> None:
+        self._steps.append(with_generation(self._steps[-1] if self._steps else {}, logged))
 
     def on_log(
         self,
@@ -115,11 +131,11 @@ class DeadWatch(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: object,
     ) -> None:
-        if not logs or "reward" not in logs:
+        if not logs or "loss" not in logs:
             return
         if agree(int(not weights_are_finite(model)), args.device):
             logs[FINITE_WEIGHTS] = 0.0
-        self._steps.append(dict(logs))
+        self._append(logs)
         signs = find_signs(list(self._steps), self.needed)
         lost = WEIGHTS in signs
         if not lost:  # that is said as an error
