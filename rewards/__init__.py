@@ -2,5 +2,5 @@
 one that is not to be trained on; trl_reward.py is the callable that TRL gets.
 
 A new reward is a file with its formula, its options and its `RewardSpec` (completion.py), and a line in
-registry.py. The formulas are pure functions; filters that go with any reward are in filters.py.
+registry.py, where the filters that go with any reward are as well. The formulas are pure functions.
 """

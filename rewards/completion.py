@@ -19,12 +19,14 @@ class Completion:
     length: its token ids, the end token among them [tokens].
     truncated: the limit cut it off.
     target: the length that its prompt asked for [tokens]; None where the prompt names none.
+    graded: False where the time for grading was used up before its turn; it is not right then.
     """
 
     right: bool
     length: int
     truncated: bool = False
     target: int | None = None
+    graded: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class RewardOptions:
     keep: only so many completions of a group are trained on (GFPO); None keeps all.
     keep_by: which ones: the shortest (`length`), or those with the most reward per token (`efficiency`).
     drop_equal_groups: a group whose rewards are all equal leaves the normalisation over the batch (see
-        rewards/filters.py: no other group is sampled in its place).
+        rewards/registry.py: no other group is sampled in its place).
     """
 
     keep: int | None = None

@@ -6,6 +6,7 @@ completions, therefore see the batch of all processes.
 """
 
 import logging
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from rewards.hard_limit import is_truncated
 from rewards.registry import find_reward, make_options, reward_groups
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
-from secateur.tasks.answers.equality import grade_batch
+from secateur.tasks.answers.equality import grade_within
 from secateur.tasks.answers.extraction import ANSWER, extraction
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def completion_metrics(completions: Sequence[Completion]) -> dict[str, float]:
     """Shares (fraction 0-1) and mean lengths [tokens] over completions; a mean over none is left out.
 
     truncated_share, correct_share: of all completions. right_mean_length, wrong_mean_length: of right and wrong ones.
+    ungraded_share: of all completions, where the time for grading did not suffice for all.
     """
     right = [one.length for one in completions if one.right]
     wrong = [one.length for one in completions if not one.right]
@@ -37,6 +39,8 @@ def completion_metrics(completions: Sequence[Completion]) -> dict[str, float]:
         metrics["right_mean_length"] = sum(right) / len(right)
     if wrong:
         metrics["wrong_mean_length"] = sum(wrong) / len(wrong)
+    if ungraded := sum(not one.graded for one in completions):
+        metrics["ungraded_share"] = ungraded / len(completions)
     return metrics
 
 
@@ -59,7 +63,8 @@ class LimitReward:
     tokenizer: decodes completions. end_ids: end tokens; only the loaded model knows them all, so
     they may be set later. thinking: completions begin inside the thinking part. options: `reward_options` of the
     schedule. limit: of the round [tokens]. world: processes that train together. answer_from: where the final answer
-    is (secateur/tasks/answers/extraction.py).
+    is (secateur/tasks/answers/extraction.py). grading_s: what the answers of one call may take together on this
+    process [s, processor time]; those left then are wrong.
 
     Correctness is judged on the decoded ids, not on the completion that TRL hands over: a chat template with a
     response schema would have split the thinking off. Dataset columns: `gold`; `row`, the group id, the same for all
@@ -78,12 +83,13 @@ class LimitReward:
         limit: int,
         world: int,
         answer_from: str = ANSWER,
+        grading_s: float = math.inf,
     ) -> None:
         self.spec, self.options = find_reward(name), make_options(name, options)
         self.options.check_limit(limit)
         self.tokenizer, self.end_ids = tokenizer, frozenset(end_ids)
         self.extract = extraction(answer_from, thinking and not self.spec.grades_whole_text)
-        self.limit, self.world = limit, world
+        self.limit, self.world, self.grading_s = limit, world, grading_s
         self.__name__ = name  # TRL's metric key
 
     def __call__(
@@ -126,25 +132,29 @@ class LimitReward:
         self, completion_ids: Sequence[Sequence[int]], gold: Sequence[str], targets: Sequence[int] | None
     ) -> list[Completion]:
         truncated = [is_truncated(ids, self.end_ids, self.tokenizer.pad_token_id) for ids in completion_ids]
-        right = self._grade(completion_ids, gold, truncated)
-        targets = targets if targets is not None else [None] * len(right)
+        verdicts = self._grade(completion_ids, gold, truncated)
+        targets = targets if targets is not None else [None] * len(verdicts)
         lengths = [len(ids) for ids in completion_ids]
-        return [Completion(*fields) for fields in zip(right, lengths, truncated, targets, strict=True)]
+        return [
+            Completion(verdict is True, length, cut, target, graded=verdict is not None)
+            for verdict, length, cut, target in zip(verdicts, lengths, truncated, targets, strict=True)
+        ]
 
     def _grade(
         self, completion_ids: Sequence[Sequence[int]], gold: Sequence[str], truncated: Sequence[bool]
-    ) -> list[bool]:
-        """Which completions are right. Those whose answer cannot count are wrong without being graded."""
+    ) -> list[bool | None]:
+        """Which completions are right, None for those that time did not suffice for. Those whose answer cannot count
+        are wrong without being graded."""
         whole_text = self.spec.grades_whole_text
         counts_truncated = whole_text or self.options.counts_truncated
         chosen = [index for index, cut in enumerate(truncated) if counts_truncated or not cut]
-        right = [False] * len(truncated)
+        right: list[bool | None] = [False] * len(truncated)
         if not chosen:
             return right
         texts = self.tokenizer.batch_decode([completion_ids[index] for index in chosen], skip_special_tokens=True)
         if whole_text:  # without its tags the thinking part is text like any other
             texts = [text.replace("<think>", "").replace("</think>", "") for text in texts]
-        verdicts = grade_batch(texts, [gold[index] for index in chosen], self.extract)
+        verdicts = grade_within(texts, [gold[index] for index in chosen], self.grading_s, self.extract)
         for index, verdict in zip(chosen, verdicts, strict=True):
             right[index] = verdict
         return right

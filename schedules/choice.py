@@ -36,10 +36,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class ProblemFigures:
-    """The share of right samples (fraction 0-1) and the mean length [tokens] on one problem."""
+    """The share of right samples (fraction 0-1), the mean length and all lengths [tokens] on one problem."""
 
     pass_at_1: float
     mean_tokens: float
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Reference:
 class Selection:
     """The choice and how it came about. `feasible` is in the order of the candidates; `bar` is the pass@1 that was
     asked for; `difference` is the chosen one's pass@1 less the reference's with its paired 95 % interval, None where
-    the problems of both are not the same."""
+    the problems of both are not the same; `expands`: by accuracy, not by length."""
 
     chosen: Candidate
     candidates: tuple[Candidate, ...]
@@ -72,6 +73,7 @@ class Selection:
     tolerance: float
     bar: float
     difference: Interval | None
+    expands: bool = False
 
     @property
     def chosen_step(self) -> int:
@@ -92,8 +94,12 @@ def pick_reference(original: Candidate, round_start: Candidate, kind: str) -> Re
     return first if kind == "original" or round_start == original else second
 
 
-def choose(candidates: Sequence[Candidate], reference: Reference, tolerance: float) -> Selection:
-    """The feasible candidate with the smallest mean length, ties by accuracy, then the earlier step.
+def choose(
+    candidates: Sequence[Candidate], reference: Reference, tolerance: float, expands: bool = False
+) -> Selection:
+    """The feasible candidate with the smallest mean length, ties by accuracy, then the earlier step. In a round that
+    `expands` the most accurate one, ties by length: SIRI (arXiv 2509.25176) keeps the model of the end of an
+    expansion for its accuracy, the next round compresses it again.
 
     `candidates` must hold the start model (step 0); it is taken if nothing is feasible. A candidate whose figures are
     not finite is never feasible, and none is against a reference of 0: a model that has lost all it could do would
@@ -110,9 +116,22 @@ def choose(candidates: Sequence[Candidate], reference: Reference, tolerance: flo
     tells = reference.candidate.pass_at_1 > 0
     feasible = tuple(tells and one.is_finite and one.pass_at_1 >= bar - 1e-9 for one in candidates)
     able = [candidate for candidate, fits in zip(candidates, feasible, strict=True) if fits]
-    best = min(able, key=lambda c: (c.mean_tokens, -c.pass_at_1, c.step), default=start)
+    best = min(able, key=_most_accurate if expands else _shortest, default=start)
     difference = accuracy_difference(best, reference.candidate)
-    return Selection(best, tuple(candidates), feasible, reference, tolerance, bar, difference)
+    return Selection(best, tuple(candidates), feasible, reference, tolerance, bar, difference, expands)
+
+
+def _shortest(one: Candidate) -> tuple[float, float, int]:
+    return one.mean_tokens, -one.pass_at_1, one.step
+
+
+def _most_accurate(one: Candidate) -> tuple[float, float, int]:
+    return -one.pass_at_1, one.mean_tokens, one.step
+
+
+def shortens_enough(start: Figures, chosen: Figures, share: float | None) -> bool:
+    """Whether a round's choice is shorter than its start model by at least `share` (0-1); None asks for nothing."""
+    return share is None or chosen.mean_tokens <= (1 - share) * start.mean_tokens + 1e-9
 
 
 def accuracy_difference(one: Candidate, other: Candidate) -> Interval | None:
@@ -149,9 +168,11 @@ def _verdict(selection: Selection) -> str:
     if able == 0:
         return f"None of {count} candidates reaches the bar: the start model stays ({_figures(chosen)})."
     among = f"{able} feasible of {count} candidates" if count > 1 else "1 candidate"
+    best = "most accurate" if selection.expands else "shortest"
     if chosen.step == START:
-        return f"The start model is the shortest of {among} ({_figures(chosen)}): the limit could not be met."
-    return f"Step {chosen.step} is the shortest of {among}: {_figures(chosen)}."
+        outcome = "the expansion has gained nothing" if selection.expands else "the limit could not be met"
+        return f"The start model is the {best} of {among} ({_figures(chosen)}): {outcome}."
+    return f"Step {chosen.step} is the {best} of {among}: {_figures(chosen)}."
 
 
 def _figures(candidate: Candidate) -> str:
@@ -203,7 +224,7 @@ def _shorter(selection: Selection) -> str:
     shorter = [c for c, fits in pairs if not fits and c.is_finite and c.mean_tokens < selection.chosen.mean_tokens]
     if not shorter:
         return ""
-    best = max(shorter, key=_accuracy_first)
+    best = min(shorter, key=_most_accurate)
     count = "Shorter, but below the bar" if len(shorter) == 1 else f"{len(shorter)} are shorter, but below the bar"
     closest = "" if len(shorter) == 1 else "the most accurate of them "
     return f"{count}: {closest}{name_of(best.step)} ({best.mean_tokens:{_TOKENS}} tokens at {best.pass_at_1:.3f})."
@@ -211,7 +232,7 @@ def _shorter(selection: Selection) -> str:
 
 def _more_accurate(selection: Selection) -> str:
     finite = [candidate for candidate in selection.candidates if candidate.is_finite]
-    best = max(finite, key=_accuracy_first, default=selection.chosen)
+    best = min(finite, key=_most_accurate, default=selection.chosen)
     if best.pass_at_1 <= selection.chosen.pass_at_1:
         return ""
     given_up = best.pass_at_1 - selection.chosen.pass_at_1
@@ -219,10 +240,6 @@ def _more_accurate(selection: Selection) -> str:
         f"Given up: {given_up:.3f} of pass@1 that {name_of(best.step)} has ({best.pass_at_1:.3f} at "
         f"{best.mean_tokens:{_TOKENS}} tokens)."
     )
-
-
-def _accuracy_first(candidate: Candidate) -> tuple[float, float, int]:
-    return candidate.pass_at_1, -candidate.mean_tokens, -candidate.step
 
 
 def _broken(selection: Selection) -> str:

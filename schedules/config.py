@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from schedules.choice import TOLERANCE_REFERENCES
-from schedules.rounds import Round, make_rounds
+from schedules.rounds import AUTO, Limit, Round, make_rounds
 from secateur.engines.gguf import plain_model
 from secateur.engines.registry import engine_kind
 from secateur.runtime.config import check_seed, check_types, read_yaml, split_command_line
@@ -27,6 +27,9 @@ _AT_LEAST_ONE = (
     "gpu_memory_gib",
     "lora_r",
     "lora_alpha",
+    "dead_after_steps",
+    "logged_completions",
+    "auto_floor",
 )
 
 
@@ -39,7 +42,15 @@ class ScheduleConfig:
 
     model: model folder, Hub name or GGUF file that round 1 starts from.
     output_dir: the run folder.
-    limits: limit of each round [tokens], from loose to tight.
+    limits: limit of each round [tokens], from loose to tight; `auto` behind the first: drawn from the lengths of the
+      model that the round before has chosen.
+    auto_quantile: an auto limit is the length that this share of that model's validation samples does not exceed
+      (fraction 0-1), but no more than the limit before.
+    auto_floor: no auto limit is lower [tokens]; needed where there is one.
+    expanding_rounds: limits may rise again, as SIRI's do; a round with a higher limit than the one before passes on
+      its most accurate checkpoint instead of its shortest.
+    min_shortening: the schedule ends with a round whose choice is not shorter than its start model by this share
+      (fraction 0-1), an expanding one apart; null: it goes on to the last limit.
     steps_per_round: optimiser steps, one number or one per round.
     problems, problem_count: training problems (see secateur/tasks/sources.py) and how many of them.
     decontaminate: evaluation sets, named like `problems`, whose problems are taken out of the training problems.
@@ -80,13 +91,19 @@ class ScheduleConfig:
       those of the start model's files, and smaller steps are lost; training.json says which share of weights moved.
     dry_run: print what the run would do, need and cost; nothing is loaded or written.
     gpu_memory_gib: memory of one GPU [GiB], what `dry_run` plans with; 79 for a card sold as 80 GB.
+    grading_seconds: processor time for all answers of a generation batch on each process [s]; when it is used up, the
+      others count as wrong, and `ungraded_share` is logged. One answer has a limit of 1 s beside it.
+    logged_completions: so many completions of each step are kept where TRL's `log_completions` is on, drawn from seed
+      and step; null: all.
+    dead_after_steps: logged steps after which a round that learns nothing is warned of (see schedules/dead.py).
+    stop_when_dead: such a round ends, saved; false lets one that has ended so go on.
     tolerance: share of the reference's pass@1 that may be lost (fraction 0-1).
     tolerance_reference: best_so_far, original or round_start (see schedules/choice.py).
     """
 
     model: str
     output_dir: str
-    limits: list[int]
+    limits: list[Limit]
     steps_per_round: int | list[int]
     problems: str
     problem_count: int | None = None
@@ -127,11 +144,19 @@ class ScheduleConfig:
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
     use_bnb_nested_quant: bool = False
     float32_handover: bool = False
+    grading_seconds: float = 60.0
+    logged_completions: int | None = 64
+    auto_quantile: float = 0.5
+    auto_floor: int | None = None
+    expanding_rounds: bool = False
+    min_shortening: float | None = None
+    dead_after_steps: int = 10
+    stop_when_dead: bool = False
     dry_run: bool = False
     gpu_memory_gib: float = 79.0
 
     def __post_init__(self) -> None:
-        make_rounds(self.limits, self.steps_per_round)
+        self._check_limits()
         check_seed(self.seed)
         require_model_folder("model", self.model)
         check_key("hub_model_id", self.hub_model_id)
@@ -139,6 +164,8 @@ class ScheduleConfig:
         _ = self.prompt  # its own checks
         if not 0 <= self.tolerance < 1:
             raise InputError(f"key 'tolerance' has the value {self.tolerance}; give a fraction from 0 to below 1")
+        if not self.grading_seconds > 0:
+            raise InputError(f"key 'grading_seconds' has the value {self.grading_seconds}; give seconds above 0")
         if self.tolerance_reference not in TOLERANCE_REFERENCES:
             raise InputError(
                 f"key 'tolerance_reference' has the value '{self.tolerance_reference}'; "
@@ -162,13 +189,34 @@ class ScheduleConfig:
             if (value := getattr(self, key)) is not None and value < 1:
                 raise InputError(f"key '{key}' has the value {value}; it must be at least 1")
 
+    def _check_limits(self) -> None:
+        first = self.rounds[0].limit
+        for key, share in (("auto_quantile", self.auto_quantile), ("min_shortening", self.min_shortening)):
+            if share is not None and not 0 < share <= 1:
+                raise InputError(f"key '{key}' has the value {share}; give a fraction above 0, at most 1")
+        if AUTO not in self.limits:
+            return
+        if self.auto_floor is None or self.auto_floor > first:
+            raise InputError(
+                f"key 'auto_floor' has the value {self.auto_floor}, but 'limits' holds auto; give the lowest limit "
+                f"that may be drawn [tokens], at most the first, {first}"
+            )
+
     @property
     def prompt(self) -> Prompt:
         return Prompt(self.prompt_family, self.system_prompt, self.instruction)
 
     @property
     def rounds(self) -> list[Round]:
-        return make_rounds(self.limits, self.steps_per_round)
+        """As they are planned: the limit of an auto one is the most that it can be (see `RunFolder.rounds`)."""
+        return make_rounds(self.limits, self.steps_per_round, self.expanding_rounds)
+
+    @property
+    def limit_range(self) -> tuple[int, int]:
+        """The lowest and the highest limit that a round may have [tokens]."""
+        numbers = [round_.limit for round_ in self.rounds]
+        lowest = [self.auto_floor] if AUTO in self.limits and self.auto_floor else []
+        return min(numbers + lowest), max(numbers)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from types import FrameType
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.process import REFUSAL, end_with_parent
+from secateur.runtime.process import REFUSAL, STOP_SIGNALS, end_with_parent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STOPPED = 128 + signal.SIGTERM  # exit code after a clean stop
@@ -49,8 +49,9 @@ class Launcher:
         self._ask: Callable[[], None] | None = None
 
     def listen(self) -> None:
-        """From now on SIGTERM stops the child, and us after it."""
-        signal.signal(signal.SIGTERM, self._on_signal)
+        """From now on a scheduler's signal stops the child, and us after it."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self.stopped = True

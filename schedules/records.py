@@ -41,7 +41,8 @@ class SelectionRecord:
     `limit` [tokens] of the round; `start_model`: what it started from, `rounds/…` for a checkpoint of this run;
     `tolerance`: share of the reference's pass@1 that may be lost (0-1); `candidates`: the start model (step 0) first;
     `difference_to_reference`: pass@1 of the chosen one less the reference's, paired by problem, None where their
-    problems are not the same; `reason` says it in words.
+    problems are not the same; `reason` says it in words. `expands`: the limit is above the one before, and accuracy
+    decided; `next_limit` [tokens]: drawn here for the next round, None where that has a limit of its own.
     """
 
     limit: int
@@ -52,6 +53,8 @@ class SelectionRecord:
     chosen_step: int
     difference_to_reference: Interval | None
     reason: str
+    expands: bool = False
+    next_limit: int | None = None
 
     @property
     def chosen(self) -> WeighedCandidate:
@@ -66,7 +69,9 @@ class SelectionRecord:
         return next(candidate for candidate in self.candidates if candidate.step == step)
 
 
-def selection_record(limit: int, start_model: str, selection: Selection, reason: str) -> SelectionRecord:
+def selection_record(
+    limit: int, start_model: str, selection: Selection, reason: str, next_limit: int | None = None
+) -> SelectionRecord:
     reference = selection.reference
     names = [field.name for field in fields(Figures)]
     weighed = [
@@ -82,6 +87,8 @@ def selection_record(limit: int, start_model: str, selection: Selection, reason:
         chosen_step=selection.chosen_step,
         difference_to_reference=selection.difference,
         reason=reason,
+        expands=selection.expands,
+        next_limit=next_limit,
     )
 
 

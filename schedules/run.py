@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from schedules.choice import START, Candidate, explain
 from schedules.config import TOKEN, RunConfig, ScheduleConfig, read_run_config
+from schedules.dead import refuse_dead
 from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
 from schedules.model_card import PICTURE, write_model_card
@@ -146,6 +147,7 @@ class Driver:
         """One launch. Ranks stop at the end of a step when asked; the launcher would kill them too early."""
         say(f"[bold]round {round_.name}[/bold]: {round_.max_steps} steps from {escape(start_model)}")
         run = self.folder.path
+        refuse_dead(self.folder.round_folder(round_), self.config.schedule.stop_when_dead)
         log = self.folder.round_folder(round_) / "train.jsonl"
         command = self.launcher.command(TRAINER, self.argv)
         try:
@@ -181,9 +183,21 @@ class Driver:
 
     def _choose(self, round_: Round, start_model: str) -> None:
         folder, selection = self.folder.round_folder(round_), self.folder.choice(round_)
-        reason = explain(selection)
+        next_limit, reason = self.folder.next_limit(round_, selection.chosen), explain(selection)
+        record = selection_record(round_.limit, start_model, selection, reason, next_limit)
         show_selection(round_, selection, reason)
-        write_selection(folder, selection_record(round_.limit, start_model, selection, reason))
+        self._say_what_follows(round_, record)
+        write_selection(folder, record)
+
+    def _say_what_follows(self, round_: Round, record: SelectionRecord) -> None:
+        schedule = self.config.schedule
+        if round_.index == len(schedule.limits):
+            return
+        if self.folder.is_last(round_, record):
+            say("  the schedule ends here, before its last limit")
+        elif record.next_limit is not None:
+            words = f"the {schedule.auto_quantile:g} quantile of the chosen model's lengths"
+            say(f"  the next limit: {record.next_limit} tokens, from {words}")
 
     def _follow_up(self) -> None:
         """What comes after choices; a kill may have fallen between, so it is looked through at every start."""

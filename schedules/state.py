@@ -7,6 +7,7 @@
         checkpoint-*/               see trainers/grpo/checkpoints.py
         incomplete-checkpoint-*/    a checkpoint that was found damaged, until the round has chosen
         train.jsonl                 metrics of every step
+        dead.json                   why the round was ended before its time, where `stop_when_dead` did it
         training.json               written when the round's training has ended
         validation/                 samples of every candidate (eval/single.py)
         validation.json             figures of every candidate
@@ -25,19 +26,19 @@ Every file is replaced atomically and each step looks only at the files of the s
 
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from rich.markup import escape
 
-from schedules.choice import START, Selection, choose, name_of, pick_reference
+from schedules.choice import START, Candidate, Selection, choose, name_of, pick_reference, shortens_enough
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import drop_training_state, finish_removals, remove_folder
 from schedules.integrity import damage, export_damage, read_marker, saved_checkpoints, step_of
 from schedules.records import SELECTION, VALIDATION, SelectionRecord, has_chosen, read_selection, read_validation
-from schedules.rounds import Round
+from schedules.rounds import Round, draw_limit
 from secateur.engines.registry import engine_kind
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import say
@@ -52,6 +53,7 @@ FREE_KEYS = frozenset(
     {
         *("output_dir", "report_to", "run_name", "project", "trackio_space_id", "logging_steps"),
         *("log_completions", "num_completions_to_print", "keep_checkpoints", "dry_run", "gpu_memory_gib"),
+        *("dead_after_steps", "stop_when_dead", "logged_completions"),
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision"),
         *("validation_rows", "gradient_checkpointing", "gradient_checkpointing_kwargs", "ddp_timeout"),
         *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
@@ -76,7 +78,9 @@ class RunFolder:
 
     def __init__(self, config: RunConfig) -> None:
         self.path = Path(config.schedule.output_dir)
-        self.rounds = config.schedule.rounds
+        self._planned = config.schedule.rounds
+        self._auto = (config.schedule.auto_quantile, config.schedule.auto_floor or 1)
+        self._min_shortening = config.schedule.min_shortening
         self.original_model = config.schedule.model
         self._tolerance = (config.schedule.tolerance_reference, config.schedule.tolerance)
         self._final_is_whole = False
@@ -103,6 +107,36 @@ class RunFolder:
         if "model" not in unused_keys(self.path, self._resolved):
             check_start_model(self.path, self.original_model)
         return known
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The rounds whose limits are known: one with an auto limit only once the round before it has chosen, which
+        stores what it has drawn for it."""
+        known: list[Round] = []
+        for round_ in self._planned:
+            limit = self._drawn_after(known[-1]) if round_.drawn else round_.limit
+            if limit is None:
+                break
+            known.append(replace(round_, limit=limit, drawn=False))
+        return known
+
+    def _drawn_after(self, round_: Round) -> int | None:
+        folder = self.round_folder(round_)
+        return read_selection(folder).next_limit if has_chosen(folder) else None
+
+    def next_limit(self, round_: Round, chosen: Candidate) -> int | None:
+        """The limit that the round after `round_` is to have, where it is drawn from the lengths of the `chosen`
+        model; None where it has one of its own, or there is none. Raises `InputError` if no length is known."""
+        after = self._planned[round_.index : round_.index + 1]
+        if not after or not after[0].drawn:
+            return None
+        lengths = [tokens for problem in chosen.per_problem.values() for tokens in problem.lengths]
+        if not lengths:
+            raise InputError(
+                f"{self.round_folder(round_) / VALIDATION}: holds no lengths to draw the next limit from; delete it "
+                "and start schedules/run.py again, which makes it anew from what is stored"
+            )
+        return draw_limit(lengths, *self._auto, round_.limit)
 
     def round_folder(self, round_: Round) -> Path:
         return self.path / "rounds" / round_.name
@@ -132,7 +166,7 @@ class RunFolder:
         candidates = read_validation(self.round_folder(round_) / VALIDATION).candidates
         original = read_validation(self.round_folder(self.rounds[0]) / VALIDATION).candidates[0]
         reference = pick_reference(original, candidates[0], self._tolerance[0])
-        return choose(candidates, reference, self._tolerance[1])
+        return choose(candidates, reference, self._tolerance[1], round_.expands)
 
     def chosen_step(self, round_: Round) -> int:
         """The choice of a round that has chosen. Raises `InputError` if it does not follow from its figures: one of
@@ -153,10 +187,20 @@ class RunFolder:
             if not has_chosen(folder):
                 return Action(_unfinished_step(folder), round_, start)
             chosen = self.chosen_step(round_)
-            if chosen == START:  # the limit could not be met; a tighter one cannot either
+            if chosen != START:
+                start = f"rounds/{round_.name}/checkpoint-{chosen}"
+            if self.is_last(round_, read_selection(folder)):
                 break
-            start = f"rounds/{round_.name}/checkpoint-{chosen}"
         return Action("done" if self._is_exported() else "export", None, start)
+
+    def is_last(self, round_: Round, record: SelectionRecord) -> bool:
+        """Whether the schedule ends with this choice before its last limit: the limit could not be met, and a tighter
+        one cannot either; it has shortened too little for `min_shortening`; or nothing is left that could be lost. An
+        expanding round may fail, and need not shorten."""
+        if record.reference.pass_at_1 == 0:
+            return True
+        enough = shortens_enough(record.start, record.chosen, self._min_shortening)
+        return not round_.expands and (record.chosen_step == START or not enough)
 
     def _is_exported(self) -> bool:
         """Whether `final/` is what was exported; read once, for it may be large."""

@@ -19,6 +19,7 @@ paper and says at each key where it cannot.
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from rich.markup import escape
 from trl import GRPOConfig
 
 from schedules.config import read_run_config
+from schedules.dead import refuse_dead
 from schedules.integrity import step_of
 from schedules.records import write_data
 from schedules.rounds import Round
@@ -42,7 +44,7 @@ from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
 from trainers.grpo.adapters import LastCompletions, peft_config, quantization_config
-from trainers.grpo.callbacks import CleanStop, CompletionMarker, EngineNote, StuckWatch, round_log
+from trainers.grpo.callbacks import CleanStop, CompletionMarker, CompletionSample, DeadWatch, EngineNote, round_log
 from trainers.grpo.checkpoints import prepare_resume, record_training
 from trainers.grpo.handover import check_launch
 from trainers.grpo.job import RoundJob, check_machine
@@ -72,15 +74,21 @@ def train_round(job: RoundJob, round_: Round, start_model: str) -> None:
 def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, resume: Path | None) -> None:
     if current_ranks().is_main and "tensorboard" in arguments.report_to:
         name_tensorboard_run(job.folder.path, round_.name, step_of(resume) if resume else 0)
-    stop = CleanStop(job.folder.path)
-    trainer = _make_trainer(job, round_, start_model, arguments, stop)
+    stop, schedule = CleanStop(job.folder.path), job.config.schedule
+    watch = DeadWatch(job.folder.round_folder(round_), schedule.dead_after_steps, schedule.stop_when_dead)
+    trainer = _make_trainer(job, round_, start_model, arguments, [watch, stop])
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.accelerator.wait_for_everyone()
+    watch.leave()
     stop.leave(trainer.state.global_step)
 
 
 def _make_trainer(
-    job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, stop: CleanStop
+    job: RoundJob,
+    round_: Round,
+    start_model: str,
+    arguments: GRPOConfig,
+    watches: Sequence[transformers.TrainerCallback],
 ) -> "GRPOTrainer":
     from datasets import Dataset
     from trl import GRPOTrainer
@@ -95,7 +103,7 @@ def _make_trainer(
         quantization_config=quantization_config(schedule, arguments.bf16),
         train_dataset=Dataset.from_list(rows),
         processing_class=job.tokenizer,
-        callbacks=[round_log(round_, folder / "train.jsonl"), StuckWatch(), stop],
+        callbacks=[*watches, round_log(round_, folder / "train.jsonl")],
     )
     keep_special_tokens_only(trainer.model.get_base_model() if job.adapters else trainer.model)
     reduce_gradients_in_place(trainer.accelerator)
@@ -103,6 +111,8 @@ def _make_trainer(
     handovers = job.handovers(trainer, start_model, completions)
     for callback in [EngineNote(trainer, folder), *handovers, CompletionMarker(round_.limit)]:
         trainer.add_callback(callback)
+    if schedule.logged_completions is not None:
+        trainer.add_callback(CompletionSample(trainer, schedule.logged_completions, schedule.seed))
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
@@ -140,6 +150,7 @@ def train_next_round(job: RoundJob) -> None:
         say(f"all rounds of {escape(str(job.folder.path))} are done")
         return
     action, round_ = todo
+    refuse_dead(job.folder.round_folder(round_), job.config.schedule.stop_when_dead)
     if current_ranks().is_main:
         check_rollout_server(job.values, job.config.schedule.model)
         job.folder.open()

@@ -17,7 +17,7 @@ from schedules.card.measured import Measured
 from schedules.choice import START, Figures, name_of
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.records import VALIDATION, SelectionRecord, WeighedCandidate, read_data, read_validation
-from schedules.rounds import Round
+from schedules.rounds import AUTO, Round
 from secateur.runtime.cards import BaseModel, Markdown, clean, code_span, escape_markdown, exact_literal
 from secateur.runtime.config import without_secrets
 from secateur.runtime.files import JSON, read_json
@@ -52,6 +52,7 @@ class RoundRows:
     limit: int
     candidates: tuple[CandidateRow, ...]
     reason: str
+    expands: bool
 
     @property
     def chosen(self) -> CandidateRow:
@@ -90,7 +91,7 @@ def card_context(
         "licence": _licence(base),
         "picture": "rounds.png" if (folder / "rounds.png").is_file() else None,
         **_usage(schedule, repo_id or str(folder / "final"), revision),
-        **_training(config, folder),
+        **_training(config, folder, rounds),
         **_validation(schedule, selections, folder),
     }
 
@@ -119,7 +120,7 @@ def _round(round_: Round, record: SelectionRecord) -> RoundRows:
         )
         for one in record.candidates
     ]
-    return RoundRows(round_.index, round_.limit, tuple(rows), record.reason)
+    return RoundRows(round_.index, round_.limit, tuple(rows), record.reason, record.expands)
 
 
 def _change(first: Figures, last: Figures) -> str:
@@ -127,7 +128,7 @@ def _change(first: Figures, last: Figures) -> str:
 
 
 def _unmet(rounds: Sequence[RoundRows]) -> str:
-    unmet = [round_ for round_ in rounds if round_.chosen.step == START]
+    unmet = [round_ for round_ in rounds if round_.chosen.step == START and not round_.expands]
     if not unmet:
         return ""
     return f"The limit of {unmet[-1].limit} tokens could not be met: no checkpoint of that round was taken."
@@ -183,7 +184,7 @@ def _is_arithmetic(schedule: ScheduleConfig) -> bool:
     return schedule.problems.startswith(f"{_EMBEDDED}:")
 
 
-def _training(config: RunConfig, folder: Path) -> dict[str, object]:
+def _training(config: RunConfig, folder: Path, rounds: Sequence[RoundRows]) -> dict[str, object]:
     schedule, data = config.schedule, read_data(folder)
     kept = f", {data.kept:,} of {data.loaded:,} kept"
     cleaned = f"; free of {', '.join(schedule.decontaminate)}" if schedule.decontaminate else ""
@@ -191,7 +192,9 @@ def _training(config: RunConfig, folder: Path) -> dict[str, object]:
     return {
         "reward": f"{schedule.reward}{f' ({options})' if options else ''}",
         "reward_words": find_reward(schedule.reward).words,
-        "limits": ", ".join(f"{limit:,}" for limit in schedule.limits),
+        "limits": _limits(schedule, rounds),
+        "auto_limits": _auto_limits(schedule),
+        "expands": any(round_.expands for round_ in rounds),
         "steps": schedule.steps_per_round,
         "training": f"{schedule.problems}{kept}{cleaned}",
         "trainer": {key: config.trainer[key] for key in _SHOWN if key in config.trainer},
@@ -199,6 +202,21 @@ def _training(config: RunConfig, folder: Path) -> dict[str, object]:
         "settings": yaml.safe_dump(without_secrets(_shown_keys(config)), sort_keys=False, allow_unicode=True),
         "parameters": _parameters(folder / "final"),
     }
+
+
+def _limits(schedule: ScheduleConfig, rounds: Sequence[RoundRows]) -> str:
+    """Of all rounds; of an auto one what was drawn, nothing where the schedule ended before it."""
+    limits = dict(enumerate(schedule.limits, start=1)) | {round_.index: round_.limit for round_ in rounds}
+    return ", ".join(f"{limit:,}" for limit in limits.values() if limit != AUTO)
+
+
+def _auto_limits(schedule: ScheduleConfig) -> str:
+    if AUTO not in schedule.limits:
+        return ""
+    return (
+        f"the {schedule.auto_quantile:g} quantile of the lengths that the model of the round before "
+        f"had in validation, at least {schedule.auto_floor:,} tokens"
+    )
 
 
 def _shown_keys(config: RunConfig) -> dict[str, JSON]:

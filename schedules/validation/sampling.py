@@ -150,6 +150,7 @@ def per_problem(results: Path) -> dict[str, ProblemFigures]:
         name: ProblemFigures(
             pass_at_1=sum(correct for correct, _ in lines) / len(lines),
             mean_tokens=sum(tokens for _, tokens in lines) / len(lines),
+            lengths=tuple(tokens for _, tokens in lines),
         )
         for name, lines in sorted(samples.items())
     }

@@ -68,6 +68,8 @@ def claim_gpus(per_process: int) -> None:
 Ts = TypeVarTuple("Ts")
 REFUSAL = "SECATEUR_REFUSAL"
 """Environment variable: the file in which who started a launch wants to find why it was refused."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""What a scheduler may send before it takes a machine away: a run then ends saved, with the exit code of SIGTERM."""
 _ALONE_AFTER_S = 5.0
 _NO_ACCESS_CODES = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -79,6 +81,8 @@ _NO_SPACE_TEXTS = (
     *("No space left", "quota exceeded", "File too large"),
     *("PytorchStreamWriter", ". unexpected pos ", "iostream error"),
 )
+# gloo's and NCCL's words where a process, or the link to its machine, has gone silent for `ddp_timeout`
+_SILENT_TEXTS = ("Timed out waiting", "timed out in blocking wait", "Watchdog caught collective operation timeout")
 _PEER_TEXTS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -146,6 +150,11 @@ def _explain(error: BaseException) -> str | None:
         return f"{cause.filename or 'a file'}: {cause.strerror}; give another path, or mend its rights"
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_TEXTS):
         return "another process of this launch has ended; see its message, then start the same command again"
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in _SILENT_TEXTS):
+        return (
+            "another process of this launch has not answered for as long as 'ddp_timeout' allows: its machine hangs, "
+            "or the link to it is down; end what is left of the launch there, then start the same command again"
+        )
     return None
 
 

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.completion import Completion
-from rewards.filters import drop_equal_groups, keep_best
-from rewards.registry import make_options, reward_group, reward_groups
+from rewards.registry import drop_equal_groups, keep_best, make_options, reward_group, reward_groups
 from tests.rewards.groups import LIMIT, cut_off, groups, right, wrong
 
 

@@ -127,6 +127,21 @@ def test_means_over_nothing_and_groups_unknown_are_not_logged(tokenizer) -> None
     assert set(logged) == {"truncated_share", "correct_share", "wrong_mean_length"}
 
 
+def test_what_time_did_not_suffice_for_is_wrong_is_counted_and_is_not_remembered(tokenizer) -> None:
+    """An answer of algebra needs a worker, which the budget is for; one of a number does not."""
+    logged: dict[str, float] = {}
+    formulas = [f"<think>\n</think>\n\n\\boxed{{{number} \\sqrt{{2}}}}" for number in range(11, 31)]
+    ids = [encode(tokenizer, text) for text in (RIGHT, *formulas)]
+    gold = ["7", *(f"{number} \\sqrt{{2}}".replace("sqrt{2}", "sqrt{8}/2") for number in range(11, 31))]
+    call = {"completion_ids": ids, "gold": gold, "log_metric": logged.__setitem__}
+    hurried = make_reward(tokenizer)
+    hurried.grading_s = 1e-9
+    rewards = hurried(**call)
+    assert rewards[0] == 1.0 and 0 < logged["ungraded_share"] < 1
+    assert sum(rewards) == pytest.approx(len(ids) * (1 - logged["ungraded_share"]))
+    assert make_reward(tokenizer)(**call) == [1.0] * len(ids)
+
+
 def test_a_filter_logs_what_is_left_and_keeps_trl_from_printing_completions(tokenizer, caplog) -> None:
     logged: dict[str, float] = {}
     ids = [encode(tokenizer, RIGHT), encode(tokenizer, WRONG), encode(tokenizer, RIGHT, False)]

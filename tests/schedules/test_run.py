@@ -221,7 +221,8 @@ def test_a_schedule_that_is_stopped_in_training_and_killed_in_validation_ends_as
     monkeypatch.setenv("WANDB_RUN_ID", "mine")  # would merge all rounds into one run
     write_text(
         small,
-        small.read_text() + "report_to: [wandb, tensorboard]\nlog_completions: true\nnum_completions_to_print: 1\n",
+        small.read_text() + "report_to: [wandb, tensorboard]\nlog_completions: true\nnum_completions_to_print: 1\n"
+        "logged_completions: 3\n",
     )
     log = small.with_suffix(".log")
     run, folder, traces = tmp_path / "run", tmp_path / "run/rounds/1-limit-140", "validation/*/*/traces-rank*.jsonl"
@@ -252,7 +253,10 @@ def test_a_schedule_that_is_stopped_in_training_and_killed_in_validation_ends_as
     assert {path.name for path in run.glob("[!.]*")} >= {"final", "rounds.png", "config.yaml", "wandb.json"}
     check_figures_per_problem(folder)
     check_wandb(tmp_path, read_json(folder / "selection.json"))
-    assert list(folder.glob("completions/*.parquet")), "TRL's samples of the training"
+    import pandas
+
+    tables = [pandas.read_parquet(path) for path in sorted(folder.glob("completions/*.parquet"))]
+    assert [len(table) for table in tables] == [3] * 12, "of 24 a step, also of the steps before and after the stop"
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in written if KEY.encode() in path.read_bytes()], "no key in any file or output"
 

@@ -37,6 +37,16 @@ def test_a_hanging_answer_is_unreadable_and_its_neighbours_are_untouched(pool: G
     assert readings[0].key == readings[2].key != readings[3].key == readings[5].key
 
 
+def test_a_budget_bounds_all_answers_together_and_leaves_the_rest_unread(pool: GradingPool) -> None:
+    """Each hostile answer costs its limit of 0.5 s, whatever ended its worker; two may be under way at the end."""
+    hostile = [f"{HANGING} + {number}" for number in range(20)]
+    readings = pool.read_within(["2x", *hostile], budget_s=1.0)
+    begun = [reading for reading in readings if reading is not None]
+    assert readings[: len(begun)] == begun and 3 <= len(begun) <= 5
+    assert [reading.problem is None for reading in begun] == [True] + [False] * (len(begun) - 1)
+    assert None not in pool.read_within(FORMULAS, budget_s=1.0), "each call has its own"
+
+
 def test_a_slow_start_is_waited_for(pool: GradingPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wall-clock looks are many here; only a start that stands still, or computes for too long, is given up."""
     monkeypatch.setattr(secateur.tasks.answers.pool, "START_LOOK_S", 0.3)

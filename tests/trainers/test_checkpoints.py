@@ -22,7 +22,7 @@ from schedules.state import FREE_KEYS
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import fingerprint, key_file, own_key, read_json, write_json
 from secateur.runtime.records import without_checksum
-from trainers.grpo.callbacks import STUCK_STEPS, StuckWatch, between_generations
+from trainers.grpo.callbacks import between_generations
 from trainers.grpo.checkpoints import (
     TrainedBy,
     checkpoint_to_resume,
@@ -336,18 +336,3 @@ def test_weights_that_exploded_are_not_marked_whole(tmp_path, value, dtype) -> N
     with pytest.raises(InputError, match=r"model\.safetensors: 'weight' is not finite.*learning_rate"):
         mark_complete(folder, world_size=2, limit=220)
     assert damage(folder) and checkpoint_to_resume(tmp_path, 2) is None
-
-
-def test_a_training_that_learns_nothing_is_said_once_and_why(capsys) -> None:
-    watch = StuckWatch()
-
-    def steps(count: int, reward: float, clipped: float) -> str:
-        for _ in range(count):
-            watch.on_log(None, None, None, {"reward": reward, "completions/clipped_ratio": clipped})
-        return " ".join(capsys.readouterr().out.split())
-
-    assert steps(STUCK_STEPS - 1, 0.0, 1.0) == steps(1, 0.1, 0.9) == ""
-    said = steps(STUCK_STEPS * 3, 0.0, 1.0)
-    assert said.count("all completions were truncated") == said.count("no completion earned a reward") == 1
-    assert "eos_token_id" in said and "prompt_family" in said
-    assert steps(STUCK_STEPS, 0.1, 0.5) == ""

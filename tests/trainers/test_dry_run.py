@@ -240,6 +240,13 @@ def test_rounds_count_steps_prompts_epochs_and_samples() -> None:
     assert rounds[1].tokens == 102400 * 3000
 
 
+def test_a_limit_that_is_not_drawn_yet_is_planned_with_the_most_it_can_be() -> None:
+    values = VALUES | {"num_generations": 16, "save_steps": 20}
+    rounds = plan_rounds(make_rounds([4000, "auto"], 180), BatchSizes(128, 1.0), values, 2470, 960)
+    assert [entry.round.name for entry in rounds] == ["1-limit-4000", "2-limit-auto"]
+    assert rounds[0].tokens == rounds[1].tokens
+
+
 def test_disk_follows_the_pruning_rule() -> None:
     setting = make_setting(SHAPE, VALUES, LAUNCH, 4768, 79.0)
     rounds = plan_rounds(make_rounds([4000, 3000], 180), BatchSizes(128, 1.0), VALUES | {"save_steps": 20}, 2470, 960)

@@ -14,7 +14,16 @@ from schedules.rounds import Round
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
 from trainers.grpo.data import prompt_order
-from trainers.grpo.job import CHOICES, OWNED, PINNED, batch_sizes, check_machine, make_grpo_config, trainer_values
+from trainers.grpo.job import (
+    CHOICES,
+    OWNED,
+    PINNED,
+    batch_sizes,
+    check_machine,
+    make_grpo_config,
+    trainer_values,
+    uneven_steps,
+)
 
 SCHEDULE = ScheduleConfig(
     model="owner/model",
@@ -193,3 +202,13 @@ def test_the_choices_that_are_checked_early_are_those_that_trl_knows() -> None:
         assert PINNED.get(key, known[0]) in known
     compared = re.findall(r'loss_type (?:==|in) (\[[^]]*\]|"\w+")', source)
     assert set(re.findall(r'"(\w+)"', " ".join(compared))) == set(CHOICES["loss_type"])
+
+
+def test_a_loss_that_divides_by_the_limit_is_warned_of_where_limits_change() -> None:
+    """TRL's dr_grpo divides by max_completion_length: from 4000 to 2000 tokens its effective step doubles."""
+    assert "2.0 times as much at 2000 as at 4000" in uneven_steps("dr_grpo", 2000, 4000)
+    assert "set loss_type: dapo" in uneven_steps("dr_grpo", 2000, 4000)
+    assert uneven_steps("dr_grpo", 4000, 4000) == uneven_steps("dapo", 2000, 4000) == ""
+    source = inspect.getsource(grpo_trainer.GRPOTrainer._compute_loss)
+    losses = source.split('self.loss_type == "dr_grpo"')[1].split("elif")[0]
+    assert "self.max_completion_length" in losses and source.count("self.max_completion_length") == 1

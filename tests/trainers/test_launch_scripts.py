@@ -1,18 +1,22 @@
 """The scripts that start a launch on several machines, with a scheduler and an ssh that stay on this one."""
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from secateur.runtime.files import write_text
-from tests.launches import metrics, write_config
+from tests.conftest import REPOSITORY
+from tests.launches import ROUND, finish, metrics, wait_for_step, weights, write_config
 
 SCONTROL = """#!/usr/bin/env bash
 if [ "$1 $2" = "show hostnames" ]; then tr , '\\n' <<<"$3"; else echo "scontrol $*" >>"$RECORD"; fi
@@ -78,6 +82,38 @@ def test_the_scripts_are_bash_that_a_shell_can_read(repository, script) -> None:
         subprocess.run([shellcheck, repository / script], check=True)
 
 
+# Of sbatch's manual: option → what its value looks like.
+SBATCH = {
+    "job-name": r"\S+",
+    "nodes": r"\d+(-\d+)?",
+    "ntasks-per-node": r"\d+",
+    "gpus-per-node": r"(\w+:)?\d+",
+    "cpus-per-task": r"\d+",
+    "mem": r"\d+[KMGT]?",
+    "exclusive": r"",
+    "time": r"(\d+-)?\d+(:\d{2}){0,2}",
+    "requeue": r"",
+    "open-mode": r"append|truncate",
+    "output": r"\S+",
+    "signal": r"([RB]{1,2}:)?(TERM|USR1|\d+)(@\d+)?",
+}
+
+
+def test_the_job_asks_slurm_for_what_sbatch_knows(repository) -> None:
+    """Read as sbatch reads them: up to the first command. An unknown option, or one below it, would be lost."""
+    lines = (repository / "tools/slurm/thinkprune.sbatch").read_text(encoding="utf-8").splitlines()
+    first_command = next(place for place, line in enumerate(lines) if line and not line.startswith("#"))
+    asked = [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")]
+    assert asked == [line.removeprefix("#SBATCH ") for line in lines[:first_command] if line.startswith("#SBATCH ")]
+    options = dict(re.fullmatch(r"--([a-z-]+)(?:=(\S+))?", line).groups(default="") for line in asked)
+    assert len(options) == len(asked), "none is given twice"
+    for name, value in options.items():
+        assert re.fullmatch(SBATCH[name], value), (name, value)
+    number = options["signal"].split(":")[1].partition("@")[0]
+    assert re.search(rf"^trap stop .*\b{number}\b", "\n".join(lines), re.MULTILINE), "the job hears its own notice"
+    assert options.keys() >= {"requeue", "time", "open-mode"}, "it goes on where it was"
+
+
 def test_slurm_gives_every_node_its_rank_and_the_same_first_node(machines, repository, monkeypatch) -> None:
     monkeypatch.setenv("TRAIN_NODELIST", "a1,a2,a3")
     launch = ["python-of-job", "-m", "accelerate.commands.launch", "--config_file", "my file.yaml", "train.py"]
@@ -121,23 +157,120 @@ def test_anything_but_an_accelerate_launch_is_refused(machines, repository, monk
     assert "goes in front of" in ended.stderr
 
 
-@pytest.mark.slow
-def test_two_machines_train_what_one_machine_trains(
-    machines, repository, monkeypatch, tmp_path, uninterrupted
-) -> None:
-    """The real launcher on two machines that happen to be this one: one process on each, over the network."""
-    text = (repository / "configs/accelerate/cpu.yaml").read_text(encoding="utf-8")
-    write_text(tmp_path / "two.yaml", text.replace("num_machines: 1", "num_machines: 2"))
+def start_machine(rank: int, config: Path, two: Path, host: str, port: int, *words: str) -> subprocess.Popen[str]:
+    """The launch of one of two machines; `words` in front of it say where it runs."""
+    command = [*words, sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(two)]
+    command += ["--machine_rank", str(rank), "--main_process_ip", host, "--main_process_port", str(port)]
+    command += ["trainers/grpo_len.py", "--config", str(config)]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
+    )
+
+
+def kill_machine(launch: subprocess.Popen[str]) -> None:
+    """As if its power went: launcher and rank at once, without a word."""
+    for process in [*psutil.Process(launch.pid).children(recursive=True), launch]:
+        process.kill()
+    launch.communicate()
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MAIN_PORT", str(free.getsockname()[1]))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def two(tmp_path, repository) -> Path:
+    text = (repository / "configs/accelerate/cpu.yaml").read_text(encoding="utf-8")
+    write_text(tmp_path / "two.yaml", text.replace("num_machines: 1", "num_machines: 2"))
+    return tmp_path / "two.yaml"
+
+
+@pytest.mark.slow
+def test_two_machines_train_what_one_machine_trains(
+    machines, repository, monkeypatch, tmp_path, two, uninterrupted
+) -> None:
+    """The real launcher on two machines that happen to be this one: one process on each, over the network."""
+    monkeypatch.setenv("MAIN_PORT", str(free_port()))
     monkeypatch.setenv("HOSTS", "127.0.0.1 other")
     config = write_config(tmp_path / "run")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "two.yaml")]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(two)]
     launch += ["trainers/grpo_len.py", "--config", str(config)]
     subprocess.run(["bash", "tools/on_hosts.sh", *launch], cwd=repository, check=True, timeout=600)
     assert calls(machines, "ssh")
     assert metrics(tmp_path / "run") == metrics(uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_machine_that_is_lost_ends_the_launch_on_the_other_and_both_go_on(two, tmp_path, uninterrupted, lost):
+    run = tmp_path / "run"
+    config = write_config(run)
+    launches = [start_machine(rank, config, two, "127.0.0.1", port) for port in [free_port()] for rank in (0, 1)]
+    wait_for_step(launches[0], run, 6)
+    kill_machine(launches[lost])
+    output = launches[1 - lost].communicate(timeout=600)[0]
+    assert launches[1 - lost].returncode != 0
+    assert "another process of this launch has ended" in output
+    assert not (run / ROUND / "training.json").exists()
+    launches = [start_machine(rank, config, two, "127.0.0.1", port) for port in [free_port()] for rank in (0, 1)]
+    assert "going on from" in finish(launches[0])
+    finish(launches[1])
+    assert metrics(run) == metrics(uninterrupted)
+    assert weights(run) == weights(uninterrupted)
+
+
+ENDS = ("secateur-a", "secateur-b")  # names of the namespaces and of the ends of the cable between them
+DDP_TIMEOUT_S = 120
+
+
+@pytest.fixture
+def linked() -> Iterator[tuple[str, ...]]:
+    """Two network namespaces with a cable between them, where this user may lay one."""
+    plan = [f"ip netns add {end}" for end in ENDS]
+    plan += [f"ip link add {ENDS[0]} netns {ENDS[0]} type veth peer name {ENDS[1]} netns {ENDS[1]}"]
+    for number, end in enumerate(ENDS, start=1):
+        plan += [f"ip -n {end} address add 10.77.0.{number}/24 dev {end}"]
+        plan += [f"ip -n {end} link set {device} up" for device in ("lo", end)]
+    try:
+        for line in plan:
+            if shutil.which("ip") is None or subprocess.run(line.split(), capture_output=True).returncode != 0:
+                pytest.skip(f"this user may not: {line}")
+        yield ENDS
+    finally:
+        for end in ENDS:
+            subprocess.run(["ip", "netns", "delete", end], capture_output=True)
+
+
+@pytest.mark.slow
+def test_a_link_that_drops_ends_both_sides_by_the_time_out_and_both_go_on(two, tmp_path, linked, uninterrupted):
+    """Nothing closes here: each side waits for the other until `ddp_timeout`."""
+    run = tmp_path / "run"
+    config = write_config(run)
+    write_text(config, config.read_text(encoding="utf-8") + f"ddp_timeout: {DDP_TIMEOUT_S}\n")
+
+    def start() -> list[subprocess.Popen[str]]:
+        inside = [("ip", "netns", "exec", end, "env", f"GLOO_SOCKET_IFNAME={end}") for end in linked]
+        return [start_machine(rank, config, two, "10.77.0.1", 29500, *words) for rank, words in enumerate(inside)]
+
+    launches = start()
+    wait_for_step(launches[0], run, 6)
+    subprocess.run(["ip", "-n", linked[0], "link", "set", linked[0], "down"], check=True)
+    try:
+        outputs = [one.communicate(timeout=DDP_TIMEOUT_S + 480)[0] for one in launches]
+    finally:
+        for one in launches:
+            if one.poll() is None:
+                kill_machine(one)
+    assert all(one.returncode != 0 for one in launches)
+    assert any("has not answered for as long as 'ddp_timeout' allows" in output for output in outputs), outputs
+    assert not (run / ROUND / "training.json").exists()
+    subprocess.run(["ip", "-n", linked[0], "link", "set", linked[0], "up"], check=True)
+    launches = start()
+    assert "going on from" in finish(launches[0])
+    finish(launches[1])
+    assert metrics(run) == metrics(uninterrupted)
 
 
 QWQ = ("configs/thinkprune/qwq_32b.yaml", "configs/accelerate/zero3_multinode.yaml")
@@ -190,13 +323,14 @@ def test_a_failed_job_is_started_again_a_few_times(
     assert calls(machines, "scontrol") == (["requeue 7"] if requeued else [])
 
 
-def test_the_time_limit_stops_the_driver_and_requeues_the_job(machines, repository, monkeypatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_the_time_limit_stops_the_driver_and_requeues_the_job(machines, repository, monkeypatch, number) -> None:
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")
     monkeypatch.setenv("DRIVER_TICKS", "600")
     arguments = ["configs/thinkprune/r1_distill_qwen_1.5b.yaml", "configs/accelerate/zero2.yaml"]
     job = subprocess.Popen(["bash", "tools/slurm/thinkprune.sbatch", *arguments], cwd=repository)
     while not (machines.is_file() and calls(machines, "driver schedules/run.py")):
         time.sleep(0.05)
-    job.send_signal(signal.SIGTERM)
+    job.send_signal(number)
     assert job.wait(timeout=60) == 143
     assert calls(machines, "driver stopped") and calls(machines, "scontrol") == ["requeue 7"]

@@ -29,13 +29,13 @@ def checkpoint_names(run: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_round_after_its_step_and_the_rest_is_the_same(uninterrupted, tmp_path) -> None:
+def test_a_schedulers_signal_ends_a_round_after_its_step_and_the_rest_is_the_same(uninterrupted, tmp_path) -> None:
     run = tmp_path / "run"
     config = write_config(run)
     process = launch(config)
     wait_for_step(process, run, 1)
     ranks = ranks_of(process)
-    ranks[1].send_signal(signal.SIGTERM)  # only one of them hears it
+    ranks[1].send_signal(signal.SIGUSR1)  # as Slurm sends it to the tasks of a job; only one of them hears it
     assert "exitcode  : 143" in process.communicate(timeout=600)[0]
     [saved] = checkpoint_names(run)
     assert saved in ("checkpoint-2", "checkpoint-3"), "saved out of turn"
@@ -143,6 +143,9 @@ def test_what_the_user_can_mend_needs_no_traceback_and_what_we_must_mend_keeps_i
     assert "disk full, or a limit of file sizes reached, while writing rounds/train.jsonl" in capsys.readouterr().err
     assert run_as(0, RuntimeError("[pair.cc:553] Connection closed by peer [::1]:5"), monkeypatch) == 1
     assert "another process of this launch has ended" in capsys.readouterr().err
+    silent = "[gloo/transport/tcp/unbound_buffer.cc:84] Timed out waiting 120000ms for recv operation to complete"
+    assert run_as(0, RuntimeError(silent), monkeypatch) == 1
+    assert "has not answered for as long as 'ddp_timeout' allows" in capsys.readouterr().err
 
     @entry_point
     def main() -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from schedules.config import RunConfig
-from schedules.rounds import Round
+from schedules.config import RunConfig, ScheduleConfig
+from schedules.rounds import AUTO, Round
 from secateur.engines.memory import ModelShape, read_shape, total_bytes
 from secateur.runtime.config import split_command_line
 from secateur.runtime.console import say
@@ -218,7 +218,7 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
     validation = load_problems(schedule.validation_problems, schedule.validation_count, schedule.seed)
     samples = len(validation) * schedule.validation_samples
     rounds = plan_rounds(schedule.rounds, job.batches, job.values, len(data.problems), samples)
-    tokens = schedule.max_prompt_tokens + max(schedule.limits)
+    tokens = schedule.max_prompt_tokens + schedule.limit_range[1]
     setting = make_setting(
         shape, job.values, launch, tokens, schedule.gpu_memory_gib, job.adapters, schedule.float32_handover
     )
@@ -301,7 +301,16 @@ def _rounds_note(config: RunConfig, problems: int) -> str:
         f"  tokens: of the completions, if they average {EXPECTED_SHARE:.0%} of their limit; at most, if all reach it"
         f"\n  saved: checkpoints; sampled: to validate each and the first start model, {problems} problems × "
         f"{schedule.validation_samples},\n    up to {schedule.validation_max_tokens:,} tokens, by "
-        f"{schedule.validation_engine}"
+        f"{schedule.validation_engine}" + _auto_note(schedule)
+    )
+
+
+def _auto_note(schedule: ScheduleConfig) -> str:
+    if AUTO not in schedule.limits:
+        return ""
+    return (
+        f"\n  auto: the {schedule.auto_quantile:g} quantile of the chosen model's validation lengths, from "
+        f"{schedule.auto_floor:,} to the limit before,\n    which is planned with"
     )
 
 

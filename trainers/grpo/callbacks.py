@@ -1,43 +1,45 @@
 """What happens beside the training steps of a round: metrics, progress, checkpoints, and a clean stop.
 
-On SIGTERM, or when schedules/run.py asks for it, a round ends after its step, saved. All ranks agree at the end of
-every optimiser step, because a signal reaches them at different times or only one of them. The checkpoint is saved
-out of turn, and only between two generation batches: completions that TRL has buffered are not saved, so a resume
-within a batch would train on others. Training goes on up to the next such step, which takes no generation.
+On SIGTERM or SIGUSR1, or when schedules/run.py asks for it, a round ends after its step, saved. All ranks agree at
+the end of every optimiser step, because a signal reaches them at different times or only one of them. The checkpoint
+is saved out of turn, and only between two generation batches: completions that TRL has buffered are not saved, so a
+resume within a batch would train on others. Training goes on up to the next such step, which takes no generation.
 """
 
 import contextlib
+import random
 import signal
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig
 
+from schedules.dead import (
+    FINITE_WEIGHTS,
+    WEIGHTS,
+    DeadRound,
+    Sign,
+    dead_round,
+    explain_end,
+    find_signs,
+    with_generation,
+    write_dead,
+)
 from schedules.rounds import Round
 from schedules.state import stop_requested
 from secateur.runtime.console import MetricLog, ProgressReporter, progress, say
-from secateur.runtime.files import JSON, read_json, write_json
-from secateur.runtime.process import current_ranks
-from trainers.grpo.checkpoints import TrainedBy, drop_what_is_superseded, mark_complete, write_trained_by
+from secateur.runtime.errors import InputError
+from secateur.runtime.files import JSON, read_json, read_jsonl, write_json
+from secateur.runtime.process import STOP_SIGNALS, current_ranks
+from trainers.grpo.checkpoints import TrainedBy, drop_what_is_superseded, is_finite, mark_complete, write_trained_by
 
-STUCK_STEPS = 10
-# Metric → the value at which nothing is learned from it, and what to say.
-_STUCK = {
-    "completions/clipped_ratio": (
-        1.0,
-        "all completions were truncated. The limit is too tight for this model, or the token that ends its turns is "
-        "none of its end tokens (generation_config.json: eos_token_id)",
-    ),
-    "reward": (
-        0.0,
-        "no completion earned a reward. Are the problems too hard, is the answer where answer_from says, does "
-        "prompt_family fit the model?",
-    ),
-}
-
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
 
 Metrics = Mapping[str, float]
 
@@ -83,36 +85,111 @@ class StepLog(TrainerCallback):
 
 def round_log(round_: Round, path: Path) -> StepLog:
     """Of a round: reward, length and truncated share on the progress line, its limit in every line of the log."""
-    return StepLog(f"round {round_.name}", path, "reward", _round_note, limit=round_.limit)
+    return StepLog(f"round {round_.name}", path, "loss", _round_note, limit=round_.limit)
 
 
 def _round_note(logs: Metrics) -> str:
+    if "reward" not in logs:  # a step on completions that an earlier one has told of
+        return ""
     return (
         f"reward {logs['reward']:.2f}  length {logs['completions/mean_length']:.0f}  "
         f"truncated {logs['completions/clipped_ratio']:.0%}"
     )
 
 
-class StuckWatch(TrainerCallback):
-    """Says once what is likely wrong where nothing can be learned: `STUCK_STEPS` steps in a row in which no
-    completion earned anything, or all were truncated."""
+class DeadWatch(TrainerCallback):
+    """Says once of every sign that the round is dead, and with `stop` ends it, saved, between two generation batches
+    (see schedules/dead.py). Weights that are not finite end it in any case, without saving.
 
-    def __init__(self) -> None:
-        self._run = dict.fromkeys(_STUCK, 0)
+    Stands before the log of the round, which so holds that the weights are lost: generation would fail with them
+    before another step is logged. A look at them at every step costs less than one pass over them.
+    needed: logged steps that a sign takes; those before a resume count.
+    """
+
+    def __init__(self, round_folder: Path, needed: int, stop: bool) -> None:
+        self.folder, self.needed, self.stop = round_folder, needed, stop
+        self.ended: DeadRound | None = None
+        self._steps: deque[Metrics] = deque(maxlen=needed)
+        self._said: set[str] = set()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        log = self.folder / "train.jsonl"
+        for _, logged in read_jsonl(log) if log.is_file() else ():
+            self._append(logged)
+
+    def _append(self, logged: Metrics) -> None:
+        self._steps.append(with_generation(self._steps[-1] if self._steps else {}, logged))
 
     def on_log(
         self,
-        args: TrainingArguments,
+        args: GRPOConfig,
         state: TrainerState,
         control: TrainerControl,
+        model: torch.nn.Module,
         logs: dict[str, float] | None = None,
         **_: object,
     ) -> None:
-        for key, (value, words) in _STUCK.items():
-            if key in (logs or {}):
-                self._run[key] = self._run[key] + 1 if logs[key] == value else 0
-                if self._run[key] == STUCK_STEPS:
-                    say(f"[bold]warning: {STUCK_STEPS} steps in a row {words}[/bold]")
+        if not logs or "loss" not in logs:
+            return
+        if agree(int(not weights_are_finite(model)), args.device):
+            logs[FINITE_WEIGHTS] = 0.0
+        self._append(logs)
+        signs = find_signs(list(self._steps), self.needed)
+        lost = WEIGHTS in signs
+        if not lost:  # that is said as an error
+            self._say(signs)
+        between = between_generations(state.global_step, args) and state.global_step < args.max_steps
+        if lost or (signs and self.stop and between):
+            self.ended = dead_round(state.global_step, signs)
+            control.should_training_stop, control.should_save = True, not lost
+
+    def _say(self, signs: Sequence[Sign]) -> None:
+        for sign in signs:
+            if sign.name not in self._said:
+                say(f"[bold]warning: over the last {len(self._steps)} logged steps {sign.words}[/bold]")
+        self._said |= {sign.name for sign in signs}
+
+    def leave(self) -> None:
+        """Raises `InputError` if the round was ended; with `stop` its folder keeps why."""
+        if self.ended is None:
+            return
+        if self.stop and current_ranks().is_main:
+            write_dead(self.folder, self.ended)
+        raise InputError(explain_end(self.folder, self.ended, self.stop))
+
+
+def weights_are_finite(model: torch.nn.Module) -> bool:
+    """Whether all that is trained is, as far as this process holds it (under ZeRO-3 its shard of each weight)."""
+    trained = (one for one in model.parameters() if one.requires_grad)
+    return all(is_finite(getattr(one, "ds_tensor", one).detach()) for one in trained)
+
+
+class CompletionSample(TrainerCallback):
+    """Leaves `count` completions of each step to TRL's `log_completions`, which writes its table after this: all of
+    2,048 long ones a step are gigabytes a run. Which rows, follows from the seed and the step alone."""
+
+    def __init__(self, trainer: "GRPOTrainer", count: int, seed: int) -> None:
+        self.trainer, self.count, self.seed = trainer, count, seed
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        logs = self.trainer._logs  # the only place where TRL 1.16 has them before they are written
+        rows = len(logs["prompt"])
+        if rows <= self.count:
+            return
+        places = sorted(random.Random(f"{self.seed}|{state.global_step}|completions").sample(range(rows), self.count))
+        for column in (logs["prompt"], logs["completion"], logs["advantages"], logs["images"]):
+            _keep(column, places)
+        for column in (*logs["rewards"].values(), *logs["extra"].values()):
+            _keep(column, places)
+
+
+def _keep(column: deque[object], places: Sequence[int]) -> None:
+    """Leave the entries at `places`; a column of which nothing is logged is empty."""
+    kept = [column[place] for place in places] if column else []
+    column.clear()
+    column.extend(kept)
 
 
 class EngineNote(TrainerCallback):
@@ -169,15 +246,14 @@ class Why(IntEnum):
 
     GO_ON = 0
     ASKED = 1
-    SIGTERM = 2
+    SIGNALLED = 2
 
 
 class CleanStop(TrainerCallback):
-    """Watches for SIGTERM, which also comes when the launcher has died (see
-    `secateur.runtime.process.end_with_launcher`),
-    and for the file that `schedules.state.request_stop` writes.
+    """Watches for the signals of a scheduler, for the SIGTERM that comes when the launcher has died (see
+    `secateur.runtime.process.end_with_launcher`), and for the file that `schedules.state.request_stop` writes.
 
-    Until training begins SIGTERM ends the process at once: there is nothing to save.
+    Until training begins a signal ends the process at once: there is nothing to save.
     """
 
     def __init__(self, run_folder: Path) -> None:
@@ -186,24 +262,26 @@ class CleanStop(TrainerCallback):
         self._signalled = False
 
     def on_train_begin(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        signal.signal(signal.SIGTERM, self._note)
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
 
     def _note(self, signum: int, _: object) -> None:
         self._signalled = True
 
     def on_step_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        why = agree(self._here(), args.device)
+        why = Why(agree(self._here(), args.device))
         if why != Why.GO_ON and between_generations(state.global_step, args) and state.global_step < args.max_steps:
             self.why = why
             control.should_save = control.should_training_stop = True
 
     def _here(self) -> Why:
         if self._signalled:
-            return Why.SIGTERM
+            return Why.SIGNALLED
         return Why.ASKED if stop_requested(self.run_folder) else Why.GO_ON
 
     def on_train_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if self.why == Why.GO_ON else signal.SIG_IGN)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL if self.why == Why.GO_ON else signal.SIG_IGN)
 
     def leave(self, step: int) -> None:
         """End the process if training was stopped; exit code 0 where schedules/run.py asked for it, else 143."""
@@ -212,13 +290,13 @@ class CleanStop(TrainerCallback):
             raise SystemExit(0 if self.why == Why.ASKED else 128 + signal.SIGTERM)
 
 
-def agree(why: Why, device: torch.device) -> Why:
-    """The weightiest reason of any rank: the same on every rank, at the cost of exchanging one number."""
+def agree(value: int, device: torch.device) -> int:
+    """The largest value of any rank: the same on every rank, at the cost of exchanging one number."""
     if not torch.distributed.is_initialized():
-        return why
-    votes = torch.tensor([why.value], device=device)
+        return value
+    votes = torch.tensor([value], device=device)
     torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
-    return Why(votes.item())
+    return int(votes.item())
 
 
 def between_generations(step: int, args: GRPOConfig) -> bool:

@@ -93,10 +93,10 @@ def exploded(path: Path) -> str | None:
     if path.suffix != ".safetensors":
         return None
     with safe_open(path, framework="pt") as handle:
-        return next((name for name in handle.keys() if not _is_finite(handle.get_tensor(name))), None)  # noqa: SIM118
+        return next((name for name in handle.keys() if not is_finite(handle.get_tensor(name))), None)  # noqa: SIM118
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
     """Smallest and largest tell, for both carry a NaN on: a tenth or less of what a look at every number costs
     (bench/RESULTS.md)."""
     return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in tensor.aminmax())

@@ -133,8 +133,8 @@ def _read_evaluation(source: str) -> list[Problem]:
 def _prompt_lengths(
     problems: Sequence[Problem], schedule: ScheduleConfig, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, int]:
-    """Problem id → length of its prompt [tokens] in the first round, whose sentences have the longest numbers."""
-    limit = schedule.limits[0]
+    """Problem id → length of its prompt [tokens] under the highest limit: its sentences have the longest numbers."""
+    limit = schedule.limit_range[1]
     target = None if find_reward(schedule.reward).target is None else limit
     return {
         problem.id: len(encode_prompt(tokenizer, _messages(problem, schedule, limit, target))) for problem in problems
@@ -199,7 +199,7 @@ def round_rows(
 
 def moves_system_turn(problem: Problem, schedule: ScheduleConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the chat template has no place for the system text that a problem is put with."""
-    messages = _messages(problem, schedule, schedule.limits[0], None)
+    messages = _messages(problem, schedule, schedule.limit_range[1], None)
     return in_known_roles(tokenizer, messages) != messages
 
 

@@ -192,7 +192,7 @@ def _check_numbers(values: Mapping[str, JSON], where: str) -> None:
 
 def _fit_vllm_length(config: RunConfig, values: dict[str, JSON]) -> None:
     """vLLM cuts a completion earlier than the limit when prompt and completion do not fit its model length."""
-    needed = config.schedule.max_prompt_tokens + max(config.schedule.limits)
+    needed = config.schedule.max_prompt_tokens + config.schedule.limit_range[1]
     if values.get("vllm_max_model_length") is None:
         values["vllm_max_model_length"] = needed
     given = values["vllm_max_model_length"]
@@ -257,6 +257,17 @@ def make_grpo_config(values: Mapping[str, JSON], config: RunConfig, round_: Roun
         raise InputError(f"{config.where}: {error}") from None
 
 
+def uneven_steps(loss_type: str, lowest: int, highest: int) -> str:
+    """What is to be said of a loss that divides by the limit where that changes; empty for the others."""
+    if loss_type != "dr_grpo" or lowest == highest:
+        return ""
+    return (
+        f"key 'loss_type' has the value 'dr_grpo', which divides by the limit: the same tokens weigh "
+        f"{highest / lowest:.1f} times as much at {lowest} as at {highest}, so the steps of later rounds are larger; "
+        "set loss_type: dapo, bnpo or grpo, or train each round with a learning_rate of its own"
+    )
+
+
 def check_machine(
     values: Mapping[str, JSON], processes: int, stage: int, use_cpu: bool, four_bit: bool = False
 ) -> None:
@@ -296,7 +307,8 @@ class RoundJob:
         self.config = config
         self.values = trainer_values(config)
         self.batches: BatchSizes = batch_sizes(self.values, processes, config.where)
-        check_reward(schedule.reward, schedule.reward_options, self.values["num_generations"], schedule.limits)
+        limits = [round_.limit for round_ in schedule.rounds] + [schedule.limit_range[0]]
+        check_reward(schedule.reward, schedule.reward_options, self.values["num_generations"], limits)
         check_options(schedule.validation_engine, schedule.validation_engine_options)
         self.folder = RunFolder(config)
         self.folder.check()
@@ -304,15 +316,17 @@ class RoundJob:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(schedule.model)
         self.data: TrainingData = load_training_problems(schedule, self.tokenizer)
         check_validation(schedule, self.data.problems)
-        validate_limits(schedule.limits, shortest_completion(self.data.problems, self.tokenizer))
+        validate_limits([schedule.limit_range[0]], shortest_completion(self.data.problems, self.tokenizer))
         self.adapters = adapter_shape(schedule)
         self._check_model()
+        if warning := uneven_steps(self.values["loss_type"], *schedule.limit_range):
+            say(f"[bold]warning: {warning}[/bold]")
 
     def _check_model(self) -> None:
         """What a model's files tell of its context, end tokens and chat template, before its weights are loaded."""
         schedule, tokenizer = self.config.schedule, self.tokenizer
         config = read_model_config(schedule.model)
-        check_context(config, self.data.longest_prompt, "limits", max(schedule.limits))
+        check_context(config, self.data.longest_prompt, "limits", schedule.limit_range[1])
         if self.values.get("use_vllm"):  # which refuses more than the context, though no prompt may need it
             needed = self.values["vllm_max_model_length"]
             self.values["vllm_max_model_length"] = min(needed, context_tokens(config) or needed)
@@ -368,4 +382,5 @@ class RoundJob:
             round_.limit,
             current_ranks().world_size,
             schedule.answer_from,
+            schedule.grading_seconds,
         )

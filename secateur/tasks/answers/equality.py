@@ -16,7 +16,8 @@ groups: equal ones, and in the first group that it fits an answer that leaves ou
 
 import functools
 import importlib.metadata
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 
 from secateur.tasks.answers.extraction import Extract, extract_answer
 from secateur.tasks.answers.pool import GradingPool
@@ -48,6 +49,16 @@ def grade(text: str, gold: str, extract: Extract = extract_answer) -> bool:
 def grade_batch(texts: Sequence[str], golds: Sequence[str], extract: Extract = extract_answer) -> list[bool]:
     """`grade` for many completions; a completion without an answer is wrong."""
     return grade_answers([extract(text) for text in texts], golds)
+
+
+def grade_within(
+    texts: Sequence[str], golds: Sequence[str], budget_s: float, extract: Extract = extract_answer
+) -> list[bool | None]:
+    """`grade_batch` until the answers have used `budget_s` [s, processor time of all workers together]; None for
+    those whose turn never came. Gold answers are read in any case."""
+    right = _read(golds)
+    found = _read_within([extract(text) or "" for text in texts], budget_s)
+    return [None if answer is None else _is_right(answer, gold) for answer, gold in zip(found, right, strict=True)]
 
 
 def grade_answers(answers: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
@@ -138,8 +149,14 @@ _known: dict[str, Reading] = {}
 
 
 def _read(answers: Sequence[str]) -> list[Reading]:
-    """The reading of every answer; what is neither number nor word goes to the workers, every distinct one once."""
-    found: dict[str, Reading] = {}
+    """The reading of every answer."""
+    return [reading for reading in _read_within(answers, math.inf) if reading is not None]
+
+
+def _read_within(answers: Sequence[str], budget_s: float) -> list[Reading | None]:
+    """The reading of every answer; what is neither number nor word goes to the workers, every distinct one once,
+    until they have used `budget_s`. What they have not come to is None, and is not remembered."""
+    found: dict[str, Reading | None] = {}
     hard: list[str] = []
     for answer in dict.fromkeys(answers):
         try:
@@ -147,11 +164,17 @@ def _read(answers: Sequence[str]) -> list[Reading]:
         except NeedsAlgebra:
             hard.append(answer)
     if hard:
-        found.update(zip(hard, _pool().read(hard), strict=True))
-    _known.update((answer, reading) for answer, reading in found.items() if len(answer) <= MAX_ANSWER_CHARS)
+        found.update(zip(hard, _pool().read_within(hard, budget_s), strict=True))
+    _remember(found)
+    return [found[answer] for answer in answers]
+
+
+def _remember(found: Mapping[str, Reading | None]) -> None:
+    for answer, reading in found.items():
+        if reading is not None and len(answer) <= MAX_ANSWER_CHARS:
+            _known[answer] = reading
     while len(_known) > MAX_CACHED:
         del _known[next(iter(_known))]
-    return [found[answer] for answer in answers]
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -70,18 +71,25 @@ class GradingPool:
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._workers: list[_Worker] = []
         self._start_s = 0.0  # processor time that the start had used at the last look
+        self._spent_s = 0.0  # processor time of the answers that are being read
         atexit.register(self.close)
 
     def read(self, answers: Sequence[str]) -> list[Reading]:
         """The reading of every answer, in order."""
+        return [reading for reading in self.read_within(answers, math.inf) if reading is not None]
+
+    def read_within(self, answers: Sequence[str], budget_s: float) -> list[Reading | None]:
+        """The reading of every answer, in order, until they have used `budget_s` [s, processor time of all workers]
+        together; None for those whose turn never came. One that its worker did not survive counts as `limit_s`."""
         with self._lock:
             if self._owner != os.getpid():  # a forked copy must not talk through its parent's pipes
                 self._owner, self._supervisor, self._workers = os.getpid(), None, []
-            return self._read(answers)
+            return self._read(answers, budget_s)
 
-    def _read(self, answers: Sequence[str]) -> list[Reading]:
-        readings = [unread(normalise(answer), f"reading it takes more than {self.limit_s:g} s") for answer in answers]
+    def _read(self, answers: Sequence[str], budget_s: float) -> list[Reading | None]:
+        readings: list[Reading | None] = [None] * len(answers)
         waiting = deque(range(len(answers)))
+        self._spent_s = 0.0
         while waiting or any(worker.item is not None for worker in self._workers):
             if self._supervisor is None:
                 self._start()
@@ -89,8 +97,13 @@ class GradingPool:
             for worker in self._workers:
                 if worker.process is not None and worker.item is None and waiting:
                     item = waiting.popleft()
+                    readings[item] = unread(
+                        normalise(answers[item]), f"reading it takes more than {self.limit_s:g} s"
+                    )
                     worker.send(item, answers[item], WALL_FACTOR * self.limit_s)
             self._collect(readings)
+            if self._spent_s >= budget_s:
+                waiting.clear()
         return readings
 
     def close(self) -> None:
@@ -126,7 +139,7 @@ class GradingPool:
         self._start_s = 0.0
         self._workers = [_Worker(os.fdopen(write, "wb", 0), os.fdopen(read, "rb", 0)) for write, read in ours]
 
-    def _collect(self, readings: list[Reading], wait: bool = True) -> None:
+    def _collect(self, readings: list[Reading | None], wait: bool = True) -> None:
         """Wait for the next reply or deadline; take what came, kill what hangs."""
         deadlines = [worker.deadline for worker in self._workers if worker.waited_for]
         timeout = max(0.0, min(deadlines) - time.monotonic()) if wait and deadlines else 0.0
@@ -140,7 +153,7 @@ class GradingPool:
             if worker.waited_for and time.monotonic() >= worker.deadline:
                 self._give_up(worker)
 
-    def _take(self, worker: _Worker, line: bytes, readings: list[Reading]) -> None:
+    def _take(self, worker: _Worker, line: bytes, readings: list[Reading | None]) -> None:
         """A reading, or the process number of a fresh worker, or null: the worker died, perhaps within a line."""
         try:
             reply = json.loads(line)
@@ -149,9 +162,11 @@ class GradingPool:
         if isinstance(reply, int):
             worker.process = reply
         elif reply is None:
+            self._spent_s += self.limit_s if worker.item is not None else 0.0
             worker.process, worker.item, worker.deadline = None, None, time.monotonic() + START_LOOK_S
         elif reply[0] == worker.serial and worker.item is not None:
             readings[worker.item] = Reading.of_json(reply[1])
+            self._spent_s += reply[2]
             worker.item = None
 
     def _give_up(self, worker: _Worker) -> None:

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from dataclasses import asdict
 from typing import NoReturn
 
@@ -90,7 +91,9 @@ def _serve(source: int, target: int, limit_s: float) -> NoReturn:
             except (ValueError, TypeError):
                 continue  # the rest of a request that a predecessor was reading when it was killed
             signal.setitimer(signal.ITIMER_PROF, limit_s)
-            reply = json.dumps([serial, _read(answer, formulas)]).encode() + b"\n"
+            began = time.process_time()
+            reading = _read(answer, formulas)
+            reply = json.dumps([serial, reading, time.process_time() - began]).encode() + b"\n"
             signal.setitimer(signal.ITIMER_PROF, 0)
             os.write(target, reply)
     os._exit(0)
