@@ -56,6 +56,8 @@ class ScheduleConfig:
     validation_dtype, validation_rows: precision of the validated models, traces decoded at once on each process.
     validation_engine, validation_engine_options: what samples them: `transformers`, `vllm` or a class of your own
       that opens model folders (see secateur/engines/registry.py).
+    racing_confidence: probability (0-1) with which a validation that stops early for checkpoints out of reach chooses
+      as the full one would (see schedules/validation/racing.py); null: all get all their samples, as in the paper.
     keep_checkpoints: `all`, or `chosen`: once a round has chosen, the weights of its other checkpoints are deleted.
     push_to_hub: upload `final/` with its model card when the schedule is done; a start after that uploads what was
       not. The rounds push nothing: their checkpoints are candidates.
@@ -94,6 +96,7 @@ class ScheduleConfig:
     validation_rows: int = 64
     validation_engine: str = "transformers"
     validation_engine_options: dict[str, Any] = field(default_factory=dict)
+    racing_confidence: float | None = None
     tolerance: float = 0.10
     tolerance_reference: str = "best_so_far"
     keep_checkpoints: Literal["all", "chosen"] = "all"
@@ -113,6 +116,11 @@ class ScheduleConfig:
         _ = self.prompt  # its own checks
         if not 0 <= self.tolerance < 1:
             raise InputError(f"key 'tolerance' has the value {self.tolerance}; give a fraction from 0 to below 1")
+        if self.racing_confidence is not None and not 0 < self.racing_confidence < 1:
+            raise InputError(
+                f"key 'racing_confidence' has the value {self.racing_confidence}; give a probability between 0 and "
+                "1, for example 0.95, or null for a full validation"
+            )
         if self.tolerance_reference not in TOLERANCE_REFERENCES:
             raise InputError(
                 f"key 'tolerance_reference' has the value '{self.tolerance_reference}'; "

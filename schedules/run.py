@@ -165,10 +165,12 @@ class Driver:
                 f"{folder}: no whole checkpoint is left to validate; to train anew, delete training.json"
             )
         models = {step: str(folder / f"checkpoint-{step}") for step in steps}
-        known = [] if round_.index == 1 else [self._known_start(round_)]
-        if not known:
+        known = original = None
+        if round_.index == 1:
             models = {START: self.folder.locate(start_model)} | models
-        candidates = known + RoundValidation(self.config.schedule, folder, models).run(self.launcher)
+        else:
+            known, original = self._known_start(round_), self.folder.original_figures()
+        candidates = RoundValidation(self.config.schedule, folder, models).run(self.launcher, known, original)
         settings = validation_settings(self.config.schedule)
         write_validation(folder / VALIDATION, ValidationRecord(settings, tuple(candidates)))
 

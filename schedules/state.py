@@ -32,7 +32,7 @@ from typing import Literal
 import yaml
 from rich.markup import escape
 
-from schedules.choice import START, Selection, choose, name_of, pick_reference
+from schedules.choice import START, Candidate, Selection, choose, name_of, pick_reference
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import drop_training_state, finish_removals, remove_folder
 from schedules.integrity import damage, export_damage, read_marker, saved_checkpoints, step_of
@@ -130,9 +130,12 @@ class RunFolder:
     def choice(self, round_: Round) -> Selection:
         """What follows from the figures of the round's candidates. Raises `InputError` if they cannot be read."""
         candidates = read_validation(self.round_folder(round_) / VALIDATION).candidates
-        original = read_validation(self.round_folder(self.rounds[0]) / VALIDATION).candidates[0]
-        reference = pick_reference(original, candidates[0], self._tolerance[0])
+        reference = pick_reference(self.original_figures(), candidates[0], self._tolerance[0])
         return choose(candidates, reference, self._tolerance[1])
+
+    def original_figures(self) -> Candidate:
+        """Those of the model that round 1 started from. Raises `InputError` if they cannot be read."""
+        return read_validation(self.round_folder(self.rounds[0]) / VALIDATION).candidates[0]
 
     def chosen_step(self, round_: Round) -> int:
         """The choice of a round that has chosen. Raises `InputError` if it does not follow from its figures: one of
@@ -223,9 +226,17 @@ def unused_keys(folder: Path, keys: Collection[str]) -> frozenset[str]:
     rounds = folder / "rounds"
     if not any(any(rounds.glob(f"*/{name}")) for name in ("train.jsonl", "checkpoint-*", TRAINING, SELECTION)):
         return frozenset(keys)
-    choice = [] if any(rounds.glob(f"*/{SELECTION}")) else [key for key in keys if key.startswith("tolerance")]
-    sampled = any(rounds.glob(f"*/{VALIDATION}")) or any(rounds.glob("*/validation/*/*/traces-*.jsonl"))
-    return frozenset([*choice, *(() if sampled else (key for key in keys if key.startswith("validation_")))])
+    free = [] if _choice_has_begun(folder) else [key for key in keys if key.startswith("tolerance")]
+    if not any(rounds.glob(f"*/{VALIDATION}")) and not any(rounds.glob("*/validation/*/*/traces-*.jsonl")):
+        free += [key for key in keys if key.startswith(("validation_", "racing_"))]
+    return frozenset(free)
+
+
+def _choice_has_begun(folder: Path) -> bool:
+    """Whether a round has chosen, or a race has ended, whose decisions need the choice's keys as well."""
+    known = (folder / "config.yaml").is_file()
+    raced = known and _stored_config(folder)["racing_confidence"] is not None
+    return any(any(folder.glob(f"rounds/*/{name}")) for name in (SELECTION, *([VALIDATION] if raced else ())))
 
 
 def _binding_value(key: str, values: Mapping[str, JSON]) -> JSON:

@@ -64,7 +64,8 @@ def shorten(text: str, characters: int = _CHARACTERS) -> str:
 
 CANDIDATE_COLUMNS = (
     *("round", "limit", "candidate", "pass@1", "pass@1 low", "pass@1 high"),
-    *("mean tokens", "mean tokens low", "mean tokens high", "truncated share", "feasible", "chosen", "reason"),
+    *("mean tokens", "mean tokens low", "mean tokens high", "truncated share", "samples", "feasible", "chosen"),
+    "reason",
 )
 
 
@@ -99,7 +100,7 @@ def candidate_rows(round_: Round, record: SelectionRecord) -> list[list[CsvValue
     for one in record.candidates:
         chosen = one.step == record.chosen_step
         accuracy, length = (one.pass_at_1, *one.pass_at_1_ci95), (one.mean_tokens, *one.mean_tokens_ci95)
-        verdict = [one.truncated_share, one.feasible, chosen, record.reason if chosen else ""]
+        verdict = [one.truncated_share, one.samples, one.feasible, chosen, record.reason if chosen else ""]
         rows.append([round_.index, round_.limit, name_of(one.step), *accuracy, *length, *verdict])
     return rows
 

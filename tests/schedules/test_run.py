@@ -76,7 +76,7 @@ def test_the_selection_file_holds_what_others_rely_on(config_file, repository) -
     assert set(promised) <= set(record)
     assert record["candidates"][2] == {
         "step": 8, "pass_at_1": 0.5, "mean_tokens": 100.0, "truncated_share": 0.0,
-        "pass_at_1_ci95": [0.4, 0.6], "mean_tokens_ci95": [90.0, 110.0], "feasible": False,
+        "pass_at_1_ci95": [0.4, 0.6], "mean_tokens_ci95": [90.0, 110.0], "samples": 1, "feasible": False,
     }  # fmt: skip
     assert (record["chosen_step"], record["start_model"], record["limit"]) == (4, "owner/model", 220)
     reference = {"pass_at_1": 0.7, "mean_tokens": 150.0, "name": "the start model of this round"}
