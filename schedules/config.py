@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rewards.registry import find_reward
 from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import Round, make_rounds
 from secateur.engines.gguf import plain_model
@@ -19,6 +20,7 @@ from secateur.tasks.prompts import Prompt
 
 _AT_LEAST_ONE = (
     "problem_count",
+    "pass_rate_samples",
     "validation_count",
     "validation_samples",
     "validation_max_tokens",
@@ -47,6 +49,8 @@ class ScheduleConfig:
       alone; "": none.
     instruction: follows the problem, or holds {problem} where that belongs; null: the family's; "": none.
     state_limit: tell the model the round's limit while it trains, at the end of the system prompt.
+    pass_rate, pass_rate_samples: `[low, high]`: train a round on those problems only that its start model solves in
+      such a share of so many samples (fractions 0-1, ends included), right and within the limit; null: on all.
     reward, reward_options: `hard_limit`, or one of its published alternatives and its options (see rewards/); a
       `RewardSpec` of your own is named `package.module:NAME`.
     answer_from: where the final answer of a completion is, for reward and choice: answer, anywhere, pattern:REGEX or
@@ -66,6 +70,8 @@ class ScheduleConfig:
     hub_revision: branch to push to, made if missing; by default main.
     dry_run: print what the run would do, need and cost; nothing is loaded or written.
     gpu_memory_gib: memory of one GPU [GiB], what `dry_run` plans with; 79 for a card sold as 80 GB.
+    tokens_per_second: what one process generates, for the hours that `dry_run` plans; what the run has measured goes
+      first.
     tolerance: share of the reference's pass@1 that may be lost (fraction 0-1).
     tolerance_reference: best_so_far, original or round_start (see schedules/choice.py).
     """
@@ -82,6 +88,8 @@ class ScheduleConfig:
     system_prompt: str | None = None
     instruction: str | None = None
     state_limit: bool = True
+    pass_rate: list[float] | None = None
+    pass_rate_samples: int = 8
     reward: str = "hard_limit"
     reward_options: dict[str, Any] = field(default_factory=dict)
     answer_from: str = ANSWER
@@ -106,6 +114,7 @@ class ScheduleConfig:
     hub_revision: str | None = None
     dry_run: bool = False
     gpu_memory_gib: float = 79.0
+    tokens_per_second: float | None = None
 
     def __post_init__(self) -> None:
         make_rounds(self.limits, self.steps_per_round)
@@ -116,6 +125,8 @@ class ScheduleConfig:
         _ = self.prompt  # its own checks
         if not 0 <= self.tolerance < 1:
             raise InputError(f"key 'tolerance' has the value {self.tolerance}; give a fraction from 0 to below 1")
+        if self.tokens_per_second is not None and not self.tokens_per_second > 0:
+            raise InputError(f"key 'tokens_per_second' has the value {self.tokens_per_second}; it must be above 0")
         if self.racing_confidence is not None and not 0 < self.racing_confidence < 1:
             raise InputError(
                 f"key 'racing_confidence' has the value {self.racing_confidence}; give a probability between 0 and "
@@ -126,6 +137,8 @@ class ScheduleConfig:
                 f"key 'tolerance_reference' has the value '{self.tolerance_reference}'; "
                 f"choose one of {', '.join(TOLERANCE_REFERENCES)}"
             )
+        if self.pass_rate is not None:
+            self._check_pass_rate(self.pass_rate)
         if not engine_kind(self.validation_engine, "validation_engine").in_process:
             raise InputError(
                 f"key 'validation_engine' has the value '{self.validation_engine}', but a server does not have the "
@@ -134,6 +147,15 @@ class ScheduleConfig:
         for key in _AT_LEAST_ONE:
             if (value := getattr(self, key)) is not None and value < 1:
                 raise InputError(f"key '{key}' has the value {value}; it must be at least 1")
+
+    def _check_pass_rate(self, bounds: list[float]) -> None:
+        if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
+            raise InputError(f"key 'pass_rate' has the value {bounds}; give two fractions such as [0.1, 0.9]")
+        if find_reward(self.reward).target is not None:
+            raise InputError(
+                f"key 'pass_rate' beside reward '{self.reward}', which asks for another length in every prompt, so "
+                "that a problem has no one rate; leave one of the two out"
+            )
 
     @property
     def prompt(self) -> Prompt:

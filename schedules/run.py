@@ -43,6 +43,7 @@ from schedules.state import (
 )
 from schedules.validation.report import draw_rounds, show_rounds, show_selection
 from schedules.validation.sampling import RoundValidation, validation_processes, validation_settings
+from schedules.validation.screening import Screening
 from schedules.validation.tracking import round_publication
 from secateur.runtime.config import usage
 from secateur.runtime.console import say
@@ -146,6 +147,9 @@ class Driver:
         """One launch. Ranks stop at the end of a step when asked; the launcher would kill them too early."""
         say(f"[bold]round {round_.name}[/bold]: {round_.max_steps} steps from {escape(start_model)}")
         run = self.folder.path
+        if self.config.schedule.pass_rate is not None:
+            folder = self.folder.round_folder(round_)
+            Screening(self.config, self.argv, round_, folder).run(self.launcher, self.folder.locate(start_model))
         log = self.folder.round_folder(round_) / "train.jsonl"
         command = self.launcher.command(TRAINER, self.argv)
         try:

@@ -52,6 +52,7 @@ FREE_KEYS = frozenset(
     {
         *("output_dir", "report_to", "run_name", "project", "trackio_space_id", "logging_steps"),
         *("log_completions", "num_completions_to_print", "keep_checkpoints", "dry_run", "gpu_memory_gib"),
+        "tokens_per_second",
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision"),
         *("validation_rows", "gradient_checkpointing", "gradient_checkpointing_kwargs", "ddp_timeout"),
         *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),

@@ -1,6 +1,7 @@
 """The keys of scripts that measure single traces; sampling what is missing of every model and benchmark; grading."""
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.console import use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_jsonl
+from secateur.runtime.files import append_jsonl, read_jsonl
 from secateur.runtime.process import Ranks, current_ranks
 from secateur.tasks.prompts import Prompt
 from secateur.tasks.records import Problem
@@ -127,7 +128,8 @@ def open_writers(config: SingleConfig, name: str) -> Writers:
 
 
 def sample_model(model: OpenedModel, config: SingleConfig, problems: Problems) -> None:
-    """Sample what is missing of one model on `problems`, this process's share."""
+    """Sample what is missing of one model on `problems`, this process's share; how fast is noted for plans."""
+    began, generated = time.monotonic(), 0
     for benchmark, writer in open_writers(config, model.name).items():
         share, samples = problems[benchmark], config.samples_of(benchmark)
         if {(problem.id, sample) for problem in share for sample in range(samples)} <= writer.done:
@@ -135,7 +137,10 @@ def sample_model(model: OpenedModel, config: SingleConfig, problems: Problems) -
         plan = WantedTraces(share, samples, config.spec, config.prompt, config.seed, config.rows)
         title = f"{model.name}, {benchmark}"
         with writer:
-            sample_missing(model.engine, model.tokenizer, plan, writer, model.name, title=title)
+            generated += sample_missing(model.engine, model.tokenizer, plan, writer, model.name, title=title)
+    if generated:
+        line = {"model": model.name, "tokens": generated, "seconds": round(time.monotonic() - began, 3)}
+        append_jsonl(Path(config.output_dir) / f"wall-rank{current_ranks().rank}.jsonl", [line])
 
 
 def check_inputs(config: SingleConfig) -> None:

@@ -1,9 +1,9 @@
 """Racing: who of a round's candidates is still in reach of being chosen, after a part of the samples.
 
-The choice is the shortest candidate whose accuracy reaches the bar (schedules/choice.py). All get a quarter of their
-samples. Then the shortest of those that do not surely miss the bar gets the next quarter, together with all that are
-not surely longer than it, and so on; the others wait. Once one has all its samples and reaches the bar, who is surely
-longer is out of reach. What is chosen has all its samples, and so has what it is measured against.
+The choice is the shortest candidate whose accuracy reaches the bar (schedules/choice.py). All get an eighth of their
+samples. Then the shortest of those that do not surely miss the bar gets as many again, together with all that are not
+surely longer than it, and so on up to all samples; the others wait. Once one has all of them and reaches the bar, who
+is surely longer is out of reach. What is chosen has all its samples, and so has what it is measured against.
 
 A full validation samples the same problems more often, so that all that is unknown are the samples not drawn yet:
 within every problem those drawn are a random part of all. A mean difference therefore errs by (1/k - 1/samples) /
@@ -14,6 +14,7 @@ statement about it: that it misses the bar, or that it is longer than a certain 
 allowed error for each of these, at every look, keeps the promise over all (races: Maron and Moore, NIPS 1993).
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from scipy.special import stdtrit
 from schedules.choice import Candidate
 from secateur.runtime.files import read_jsonl
 
-_LOOKS = 4
+_LOOKS = (0.125, 0.25, 0.5, 1.0)  # shares of the samples
 _PAIR_SQUARES = 0.5  # of a right and a wrong sample of one problem about their mean
 _ROUNDING = 1e-9  # as in `schedules.choice.choose`
 
@@ -93,12 +94,12 @@ def read_samples(results: Path, count: int) -> Samples:
 
 
 def looks(samples: int) -> list[int]:
-    """Samples of each problem after which a race is looked at: every quarter of all.
+    """Samples of each problem after which a race is looked at: an eighth of all, and twice as many each time.
 
     >>> looks(16), looks(4), looks(3), looks(1)
-    ([4, 8, 12, 16], [1, 2, 3, 4], [1, 2, 3], [1])
+    ([2, 4, 8, 16], [1, 2, 4], [1, 2, 3], [1])
     """
-    return sorted({-(-samples * quarter // _LOOKS) for quarter in range(1, _LOOKS + 1)})
+    return sorted({math.ceil(samples * share) for share in _LOOKS})
 
 
 def make_race(samples: int, confidence: float, entrants: int, tolerance: float, reference: Candidate, start: Candidate

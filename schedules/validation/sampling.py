@@ -143,8 +143,7 @@ class RoundValidation:
     def _command(self, launcher: Launcher, steps: Sequence[int], count: int) -> list[str]:
         models = {candidate_name(step): self.models[step] for step in steps}
         flow = yaml.safe_dump(models, default_flow_style=True, width=float("inf")).strip()
-        arguments = ["--config", str(self.config), "--models", flow, "--samples", str(count)]
-        return launcher.command(SCRIPT, arguments, validation_processes(self.schedule, launcher))
+        return single_command(self.schedule, launcher, self.config, "--models", flow, "--samples", str(count))
 
     def _figures_of(self, step: int, summary: Mapping[str, Mapping[str, Mapping[str, JSON]]]) -> Candidate:
         name = candidate_name(step)
@@ -179,15 +178,27 @@ def validation_settings(schedule: ScheduleConfig) -> dict[str, JSON]:
         "temperature": schedule.validation_temperature,
         "top_p": schedule.validation_top_p,
         "max_tokens": schedule.validation_max_tokens,
+        **engine_settings(schedule),
+        **asdict(schedule.prompt),
+    }
+
+
+def engine_settings(schedule: ScheduleConfig) -> dict[str, JSON]:
+    """The keys of eval/single.py that all sampling of a schedule shares."""
+    return {
         "dtype": schedule.validation_dtype,
         "rows": schedule.validation_rows,
         "engine": schedule.validation_engine,
         "engine_options": schedule.validation_engine_options,
-        **asdict(schedule.prompt),
         "answer_from": schedule.answer_from,
         "seed": schedule.seed,
         "table": False,
     }
+
+
+def single_command(schedule: ScheduleConfig, launcher: Launcher, config: Path, *arguments: str) -> list[str]:
+    """eval/single.py with a config file on the processes that validate."""
+    return launcher.command(SCRIPT, ["--config", str(config), *arguments], validation_processes(schedule, launcher))
 
 
 def candidate_name(step: int) -> str:

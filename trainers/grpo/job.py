@@ -20,6 +20,7 @@ from rewards.trl_reward import LimitReward
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.rounds import Round, validate_limits
 from schedules.state import RunFolder
+from schedules.validation.screening import read_pass_rates
 from secateur.engines.models import (
     check_context,
     context_tokens,
@@ -36,6 +37,7 @@ from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
 from secateur.tasks.prompts import starts_inside_thinking
+from secateur.tasks.records import Problem
 from trainers.grpo.data import (
     Row,
     TrainingData,
@@ -290,7 +292,16 @@ class RoundJob:
     def rows(self, round_: Round) -> list[Row]:
         """What `round_` trains on, in the order of its steps."""
         rows = self.batches.rows(round_.max_steps)
-        return round_rows(self.data.problems, self.config.schedule, round_, rows, self.tokenizer)
+        return round_rows(self.problems(round_), self.config.schedule, round_, rows, self.tokenizer)
+
+    def problems(self, round_: Round) -> list[Problem]:
+        """Those that `round_` trains on: all, or those whose rate is within `pass_rate`. Raises `InputError` where
+        the rates were not sampled."""
+        bounds = self.config.schedule.pass_rate
+        if bounds is None:
+            return self.data.problems
+        kept = set(read_pass_rates(self.folder.round_folder(round_)).kept(bounds))
+        return [problem for problem in self.data.problems if problem.id in kept]
 
     def arguments(self, round_: Round) -> GRPOConfig:
         return make_grpo_config(self.values, self.config, round_, self.folder.round_folder(round_))
