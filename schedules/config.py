@@ -51,6 +51,8 @@ class ScheduleConfig:
     state_limit: tell the model the round's limit while it trains, at the end of the system prompt.
     pass_rate, pass_rate_samples: `[low, high]`: train a round on those problems only that its start model solves in
       such a share of so many samples (fractions 0-1, ends included), right and within the limit; null: on all.
+    dynamic_prompts: draw a batch's prompts from those whose last group earned different rewards and from those not
+      seen yet (see trainers/grpo/dynamic.py).
     reward, reward_options: `hard_limit`, or one of its published alternatives and its options (see rewards/); a
       `RewardSpec` of your own is named `package.module:NAME`.
     answer_from: where the final answer of a completion is, for reward and choice: answer, anywhere, pattern:REGEX or
@@ -90,6 +92,7 @@ class ScheduleConfig:
     state_limit: bool = True
     pass_rate: list[float] | None = None
     pass_rate_samples: int = 8
+    dynamic_prompts: bool = False
     reward: str = "hard_limit"
     reward_options: dict[str, Any] = field(default_factory=dict)
     answer_from: str = ANSWER

@@ -41,10 +41,9 @@ from schedules.state import (
     request_stop,
     stop_requested,
 )
-from schedules.validation.report import draw_rounds, show_rounds, show_selection
+from schedules.validation.report import draw_rounds, round_publication, show_rounds, show_selection
 from schedules.validation.sampling import RoundValidation, validation_processes, validation_settings
 from schedules.validation.screening import Screening
-from schedules.validation.tracking import round_publication
 from secateur.runtime.config import usage
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError

@@ -6,7 +6,9 @@
     rounds/1-limit-4000/
         checkpoint-*/               see trainers/grpo/checkpoints.py
         incomplete-checkpoint-*/    a checkpoint that was found damaged, until the round has chosen
+        pass_rate.json              rates of the training problems, with key pass_rate (validation/screening.py)
         train.jsonl                 metrics of every step
+        groups.jsonl                which groups were mixed, with key dynamic_prompts (trainers/grpo/dynamic.py)
         training.json               written when the round's training has ended
         validation/                 samples of every candidate (eval/single.py)
         validation.json             figures of every candidate

@@ -62,11 +62,10 @@ def train_round(job: RoundJob, round_: Round, start_model: str) -> None:
 
 
 def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, resume: Path | None) -> None:
-    from datasets import Dataset
     from trl import GRPOTrainer
 
     reward, folder = job.make_reward(round_), job.folder.round_folder(round_)
-    rows = job.rows(round_)
+    dataset = job.dataset(round_, reward)
     if current_ranks().is_main and "tensorboard" in arguments.report_to:
         name_tensorboard_run(job.folder.path, round_.name, step_of(resume) if resume else 0)
     stop = CleanStop(job.folder.path)
@@ -74,7 +73,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
         model=start_model,
         reward_funcs=[reward],
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=dataset,
         processing_class=job.tokenizer,
         callbacks=[round_log(round_, folder / "train.jsonl"), StuckWatch(), CompletionMarker(round_.limit), stop],
     )
