@@ -168,11 +168,9 @@ class Driver:
                 f"{folder}: no whole checkpoint is left to validate; to train anew, delete training.json"
             )
         models = {step: str(folder / f"checkpoint-{step}") for step in steps}
-        known = original = None
-        if round_.index == 1:
-            models = {START: self.folder.locate(start_model)} | models
-        else:
-            known, original = self._known_start(round_), self.folder.original_figures()
+        models = {START: self.folder.locate(start_model)} | models
+        known = None if round_.index == 1 else self._known_start(round_)
+        original = None if round_.index == 1 else self.folder.original_figures()
         candidates = RoundValidation(self.config.schedule, folder, models).run(self.launcher, known, original)
         settings = validation_settings(self.config.schedule)
         write_validation(folder / VALIDATION, ValidationRecord(settings, tuple(candidates)))

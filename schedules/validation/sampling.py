@@ -52,7 +52,7 @@ def validation_processes(schedule: ScheduleConfig, launcher: Launcher) -> int | 
 
 
 class RoundValidation:
-    """Measures the candidates of one round. `models`: step → model folder or Hub name.
+    """Measures the candidates of one round. `models`: step → model folder or Hub name, the start model's among them.
 
     With `racing_confidence` those out of reach drop out (racing.py), and checkpoints with the weights of an earlier
     one share its figures; without it all are sampled in full.
@@ -66,14 +66,16 @@ class RoundValidation:
     def run(
         self, launcher: Launcher, start: Candidate | None = None, original: Candidate | None = None
     ) -> list[Candidate]:
-        """The figures of every candidate, the start model first. `start`: its figures if they are known, else it is
-        one of `models`; `original`: those of the model that round 1 began with, by default the start model."""
+        """The figures of every candidate, the start model first. `start`: its figures, if they are known; `original`:
+        those of the model that round 1 began with, by default the start model."""
         self._write_config()
-        first = [] if start is None else [start]
+        samples = self.schedule.validation_samples
         if self.schedule.racing_confidence is None:
-            return first + self._measured(launcher, dict.fromkeys(self.models, self.schedule.validation_samples))
+            first = [] if start is None else [start]
+            steps = [step for step in self.models if step != START or start is None]
+            return first + self._measured(launcher, dict.fromkeys(steps, samples))
         if start is None:
-            (start,) = self._measured(launcher, {START: self.schedule.validation_samples})
+            (start,) = self._measured(launcher, {START: samples})
         return [start, *self._raced(launcher, start, original or start)]
 
     def _raced(self, launcher: Launcher, start: Candidate, original: Candidate) -> list[Candidate]:
