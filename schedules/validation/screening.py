@@ -24,7 +24,7 @@ from schedules.rounds import Round
 from schedules.validation.sampling import engine_settings, single_command
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import read_jsonl, write_text
+from secateur.runtime.files import JSON, read_jsonl, write_text
 from secateur.runtime.records import read_record, write_record
 from secateur.tasks.prompts import training_prompt
 
@@ -34,11 +34,13 @@ _FILE, _FORMAT = "pass_rate.json", 1
 
 @dataclass(frozen=True)
 class PassRates:
-    """`rates`: problem id → share of its `samples` that were right within the limit (0-1); `tokens` of them all."""
+    """`rates`: problem id → share of its `samples` that were right within the limit (0-1); `tokens` of them all;
+    `settings`: the keys of eval/single.py that they were sampled with, and what the problems were chosen by."""
 
     samples: int
     tokens: int
     rates: Mapping[str, float]
+    settings: Mapping[str, JSON]
 
     def kept(self, bounds: Sequence[float]) -> list[str]:
         """Ids of the problems whose rate lies within `bounds`, ends included."""
@@ -67,8 +69,9 @@ def read_pass_rates(round_folder: Path) -> PassRates:
     return read_record(round_folder / _FILE, PassRates, _FORMAT, "delete it and start schedules/run.py again")
 
 
-def has_pass_rates(round_folder: Path, samples: int) -> bool:
-    return (round_folder / _FILE).is_file() and read_pass_rates(round_folder).samples == samples
+def has_pass_rates(round_folder: Path, settings: Mapping[str, JSON]) -> bool:
+    """Whether they are there, sampled with these keys: until the first step any key may be corrected."""
+    return (round_folder / _FILE).is_file() and read_pass_rates(round_folder).settings == settings
 
 
 class Screening:
@@ -80,14 +83,15 @@ class Screening:
 
     def run(self, launcher: Launcher, start_model: str) -> None:
         """Write pass_rate.json unless it is there; raises `InputError` if no problem is left to train on."""
-        schedule = self.config.schedule
-        if not has_pass_rates(self.round_folder, schedule.pass_rate_samples):
+        schedule, settings = self.config.schedule, self._settings(start_model)
+        made_with = settings | self._origin
+        if not has_pass_rates(self.round_folder, made_with):
             say(f"  pass rates of the training problems: {schedule.pass_rate_samples} samples of each")
             self._write_problems(launcher)
             file = self.round_folder / "pass_rate.yaml"
-            write_text(file, yaml.safe_dump(self._settings(start_model), sort_keys=False))
+            write_text(file, yaml.safe_dump(settings, sort_keys=False))
             launcher.run(single_command(schedule, launcher, file), log=self.folder)
-            found = count_rates(self.folder / MODEL / BENCHMARK / "results.jsonl", schedule.pass_rate_samples)
+            found = count_rates(self.folder / MODEL / BENCHMARK / "results.jsonl", made_with)
             write_record(self.round_folder / _FILE, found, _FORMAT)
         rates = read_pass_rates(self.round_folder)
         say(f"  {rates.words(schedule.pass_rate)}")
@@ -98,13 +102,20 @@ class Screening:
                 "other 'problems'"
             )
 
+    @property
+    def _origin(self) -> dict[str, JSON]:
+        """What decides which problems are trained on."""
+        schedule = self.config.schedule
+        chosen_by = (schedule.problem_count, schedule.decontaminate, schedule.max_prompt_tokens)
+        return {"training_problems": [schedule.problems, *chosen_by]}
+
     def _write_problems(self, launcher: Launcher) -> None:
         """The trainer knows which of the problems are trained on."""
         command = [sys.executable, str(REPOSITORY / "trainers" / "grpo_len.py"), *self.argv]
         options = ["--check_for_processes", str(launcher.processes), "--write_problems", str(self.problems)]
         launcher.run([*command, *options], quiet=True)
 
-    def _settings(self, start_model: str) -> dict[str, object]:
+    def _settings(self, start_model: str) -> dict[str, JSON]:
         """The keys of eval/single.py: those of training where they say how a completion is sampled."""
         schedule, trainer = self.config.schedule, self.config.trainer
         stated = self.round.limit if schedule.state_limit else None
@@ -122,12 +133,13 @@ class Screening:
         }
 
 
-def count_rates(results: Path, samples: int) -> PassRates:
-    """From a results.jsonl of eval/single.py with so many samples of each problem."""
+def count_rates(results: Path, settings: Mapping[str, JSON]) -> PassRates:
+    """From a results.jsonl that eval/single.py has made with these keys."""
     right: dict[str, int] = {}
     tokens = 0
     for _, line in read_jsonl(results):
         counts = line["correct"] and line["finish_reason"] != "length"
         right[line["problem_id"]] = right.get(line["problem_id"], 0) + bool(counts)
         tokens += line["n_tokens"]
-    return PassRates(samples, tokens, {name: count / samples for name, count in right.items()})
+    samples = settings["samples"]
+    return PassRates(samples, tokens, {name: count / samples for name, count in right.items()}, settings)

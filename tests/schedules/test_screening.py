@@ -1,5 +1,6 @@
 """Which problems a round trains on: rates from verdicts, bounds, messages, and how samples are asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from secateur.runtime.files import append_jsonl
 from secateur.runtime.records import write_record
 from secateur.tasks.prompts import Prompt, evaluation_messages, training_messages, training_prompt
 
-RATES = PassRates(4, 1000, {"never": 0.0, "once": 0.25, "often": 0.75, "always": 1.0})
+RATES = PassRates(4, 1000, {"never": 0.0, "once": 0.25, "often": 0.75, "always": 1.0}, {"samples": 4})
 
 
 def schedule(folder: Path, **changes: Any) -> ScheduleConfig:
@@ -31,7 +32,8 @@ def test_a_rate_counts_what_is_right_and_ended_in_time(tmp_path) -> None:
     ]
     keys = ("problem_id", "sample", "correct", "finish_reason", "n_tokens")
     append_jsonl(tmp_path / "results.jsonl", [dict(zip(keys, line, strict=True)) for line in lines])
-    assert count_rates(tmp_path / "results.jsonl", 4) == PassRates(4, 18, {"a": 0.25, "b": 0.25})
+    found = count_rates(tmp_path / "results.jsonl", {"samples": 4})
+    assert found == PassRates(4, 18, {"a": 0.25, "b": 0.25}, {"samples": 4})
 
 
 def test_the_bounds_belong_to_what_is_kept_and_the_words_count_everybody() -> None:
@@ -46,14 +48,16 @@ def test_a_round_without_rates_names_the_command_that_samples_them(tmp_path) -> 
         read_pass_rates(tmp_path)
     write_record(tmp_path / "pass_rate.json", RATES, 1)
     assert read_pass_rates(tmp_path) == RATES
-    assert has_pass_rates(tmp_path, 4) and not has_pass_rates(tmp_path, 8)
+    assert has_pass_rates(tmp_path, {"samples": 4})
+    assert not has_pass_rates(tmp_path, {"samples": 4, "temperature": 0.7})
 
 
 def test_an_empty_remainder_is_an_error_that_says_why(tmp_path, repository) -> None:
     """Nothing is launched, for the rates are there."""
     config = RunConfig(schedule(tmp_path, pass_rate=[0.4, 0.6], pass_rate_samples=4), {}, "run.yaml")
-    write_record(tmp_path / "pass_rate.json", RATES, 1)
     screening = Screening(config, [], config.schedule.rounds[0], tmp_path)
+    made_with = screening._settings("owner/model") | screening._origin
+    write_record(tmp_path / "pass_rate.json", replace(RATES, settings=made_with), 1)
     with pytest.raises(InputError, match=r"pass_rate.*no problem is left.*2 are below, 2 above"):
         screening.run(Launcher(str(repository / "configs/accelerate/cpu.yaml")), "owner/model")
 

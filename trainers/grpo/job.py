@@ -331,7 +331,11 @@ class RoundJob:
         bounds = self.config.schedule.pass_rate
         if bounds is None:
             return self.data.problems
-        kept = set(read_pass_rates(self.folder.round_folder(round_)).kept(bounds))
+        folder = self.folder.round_folder(round_)
+        rates = read_pass_rates(folder)
+        if rates.rates.keys() != {problem.id for problem in self.data.problems}:
+            raise InputError(f"{folder}: its pass rates are of other problems; run schedules/run.py to sample these")
+        kept = set(rates.kept(bounds))
         return [problem for problem in self.data.problems if problem.id in kept]
 
     def arguments(self, round_: Round) -> GRPOConfig:
