@@ -103,10 +103,10 @@ def force_alone(config: BudgetForcingConfig, name: str, problems: Problems) -> N
 
 
 def force_model(model: OpenedModel, config: BudgetForcingConfig, problems: Problems) -> None:
-    """Force this process's share of the stored traces at every budget."""
+    """Force the stored traces of `problems`, this process's share, at every budget."""
     for benchmark, source in config.benchmarks.items():
         samples = config.samples_of(benchmark)
-        share = {problem.id for problem in current_ranks().shard(problems[benchmark])}
+        share = {problem.id for problem in problems[benchmark]}
         entries = read_trace_folder(config.folder(model.name, benchmark))
         unforced = [
             ProblemTraces(entry.problem, _first(entry.traces, samples))

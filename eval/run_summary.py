@@ -14,7 +14,7 @@ from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Bounds
 
 SUMMARY_FILE = "summary.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class LimitReward:
     schedule. limit: of the round [tokens]. world: processes that train together. answer_from: where the final answer
     is (secateur/tasks/answers/extraction.py). grading_s: what the answers of one call may take together on this
     process [s, processor time]; those left then are wrong.
+    `on_groups` may be set: it is told group id → rewards of every batch.
 
     Correctness is judged on the decoded ids, not on the completion that TRL hands over: a chat template with a
     response schema would have split the thinking off. Dataset columns: `gold`; `row`, the group id, the same for all
@@ -90,6 +91,7 @@ class LimitReward:
         self.tokenizer, self.end_ids = tokenizer, frozenset(end_ids)
         self.extract = extraction(answer_from, thinking and not self.spec.grades_whole_text)
         self.limit, self.world, self.grading_s = limit, world, grading_s
+        self.on_groups: Callable[[Mapping[int, Sequence[float | None]]], None] | None = None
         self.__name__ = name  # TRL's metric key
 
     def __call__(
@@ -107,6 +109,8 @@ class LimitReward:
         groups = row if row is not None else [None] * len(completions)
         batch, first = self._gather(list(zip(groups, completions, strict=True)))
         rewards, metrics = self._reward(batch)
+        if self.on_groups is not None:
+            self.on_groups(_by_group(batch, rewards))
         if log_metric is not None:
             for key, value in metrics.items():
                 log_metric(key, value)
@@ -187,6 +191,14 @@ class LimitReward:
         if self.options.keep is not None or self.options.drop_equal_groups:
             metrics["trained_share"] = sum(reward is not None for reward in rewards) / len(rewards)
         return rewards, metrics
+
+
+def _by_group(batch: Sequence[Labelled], rewards: Sequence[float | None]) -> dict[int, list[float | None]]:
+    found: dict[int, list[float | None]] = {}
+    for (label, _), reward in zip(batch, rewards, strict=True):
+        assert label is not None, "the dataset of a round numbers its rows"
+        found.setdefault(label, []).append(reward)
+    return found
 
 
 def _silence_unscorable() -> None:

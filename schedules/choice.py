@@ -20,7 +20,8 @@ _TOKENS = ",.1f"
 @dataclass(frozen=True)
 class Figures:
     """What validation found of one model: `step` of its checkpoint (0 = the round's start model), `pass_at_1` and
-    `truncated_share` (fractions 0-1), `mean_tokens` per completion, with 95 % intervals over problems."""
+    `truncated_share` (fractions 0-1), `mean_tokens` per completion, with 95 % intervals over problems, from `samples`
+    of each: fewer than others have where it dropped out of a race (schedules/validation/racing.py)."""
 
     step: int
     pass_at_1: float
@@ -28,6 +29,7 @@ class Figures:
     truncated_share: float
     pass_at_1_ci95: Bounds
     mean_tokens_ci95: Bounds
+    samples: int
 
     @property
     def is_finite(self) -> bool:
@@ -45,9 +47,8 @@ class ProblemFigures:
 
 @dataclass(frozen=True)
 class Candidate(Figures):
-    """A validated model that a round may pass on: `problems` of which each had `samples`; `per_problem` by id."""
+    """A validated model that a round may pass on; `per_problem` by id, `problems` of them."""
 
-    samples: int
     problems: int
     per_problem: Mapping[str, ProblemFigures] = field(repr=False)
 
@@ -101,9 +102,10 @@ def choose(
     `expands` the most accurate one, ties by length: SIRI (arXiv 2509.25176) keeps the model of the end of an
     expansion for its accuracy, the next round compresses it again.
 
-    `candidates` must hold the start model (step 0); it is taken if nothing is feasible. A candidate whose figures are
-    not finite is never feasible, and none is against a reference of 0: a model that has lost all it could do would
-    be as good as any. Raises `InputError` for a reference without a finite accuracy.
+    `candidates` must hold the start model (step 0), with all samples; it is taken if nothing is feasible. Those that
+    dropped out of a race are not chosen. A candidate whose figures are not finite is never feasible, and none is
+    against a reference of 0: a model that has lost all it could do would be as good as any. Raises `InputError` for a
+    reference without a finite accuracy.
     """
     (start,) = (candidate for candidate in candidates if candidate.step == START)
     if not math.isfinite(reference.candidate.pass_at_1):
@@ -115,7 +117,7 @@ def choose(
     # A share that equals the bar on paper may fall below it by rounding.
     tells = reference.candidate.pass_at_1 > 0
     feasible = tuple(tells and one.is_finite and one.pass_at_1 >= bar - 1e-9 for one in candidates)
-    able = [candidate for candidate, fits in zip(candidates, feasible, strict=True) if fits]
+    able = [one for one, fits in zip(candidates, feasible, strict=True) if fits and one.samples >= start.samples]
     best = min(able, key=_most_accurate if expands else _shortest, default=start)
     difference = accuracy_difference(best, reference.candidate)
     return Selection(best, tuple(candidates), feasible, reference, tolerance, bar, difference, expands)
@@ -149,7 +151,8 @@ def explain(selection: Selection) -> str:
     sentences = [_verdict(selection), _bar(selection)]
     if any(selection.feasible) and not _is_reference(selection):
         sentences.append(_against_reference(selection))
-    sentences += [_gain(selection), _shorter(selection), _more_accurate(selection), _broken(selection)]
+    sentences += [_gain(selection), _shorter(selection), _more_accurate(selection)]
+    sentences += [_dropped(selection), _broken(selection)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -240,6 +243,16 @@ def _more_accurate(selection: Selection) -> str:
         f"Given up: {given_up:.3f} of pass@1 that {name_of(best.step)} has ({best.pass_at_1:.3f} at "
         f"{best.mean_tokens:{_TOKENS}} tokens)."
     )
+
+
+def _dropped(selection: Selection) -> str:
+    """Who was out of reach before it had all samples, and after how many."""
+    full = max(candidate.samples for candidate in selection.candidates)
+    out = [candidate for candidate in selection.candidates if candidate.samples < full]
+    if not out:
+        return ""
+    names = ", ".join(f"{name_of(candidate.step)} ({candidate.samples})" for candidate in out)
+    return f"Out of the race before all {full} samples of a problem: {names}."
 
 
 def _broken(selection: Selection) -> str:

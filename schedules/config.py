@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rewards.registry import find_reward
 from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import AUTO, Limit, Round, make_rounds
 from secateur.engines.gguf import plain_model
@@ -19,6 +20,7 @@ from secateur.tasks.prompts import Prompt
 
 _AT_LEAST_ONE = (
     "problem_count",
+    "pass_rate_samples",
     "validation_count",
     "validation_samples",
     "validation_max_tokens",
@@ -60,6 +62,10 @@ class ScheduleConfig:
       alone; "": none.
     instruction: follows the problem, or holds {problem} where that belongs; null: the family's; "": none.
     state_limit: tell the model the round's limit while it trains, at the end of the system prompt.
+    pass_rate, pass_rate_samples: `[low, high]`: train a round on those problems only that its start model solves in
+      such a share of so many samples (fractions 0-1, ends included), right and within the limit; null: on all.
+    dynamic_prompts: draw a batch's prompts from those whose last group earned different rewards and from those not
+      seen yet (see trainers/grpo/dynamic.py).
     reward, reward_options: `hard_limit`, or one of its published alternatives and its options (see rewards/); a
       `RewardSpec` of your own is named `package.module:NAME`.
     answer_from: where the final answer of a completion is, for reward and choice: answer, anywhere, pattern:REGEX or
@@ -69,6 +75,8 @@ class ScheduleConfig:
     validation_dtype, validation_rows: precision of the validated models, traces decoded at once on each process.
     validation_engine, validation_engine_options: what samples them: `transformers`, `vllm` or a class of your own
       that opens model folders (see secateur/engines/registry.py).
+    racing_confidence: probability (0-1) with which a validation that stops early for checkpoints out of reach chooses
+      as the full one would (see schedules/validation/racing.py); null: all get all their samples, as in the paper.
     keep_checkpoints: `all`, or `chosen`: once a round has chosen, the weights of its other checkpoints are deleted.
     push_to_hub: upload `final/` with its model card when the schedule is done; a start after that uploads what was
       not. The rounds push nothing: their checkpoints are candidates.
@@ -97,6 +105,8 @@ class ScheduleConfig:
       and step; null: all.
     dead_after_steps: logged steps after which a round that learns nothing is warned of (see schedules/dead.py).
     stop_when_dead: such a round ends, saved; false lets one that has ended so go on.
+    tokens_per_second: what one process generates, for the hours that `dry_run` plans; what the run has measured goes
+      first.
     tolerance: share of the reference's pass@1 that may be lost (fraction 0-1).
     tolerance_reference: best_so_far, original or round_start (see schedules/choice.py).
     """
@@ -113,6 +123,9 @@ class ScheduleConfig:
     system_prompt: str | None = None
     instruction: str | None = None
     state_limit: bool = True
+    pass_rate: list[float] | None = None
+    pass_rate_samples: int = 8
+    dynamic_prompts: bool = False
     reward: str = "hard_limit"
     reward_options: dict[str, Any] = field(default_factory=dict)
     answer_from: str = ANSWER
@@ -127,6 +140,7 @@ class ScheduleConfig:
     validation_rows: int = 64
     validation_engine: str = "transformers"
     validation_engine_options: dict[str, Any] = field(default_factory=dict)
+    racing_confidence: float | None = None
     tolerance: float = 0.10
     tolerance_reference: str = "best_so_far"
     keep_checkpoints: Literal["all", "chosen"] = "all"
@@ -154,6 +168,7 @@ class ScheduleConfig:
     stop_when_dead: bool = False
     dry_run: bool = False
     gpu_memory_gib: float = 79.0
+    tokens_per_second: float | None = None
 
     def __post_init__(self) -> None:
         self._check_limits()
@@ -166,11 +181,20 @@ class ScheduleConfig:
             raise InputError(f"key 'tolerance' has the value {self.tolerance}; give a fraction from 0 to below 1")
         if not self.grading_seconds > 0:
             raise InputError(f"key 'grading_seconds' has the value {self.grading_seconds}; give seconds above 0")
+        if self.tokens_per_second is not None and not self.tokens_per_second > 0:
+            raise InputError(f"key 'tokens_per_second' has the value {self.tokens_per_second}; it must be above 0")
+        if self.racing_confidence is not None and not 0 < self.racing_confidence < 1:
+            raise InputError(
+                f"key 'racing_confidence' has the value {self.racing_confidence}; give a probability between 0 and "
+                "1, for example 0.95, or null for a full validation"
+            )
         if self.tolerance_reference not in TOLERANCE_REFERENCES:
             raise InputError(
                 f"key 'tolerance_reference' has the value '{self.tolerance_reference}'; "
                 f"choose one of {', '.join(TOLERANCE_REFERENCES)}"
             )
+        if self.pass_rate is not None:
+            self._check_pass_rate(self.pass_rate)
         if not engine_kind(self.validation_engine, "validation_engine").in_process:
             raise InputError(
                 f"key 'validation_engine' has the value '{self.validation_engine}', but a server does not have the "
@@ -194,12 +218,26 @@ class ScheduleConfig:
         for key, share in (("auto_quantile", self.auto_quantile), ("min_shortening", self.min_shortening)):
             if share is not None and not 0 < share <= 1:
                 raise InputError(f"key '{key}' has the value {share}; give a fraction above 0, at most 1")
+        if self.racing_confidence is not None and any(round_.expands for round_ in self.rounds):
+            raise InputError(
+                "key 'racing_confidence' beside 'limits' that rise again: a race is run for the shortest checkpoint, "
+                "and a round that expands passes on the most accurate one; leave racing_confidence out"
+            )
         if AUTO not in self.limits:
             return
         if self.auto_floor is None or self.auto_floor > first:
             raise InputError(
                 f"key 'auto_floor' has the value {self.auto_floor}, but 'limits' holds auto; give the lowest limit "
                 f"that may be drawn [tokens], at most the first, {first}"
+            )
+
+    def _check_pass_rate(self, bounds: list[float]) -> None:
+        if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
+            raise InputError(f"key 'pass_rate' has the value {bounds}; give two fractions such as [0.1, 0.9]")
+        if find_reward(self.reward).target is not None:
+            raise InputError(
+                f"key 'pass_rate' beside reward '{self.reward}', which asks for another length in every prompt, so "
+                "that a problem has no one rate; leave one of the two out"
             )
 
     @property

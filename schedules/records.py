@@ -14,7 +14,7 @@ from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Interval
 
 SELECTION, VALIDATION, DATA = "selection.json", "validation.json", "data.json"
-SELECTION_FORMAT = VALIDATION_FORMAT = DATA_FORMAT = 1
+SELECTION_FORMAT, VALIDATION_FORMAT, DATA_FORMAT = 2, 1, 1
 _AGAIN = "delete it and start schedules/run.py again, which makes it anew from what is stored"
 
 

@@ -42,9 +42,9 @@ from schedules.state import (
     request_stop,
     stop_requested,
 )
-from schedules.validation.report import draw_rounds, show_rounds, show_selection
+from schedules.validation.report import draw_rounds, round_publication, show_rounds, show_selection
 from schedules.validation.sampling import RoundValidation, validation_processes, validation_settings
-from schedules.validation.tracking import round_publication
+from schedules.validation.screening import Screening
 from secateur.runtime.config import usage
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
@@ -148,6 +148,9 @@ class Driver:
         say(f"[bold]round {round_.name}[/bold]: {round_.max_steps} steps from {escape(start_model)}")
         run = self.folder.path
         refuse_dead(self.folder.round_folder(round_), self.config.schedule.stop_when_dead)
+        if self.config.schedule.pass_rate is not None:
+            folder = self.folder.round_folder(round_)
+            Screening(self.config, self.argv, round_, folder).run(self.launcher, self.folder.locate(start_model))
         log = self.folder.round_folder(round_) / "train.jsonl"
         command = self.launcher.command(TRAINER, self.argv)
         try:
@@ -167,10 +170,10 @@ class Driver:
                 f"{folder}: no whole checkpoint is left to validate; to train anew, delete training.json"
             )
         models = {step: str(folder / f"checkpoint-{step}") for step in steps}
-        known = [] if round_.index == 1 else [self._known_start(round_)]
-        if not known:
-            models = {START: self.folder.locate(start_model)} | models
-        candidates = known + RoundValidation(self.config.schedule, folder, models).run(self.launcher)
+        models = {START: self.folder.locate(start_model)} | models
+        known = None if round_.index == 1 else self._known_start(round_)
+        original = None if round_.index == 1 else self.folder.original_figures()
+        candidates = RoundValidation(self.config.schedule, folder, models).run(self.launcher, known, original)
         settings = validation_settings(self.config.schedule)
         write_validation(folder / VALIDATION, ValidationRecord(settings, tuple(candidates)))
 

@@ -6,8 +6,10 @@
     rounds/1-limit-4000/
         checkpoint-*/               see trainers/grpo/checkpoints.py
         incomplete-checkpoint-*/    a checkpoint that was found damaged, until the round has chosen
+        pass_rate.json              rates of the training problems, with key pass_rate (validation/screening.py)
         train.jsonl                 metrics of every step
         dead.json                   why the round was ended before its time, where `stop_when_dead` did it
+        groups.jsonl                which groups were mixed, with key dynamic_prompts (trainers/grpo/dynamic.py)
         training.json               written when the round's training has ended
         validation/                 samples of every candidate (eval/single.py)
         validation.json             figures of every candidate
@@ -54,6 +56,7 @@ FREE_KEYS = frozenset(
         *("output_dir", "report_to", "run_name", "project", "trackio_space_id", "logging_steps"),
         *("log_completions", "num_completions_to_print", "keep_checkpoints", "dry_run", "gpu_memory_gib"),
         *("dead_after_steps", "stop_when_dead", "logged_completions"),
+        "tokens_per_second",
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision"),
         *("validation_rows", "gradient_checkpointing", "gradient_checkpointing_kwargs", "ddp_timeout"),
         *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
@@ -164,9 +167,12 @@ class RunFolder:
     def choice(self, round_: Round) -> Selection:
         """What follows from the figures of the round's candidates. Raises `InputError` if they cannot be read."""
         candidates = read_validation(self.round_folder(round_) / VALIDATION).candidates
-        original = read_validation(self.round_folder(self.rounds[0]) / VALIDATION).candidates[0]
-        reference = pick_reference(original, candidates[0], self._tolerance[0])
+        reference = pick_reference(self.original_figures(), candidates[0], self._tolerance[0])
         return choose(candidates, reference, self._tolerance[1], round_.expands)
+
+    def original_figures(self) -> Candidate:
+        """Those of the model that round 1 started from. Raises `InputError` if they cannot be read."""
+        return read_validation(self.round_folder(self.rounds[0]) / VALIDATION).candidates[0]
 
     def chosen_step(self, round_: Round) -> int:
         """The choice of a round that has chosen. Raises `InputError` if it does not follow from its figures: one of
@@ -267,9 +273,17 @@ def unused_keys(folder: Path, keys: Collection[str]) -> frozenset[str]:
     rounds = folder / "rounds"
     if not any(any(rounds.glob(f"*/{name}")) for name in ("train.jsonl", "checkpoint-*", TRAINING, SELECTION)):
         return frozenset(keys)
-    choice = [] if any(rounds.glob(f"*/{SELECTION}")) else [key for key in keys if key.startswith("tolerance")]
-    sampled = any(rounds.glob(f"*/{VALIDATION}")) or any(rounds.glob("*/validation/*/*/traces-*.jsonl"))
-    return frozenset([*choice, *(() if sampled else (key for key in keys if key.startswith("validation_")))])
+    free = [] if _choice_has_begun(folder) else [key for key in keys if key.startswith("tolerance")]
+    if not any(rounds.glob(f"*/{VALIDATION}")) and not any(rounds.glob("*/validation/*/*/traces-*.jsonl")):
+        free += [key for key in keys if key.startswith(("validation_", "racing_"))]
+    return frozenset(free)
+
+
+def _choice_has_begun(folder: Path) -> bool:
+    """Whether a round has chosen, or a race has ended, whose decisions need the choice's keys as well."""
+    known = (folder / "config.yaml").is_file()
+    raced = known and _stored_config(folder)["racing_confidence"] is not None
+    return any(any(folder.glob(f"rounds/*/{name}")) for name in (SELECTION, *([VALIDATION] if raced else ())))
 
 
 def _binding_value(key: str, values: Mapping[str, JSON]) -> JSON:

@@ -153,7 +153,7 @@ def make_rounds(folder: Path) -> Path:
 def _selection(limit: int) -> SelectionRecord:
     lengths = {0: 90.0, 2: 88.0}
     candidates = tuple(
-        WeighedCandidate(step, 0.5, length, 0.0, (0.4, 0.6), (80.0, 95.0), feasible=True)
+        WeighedCandidate(step, 0.5, length, 0.0, (0.4, 0.6), (80.0, 95.0), 4, feasible=True)
         for step, length in lengths.items()
     )
     reference = ReferenceRecord(0.5, 90.0, "the start model")

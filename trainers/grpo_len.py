@@ -90,18 +90,17 @@ def _make_trainer(
     arguments: GRPOConfig,
     watches: Sequence[transformers.TrainerCallback],
 ) -> "GRPOTrainer":
-    from datasets import Dataset
     from trl import GRPOTrainer
 
     reward, folder, schedule = job.make_reward(round_), job.folder.round_folder(round_), job.config.schedule
-    rows, completions = job.rows(round_), LastCompletions(reward, job.tokenizer)
+    dataset, completions = job.dataset(round_, reward), LastCompletions(reward, job.tokenizer)
     trainer = GRPOTrainer(
         model=start_model,
         reward_funcs=[completions],
         args=arguments,
         peft_config=peft_config(schedule),
         quantization_config=quantization_config(schedule, arguments.bf16),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=dataset,
         processing_class=job.tokenizer,
         callbacks=[*watches, round_log(round_, folder / "train.jsonl")],
     )

@@ -1,9 +1,13 @@
 """The keys of scripts that measure single traces; sampling what is missing of every model and benchmark; grading."""
 
+import math
+import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +18,7 @@ from eval.traces.sampling import (
     WantedTraces,
     check_models,
     hold_output,
-    model_by_model,
+    in_turn,
     prompt_ids,
     sample_missing,
     wait_for_all_processes,
@@ -24,7 +28,8 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.console import use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.process import current_ranks
+from secateur.runtime.files import append_jsonl, read_jsonl
+from secateur.runtime.process import Ranks, current_ranks
 from secateur.tasks.prompts import Prompt
 from secateur.tasks.records import Problem
 
@@ -123,15 +128,19 @@ def open_writers(config: SingleConfig, name: str) -> Writers:
 
 
 def sample_model(model: OpenedModel, config: SingleConfig, problems: Problems) -> None:
-    """Sample what is missing of one model, this process its share of the problems."""
+    """Sample what is missing of one model on `problems`, this process's share; how fast is noted for plans."""
+    began, generated = time.monotonic(), 0
     for benchmark, writer in open_writers(config, model.name).items():
-        share, samples = current_ranks().shard(problems[benchmark]), config.samples_of(benchmark)
+        share, samples = problems[benchmark], config.samples_of(benchmark)
         if {(problem.id, sample) for problem in share for sample in range(samples)} <= writer.done:
             continue
         plan = WantedTraces(share, samples, config.spec, config.prompt, config.seed, config.rows)
         title = f"{model.name}, {benchmark}"
         with writer:
-            sample_missing(model.engine, model.tokenizer, plan, writer, model.name, title=title)
+            generated += sample_missing(model.engine, model.tokenizer, plan, writer, model.name, title=title)
+    if generated:
+        line = {"model": model.name, "tokens": generated, "seconds": round(time.monotonic() - began, 3)}
+        append_jsonl(Path(config.output_dir) / f"wall-rank{current_ranks().rank}.jsonl", [line])
 
 
 def check_inputs(config: SingleConfig) -> None:
@@ -145,10 +154,42 @@ def sample_alone(config: SingleConfig, name: str, problems: Problems) -> None:
 
 
 def for_each_model(work: Work[C], config: C, problems: Problems) -> None:
-    """Do `work` for every model in turn. Folders with other settings are refused before anything is sampled."""
+    """Do `work` for the models of this process in turn, each with its share of the problems, those with the longest
+    traces first. Folders with other settings are refused before anything is sampled."""
     for name in config.models:
         open_writers(config, name)
-    model_by_model(work, config, problems)
+    ordered = {name: longest_first(config, name, part) for name, part in problems.items()}
+    dealt = deal(list(config.models), current_ranks())
+    shares = [(name, {benchmark: share.shard(part) for benchmark, part in ordered.items()}) for name, share in dealt]
+    in_turn(work, config, shares)
+
+
+def deal(models: Sequence[str], ranks: Ranks) -> list[tuple[str, Ranks]]:
+    """The models that a process works on, each with the part of it among those that share the model's problems.
+
+    Whole models first, one for each process, as often as there are enough: the last long trace of a model then holds
+    up a single process, which begins its next model after it, and every model is loaded once. What is left over is
+    shared by as many processes as there are for each.
+
+    >>> deal(["a", "b", "c"], Ranks(1, 2))
+    [('b', Ranks(rank=0, world_size=1)), ('c', Ranks(rank=1, world_size=2))]
+    """
+    size, whole = ranks.world_size, len(models) // ranks.world_size * ranks.world_size
+    mine = [(name, Ranks(0, 1)) for name in models[ranks.rank : whole : size]]
+    if rest := models[whole:]:
+        member, place = divmod(ranks.rank, len(rest))
+        mine.append((rest[place], Ranks(member, len(range(place, size, len(rest))))))
+    return mine
+
+
+def longest_first(config: SingleConfig, benchmark: str, problems: Sequence[Problem]) -> list[Problem]:
+    """The problems by the mean length of the traces that earlier launches have graded, of whichever model; those
+    without any first. The longest trace of a launch should not begin last (Graham, 1969: longest processing time)."""
+    lengths = defaultdict(list)
+    for path in sorted(Path(config.output_dir).glob(f"*/{benchmark}/results.jsonl")):
+        for _, line in read_jsonl(path):
+            lengths[line["problem_id"]].append(line["n_tokens"])
+    return sorted(problems, key=lambda one: -fmean(lengths[one.id]) if lengths[one.id] else -math.inf)
 
 
 def run_models(config: C, work: Work[C], report: Callable[[C, Problems], None]) -> None:

@@ -167,14 +167,19 @@ def _check_device(device: str) -> None:
 
 
 def model_by_model(work: Callable[..., None], config: SamplingKeys, *arguments: Any) -> None:
-    """`work(config, name, *arguments)` for every model in turn.
+    """`work(config, name, *arguments)` for every model; see `in_turn`."""
+    in_turn(work, config, [(name, *arguments) for name in config.models])
+
+
+def in_turn(work: Callable[..., None], config: SamplingKeys, shares: Sequence[tuple[Any, ...]]) -> None:
+    """`work(config, *share)` for one share after the other; a share names its model first.
 
     Each of several models gets a process of its own where an engine's memory does not come back within one (of two
     vLLM engines opened in turn the first one's did not). `work` is then a function of a module and leaves its results
     on disk; a child that fails ends this process with its exit code. To be called after `claim_devices`, whose choice
     the children take over, and before this process puts anything on a GPU.
     """
-    calls = [(config, name, *arguments) for name in config.models]
+    calls = [(config, *share) for share in shares]
     if engine_kind(config.engine).one_process_per_model and len(calls) > 1:
         each_in_its_own_process(_work_quietly, [(work, call) for call in calls])
         return

@@ -244,6 +244,7 @@ def _validation(schedule: ScheduleConfig, selections: Selections, folder: Path) 
         "validation": f"{schedule.validation_problems}, {problems} problems × {schedule.validation_samples} samples, "
         f"{sampling}, at most {schedule.validation_max_tokens:,} tokens",
         "validation_source": schedule.validation_problems,
+        "raced": schedule.racing_confidence,
         "problems": problems,
         "competition": bool(re.search(r"aime|amc|olympiad|math", schedule.validation_problems, re.IGNORECASE)),
         "tolerance_share": tolerance,

@@ -1,28 +1,30 @@
-"""What a schedule shows of its choices: a table per round, one of all rounds at the end, and a picture.
+"""What a schedule shows of its choices: a table per round, one of all rounds at the end, a picture, and entries for
+W&B: numbers over rounds, the table of candidates, samples, the picture.
 
 The picture has accuracy and length of every candidate over the training steps of all rounds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-from schedules.records import SelectionRecord
-from schedules.rounds import Round
-from secateur.runtime.pictures import PLOT_STYLE, save_png
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from schedules.choice import START, Figures, Selection, name_of
-from secateur.runtime.console import console, say
+from schedules.records import SelectionRecord
+from schedules.rounds import Round
+from schedules.validation.sampling import BENCHMARK, candidate_name
+from secateur.runtime.console import CsvValue, console, say
+from secateur.runtime.files import JSON, read_jsonl
+from secateur.runtime.pictures import PLOT_STYLE, save_png
 from secateur.runtime.statistics import Bounds
+from secateur.runtime.tracking import Publication
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Measure = Literal["pass_at_1", "mean_tokens"]
 _LINE, _CHOSEN, _BELOW, _BAR = "#0072b2", "#d55e00", "#9aa5ad", "#555555"  # told apart without colours by shape
@@ -144,12 +146,12 @@ def _draw_points(
 
 def show_selection(round_: Round, selection: Selection, reason: str) -> None:
     title = f"round {round_.index}, limit {round_.limit} tokens"
-    table = _table(title, "candidate", "pass@1", "95 %", "tokens", "95 %", "truncated", "feasible")
+    table = _table(title, "candidate", "pass@1", "95 %", "tokens", "95 %", "truncated", "samples", "feasible")
     for candidate, feasible in zip(selection.candidates, selection.feasible, strict=True):
         verdict = "yes" if feasible else "no"
         verdict = f"{verdict}, chosen" if candidate.step == selection.chosen_step else verdict
         name = "start" if candidate.step == START else name_of(candidate.step)
-        table.add_row(name, *_figures(candidate), verdict)
+        table.add_row(name, *_figures(candidate), str(candidate.samples), verdict)
     console.print(table)
     say(f"  {escape(reason)}")
 
@@ -191,3 +193,104 @@ def _figures(candidate: Figures) -> tuple[str, ...]:
 
 def _interval(bounds: Bounds, form: str) -> str:
     return f"{bounds[0]:{form}}–{bounds[1]:{form}}"
+
+
+COLUMNS = ("candidate", "verdict", "problem_id", "sample", "tokens", "gold", "completion")
+PER_VERDICT = 3
+_CHARACTERS = 20_000  # of a completion; a long one loses its middle
+
+
+def pick_samples(folder: Path, candidate: str) -> list[list[CsvValue]]:
+    """Rows of `COLUMNS`: `PER_VERDICT` of each verdict, from different problems where there are any.
+
+    `folder` holds `results.jsonl` and the traces of one candidate (see eval/single.py).
+    """
+    wanted: dict[tuple[str, int], str] = {}
+    for verdict in ("right", "wrong", "truncated"):
+        wanted |= dict.fromkeys(_first_of(folder / "results.jsonl", verdict), verdict)
+    rows = [
+        [candidate, wanted[key], *key, line["n_tokens"], line["gold"], shorten(line["text"])]
+        for key, line in _traces(folder)
+        if key in wanted
+    ]
+    return sorted(rows, key=lambda row: (row[1], row[2], row[3]))
+
+
+def _first_of(results: Path, verdict: str) -> list[tuple[str, int]]:
+    lines = [line for _, line in read_jsonl(results) if _verdict(line) == verdict]
+    lines.sort(key=lambda line: (line["sample"], line["problem_id"]))  # sample 0 of every problem comes first
+    return [(line["problem_id"], line["sample"]) for line in lines[:PER_VERDICT]]
+
+
+def _verdict(line: Mapping[str, JSON]) -> str:
+    if line["finish_reason"] == "length":
+        return "truncated"
+    return "right" if line["correct"] else "wrong"
+
+
+def _traces(folder: Path) -> Iterator[tuple[tuple[str, int], Mapping[str, JSON]]]:
+    for path in sorted(folder.glob("traces-rank*.jsonl")):
+        for _, line in read_jsonl(path):
+            yield (line["problem_id"], line["sample"]), line
+
+
+def shorten(text: str, characters: int = _CHARACTERS) -> str:
+    """`text`, or its beginning and end with a note between.
+
+    >>> shorten("abcdefgh", 4)
+    'ab\\n… 4 characters left out …\\ngh'
+    """
+    if len(text) <= characters:
+        return text
+    half = characters // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
+
+CANDIDATE_COLUMNS = (
+    *("round", "limit", "candidate", "pass@1", "pass@1 low", "pass@1 high"),
+    *("mean tokens", "mean tokens low", "mean tokens high", "truncated share", "samples", "feasible", "chosen"),
+    "reason",
+)
+
+
+def round_publication(
+    selections: Sequence[tuple[Round, SelectionRecord]], round_folder: Path, picture: Path
+) -> Publication:
+    """The last of `selections`, whose files lie in `round_folder`; the table holds all rounds so far."""
+    round_, record = selections[-1]
+    chosen = record.chosen
+    rows = [row for other, selection in selections for row in candidate_rows(other, selection)]
+    return Publication(
+        numbers={
+            "round": round_.index,
+            "limit": round_.limit,
+            "chosen/step": chosen.step,
+            "chosen/pass_at_1": chosen.pass_at_1,
+            "chosen/mean_tokens": chosen.mean_tokens,
+            "chosen/truncated_share": chosen.truncated_share,
+        },
+        tables={
+            "validation/candidates": (CANDIDATE_COLUMNS, rows),
+            "validation/samples": (COLUMNS, sample_rows(record, round_folder)),
+        },
+        pictures={"validation/rounds": picture} if picture.is_file() else {},
+        summary={f"choice/{round_.name}": record.reason},
+    )
+
+
+def candidate_rows(round_: Round, record: SelectionRecord) -> list[list[CsvValue]]:
+    """Rows of `CANDIDATE_COLUMNS`; the reason stands beside the chosen one."""
+    rows: list[list[CsvValue]] = []
+    for one in record.candidates:
+        chosen = one.step == record.chosen_step
+        accuracy, length = (one.pass_at_1, *one.pass_at_1_ci95), (one.mean_tokens, *one.mean_tokens_ci95)
+        verdict = [one.truncated_share, one.samples, one.feasible, chosen, record.reason if chosen else ""]
+        rows.append([round_.index, round_.limit, name_of(one.step), *accuracy, *length, *verdict])
+    return rows
+
+
+def sample_rows(record: SelectionRecord, round_folder: Path) -> list[list[CsvValue]]:
+    """Samples of the chosen candidate; none where it is a start model that an earlier round has sampled."""
+    name = candidate_name(record.chosen_step)
+    folder = round_folder / "validation" / name / BENCHMARK
+    return pick_samples(folder, name) if (folder / "results.jsonl").is_file() else []

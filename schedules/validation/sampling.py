@@ -4,25 +4,27 @@ sentence).
 
     validation.yaml                 settings and candidates, what eval/single.py was started with
     validation/start/validation/    traces and results.jsonl of the start model; step-20/… of a checkpoint
-    validation/figures.json         figures of the candidates measured so far
+    validation/figures.json         figures of the candidates measured so far, each with its number of samples
     validation.json                 figures of all of them
 
-A kill costs the traces that were under way: those on disk are not sampled again, and a candidate that was measured is
-not opened again.
+A kill costs the traces that were under way: those on disk are not sampled again, and what was measured is not
+measured again. A race goes on with the decisions that it had come to, for they follow from the samples on disk.
 """
 
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
 
-from schedules.choice import START, Candidate, ProblemFigures
+from schedules.choice import START, Candidate, ProblemFigures, pick_reference
 from schedules.config import ScheduleConfig
+from schedules.integrity import MARKER, read_marker
 from schedules.launch import REPOSITORY, Launcher
 from schedules.records import ValidationRecord, read_validation, write_validation
+from schedules.validation.racing import Samples, lacking, make_race, read_samples
 from secateur.engines.registry import engine_kind
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_json, read_jsonl, write_text
@@ -50,24 +52,71 @@ def validation_processes(schedule: ScheduleConfig, launcher: Launcher) -> int | 
 
 
 class RoundValidation:
-    """Measures the candidates of one round. `models`: step → model folder or Hub name."""
+    """Measures the candidates of one round. `models`: step → model folder or Hub name, the start model's among them.
 
-    def __init__(self, schedule: ScheduleConfig, round_folder: Path, models: dict[int, str]) -> None:
+    With `racing_confidence` those out of reach drop out (racing.py), and checkpoints with the weights of an earlier
+    one share its figures; without it all are sampled in full.
+    """
+
+    def __init__(self, schedule: ScheduleConfig, round_folder: Path, models: Mapping[int, str]) -> None:
         self.schedule, self.models = schedule, models
         self.config = round_folder / "validation.yaml"
         self.folder = round_folder / "validation"
 
-    def run(self, launcher: Launcher) -> list[Candidate]:
-        """The figures of every candidate, in the order of `models`."""
+    def run(
+        self, launcher: Launcher, start: Candidate | None = None, original: Candidate | None = None
+    ) -> list[Candidate]:
+        """The figures of every candidate, the start model first. `start`: its figures, if they are known; `original`:
+        those of the model that round 1 began with, by default the start model."""
         self._write_config()
-        settings = validation_settings(self.schedule)
+        samples = self.schedule.validation_samples
+        if self.schedule.racing_confidence is None:
+            first = [] if start is None else [start]
+            steps = [step for step in self.models if step != START or start is None]
+            return first + self._measured(launcher, dict.fromkeys(steps, samples))
+        if start is None:
+            (start,) = self._measured(launcher, {START: samples})
+        return [start, *self._raced(launcher, start, original or start)]
+
+    def _raced(self, launcher: Launcher, start: Candidate, original: Candidate) -> list[Candidate]:
+        """The figures of the checkpoints, each from as many samples as it took to tell that it is out of reach."""
+        schedule, twins = self.schedule, same_weights(self.models)
+        entrants = sorted(set(twins.values()) - {START})
+        race = make_race(
+            schedule.validation_samples,
+            schedule.racing_confidence,
+            len(entrants),
+            schedule.tolerance,
+            pick_reference(original, start, schedule.tolerance_reference).candidate,
+            start,
+        )
+        while missing := lacking(race, {step: self._drawn(step) for step in entrants}):
+            self._measured(launcher, missing)
+        known = self._known() | {START: start}
+        return [replace(known[twins[step]], step=step) for step in self.models if step != START]
+
+    def _drawn(self, step: int) -> Samples:
+        """What is on disk of a candidate that was measured; it may have been begun to be sampled further."""
+        known, count = self._known(), 0
+        if step in known:
+            count = known[step].samples
+        return read_samples(self.folder / candidate_name(step) / BENCHMARK / "results.jsonl", count)
+
+    def _measured(self, launcher: Launcher, samples: Mapping[int, int]) -> list[Candidate]:
+        """Figures of the candidates (step → samples of each problem), in one launch what is not known: a process that
+        waits for its last long trace holds up no other, for the next model is begun at once."""
         known = self._known()
-        for steps in self._launches([step for step in self.models if step not in known]):
-            launcher.run(self._command(launcher, steps), log=self.folder)
-            summary = read_json(self.folder / "summary.json")["models"]
-            known |= {step: self._measured(step, summary) for step in steps}
-            write_validation(self._figures, ValidationRecord(settings, tuple(known[step] for step in sorted(known))))
-        return [known[step] for step in self.models]
+        steps = [step for step in samples if step not in known or known[step].samples < samples[step]]
+        for count in sorted({samples[step] for step in steps}):
+            self._launch(launcher, [step for step in steps if samples[step] == count], count)
+        return [self._known()[step] for step in samples]
+
+    def _launch(self, launcher: Launcher, steps: Sequence[int], count: int) -> None:
+        launcher.run(self._command(launcher, steps, count), log=self.folder)
+        summary = read_json(self.folder / "summary.json")["models"]
+        known = self._known() | {step: self._figures_of(step, summary) for step in steps}
+        record = ValidationRecord(validation_settings(self.schedule), tuple(known[step] for step in sorted(known)))
+        write_validation(self._figures, record)
 
     def check(self, launcher: Launcher) -> None:
         """Let eval/single.py see that it can read what it will need; ends as it ends if it cannot."""
@@ -93,24 +142,33 @@ class RoundValidation:
             return {}
         return {candidate.step: candidate for candidate in read_validation(self._figures).candidates}
 
-    def _launches(self, steps: list[int]) -> list[list[int]]:
-        """Which candidates share a launch: all of them, or one each where an engine's memory does not come back
-        within a process (of three vLLM engines in turn the second finds the first one's memory taken)."""
-        if engine_kind(self.schedule.validation_engine).one_process_per_model:
-            return [[step] for step in steps]
-        return [steps] if steps else []
-
-    def _command(self, launcher: Launcher, steps: list[int]) -> list[str]:
+    def _command(self, launcher: Launcher, steps: Sequence[int], count: int) -> list[str]:
         models = {candidate_name(step): self.models[step] for step in steps}
         flow = yaml.safe_dump(models, default_flow_style=True, width=float("inf")).strip()
-        arguments = ["--config", str(self.config), "--models", flow]
-        return launcher.command(SCRIPT, arguments, validation_processes(self.schedule, launcher))
+        return single_command(self.schedule, launcher, self.config, "--models", flow, "--samples", str(count))
 
-    def _measured(self, step: int, summary: Mapping[str, Mapping[str, Mapping[str, JSON]]]) -> Candidate:
+    def _figures_of(self, step: int, summary: Mapping[str, Mapping[str, Mapping[str, JSON]]]) -> Candidate:
         name = candidate_name(step)
         found = per_problem(self.folder / name / BENCHMARK / "results.jsonl")
         values = {**summary[name][BENCHMARK], "step": step, "per_problem": as_json(found)}
         return record_of(Candidate, values, str(self.folder / "summary.json"))
+
+
+def same_weights(models: Mapping[int, str]) -> dict[int, int]:
+    """Step → the first step whose model has the same weights: its own, or an earlier one's.
+
+    Compared are the checksums of the weight files, as the markers of checkpoints have them; a model without a marker
+    (a name on the Hub, a folder of others) is taken to be like no other.
+    """
+    first: dict[tuple[tuple[str, str], ...], int] = {}
+    return {step: first.setdefault(_weights(models[step]) or (("step", str(step)),), step) for step in sorted(models)}
+
+
+def _weights(model: str) -> tuple[tuple[str, str], ...]:
+    if not (Path(model) / MARKER).is_file():
+        return ()
+    prints = read_marker(Path(model)).fingerprints
+    return tuple(sorted(entry for entry in prints.items() if entry[0].endswith(".safetensors")))
 
 
 def validation_settings(schedule: ScheduleConfig) -> dict[str, JSON]:
@@ -122,15 +180,27 @@ def validation_settings(schedule: ScheduleConfig) -> dict[str, JSON]:
         "temperature": schedule.validation_temperature,
         "top_p": schedule.validation_top_p,
         "max_tokens": schedule.validation_max_tokens,
+        **engine_settings(schedule),
+        **asdict(schedule.prompt),
+    }
+
+
+def engine_settings(schedule: ScheduleConfig) -> dict[str, JSON]:
+    """The keys of eval/single.py that all sampling of a schedule shares."""
+    return {
         "dtype": schedule.validation_dtype,
         "rows": schedule.validation_rows,
         "engine": schedule.validation_engine,
         "engine_options": schedule.validation_engine_options,
-        **asdict(schedule.prompt),
         "answer_from": schedule.answer_from,
         "seed": schedule.seed,
         "table": False,
     }
+
+
+def single_command(schedule: ScheduleConfig, launcher: Launcher, config: Path, *arguments: str) -> list[str]:
+    """eval/single.py with a config file on the processes that validate."""
+    return launcher.command(SCRIPT, ["--config", str(config), *arguments], validation_processes(schedule, launcher))
 
 
 def candidate_name(step: int) -> str:

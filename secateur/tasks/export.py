@@ -117,6 +117,11 @@ def _problems(options: argparse.Namespace) -> list[Problem]:
     return read_table(options.source, columns, options.subset, options.split, options.count)
 
 
+def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
+    """Replace `path` by a JSONL file that `secateur.tasks.sources` reads."""
+    write_text(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in problems))
+
+
 @entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,7 +141,7 @@ def main() -> None:
     if options.count is not None and options.count < 1:
         raise InputError(f"--count has the value {options.count}; give at least 1")
     problems = _problems(options)
-    write_text(options.path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in problems))
+    write_problems(options.path, problems)
     say(f"{len(problems)} problems of {escape(options.source)} → {escape(options.path)}")
 
 

@@ -140,12 +140,19 @@ def training_messages(
     words it); it then stands in the limit's place, so that a prompt never names two lengths. Family "plain" is the
     problem alone (and the target): for models, such as the embedded one, that were trained without instruction.
     """
-    family = prompt.prompt_family
     wish = "" if target is None else (AT_MOST_SENTENCE if at_most else TARGET_SENTENCE).format(target=target)
-    sentence = "" if limit is None or target is not None else LENGTH_SENTENCE.format(limit=limit)
+    told = training_prompt(prompt, limit if target is None else None)
+    return _messages(told.system_prompt or "", _turn(problem, told.instruction or "") + wish)
+
+
+def training_prompt(prompt: Prompt, limit: int | None) -> Prompt:
+    """The prompt by which evaluation puts a problem as training does, with the `limit` [tokens] stated unless it is
+    None."""
+    family = prompt.prompt_family
     system = _own_or(prompt.system_prompt, "" if family == "plain" else TRAINING_SYSTEM_PROMPT)
-    turn = _turn(problem, _own_or(prompt.instruction, TRAINING_INSTRUCTIONS.get(family, "")))
-    return _messages(system and system + sentence, turn + wish)
+    sentence = "" if limit is None else LENGTH_SENTENCE.format(limit=limit)
+    instruction = _own_or(prompt.instruction, TRAINING_INSTRUCTIONS.get(family, ""))
+    return Prompt(family, system and system + sentence, instruction)
 
 
 def evaluation_messages(problem: str, prompt: Prompt) -> Messages:

@@ -12,7 +12,7 @@ import pytest
 from eval.budget_forcing import BudgetForcingConfig
 from eval.one_model.figures import Graded, differences, figures_of, grade_folder, macro_figures
 from eval.one_model.report import read_summary
-from eval.one_model.sampling import SingleConfig, for_each_model
+from eval.one_model.sampling import SingleConfig, deal, for_each_model, longest_first
 from eval.single import main
 from eval.traces.benchmarks import benchmark_name
 from eval.traces.sampling import check_models, prompt_ids
@@ -20,7 +20,8 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder, read_json, read_jsonl, write_text
+from secateur.runtime.files import append_jsonl, hold_folder, read_json, read_jsonl, write_text
+from secateur.runtime.process import Ranks
 from secateur.tasks.answers.equality import GRADER_VERSION
 from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.prompts import Prompt, encode_prompt
@@ -274,6 +275,28 @@ def test_keys_that_do_not_fit_are_named(run_single, capsys, arguments: list[str]
         run_single(*arguments)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("models", "processes"), [(1, 1), (1, 8), (3, 2), (9, 8), (16, 8), (5, 7)])
+def test_models_are_dealt_so_that_every_problem_of_each_is_sampled_once(models: int, processes: int) -> None:
+    names, problems = [f"step-{index}" for index in range(models)], list(range(60))
+    dealt = [deal(names, Ranks(rank, processes)) for rank in range(processes)]
+    for name in names:
+        shares = [share.shard(problems) for mine in dealt for other, share in mine if other == name]
+        assert sorted(problem for share in shares for problem in share) == problems
+    works = [sum(len(share.shard(problems)) for _, share in mine) for mine in dealt]
+    assert max(works) - min(works) <= len(problems) / 2
+    assert max(len(mine) for mine in dealt) == -(-models // processes)
+
+
+def test_problems_with_long_traces_come_first_and_unknown_ones_before_them(embedded_model, tmp_path) -> None:
+    models, output = {"tiny": str(embedded_model)}, str(tmp_path / "out")
+    config = SingleConfig(models=models, problems="arithmetic:test", output_dir=output)
+    lines = [{"problem_id": name, "n_tokens": tokens} for name, tokens in (("a", 5), ("b", 90), ("a", 15), ("c", 50))]
+    append_jsonl(tmp_path / "out" / "start" / "bench" / "results.jsonl", lines)
+    problems = [Problem(name, name, "1") for name in ("a", "b", "new", "c")]
+    found = longest_first(config, "bench", problems)
+    assert [problem.id for problem in found] == ["new", "b", "c", "a"]
 
 
 def note_process(config: SingleConfig, name: str, problems: dict[str, list[Problem]]) -> None:

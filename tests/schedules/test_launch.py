@@ -5,9 +5,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
+import yaml
 
 from schedules.config import ScheduleConfig
 from schedules.launch import Launcher
@@ -153,17 +155,19 @@ def test_only_an_engine_that_opens_folders_can_validate_checkpoints(tmp_path, en
         schedule(tmp_path, validation_engine=engine)
 
 
-def test_candidates_share_a_launch_but_not_with_vllm(tmp_path) -> None:
-    models = {0: "owner/model", 4: "checkpoint-4"}
-    assert RoundValidation(schedule(tmp_path), tmp_path, models)._launches([0, 4]) == [[0, 4]]
-    assert RoundValidation(schedule(tmp_path), tmp_path, models)._launches([]) == []
-    one_each = RoundValidation(schedule(tmp_path, validation_engine="vllm"), tmp_path, models)
-    assert one_each._launches([0, 4]) == [[0], [4]]
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_candidates_share_a_launch_with_as_many_samples_as_they_lack(tmp_path, launch_config, engine: str) -> None:
+    """With vLLM too: a process gives every model a process of its own (tests/eval/test_single.py)."""
+    models = {0: "owner/model", 4: "checkpoint-4", 8: "checkpoint-8"}
+    validation = RoundValidation(schedule(tmp_path, validation_engine=engine), tmp_path, models)
+    words = validation._command(Launcher(launch_config), [0, 8], 4)
+    assert yaml.safe_load(words[words.index("--models") + 1]) == {"start": "owner/model", "step-8": "checkpoint-8"}
+    assert words[words.index("--samples") + 1] == "4"
 
 
 def test_a_measured_candidate_is_not_opened_again(tmp_path, launch_config) -> None:
     """Nothing can be launched here: owner/model does not exist."""
     validation = RoundValidation(schedule(tmp_path), tmp_path, {0: "owner/model"})
-    measured = candidate(0, 0.5, 100.0)
+    measured = replace(candidate(0, 0.5, 100.0), samples=16)
     write_validation(validation.folder / "figures.json", ValidationRecord({}, (measured,)))
     assert validation.run(Launcher(launch_config)) == [measured]

@@ -76,7 +76,7 @@ def test_the_selection_file_holds_what_others_rely_on(config_file, repository) -
     assert set(promised) <= set(record)
     assert record["candidates"][2] == {
         "step": 8, "pass_at_1": 0.5, "mean_tokens": 100.0, "truncated_share": 0.0,
-        "pass_at_1_ci95": [0.4, 0.6], "mean_tokens_ci95": [90.0, 110.0], "feasible": False,
+        "pass_at_1_ci95": [0.4, 0.6], "mean_tokens_ci95": [90.0, 110.0], "samples": 1, "feasible": False,
     }  # fmt: skip
     assert (record["chosen_step"], record["start_model"], record["limit"]) == (4, "owner/model", 220)
     reference = {"pass_at_1": 0.7, "mean_tokens": 150.0, "name": "the start model of this round"}
@@ -259,6 +259,42 @@ def test_a_schedule_that_is_stopped_in_training_and_killed_in_validation_ends_as
     assert [len(table) for table in tables] == [3] * 12, "of 24 a step, also of the steps before and after the stop"
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in written if KEY.encode() in path.read_bytes()], "no key in any file or output"
+
+
+@pytest.mark.slow
+def test_a_raced_schedule_that_is_killed_twice_chooses_as_one_left_alone(small, tmp_path, repository) -> None:
+    """Killed while the training problems are sampled and while the checkpoints race."""
+    text = small.read_text().replace("save_steps: 6", "save_steps: 2")
+    text = text.replace("steps_per_round: 12", "steps_per_round: 6")
+    write_text(small, text + "pass_rate: [0.2, 0.9]\npass_rate_samples: 4\nracing_confidence: 0.9\n")
+    alone = tmp_path / "alone.yaml"
+    write_text(alone, small.read_text().replace(str(tmp_path / "run"), str(tmp_path / "alone")))
+    assert start(alone, repository).wait(timeout=600) == 0, alone.with_suffix(".log").read_text()
+    folders = [tmp_path / name / "rounds/1-limit-140" for name in ("alone", "run")]
+    for pattern in ("pass_rate/*/*/traces-*.jsonl", "validation/step-*/*/traces-*.jsonl"):
+        process = start(small, repository)
+        wait_for(process, folders[1], pattern, 5)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        psutil.wait_procs(children, timeout=60)
+    assert start(small, repository).wait(timeout=600) == 0, small.with_suffix(".log").read_text()
+    for name in ("pass_rate.json", "validation.json", "selection.json"):
+        first, second = (read_json(folder / name) for folder in folders)
+        assert first == second, name
+    check_race(folders[1], small.with_suffix(".log").read_text())
+
+
+def check_race(folder: Path, log: str) -> None:
+    """All have samples, the start model and the choice all four; only what the rates allow was trained on."""
+    selection = read_selection(folder)
+    assert [candidate.step for candidate in selection.candidates] == [0, 2, 4, 6]
+    assert selection.start.samples == selection.chosen.samples == 4
+    assert min(candidate.samples for candidate in selection.candidates) >= 1
+    record = read_json(folder / "pass_rate.json")
+    kept = [name for name, rate in record["rates"].items() if 0.2 <= rate <= 0.9]
+    assert len(record["rates"]) == 10 and 0 < len(kept) < 10
+    assert f"{len(kept)} of 10 training problems kept" in log and f"{record['tokens']:,} tokens" in log
 
 
 def check_figures_per_problem(folder: Path) -> None:

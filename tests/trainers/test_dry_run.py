@@ -3,6 +3,8 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,11 +19,16 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from schedules.config import ScheduleConfig
+from schedules.records import VALIDATION, ValidationRecord, write_validation
 from schedules.rounds import make_rounds
 from secateur.engines.memory import ModelShape, read_shape, shape_of, total_bytes
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import append_jsonl
 from secateur.runtime.launch_file import LaunchFile, read_launch_file
 from tests.real_models import DECODERS, write_config_folder, write_problems
+from tests.schedules.candidates import candidate
+from trainers.dry_run.hours import Amounts, Work, plan_hours
 from trainers.dry_run.memory import (
     TILE_TOKENS,
     TILE_VOCABULARY,
@@ -247,6 +254,41 @@ def test_a_limit_that_is_not_drawn_yet_is_planned_with_the_most_it_can_be() -> N
     assert rounds[0].tokens == rounds[1].tokens
 
 
+def hours_of(run: Path, **changes: Any) -> list[Work]:
+    """Of three rounds on 8 processes, 9 checkpoints each, 60 problems × 16 samples: the numbers of the paper."""
+    keys = {"model": "owner/model", "output_dir": str(run), "limits": [4000, 3000, 2000], "steps_per_round": 180}
+    schedule = ScheduleConfig(**keys, problems="p", validation_problems="v", **changes)
+    return plan_hours(schedule, 8, Amounts((1.6e9, 3.2e9), 2048, [9, 9, 9], 60))
+
+
+def test_hours_are_tokens_over_the_speed_that_is_told(tmp_path) -> None:
+    training, full, raced = hours_of(tmp_path, tokens_per_second=2000.0)
+    assert training.speed.hours(training.tokens) == pytest.approx(1.6e9 / 16000 / 3600)
+    assert (full.tokens, full.most) == (28 * 960 * 16000, 28 * 960 * 32000)  # half the cap, and the cap
+    assert raced.tokens == 60 * (16 + 3 * (16 + 8 * 2)) * 16000
+    assert "gradients" in training.speed.source and "unit" not in training.speed.source
+    assert "unit" in hours_of(tmp_path)[1].speed.source
+    (on_fewer,) = {one.speed.tokens_per_second for one in hours_of(
+        tmp_path, validation_engine="vllm", validation_engine_options={"tensor_parallel_size": 4}
+    )[1:]}  # fmt: skip
+    assert on_fewer == 2 * 1000.0
+
+
+def test_hours_are_those_that_the_run_has_measured(tmp_path) -> None:
+    folder = tmp_path / "rounds" / "1-limit-4000"
+    times = [100.0, 110.0, 120.0, 5000.0, 5010.0]  # stopped for a while, and gone on
+    append_jsonl(folder / "train.jsonl", [{"time": at, "completions/mean_length": 1000.0} for at in times])
+    append_jsonl(folder / "validation" / "wall-rank0.jsonl", [{"model": "start", "tokens": 5000, "seconds": 2.0}])
+    append_jsonl(folder / "validation" / "wall-rank1.jsonl", [{"model": "start", "tokens": 3000, "seconds": 2.0}])
+    write_validation(
+        folder / VALIDATION, ValidationRecord({}, (candidate(0, 0.5, 8000.0), candidate(20, 0.5, 6000.0)))
+    )
+    training, full, _ = hours_of(tmp_path, tokens_per_second=1.0)
+    assert training.speed.tokens_per_second == 2048 * 1000 / 10
+    assert full.speed.tokens_per_second == 8 * 8000 / 4.0
+    assert full.tokens == 28 * 960 * 7000
+
+
 def test_disk_follows_the_pruning_rule() -> None:
     setting = make_setting(SHAPE, VALUES, LAUNCH, 4768, 79.0)
     rounds = plan_rounds(make_rounds([4000, 3000], 180), BatchSizes(128, 1.0), VALUES | {"save_steps": 20}, 2470, 960)
@@ -300,6 +342,9 @@ def test_a_dry_run_prints_the_whole_plan_and_leaves_nothing_behind(tmp_path, rep
         "fits in 79.0 GiB",
         "room for",
         "the run folder at the worst moment",
+        "validation, all samples",
+        "validation, raced: at least",
+        "8 × 1,000, no measurement but a unit",
     ):
         assert part in shown.stdout, shown.stdout
     assert "…" not in shown.stdout.partition("round ")[2].partition("\n\n")[0], "a number was cut off"

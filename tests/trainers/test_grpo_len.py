@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from secateur.runtime.files import read_json, write_text
+from secateur.runtime.files import read_json, read_jsonl, write_text
 from tests.launches import (
     DDP,
     ROUND,
@@ -64,6 +64,20 @@ def test_a_killed_round_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_pa
     assert weights(run) == weights(uninterrupted)
     assert any(record["reward_std"] > 0 for record in metrics(uninterrupted)), "without gradients this proves nothing"
     check_reports(tmp_path, run)
+
+
+def test_prompts_that_are_drawn_as_training_goes_are_the_same_after_a_kill(tmp_path) -> None:
+    """Two processes, four prompts a step; a group is mixed or not as its completions were."""
+    runs = [tmp_path / name for name in ("alone", "killed")]
+    for run in runs:
+        config = write_config(run)
+        write_text(config, config.read_text(encoding="utf-8") + "dynamic_prompts: true\n")
+    finish(launch(runs[0].with_suffix(".yaml")))
+    kill_at(launch(runs[1].with_suffix(".yaml")), runs[1], step=6)
+    finish(launch(runs[1].with_suffix(".yaml")))
+    assert metrics(runs[0]) == metrics(runs[1]) and weights(runs[0]) == weights(runs[1])
+    groups = [[line["mixed"] for _, line in read_jsonl(run / ROUND / "groups.jsonl")] for run in runs]
+    assert groups[0] == groups[1] and len(groups[0]) == STEPS
 
 
 def check_reports(wandb: Path, run: Path) -> None:

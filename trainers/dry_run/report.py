@@ -32,7 +32,9 @@ from secateur.runtime.dry_run import (
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.launch_file import LaunchFile, read_launch_file
+from secateur.tasks.export import write_problems
 from secateur.tasks.sources import load_problems
+from trainers.dry_run.hours import EXPECTED_SHARE, Amounts, plan_hours, show_hours
 from trainers.dry_run.memory import Precision, Setting, colocated_room, host_bytes, peak
 from trainers.grpo.data import TrainingData
 from trainers.grpo.handover import check_launch
@@ -209,7 +211,6 @@ def plan_disk(setting: Setting, rounds: Sequence[RoundPlan], keep: str) -> DiskP
 
 
 SHOWN_OVERLAPS = 5
-EXPECTED_SHARE = 0.5  # of the limit, as a mean over a round: a figure to plan with, not a measurement
 
 
 def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
@@ -227,6 +228,8 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
     _show_data(data)
     show_table(_rounds_table(rounds))
     say(_rounds_note(config, len(validation)))
+    amounts = _amounts(job, rounds, len(validation))
+    show_hours(plan_hours(schedule, launch.processes, amounts), schedule.racing_confidence is not None)
     show_memory(setting, launch)
     if setting.handed_on == 2:
         say(
@@ -234,6 +237,15 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
         )
         say("    training.json say which share moved; float32_handover: true keeps 32 bits")
     _show_disk(plan_disk(setting, rounds, schedule.keep_checkpoints), schedule.output_dir)
+
+
+def _amounts(job: RoundJob, rounds: Sequence[RoundPlan], validated: int) -> Amounts:
+    most, steps = sum(entry.tokens for entry in rounds), sum(entry.round.max_steps for entry in rounds)
+    completions = round(sum(entry.completions for entry in rounds) / steps)
+    schedule, problems = job.config.schedule, len(job.data.problems)
+    each = problems * schedule.pass_rate_samples if schedule.pass_rate is not None else 0
+    saved, trained = [entry.checkpoints for entry in rounds], (EXPECTED_SHARE * most, most)
+    return Amounts(trained, completions, saved, validated, each * sum(schedule.limits))
 
 
 def _run_table(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> Table:
@@ -368,13 +380,17 @@ def _show_disk(disk: DiskPlan, output_dir: str) -> None:
 def plan_only(config: RunConfig, options: dict[str, str]) -> None:
     """Check a launch that is not made, and with `dry_run` print its plan.
 
-    options: `check_for_processes` and `accelerate_config`, the launch that is meant.
+    options: `check_for_processes` and `accelerate_config`, the launch that is meant; `write_problems`: a file for the
+    problems that are trained on.
     """
     file, processes = options.get("accelerate_config"), options.get("check_for_processes")
     if file is None:
         if config.schedule.dry_run:
             raise InputError("key 'dry_run': name the launch that is planned with --accelerate_config FILE")
-        RoundJob(config, int(processes or 1)).check_arguments()
+        job = RoundJob(config, int(processes or 1))
+        job.check_arguments()
+        if path := options.get("write_problems"):
+            write_problems(path, job.data.problems)
         return
     launch = read_launch_file(file, int(processes) if processes else None)
     job = RoundJob(config, launch.processes)
@@ -389,8 +405,9 @@ def plan_only(config: RunConfig, options: dict[str, str]) -> None:
 
 
 def take_plan_options(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """`--check_for_processes N` and `--accelerate_config FILE` describe a launch to be checked, not made."""
-    names = ("check_for_processes", "accelerate_config")
+    """`--check_for_processes N` and `--accelerate_config FILE` describe a launch to be checked, not made;
+    `--write_problems FILE` asks it for the problems that it would train on."""
+    names = ("check_for_processes", "accelerate_config", "write_problems")
     _, overrides = split_command_line(argv)
     taken = {name: str(overrides[name]) for name in names if name in overrides}
     for name in taken:

@@ -37,6 +37,7 @@ from secateur.runtime.files import fingerprint
 from secateur.runtime.process import current_ranks
 from secateur.runtime.records import read_record, write_record
 from trainers.grpo.adapters import MergeLoss, read_merge_loss
+from trainers.grpo.dynamic import GROUPS
 from trainers.grpo.handover import moved_share
 
 ENGINE = "engine.json"
@@ -202,7 +203,8 @@ def _tidy(round_folder: Path, world_size: int) -> str | None:
     step = step_of(resume) if resume else 0
     for folder in remove_later_than(round_folder, step):
         say(f"  removed: {escape(str(folder))}: it is trained again")
-    MetricLog(round_folder / "train.jsonl").forget_after(step)  # those are trained again
+    for log in ("train.jsonl", GROUPS):
+        MetricLog(round_folder / log).forget_after(step)  # those are trained again
     if resume is not None:
         say(f"  going on from {escape(str(resume))}")
     return str(resume) if resume else None

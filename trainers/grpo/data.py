@@ -187,14 +187,17 @@ def round_rows(
     if the reward asks for a length.
     """
     order = prompt_order(len(problems), rows, schedule.seed, round_.index)
-    targets = _target_tokens(schedule, round_, rows)
-    entries = []
-    for row, (index, target) in enumerate(zip(order, targets, strict=True)):
-        problem = problems[index]
-        prompt = in_known_roles(tokenizer, _messages(problem, schedule, round_.limit, target))
-        entry = {"prompt": prompt, "gold": problem.answer, "problem_id": problem.id, "row": row}
-        entries.append(entry if target is None else {**entry, "target_tokens": target})
-    return entries
+    return [row_of(problems[index], row, schedule, round_, tokenizer) for row, index in enumerate(order)]
+
+
+def row_of(
+    problem: Problem, row: int, schedule: ScheduleConfig, round_: Round, tokenizer: PreTrainedTokenizerBase
+) -> Row:
+    """The entry of a round's dataset that has the number `row`."""
+    target = _target_tokens(schedule, round_, row)
+    prompt = in_known_roles(tokenizer, _messages(problem, schedule, round_.limit, target))
+    entry: Row = {"prompt": prompt, "gold": problem.answer, "problem_id": problem.id, "row": row}
+    return entry if target is None else {**entry, "target_tokens": target}
 
 
 def moves_system_turn(problem: Problem, schedule: ScheduleConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -209,12 +212,10 @@ def _messages(problem: Problem, schedule: ScheduleConfig, limit: int, target: in
     return training_messages(problem.problem, schedule.prompt, stated, target, at_most)
 
 
-def _target_tokens(schedule: ScheduleConfig, round_: Round, rows: int) -> list[int | None]:
-    """L1's targets (arXiv 2503.04697): uniform from `target_min` to the limit [tokens], one per row from its seed."""
+def _target_tokens(schedule: ScheduleConfig, round_: Round, row: int) -> int | None:
+    """L1's target of a row (arXiv 2503.04697): uniform from `target_min` to the limit [tokens], from its seed."""
     if find_reward(schedule.reward).target is None:
-        return [None] * rows
+        return None
     options = make_options(schedule.reward, schedule.reward_options)
     assert isinstance(options, TargetOptions), "the options of a reward with a target say how it is drawn"
-    lowest = options.target_min
-    seeds = (f"{schedule.seed}|{round_.index}|{row}|target" for row in range(rows))
-    return [random.Random(seed).randint(lowest, round_.limit) for seed in seeds]
+    return random.Random(f"{schedule.seed}|{round_.index}|{row}|target").randint(options.target_min, round_.limit)

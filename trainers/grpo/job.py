@@ -21,6 +21,7 @@ from rewards.trl_reward import LimitReward
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.rounds import Round, validate_limits
 from schedules.state import RunFolder
+from schedules.validation.screening import read_pass_rates
 from secateur.engines.models import (
     check_context,
     context_tokens,
@@ -36,7 +37,8 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
-from secateur.tasks.prompts import starts_inside_thinking
+from secateur.tasks.prompts import Messages, starts_inside_thinking
+from secateur.tasks.records import Problem
 from trainers.grpo.adapters import (
     LastCompletions,
     Merging,
@@ -52,11 +54,14 @@ from trainers.grpo.data import (
     load_training_problems,
     moves_system_turn,
     round_rows,
+    row_of,
     shortest_completion,
 )
+from trainers.grpo.dynamic import GroupLog, PromptDrawer
 from trainers.grpo.handover import Float32Weights, weights_folder
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from trl import GRPOTrainer
 
 # Keys of GRPOConfig that the schedule sets; the reason is shown to a user who gives one.
@@ -310,6 +315,12 @@ class RoundJob:
         limits = [round_.limit for round_ in schedule.rounds] + [schedule.limit_range[0]]
         check_reward(schedule.reward, schedule.reward_options, self.values["num_generations"], limits)
         check_options(schedule.validation_engine, schedule.validation_engine_options)
+        if schedule.dynamic_prompts and self.values.get("dataloader_num_workers"):
+            raise InputError(
+                f"{config.where}: key 'dataloader_num_workers' has the value {self.values['dataloader_num_workers']} "
+                "beside dynamic_prompts: workers read prompts before the groups are known that they are drawn by; "
+                "leave it out"
+            )
         self.folder = RunFolder(config)
         self.folder.check()
         self.values["report_to"] = usable_report_to(self.values["report_to"])
@@ -338,7 +349,39 @@ class RoundJob:
     def rows(self, round_: Round) -> list[Row]:
         """What `round_` trains on, in the order of its steps."""
         rows = self.batches.rows(round_.max_steps)
-        return round_rows(self.data.problems, self.config.schedule, round_, rows, self.tokenizer)
+        return round_rows(self.problems(round_), self.config.schedule, round_, rows, self.tokenizer)
+
+    def dataset(self, round_: Round, reward: LimitReward) -> "Dataset":
+        """`rows` for TRL; with `dynamic_prompts` they are made when they are asked for, and `reward` tells how the
+        groups before went."""
+        from datasets import Dataset
+
+        if not self.config.schedule.dynamic_prompts:
+            return Dataset.from_list(self.rows(round_))
+        problems, schedule = self.problems(round_), self.config.schedule
+        drawer = PromptDrawer(len(problems), self.batches.prompts, schedule.seed, round_)
+        reward.on_groups = GroupLog(self.folder.round_folder(round_), drawer, self.batches.steps_per_batch)
+
+        def made(asked: dict[str, list[int]]) -> dict[str, list[Messages | str | int]]:
+            drawn = [(problems[drawer.problem_of(row)], row) for row in asked["row"]]
+            entries = [row_of(problem, row, schedule, round_, self.tokenizer) for problem, row in drawn]
+            return {key: [entry[key] for entry in entries] for key in entries[0]}
+
+        rows = range(self.batches.rows(round_.max_steps))
+        return Dataset.from_list([{"row": row} for row in rows]).with_transform(made)
+
+    def problems(self, round_: Round) -> list[Problem]:
+        """Those that `round_` trains on: all, or those whose rate is within `pass_rate`. Raises `InputError` where
+        the rates were not sampled."""
+        bounds = self.config.schedule.pass_rate
+        if bounds is None:
+            return self.data.problems
+        folder = self.folder.round_folder(round_)
+        rates = read_pass_rates(folder)
+        if rates.rates.keys() != {problem.id for problem in self.data.problems}:
+            raise InputError(f"{folder}: its pass rates are of other problems; run schedules/run.py to sample these")
+        kept = set(rates.kept(bounds))
+        return [problem for problem in self.data.problems if problem.id in kept]
 
     def arguments(self, round_: Round) -> GRPOConfig:
         return make_grpo_config(self.values, self.config, round_, self.folder.round_folder(round_))
