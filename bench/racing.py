@@ -5,7 +5,7 @@
 Each run folder holds a schedule that was validated in full. A replay deals its samples anew: `order` gives every
 problem's samples another order, so that the full validation stays what it was; `drawn` draws as many with
 replacement, which is another full validation of the same models, with a choice of its own. The race then sees samples
-as it asks for them (schedules/validation/racing.py). Tokens are those of the samples that were asked for, over those
+as it asks for them (schedules/racing.py). Tokens are those of the samples that were asked for, over those
 of all; the start model of round 1, which has all its samples, is among both.
 
 Beside it, how many decoding steps the slowest process takes for all candidates of a round in full: with a launch for
@@ -24,8 +24,8 @@ import numpy as np
 
 from eval.one_model.sampling import deal
 from schedules.choice import START, Candidate, ProblemFigures, choose, pick_reference
+from schedules.racing import Race, Samples, lacking, make_race, read_samples
 from schedules.records import VALIDATION, read_validation
-from schedules.validation.racing import Race, Samples, lacking, make_race, read_samples
 from schedules.validation.sampling import BENCHMARK, candidate_name
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import plain_table, print_table, say

@@ -21,7 +21,7 @@ _TOKENS = ",.1f"
 class Figures:
     """What validation found of one model: `step` of its checkpoint (0 = the round's start model), `pass_at_1` and
     `truncated_share` (fractions 0-1), `mean_tokens` per completion, with 95 % intervals over problems, from `samples`
-    of each: fewer than others have where it dropped out of a race (schedules/validation/racing.py)."""
+    of each: fewer than others have where it dropped out of a race (schedules/racing.py)."""
 
     step: int
     pass_at_1: float

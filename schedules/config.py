@@ -76,7 +76,7 @@ class ScheduleConfig:
     validation_engine, validation_engine_options: what samples them: `transformers`, `vllm` or a class of your own
       that opens model folders (see secateur/engines/registry.py).
     racing_confidence: probability (0-1) with which a validation that stops early for checkpoints out of reach chooses
-      as the full one would (see schedules/validation/racing.py); null: all get all their samples, as in the paper.
+      as the full one would (see schedules/racing.py); null: all get all their samples, as in the paper.
     keep_checkpoints: `all`, or `chosen`: once a round has chosen, the weights of its other checkpoints are deleted.
     push_to_hub: upload `final/` with its model card when the schedule is done; a start after that uploads what was
       not. The rounds push nothing: their checkpoints are candidates.

@@ -4,17 +4,19 @@ model card's memory in card/measured.py.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from schedules.choice import START, Candidate, Figures, Selection
+from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.records import read_record, write_record
 from secateur.runtime.statistics import Interval
 
 SELECTION, VALIDATION, DATA = "selection.json", "validation.json", "data.json"
 SELECTION_FORMAT, VALIDATION_FORMAT, DATA_FORMAT = 2, 1, 1
+PASS_RATES, PASS_RATES_FORMAT = "pass_rate.json", 1
 _AGAIN = "delete it and start schedules/run.py again, which makes it anew from what is stored"
 
 
@@ -160,3 +162,51 @@ def write_data(run_folder: Path, record: DataRecord) -> None:
 def read_data(run_folder: Path) -> DataRecord:
     """Raises `InputError` for a file that is missing or no such record; every launch of a training writes it."""
     return read_record(run_folder / DATA, DataRecord, DATA_FORMAT, "the next launch of the training writes it anew")
+
+
+@dataclass(frozen=True)
+class PassRates:
+    """`rates`: problem id → share of its `samples` that were right within the limit (0-1); `tokens` of them all;
+    `settings`: the keys of eval/single.py that they were sampled with, and what the problems were chosen by."""
+
+    samples: int
+    tokens: int
+    rates: Mapping[str, float]
+    settings: Mapping[str, JSON]
+
+    def kept(self, bounds: Sequence[float]) -> list[str]:
+        """Ids of the problems whose rate lies within `bounds`, ends included."""
+        low, high = bounds
+        return [name for name, rate in self.rates.items() if low <= rate <= high]
+
+    def words(self, bounds: Sequence[float]) -> str:
+        """What was kept, why not the others, and the cost."""
+        rates, (low, high) = self.rates.values(), bounds
+        below, above = sum(rate < low for rate in rates), sum(rate > high for rate in rates)
+        share = len(self.kept(bounds)) / len(rates)
+        return (
+            f"{len(self.kept(bounds)):,} of {len(rates):,} training problems kept ({share:.0%}), with a pass rate of "
+            f"{low:g} to {high:g}; {below:,} are below, {above:,} above; {self.tokens:,} tokens, {self.samples} "
+            "samples of each"
+        )
+
+
+def write_pass_rates(round_folder: Path, record: PassRates) -> None:
+    write_record(round_folder / PASS_RATES, record, PASS_RATES_FORMAT)
+
+
+def read_pass_rates(round_folder: Path) -> PassRates:
+    """Raises `InputError` where they were not sampled, which schedules/run.py does."""
+    if not (round_folder / PASS_RATES).is_file():
+        raise InputError(
+            f"key 'pass_rate': the problems of {round_folder.name} have not been sampled yet; run schedules/run.py "
+            "with the same --config, which does so before it trains"
+        )
+    return read_record(
+        round_folder / PASS_RATES, PassRates, PASS_RATES_FORMAT, "delete it and start schedules/run.py again"
+    )
+
+
+def has_pass_rates(round_folder: Path, settings: Mapping[str, JSON]) -> bool:
+    """Whether they are there, sampled with these keys: until the first step any key may be corrected."""
+    return (round_folder / PASS_RATES).is_file() and read_pass_rates(round_folder).settings == settings

@@ -23,8 +23,8 @@ from schedules.choice import START, Candidate, ProblemFigures, pick_reference
 from schedules.config import ScheduleConfig
 from schedules.integrity import MARKER, read_marker
 from schedules.launch import REPOSITORY, Launcher
+from schedules.racing import Samples, lacking, make_race, read_samples
 from schedules.records import ValidationRecord, read_validation, write_validation
-from schedules.validation.racing import Samples, lacking, make_race, read_samples
 from secateur.engines.registry import engine_kind
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_json, read_jsonl, write_text

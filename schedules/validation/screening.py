@@ -13,65 +13,22 @@ A kill costs the traces that were under way.
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
 from schedules.config import RunConfig
 from schedules.launch import REPOSITORY, Launcher
+from schedules.records import PassRates, has_pass_rates, read_pass_rates, write_pass_rates
 from schedules.rounds import Round
 from schedules.validation.sampling import engine_settings, single_command
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_jsonl, write_text
-from secateur.runtime.records import read_record, write_record
 from secateur.tasks.prompts import training_prompt
 
 BENCHMARK, MODEL = "training", "start"
-_FILE, _FORMAT = "pass_rate.json", 1
-
-
-@dataclass(frozen=True)
-class PassRates:
-    """`rates`: problem id → share of its `samples` that were right within the limit (0-1); `tokens` of them all;
-    `settings`: the keys of eval/single.py that they were sampled with, and what the problems were chosen by."""
-
-    samples: int
-    tokens: int
-    rates: Mapping[str, float]
-    settings: Mapping[str, JSON]
-
-    def kept(self, bounds: Sequence[float]) -> list[str]:
-        """Ids of the problems whose rate lies within `bounds`, ends included."""
-        low, high = bounds
-        return [name for name, rate in self.rates.items() if low <= rate <= high]
-
-    def words(self, bounds: Sequence[float]) -> str:
-        """What was kept, why not the others, and the cost."""
-        rates, (low, high) = self.rates.values(), bounds
-        below, above = sum(rate < low for rate in rates), sum(rate > high for rate in rates)
-        share = len(self.kept(bounds)) / len(rates)
-        return (
-            f"{len(self.kept(bounds)):,} of {len(rates):,} training problems kept ({share:.0%}), with a pass rate of "
-            f"{low:g} to {high:g}; {below:,} are below, {above:,} above; {self.tokens:,} tokens, {self.samples} "
-            "samples of each"
-        )
-
-
-def read_pass_rates(round_folder: Path) -> PassRates:
-    """Raises `InputError` where they were not sampled, which schedules/run.py does."""
-    if not (round_folder / _FILE).is_file():
-        raise InputError(
-            f"key 'pass_rate': the problems of {round_folder.name} have not been sampled yet; run schedules/run.py "
-            "with the same --config, which does so before it trains"
-        )
-    return read_record(round_folder / _FILE, PassRates, _FORMAT, "delete it and start schedules/run.py again")
-
-
-def has_pass_rates(round_folder: Path, settings: Mapping[str, JSON]) -> bool:
-    """Whether they are there, sampled with these keys: until the first step any key may be corrected."""
-    return (round_folder / _FILE).is_file() and read_pass_rates(round_folder).settings == settings
 
 
 class Screening:
@@ -92,7 +49,7 @@ class Screening:
             write_text(file, yaml.safe_dump(settings, sort_keys=False))
             launcher.run(single_command(schedule, launcher, file), log=self.folder)
             found = count_rates(self.folder / MODEL / BENCHMARK / "results.jsonl", made_with)
-            write_record(self.round_folder / _FILE, found, _FORMAT)
+            write_pass_rates(self.round_folder, found)
         rates = read_pass_rates(self.round_folder)
         say(f"  {rates.words(schedule.pass_rate)}")
         if not rates.kept(schedule.pass_rate):

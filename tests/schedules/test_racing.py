@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from schedules.choice import Candidate, ProblemFigures, choose, pick_reference
 from schedules.integrity import Marker, write_marker
-from schedules.validation.racing import Race, Samples, in_reach, lacking, looks, make_race, read_samples
+from schedules.racing import Race, Samples, in_reach, lacking, looks, make_race, read_samples
 from schedules.validation.sampling import same_weights
 from secateur.runtime.files import append_jsonl
 from tests.schedules.candidates import candidate

@@ -9,7 +9,8 @@ import yaml
 
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.launch import Launcher
-from schedules.validation.screening import PassRates, Screening, count_rates, has_pass_rates, read_pass_rates
+from schedules.records import PassRates, has_pass_rates, read_pass_rates
+from schedules.validation.screening import Screening, count_rates
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl
 from secateur.runtime.records import write_record

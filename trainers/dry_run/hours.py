@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean, median
 
 from schedules.config import ScheduleConfig
+from schedules.racing import looks
 from schedules.records import VALIDATION, read_validation
-from schedules.validation.racing import looks
 from secateur.engines.registry import engine_kind
 from secateur.runtime.console import say
 from secateur.runtime.dry_run import hours_words, millions, plan_table, show_table

@@ -19,9 +19,9 @@ from trl import GRPOConfig
 from rewards.registry import check_reward
 from rewards.trl_reward import LimitReward
 from schedules.config import RunConfig, ScheduleConfig
+from schedules.records import read_pass_rates
 from schedules.rounds import Round, validate_limits
 from schedules.state import RunFolder
-from schedules.validation.screening import read_pass_rates
 from secateur.engines.models import (
     check_context,
     context_tokens,
