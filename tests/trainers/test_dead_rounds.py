@@ -1,5 +1,5 @@
-"""A round that learns nothing: what is said of it, how it ends, and what the next start does. Each of the seven ways
-to be dead comes about in a real round on the embedded model."""
+"""A round that learns nothing: what is said of it, how it ends, and what the next start does. Five of the seven
+ways to be dead come about in real rounds on the embedded model."""
 
 import json
 import subprocess
@@ -122,16 +122,14 @@ NEVER_RIGHT = "".join(
     json.dumps({"id": str(number), "problem": f"Rule oak. Start with {number}. a+1", "answer": "987654321"}) + "\n"
     for number in range(6)
 )
-FOUR_STEPS_A_BATCH = {"num_iterations": 4, "learning_rate": 0.02, "dead_after_steps": 4, "steps_per_round": 4}
-# A way to be dead → what makes a round of the embedded model so.
+# A way to be dead → what makes a round of the embedded model so. Collapsed entropy and clipped ratios are shown on
+# logged metrics alone (tests/schedules/test_dead.py).
 CAUSES: dict[str, dict[str, object]] = {
     "weights": {"learning_rate": 1e39},
-    "gradients": {"reward_weights": "[1.0e+30]", "scale_rewards": "none"},
+    "gradients": {"reward_weights": "[1.0e+38]", "scale_rewards": "none"},
     "truncated": {"limits": "[30]"},
     "reward": {"problems": "never_right.jsonl"},
     "groups": {"top_k": 1},
-    "entropy": {"temperature": 0.001},
-    "ratios": FOUR_STEPS_A_BATCH,
 }
 
 
@@ -159,7 +157,7 @@ def test_each_way_to_be_dead_comes_about_in_a_real_round(tmp_path, capsys, way) 
         return
     logged = train(tmp_path, **CAUSES[way])
     found = [sign.name for sign in find_signs(logged, len(logged))]
-    assert way in found and set(found) <= {way, "groups"}, logged  # what is certain has one completion a prompt
+    assert found == [way], logged
     assert "warning: over the last" in capsys.readouterr().out
 
 
