@@ -146,12 +146,14 @@ def _draw_points(
 
 def show_selection(round_: Round, selection: Selection, reason: str) -> None:
     title = f"round {round_.index}, limit {round_.limit} tokens"
-    table = _table(title, "candidate", "pass@1", "95 %", "tokens", "95 %", "truncated", "samples", "feasible")
+    raced = len({candidate.samples for candidate in selection.candidates}) > 1
+    samples = ("samples",) if raced else ()  # eighty columns have no room for what is the same in all rows
+    table = _table(title, "candidate", "pass@1", "95 %", "tokens", "95 %", "truncated", *samples, "feasible")
     for candidate, feasible in zip(selection.candidates, selection.feasible, strict=True):
         verdict = "yes" if feasible else "no"
         verdict = f"{verdict}, chosen" if candidate.step == selection.chosen_step else verdict
         name = "start" if candidate.step == START else name_of(candidate.step)
-        table.add_row(name, *_figures(candidate), str(candidate.samples), verdict)
+        table.add_row(name, *_figures(candidate), *(str(candidate.samples) for _ in samples), verdict)
     console.print(table)
     say(f"  {escape(reason)}")
 
