@@ -76,7 +76,7 @@ WAITS_FOR_EVER = """
 import sys, time
 from types import SimpleNamespace
 from trainers.grpo import rollout_server
-rollout_server.POLL_S, rollout_server.PATIENCE_S = 0.05, 0.2
+rollout_server.POLL_S, rollout_server.PATIENCE_S = 0.05, float(sys.argv[3])
 url = "http://127.0.0.1:" + sys.argv[1]
 arguments = SimpleNamespace(use_vllm=True, vllm_mode="server", vllm_server_base_url=url, process_index=0)
 with rollout_server.explain_dead_server(arguments):
@@ -86,10 +86,12 @@ with rollout_server.explain_dead_server(arguments):
 """
 
 
-@pytest.mark.parametrize(("what", "reason"), [("wait", "silent for 0 s"), ("raise", "ConnectionError: refused")])
-def test_a_silent_server_ends_the_process(repository: Path, what: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "patience", "reason"), [("wait", 0.2, "silent for 0 s"), ("raise", 600, "ConnectionError: refused")]
+)
+def test_a_silent_server_ends_the_process(repository: Path, what: str, patience: float, reason: str) -> None:
     """Also where the main thread is held in a call that never returns."""
-    command = [sys.executable, "-c", WAITS_FOR_EVER, str(free_port()), what]
+    command = [sys.executable, "-c", WAITS_FOR_EVER, str(free_port()), what, str(patience)]
     environment = os.environ | {"PYTHONPATH": str(repository)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1
