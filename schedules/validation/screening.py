@@ -41,7 +41,7 @@ class Screening:
     def run(self, launcher: Launcher, start_model: str) -> None:
         """Write pass_rate.json unless it is there; raises `InputError` if no problem is left to train on."""
         schedule, settings = self.config.schedule, self._settings(start_model)
-        made_with = settings | self._origin
+        made_with = self._made_with(settings, start_model)
         if not has_pass_rates(self.round_folder, made_with):
             say(f"  pass rates of the training problems: {schedule.pass_rate_samples} samples of each")
             self._write_problems(launcher)
@@ -59,12 +59,16 @@ class Screening:
                 "other 'problems'"
             )
 
-    @property
-    def _origin(self) -> dict[str, JSON]:
-        """What decides which problems are trained on."""
-        schedule = self.config.schedule
+    def _made_with(self, settings: Mapping[str, JSON], start_model: str) -> dict[str, JSON]:
+        """What the rates depend on, what decides which problems are trained on included. No path within the run
+        folder, which may be moved."""
+        schedule, run, model = self.config.schedule, self.round_folder.parent.parent, Path(start_model)
         chosen_by = (schedule.problem_count, schedule.decontaminate, schedule.max_prompt_tokens)
-        return {"training_problems": [schedule.problems, *chosen_by]}
+        return {
+            **{key: value for key, value in settings.items() if key not in ("models", "output_dir", "problems")},
+            "model": str(model.relative_to(run) if model.is_relative_to(run) else model),
+            "training_problems": [schedule.problems, *chosen_by],
+        }
 
     def _write_problems(self, launcher: Launcher) -> None:
         """The trainer knows which of the problems are trained on."""

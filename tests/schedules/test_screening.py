@@ -57,7 +57,7 @@ def test_an_empty_remainder_is_an_error_that_says_why(tmp_path, repository) -> N
     """Nothing is launched, for the rates are there."""
     config = RunConfig(schedule(tmp_path, pass_rate=[0.4, 0.6], pass_rate_samples=4), {}, "run.yaml")
     screening = Screening(config, [], config.schedule.rounds[0], tmp_path)
-    made_with = screening._settings("owner/model") | screening._origin
+    made_with = screening._made_with(screening._settings("owner/model"), "owner/model")
     write_record(tmp_path / "pass_rate.json", replace(RATES, settings=made_with), 1)
     with pytest.raises(InputError, match=r"pass_rate.*no problem is left.*2 are below, 2 above"):
         screening.run(Launcher(str(repository / "configs/accelerate/cpu.yaml")), "owner/model")
