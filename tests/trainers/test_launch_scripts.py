@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -219,58 +218,6 @@ def test_a_machine_that_is_lost_ends_the_launch_on_the_other_and_both_go_on(two,
     finish(launches[1])
     assert metrics(run) == metrics(uninterrupted)
     assert weights(run) == weights(uninterrupted)
-
-
-ENDS = ("secateur-a", "secateur-b")  # names of the namespaces and of the ends of the cable between them
-DDP_TIMEOUT_S = 120
-
-
-@pytest.fixture
-def linked() -> Iterator[tuple[str, ...]]:
-    """Two network namespaces with a cable between them, where this user may lay one."""
-    plan = [f"ip netns add {end}" for end in ENDS]
-    plan += [f"ip link add {ENDS[0]} netns {ENDS[0]} type veth peer name {ENDS[1]} netns {ENDS[1]}"]
-    for number, end in enumerate(ENDS, start=1):
-        plan += [f"ip -n {end} address add 10.77.0.{number}/24 dev {end}"]
-        plan += [f"ip -n {end} link set {device} up" for device in ("lo", end)]
-    try:
-        for line in plan:
-            if shutil.which("ip") is None or subprocess.run(line.split(), capture_output=True).returncode != 0:
-                pytest.skip(f"this user may not: {line}")
-        yield ENDS
-    finally:
-        for end in ENDS:
-            subprocess.run(["ip", "netns", "delete", end], capture_output=True)
-
-
-@pytest.mark.slow
-def test_a_link_that_drops_ends_both_sides_by_the_time_out_and_both_go_on(two, tmp_path, linked, uninterrupted):
-    """Nothing closes here: each side waits for the other until `ddp_timeout`."""
-    run = tmp_path / "run"
-    config = write_config(run)
-    write_text(config, config.read_text(encoding="utf-8") + f"ddp_timeout: {DDP_TIMEOUT_S}\n")
-
-    def start() -> list[subprocess.Popen[str]]:
-        inside = [("ip", "netns", "exec", end, "env", f"GLOO_SOCKET_IFNAME={end}") for end in linked]
-        return [start_machine(rank, config, two, "10.77.0.1", 29500, *words) for rank, words in enumerate(inside)]
-
-    launches = start()
-    wait_for_step(launches[0], run, 6)
-    subprocess.run(["ip", "-n", linked[0], "link", "set", linked[0], "down"], check=True)
-    try:
-        outputs = [one.communicate(timeout=DDP_TIMEOUT_S + 480)[0] for one in launches]
-    finally:
-        for one in launches:
-            if one.poll() is None:
-                kill_machine(one)
-    assert all(one.returncode != 0 for one in launches)
-    assert any("has not answered for as long as 'ddp_timeout' allows" in output for output in outputs), outputs
-    assert not (run / ROUND / "training.json").exists()
-    subprocess.run(["ip", "-n", linked[0], "link", "set", linked[0], "up"], check=True)
-    launches = start()
-    assert "going on from" in finish(launches[0])
-    finish(launches[1])
-    assert metrics(run) == metrics(uninterrupted)
 
 
 QWQ = ("configs/thinkprune/qwq_32b.yaml", "configs/accelerate/zero3_multinode.yaml")
