@@ -12,7 +12,6 @@ import json
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 
-import yaml
 from trl import GRPOConfig
 
 from schedules.config import ScheduleConfig
@@ -112,14 +111,9 @@ def _once(texts: Sequence[str]) -> str:
 def _example(key: Key, given: Mapping[str, list[JSON]]) -> str:
     """A line of YAML that one of our configs could hold."""
     name = max(key.names, key=lambda name: len(given.get(name, ())))
-    lines = [f"{name}: {_in_a_line(value)}" for value in given.get(name, ())]
+    lines = [f"{name}: {value_text(value)}" for value in given.get(name, ())]
     short = [line for line in lines if len(line) <= _EXAMPLE_CHARACTERS]
     return max(short, key=lambda line: (lines.count(line), line), default="")
-
-
-def _in_a_line(value: JSON) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
-    return text.strip().removesuffix("\n...").strip()
 
 
 @functools.cache
