@@ -31,6 +31,7 @@ from secateur.runtime.config import read_yaml
 from secateur.runtime.console import plain_table, print_table, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import Ranks, entry_point
+from secateur.tasks.graded import RESULTS_FILE
 
 Kind = Literal["order", "drawn"]
 
@@ -86,7 +87,7 @@ def _models_of(folder: Path) -> dict[int, Samples]:
     if raced := [candidate.step for candidate in candidates if candidate.samples < full]:
         raise InputError(f"{folder}: was raced itself (steps {raced} have fewer samples); replay a full validation")
     steps = sorted(candidate.step for candidate in candidates)
-    files = {step: folder / "validation" / candidate_name(step) / BENCHMARK / "results.jsonl" for step in steps}
+    files = {step: folder / "validation" / candidate_name(step) / BENCHMARK / RESULTS_FILE for step in steps}
     return {step: read_samples(path, full) for step, path in files.items() if path.is_file()}
 
 

@@ -25,7 +25,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from schedules.choice import Candidate
-from secateur.runtime.files import read_jsonl
+from secateur.runtime.errors import InputError
+from secateur.tasks.graded import REMEDY, read_results
 
 _LOOKS = (0.125, 0.25, 0.5, 1.0)  # shares of the samples
 _PAIR_SQUARES = 0.5  # of a right and a wrong sample of one problem about their mean
@@ -83,12 +84,14 @@ class Race:
 
 def read_samples(results: Path, count: int) -> Samples:
     """The first `count` samples of every problem of a candidate, from a results.jsonl of eval/single.py, problems by
-    name; nothing is read for a count of 0."""
+    name; nothing is read for a count of 0. Raises `InputError` naming the file if it lacks some."""
     if count == 0:
         return Samples(np.empty((0, 0)), np.empty((0, 0)))
     found: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
-    for _, line in read_jsonl(results):
-        found[line["problem_id"]][line["sample"]] = (line["correct"], line["n_tokens"])
+    for one in read_results(results):
+        found[one.problem_id][one.sample] = (one.correct, one.n_tokens)
+    if short := [name for name, samples in found.items() if not samples.keys() >= set(range(count))]:
+        raise InputError(f"{results}: lacks some of the {count} samples of '{short[0]}'; {REMEDY}")
     drawn = np.array([[found[name][sample] for sample in range(count)] for name in sorted(found)], dtype=float)
     return Samples(drawn[:, :, 0], drawn[:, :, 1])
 

@@ -1,6 +1,5 @@
 """From the stored samples of a model to its figures on one benchmark."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 from secateur.deepprune.vote import majority
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_text
 from secateur.runtime.statistics import (
     Bounds,
     Interval,
@@ -21,6 +19,7 @@ from secateur.runtime.statistics import (
 )
 from secateur.tasks.answers.equality import grade_batch, group_answers
 from secateur.tasks.answers.extraction import Extract, Unanswered, count_unanswered
+from secateur.tasks.graded import RESULTS_FILE, GradedSample, write_results
 from secateur.tasks.records import Problem, Trace
 
 PERCENTILES = (20, 40, 50, 60, 80, 90, 99)  # those that ThinkPrune's evaluation prints
@@ -117,7 +116,7 @@ def grade_folder(
     groups = _wanted_traces(folder, problems, samples)
     traces = [trace for group in groups for trace in group]
     verdicts = grade_batch([trace.text for trace in traces], [trace.gold for trace in traces], extract)
-    _write_results(folder / "results.jsonl", traces, verdicts)
+    write_results(folder / RESULTS_FILE, map(_graded, traces, verdicts))
     right = [verdicts[start : start + samples] for start in range(0, len(verdicts), samples)]
     return Graded(
         right=right,
@@ -273,15 +272,5 @@ def _tokens(trace: Trace) -> int:
     return trace.n_tokens
 
 
-def _write_results(path: Path, traces: Sequence[Trace], verdicts: Sequence[bool]) -> None:
-    lines = [
-        {
-            "problem_id": trace.problem_id,
-            "sample": trace.sample,
-            "correct": correct,
-            "n_tokens": trace.n_tokens,
-            "finish_reason": trace.finish_reason,
-        }
-        for trace, correct in zip(traces, verdicts, strict=True)
-    ]
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+def _graded(trace: Trace, correct: bool) -> GradedSample:
+    return GradedSample(trace.problem_id, trace.sample, correct, trace.n_tokens, trace.finish_reason)

@@ -11,6 +11,8 @@ from statistics import fmean
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from rich.markup import escape
+
 from eval.one_model.figures import MACRO, Graded, grade_folder
 from eval.traces.benchmarks import Problems, all_of, check_counts, check_names, load_benchmarks, sources_of
 from eval.traces.sampling import (
@@ -26,10 +28,11 @@ from eval.traces.sampling import (
 from secateur.engines.base import Engine
 from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter
-from secateur.runtime.console import use_one_torch_thread
+from secateur.runtime.console import say, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl, read_jsonl
+from secateur.runtime.files import append_jsonl
 from secateur.runtime.process import Ranks, current_ranks
+from secateur.tasks.graded import RESULTS_FILE, GradedSample, read_results
 from secateur.tasks.prompts import Prompt
 from secateur.tasks.records import Problem
 
@@ -186,10 +189,19 @@ def longest_first(config: SingleConfig, benchmark: str, problems: Sequence[Probl
     """The problems by the mean length of the traces that earlier launches have graded, of whichever model; those
     without any first. The longest trace of a launch should not begin last (Graham, 1969: longest processing time)."""
     lengths = defaultdict(list)
-    for path in sorted(Path(config.output_dir).glob(f"*/{benchmark}/results.jsonl")):
-        for _, line in read_jsonl(path):
-            lengths[line["problem_id"]].append(line["n_tokens"])
+    for path in sorted(Path(config.output_dir).glob(f"*/{benchmark}/{RESULTS_FILE}")):
+        for one in _earlier(path):
+            lengths[one.problem_id].append(one.n_tokens)
     return sorted(problems, key=lambda one: -fmean(lengths[one.id]) if lengths[one.id] else -math.inf)
+
+
+def _earlier(path: Path) -> list[GradedSample]:
+    """None from a damaged file: only an order hangs on it, and this launch writes it anew from the traces."""
+    try:
+        return list(read_results(path))
+    except InputError as error:
+        say(escape(f"passed over: {error}"))
+        return []
 
 
 def run_models(config: C, work: Work[C], report: Callable[[C, Problems], None]) -> None:

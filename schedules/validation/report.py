@@ -22,6 +22,7 @@ from secateur.runtime.files import JSON, read_jsonl
 from secateur.runtime.pictures import PLOT_STYLE, save_png
 from secateur.runtime.statistics import Bounds
 from secateur.runtime.tracking import Publication
+from secateur.tasks.graded import RESULTS_FILE, GradedSample, read_results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -209,7 +210,7 @@ def pick_samples(folder: Path, candidate: str) -> list[list[CsvValue]]:
     """
     wanted: dict[tuple[str, int], str] = {}
     for verdict in ("right", "wrong", "truncated"):
-        wanted |= dict.fromkeys(_first_of(folder / "results.jsonl", verdict), verdict)
+        wanted |= dict.fromkeys(_first_of(folder / RESULTS_FILE, verdict), verdict)
     rows = [
         [candidate, wanted[key], *key, line["n_tokens"], line["gold"], shorten(line["text"])]
         for key, line in _traces(folder)
@@ -219,15 +220,14 @@ def pick_samples(folder: Path, candidate: str) -> list[list[CsvValue]]:
 
 
 def _first_of(results: Path, verdict: str) -> list[tuple[str, int]]:
-    lines = [line for _, line in read_jsonl(results) if _verdict(line) == verdict]
-    lines.sort(key=lambda line: (line["sample"], line["problem_id"]))  # sample 0 of every problem comes first
-    return [(line["problem_id"], line["sample"]) for line in lines[:PER_VERDICT]]
+    found = [(one.sample, one.problem_id) for one in read_results(results) if _verdict(one) == verdict]
+    return [(name, sample) for sample, name in sorted(found)[:PER_VERDICT]]  # sample 0 of every problem comes first
 
 
-def _verdict(line: Mapping[str, JSON]) -> str:
-    if line["finish_reason"] == "length":
+def _verdict(one: GradedSample) -> str:
+    if one.finish_reason == "length":
         return "truncated"
-    return "right" if line["correct"] else "wrong"
+    return "right" if one.correct else "wrong"
 
 
 def _traces(folder: Path) -> Iterator[tuple[tuple[str, int], Mapping[str, JSON]]]:
@@ -295,4 +295,4 @@ def sample_rows(record: SelectionRecord, round_folder: Path) -> list[list[CsvVal
     """Samples of the chosen candidate; none where it is a start model that an earlier round has sampled."""
     name = candidate_name(record.chosen_step)
     folder = round_folder / "validation" / name / BENCHMARK
-    return pick_samples(folder, name) if (folder / "results.jsonl").is_file() else []
+    return pick_samples(folder, name) if (folder / RESULTS_FILE).is_file() else []

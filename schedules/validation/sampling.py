@@ -27,8 +27,9 @@ from schedules.racing import Samples, lacking, make_race, read_samples
 from schedules.records import ValidationRecord, read_validation, write_validation
 from secateur.engines.registry import engine_kind
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, read_json, read_jsonl, write_text
+from secateur.runtime.files import JSON, read_json, write_text
 from secateur.runtime.records import as_json, record_of
+from secateur.tasks.graded import RESULTS_FILE, read_results
 
 BENCHMARK = "validation"
 SCRIPT = "eval/single.py"
@@ -100,7 +101,7 @@ class RoundValidation:
         known, count = self._known(), 0
         if step in known:
             count = known[step].samples
-        return read_samples(self.folder / candidate_name(step) / BENCHMARK / "results.jsonl", count)
+        return read_samples(self._results(step), count)
 
     def _measured(self, launcher: Launcher, samples: Mapping[int, int]) -> list[Candidate]:
         """Figures of the candidates (step → samples of each problem), in one launch what is not known: a process that
@@ -138,9 +139,14 @@ class RoundValidation:
         return self.folder / "figures.json"
 
     def _known(self) -> dict[int, Candidate]:
+        """Those whose graded samples are there too: one without is graded again, from its traces."""
         if not self._figures.is_file():
             return {}
-        return {candidate.step: candidate for candidate in read_validation(self._figures).candidates}
+        found = read_validation(self._figures).candidates
+        return {candidate.step: candidate for candidate in found if self._results(candidate.step).is_file()}
+
+    def _results(self, step: int) -> Path:
+        return self.folder / candidate_name(step) / BENCHMARK / RESULTS_FILE
 
     def _command(self, launcher: Launcher, steps: Sequence[int], count: int) -> list[str]:
         models = {candidate_name(step): self.models[step] for step in steps}
@@ -149,7 +155,7 @@ class RoundValidation:
 
     def _figures_of(self, step: int, summary: Mapping[str, Mapping[str, Mapping[str, JSON]]]) -> Candidate:
         name = candidate_name(step)
-        found = per_problem(self.folder / name / BENCHMARK / "results.jsonl")
+        found = per_problem(self._results(step))
         values = {**summary[name][BENCHMARK], "step": step, "per_problem": as_json(found)}
         return record_of(Candidate, values, str(self.folder / "summary.json"))
 
@@ -214,8 +220,8 @@ def candidate_name(step: int) -> str:
 def per_problem(results: Path) -> dict[str, ProblemFigures]:
     """Problem id → its figures, from a results.jsonl."""
     samples = defaultdict(list)
-    for _, line in read_jsonl(results):
-        samples[line["problem_id"]].append((line["correct"], line["n_tokens"]))
+    for one in read_results(results):
+        samples[one.problem_id].append((one.correct, one.n_tokens))
     return {
         name: ProblemFigures(
             pass_at_1=sum(correct for correct, _ in lines) / len(lines),

@@ -25,7 +25,8 @@ from schedules.rounds import Round
 from schedules.validation.sampling import engine_settings, single_command
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, read_jsonl, write_text
+from secateur.runtime.files import JSON, write_text
+from secateur.tasks.graded import RESULTS_FILE, read_results
 from secateur.tasks.prompts import training_prompt
 
 BENCHMARK, MODEL = "training", "start"
@@ -48,7 +49,7 @@ class Screening:
             file = self.round_folder / "pass_rate.yaml"
             write_text(file, yaml.safe_dump(settings, sort_keys=False))
             launcher.run(single_command(schedule, launcher, file), log=self.folder)
-            found = count_rates(self.folder / MODEL / BENCHMARK / "results.jsonl", made_with)
+            found = count_rates(self.folder / MODEL / BENCHMARK / RESULTS_FILE, made_with)
             write_pass_rates(self.round_folder, found)
         rates = read_pass_rates(self.round_folder)
         say(f"  {rates.words(schedule.pass_rate)}")
@@ -98,9 +99,9 @@ def count_rates(results: Path, settings: Mapping[str, JSON]) -> PassRates:
     """From a results.jsonl that eval/single.py has made with these keys."""
     right: dict[str, int] = {}
     tokens = 0
-    for _, line in read_jsonl(results):
-        counts = line["correct"] and line["finish_reason"] != "length"
-        right[line["problem_id"]] = right.get(line["problem_id"], 0) + bool(counts)
-        tokens += line["n_tokens"]
+    for one in read_results(results):
+        counts = one.correct and one.finish_reason != "length"
+        right[one.problem_id] = right.get(one.problem_id, 0) + counts
+        tokens += one.n_tokens
     samples = settings["samples"]
     return PassRates(samples, tokens, {name: count / samples for name, count in right.items()}, settings)

@@ -20,10 +20,11 @@ from secateur.engines.models import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl, hold_folder, read_json, read_jsonl, write_text
+from secateur.runtime.files import hold_folder, read_json, read_jsonl, write_text
 from secateur.runtime.process import Ranks
 from secateur.tasks.answers.equality import GRADER_VERSION
 from secateur.tasks.answers.extraction import extract_answer
+from secateur.tasks.graded import GradedSample, write_results
 from secateur.tasks.prompts import Prompt, encode_prompt
 from secateur.tasks.records import Problem, Trace
 from tests.tiny import copy_with_context
@@ -292,11 +293,18 @@ def test_models_are_dealt_so_that_every_problem_of_each_is_sampled_once(models: 
 def test_problems_with_long_traces_come_first_and_unknown_ones_before_them(embedded_model, tmp_path) -> None:
     models, output = {"tiny": str(embedded_model)}, str(tmp_path / "out")
     config = SingleConfig(models=models, problems="arithmetic:test", output_dir=output)
-    lines = [{"problem_id": name, "n_tokens": tokens} for name, tokens in (("a", 5), ("b", 90), ("a", 15), ("c", 50))]
-    append_jsonl(tmp_path / "out" / "start" / "bench" / "results.jsonl", lines)
+    tokens = (("a", 5), ("b", 90), ("a", 15), ("c", 50))
+    write_results(
+        tmp_path / "out/start/bench/results.jsonl", [GradedSample(a, 0, True, n, "stop") for a, n in tokens]
+    )
     problems = [Problem(name, name, "1") for name in ("a", "b", "new", "c")]
     found = longest_first(config, "bench", problems)
     assert [problem.id for problem in found] == ["new", "b", "c", "a"]
+    damaged = tmp_path / "out/start/bench/results.jsonl"
+    write_text(damaged, damaged.read_text().replace("problem_id", "problfm_id"))
+    assert [problem.id for problem in longest_first(config, "bench", problems)] == [
+        problem.id for problem in problems
+    ]
 
 
 def note_process(config: SingleConfig, name: str, problems: dict[str, list[Problem]]) -> None:

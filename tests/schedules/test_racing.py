@@ -9,7 +9,8 @@ from schedules.choice import Candidate, ProblemFigures, choose, pick_reference
 from schedules.integrity import Marker, write_marker
 from schedules.racing import Race, Samples, in_reach, lacking, looks, make_race, read_samples
 from schedules.validation.sampling import same_weights
-from secateur.runtime.files import append_jsonl
+from secateur.runtime.errors import InputError
+from secateur.tasks.graded import GradedSample, write_results
 from tests.schedules.candidates import candidate
 
 
@@ -114,10 +115,11 @@ def test_a_start_model_below_the_bar_is_no_rival_in_length() -> None:
 
 def test_samples_are_read_in_the_order_of_problems_and_samples(tmp_path) -> None:
     lines = [("b", 1, True, 4), ("a", 0, False, 1), ("b", 0, False, 3), ("a", 1, True, 2), ("a", 2, True, 9)]
-    keys = ("problem_id", "sample", "correct", "n_tokens")
-    append_jsonl(tmp_path / "results.jsonl", [dict(zip(keys, line, strict=True)) for line in lines])
+    write_results(tmp_path / "results.jsonl", [GradedSample(*line, "stop") for line in lines])
     drawn = read_samples(tmp_path / "results.jsonl", 2)
     assert drawn.tokens.tolist() == [[1, 2], [3, 4]] and drawn.right.tolist() == [[0, 1], [0, 1]]
+    with pytest.raises(InputError, match=r"results.jsonl: lacks some of the 3 samples of 'b'; delete the file"):
+        read_samples(tmp_path / "results.jsonl", 3)
     assert read_samples(tmp_path / "missing.jsonl", 0).count == 0
 
 

@@ -12,8 +12,8 @@ from schedules.launch import Launcher
 from schedules.records import PassRates, has_pass_rates, read_pass_rates
 from schedules.validation.screening import Screening, count_rates
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import append_jsonl
 from secateur.runtime.records import write_record
+from secateur.tasks.graded import GradedSample, write_results
 from secateur.tasks.prompts import Prompt, evaluation_messages, training_messages, training_prompt
 
 RATES = PassRates(4, 1000, {"never": 0.0, "once": 0.25, "often": 0.75, "always": 1.0}, {"samples": 4})
@@ -26,13 +26,12 @@ def schedule(folder: Path, **changes: Any) -> ScheduleConfig:
 
 def test_a_rate_counts_what_is_right_and_ended_in_time(tmp_path) -> None:
     lines = [
-        ("a", 0, True, "stop", 5),
-        ("a", 1, True, "length", 9),
-        ("a", 2, False, "stop", 3),
-        ("b", 0, True, "stop", 1),
+        ("a", 0, True, 5, "stop"),
+        ("a", 1, True, 9, "length"),
+        ("a", 2, False, 3, "stop"),
+        ("b", 0, True, 1, "stop"),
     ]
-    keys = ("problem_id", "sample", "correct", "finish_reason", "n_tokens")
-    append_jsonl(tmp_path / "results.jsonl", [dict(zip(keys, line, strict=True)) for line in lines])
+    write_results(tmp_path / "results.jsonl", [GradedSample(*line) for line in lines])
     found = count_rates(tmp_path / "results.jsonl", {"samples": 4})
     assert found == PassRates(4, 18, {"a": 0.25, "b": 0.25}, {"samples": 4})
 
