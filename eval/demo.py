@@ -9,7 +9,7 @@ from eval.whole_run import Course, WholeRun, WholeRunConfig, start
 from secateur.runtime.config import parse_config
 from secateur.runtime.process import entry_point
 
-DEMO = Course("demo", base="trainers/embedded_model", benchmark="arithmetic")
+DEMO = Course("demo", base="trainers/embedded_model", benchmark="arithmetic", minutes=8)
 
 
 @dataclass

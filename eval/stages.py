@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from secateur.runtime.console import console
 from secateur.runtime.files import read_json, write_json
+from secateur.runtime.process import end_with_parent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _CHILD = {
@@ -122,6 +123,7 @@ class _Child:
     def __init__(self, prefix: str, command: list[str], log: Path) -> None:
         self._prefix, self._command, self._log = prefix, command, log
         self._process: subprocess.Popen[str] | None = None
+        self._shown = True
 
     def start(self) -> None:
         """Apart from the constructor, so that a signal that comes as soon as the child runs finds it to be ended."""
@@ -133,6 +135,8 @@ class _Child:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            process_group=0,  # Ctrl-C comes to us alone
+            preexec_fn=end_with_parent,
         )
         self._reader = threading.Thread(target=self._copy_output, daemon=True)
         self._reader.start()
@@ -143,7 +147,8 @@ class _Child:
             for line in self._process.stdout:
                 handle.write(line)
                 handle.flush()
-                console.print(f"  {self._prefix}{line.rstrip()}", markup=False)
+                if self._shown:
+                    console.print(f"  {self._prefix}{line.rstrip()}", markup=False)
 
     def wait(self) -> int:
         code = self._process.wait()
@@ -151,6 +156,8 @@ class _Child:
         return code
 
     def stop(self) -> None:
+        """What it has to say of that, a launcher's tracebacks too, goes to its log alone."""
+        self._shown = False
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()

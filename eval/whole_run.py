@@ -6,6 +6,9 @@ time; what is done is passed over. `eval/demo.py` and `eval/real.py` say of whic
 
 import hashlib
 import json
+import os
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +38,7 @@ from secateur.runtime.config import read_yaml
 from secateur.runtime.console import console, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, hold_folder, model_fingerprint, read_json, write_json
+from secateur.tasks.sources import load_problems
 
 LAUNCH = "configs/accelerate/cpu.yaml"
 JUDGE_CONFIGS = {
@@ -51,6 +55,7 @@ class Course:
     name: what `make NAME` calls it, and the folder of its files under configs/.
     base: the folder of the model that it prunes.
     benchmark: what its `single.yaml` calls the problems.
+    minutes: how long it took on two CPU cores that did nothing else, without the control.
     judge_seeds: of the judges of each model.
     before: what makes the base model; `files`: what these stages read in the folder of configs.
     keys: script → its keys for this run, over its file.
@@ -59,6 +64,7 @@ class Course:
     name: str
     base: str
     benchmark: str
+    minutes: int
     judge_seeds: tuple[int, ...] | None = None  # None: one judge, with the seed of the run
     before: tuple[Stage, ...] = ()
     files: tuple[str, ...] = ()
@@ -222,6 +228,7 @@ class WholeRun:
         self.claim_folder()
         runner, stages = StageRunner(self.out), self.stages()
         todo = [stage for stage in stages if not runner.is_done(stage)]
+        self.announce(len(stages), len(todo))
         for stage in todo:
             runner.run(stage, f"[{stages.index(stage) + 1}/{len(stages)}]")
         table = read_table(self.combined)
@@ -232,7 +239,25 @@ class WholeRun:
             say("all is done")
             print_results(table, console)
         show_summary(summary)
-        say(f"report: [bold]{escape(str(self.out / 'report.html'))}[/bold]")
+        say(f"open: [bold]{escape(str(self.out / 'report.html'))}[/bold]")
+        say(f"next: {escape(shlex.join(self.next_command()))}")
+
+    def announce(self, stages: int, todo: int) -> None:
+        """What, how long and where, before it begins."""
+        done = f", {stages - todo} of them done" if todo < stages else ""
+        longer = "; the control takes about as long again" if self.config.control else ""
+        whole = f"about {self.course.minutes} minutes in all on two CPU cores"
+        say(f"[bold]make {self.course.name}[/bold]: {stages} stages{done}; {whole}{longer}")
+        say(f"everything goes to {escape(str(self.out))}; if it is interrupted, the same command goes on")
+
+    def next_command(self) -> list[str]:
+        """A first question to the pruned model, sampled as in the table."""
+        keys = read_yaml(REPOSITORY / self.course.configs / "combined.yaml")
+        sampling = {key: keys[key] for key in ("prompt_family", "temperature", "top_p", "max_tokens", "dtype")}
+        problem = load_problems(keys["problems"], 1, self.config.seed)[0].problem
+        asked = {"model": self.models["pruned"], "n": 16, **sampling, "problem": problem}
+        secateur = os.path.relpath(Path(sys.executable).with_name("secateur"))
+        return [secateur, "prune", *(word for key, value in asked.items() for word in (f"--{key}", str(value)))]
 
     def summary(self, runner: StageRunner, table: Table) -> RunSummary:
         measured = read_summary(self.out / "single").models

@@ -11,7 +11,7 @@ from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import AUTO, Limit, Round, make_rounds
 from secateur.engines.gguf import plain_model
 from secateur.engines.registry import engine_kind
-from secateur.runtime.config import check_seed, check_types, read_yaml, split_command_line
+from secateur.runtime.config import answer_help, blamed, check_seed, check_types, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.hub import check_key, require_model_folder
@@ -274,6 +274,11 @@ class RunConfig:
         return dataclasses.asdict(self.schedule) | self.trainer
 
 
+def answer_schedule_help(argv: Sequence[str]) -> None:
+    """Print all keys and end, if `--help` is asked for."""
+    answer_help(ScheduleConfig, argv, "\n  and TRL's own keys")
+
+
 def read_run_config(argv: Sequence[str]) -> RunConfig:
     """Read `--config FILE --key value …`.
 
@@ -283,9 +288,11 @@ def read_run_config(argv: Sequence[str]) -> RunConfig:
     path, overrides = split_command_line(argv)
     if path is None:
         raise InputError("command line: --config is missing; pass --config configs/…/X.yaml")
-    values = read_yaml(path) | overrides
     fields = {entry.name: entry for entry in dataclasses.fields(ScheduleConfig)}
-    ours = check_types(ScheduleConfig, {key: value for key, value in values.items() if key in fields}, path)
+    ours, values = {}, {}
+    for where, given in ((path, read_yaml(path)), ("command line", overrides)):
+        values |= given
+        ours |= check_types(ScheduleConfig, {key: value for key, value in given.items() if key in fields}, where)
     if "model" in ours:
         ours["model"] = plain_model(ours["model"])
     token = values.pop(TOKEN, None)
@@ -301,7 +308,7 @@ def read_run_config(argv: Sequence[str]) -> RunConfig:
     try:
         return RunConfig(ScheduleConfig(**ours), trainer, path, _checked_token(token))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{blamed(str(error), overrides, path)}: {error}") from None
 
 
 def _checked_token(token: JSON) -> str | None:

@@ -1,5 +1,6 @@
 """Child processes of the schedule: how they are started, what a signal does to them, what their end means."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -14,7 +15,7 @@ from types import FrameType
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.process import REFUSAL, STOP_SIGNALS, end_with_parent
+from secateur.runtime.process import REFUSAL, STOP_SIGNALS, end_launch, end_with_parent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STOPPED = 128 + signal.SIGTERM  # exit code after a clean stop
@@ -84,6 +85,7 @@ class Launcher:
         self,
         command: list[str],
         *,
+        done: str = "done",
         log: Path | None = None,
         ask_to_stop: Callable[[], None] | None = None,
         quiet: bool = False,
@@ -91,6 +93,7 @@ class Launcher:
         """Run a child with our own terminal, and end with its exit code if it fails.
 
         ask_to_stop: what SIGTERM does instead of being passed on, for a child that ends by itself when asked.
+        done: what is then said to have taken so long. quiet: say nothing of it.
         log: named in the message if the child fails. What a child refuses is said once more, below the tracebacks of
         its own launchers, and our exit code is then 2.
         """
@@ -108,7 +111,7 @@ class Launcher:
                 print(f"error: {refused or failure(code, command, log)}", file=sys.stderr, flush=True)
             raise SystemExit(2 if refused else code if code > 0 else 128 - code)
         if not quiet:
-            say(f"  [dim]{time.monotonic() - began:.0f} s[/dim]")
+            say(f"  [dim]{done} in {time.monotonic() - began:.0f} s[/dim]")
 
     def _ended(
         self, command: list[str], environment: Mapping[str, str], ask_to_stop: Callable[[], None] | None
@@ -116,18 +119,28 @@ class Launcher:
         """The exit code of a child; a signal to us reaches it."""
         self._ask = ask_to_stop
         variables = _SHUTDOWN | os.environ | environment
-        self._child = subprocess.Popen(command, env=variables, preexec_fn=end_with_parent)
+        # Out of the terminal's process group: Ctrl-C comes to us alone, and no launcher prints its traceback of it.
+        self._child = subprocess.Popen(command, env=variables, preexec_fn=end_with_parent, process_group=0)
         try:
             if self.stopped:  # the signal came before there was a child to tell
                 self._tell_child()
             return self._child.wait()
-        except KeyboardInterrupt:  # the terminal has sent it to the child as well
-            self._child.terminate()
-            self._child.wait()
+        except KeyboardInterrupt:
+            self._interrupt(self._child)
             say(_GO_ON)
             raise SystemExit(128 + signal.SIGINT) from None
         finally:
             self._child = self._ask = None
+
+    def _interrupt(self, child: subprocess.Popen[bytes]) -> None:
+        """A child that can be asked to stop ends its step first; every other one, and each after a second Ctrl-C,
+        ends at once."""
+        if self._ask is not None:
+            say("  interrupted: the step is finished and saved first; Ctrl-C again ends at once")
+            self._ask()
+            with contextlib.suppress(KeyboardInterrupt):
+                child.wait()
+        end_launch(child)
 
 
 def failure(code: int, command: Sequence[str], log: Path | None) -> str:

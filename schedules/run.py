@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from schedules.choice import START, Candidate, explain
-from schedules.config import TOKEN, RunConfig, ScheduleConfig, read_run_config
+from schedules.config import TOKEN, RunConfig, answer_schedule_help, read_run_config
 from schedules.dead import refuse_dead
 from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
@@ -45,7 +45,6 @@ from schedules.state import (
 from schedules.validation.report import draw_rounds, round_publication, show_rounds, show_selection
 from schedules.validation.sampling import RoundValidation, validation_processes, validation_settings
 from schedules.validation.screening import Screening
-from secateur.runtime.config import usage
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder
@@ -154,7 +153,9 @@ class Driver:
         log = self.folder.round_folder(round_) / "train.jsonl"
         command = self.launcher.command(TRAINER, self.argv)
         try:
-            self.launcher.run(command, log=log, ask_to_stop=lambda: request_stop(run))
+            self.launcher.run(
+                command, done=f"round {round_.name} trained", log=log, ask_to_stop=lambda: request_stop(run)
+            )
         finally:
             stopped = stop_requested(run)  # it may have been put there by hand
             clear_stop(run)
@@ -226,9 +227,7 @@ class Driver:
 
 @entry_point
 def main() -> None:
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(f"{__doc__}\n{usage(ScheduleConfig)}\n  and TRL's own keys")
-        return
+    answer_schedule_help(sys.argv[1:])
     argv, accelerate_config = _take_option(sys.argv[1:], "--accelerate_config")
     argv, launcher = _take_option(argv, "--launcher")
     argv, processes = _take_option(argv, "--num_processes")

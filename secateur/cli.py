@@ -199,7 +199,7 @@ def main() -> None:
 def _answer(words: list[str], said: Mapping[str, CommandHelp]) -> None:
     """Help, or what completes commands and keys in a shell."""
     parser = parser_of(said)
-    options = parser.parse_args([word for word in words if word in _HELP or word in words[:2]])
+    options = parser.parse_args([*words[:1], "--help"] if _HELP & set(words) else words[:2])
     if options.command == _COMPLETION:
         import shtab
 

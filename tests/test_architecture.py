@@ -23,8 +23,7 @@ ROOMS = {
     "rewards": {"secateur.tasks", "secateur.runtime"},
     "schedules": {
         *("secateur.runtime", "secateur.results", "secateur.engines.registry", "secateur.tasks.prompts"),
-        "secateur.engines.gguf",
-        "secateur.tasks.answers.extraction",
+        *("secateur.engines.gguf", "secateur.tasks.answers.extraction", "secateur.tasks.graded"),
         "rewards.registry",
     },
     "trainers": {"secateur", "rewards", "schedules"},

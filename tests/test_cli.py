@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from schedules.config import read_run_config
 from secateur import cli, doctor
+from secateur.runtime.errors import InputError
 from tools import command_help
 from tools.config_keys import find_commands
 
@@ -56,6 +58,14 @@ def test_help_explains_all_keys_without_loading_what_it_speaks_of(name: str, rep
         assert not field.init or f"--{field.name}" in said.stdout, field.name
 
 
+@pytest.mark.parametrize(
+    "words", [("secateur/cli.py", "train", "--config", "x.yaml"), ("trainers/grpo_len.py", "--config", "x.yaml")]
+)
+def test_help_may_come_behind_other_words(words: tuple[str, ...], repository: Path) -> None:
+    said = subprocess.run([sys.executable, *words, "--help"], cwd=repository, capture_output=True, text=True)
+    assert (said.returncode, said.stderr) == (0, "") and "--steps_per_round" in said.stdout
+
+
 def test_examples_in_the_help_come_from_our_configs() -> None:
     keys = [key for told in cli.read_help().values() for group in told.groups for key in group.keys]
     assert sum(bool(key.example) for key in keys) > 80
@@ -90,6 +100,12 @@ def test_a_value_from_the_command_line_is_blamed_on_it(repository: Path, tmp_pat
     config.write_text("model: trainers/embedded_model\nproblem: 1 + 1\nn: 1\n")
     ours = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert ours.stderr == f"error: {config}: key 'n' has the value 1; a vote takes at least 2 traces\n"
+
+
+@pytest.mark.parametrize("value", ["-3", "abc"])
+def test_a_key_of_a_schedule_is_blamed_on_the_command_line_too(value: str) -> None:
+    with pytest.raises(InputError, match=r"^command line: key 'tolerance' has the value"):
+        read_run_config(["--config", "configs/demo/thinkprune.yaml", "--tolerance", value])
 
 
 def test_a_plan_is_the_dry_run_of_the_script(repository: Path, tmp_path: Path) -> None:

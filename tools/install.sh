@@ -12,10 +12,12 @@ TORCH_VERSION=$(sed -n 's/^torch==//p' constraints-cpu.txt)
     exit 1
 }
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
+# Quiet unless it fails; PIP_QUIET=0 shows all of it.
+pip() { PIP_QUIET="${PIP_QUIET:-1}" "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 has_torch() { "$VENV/bin/python" -c "import torch; assert torch.__version__.split('+')[0] == '$TORCH_VERSION'" 2>/dev/null; }
 
+has_torch || echo "installing torch $TORCH_VERSION into $VENV (minutes)"
 if has_torch; then
     echo "torch $TORCH_VERSION is installed"
 elif command -v nvidia-smi >/dev/null 2>&1; then
@@ -30,5 +32,6 @@ else
 fi
 CONSTRAINTS="-c constraints-cpu.txt"
 command -v nvidia-smi >/dev/null 2>&1 && CONSTRAINTS=""
+echo "installing Secateur (minutes) with its test and DeepSpeed extras into $VENV"
 # shellcheck disable=SC2086
 pip install $CONSTRAINTS -e ".[test,deepspeed,gguf]"

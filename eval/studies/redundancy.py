@@ -216,20 +216,22 @@ def show(reports: Sequence[Redundancy]) -> None:
     """Print the table, and one line per set on what its cuts leave."""
     table = Table(title="Redundancy", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ("pairs with\nsame answer", "distinct\nanswers", "majority\nshare", "majority\nright", "pass@1")
-    for column in ("", *columns, "whole\ncuts", "median\ncut"):
+    table.add_column("traces", no_wrap=True, vertical="bottom")
+    for column in (*columns, "whole\ncuts", "median\ncut"):
         table.add_column(column, justify="right", no_wrap=True, vertical="bottom")
-    for number, report in enumerate(reports, start=1):
-        table.add_row(f"{number}", *_cells(report))
+    names = [escape(f"{report.model}, {report.set}") for report in reports]
+    for name, report in zip(names, reports, strict=True):
+        table.add_row(name, *_cells(report))
     console.print(table)
-    for number, report in enumerate(reports, start=1):
+    for name, report in zip(names, reports, strict=True):
         say(
-            f"{number}: {escape(report.model)}, {escape(report.set)}: {report.problems} problems, "
+            f"{name}: {report.problems} problems, "
             f"{round(report.whole_cuts * report.traces)} of {report.traces} traces have fewer than {report.cut}, so "
             f"their cut is the whole trace; the median cut is {report.median_cut_share:.1%} of its trace's "
             f"{report.cut_unit}"
         )
         if warning := whole_cuts_warning(report.whole_cuts):
-            say(f"[bold]{number}: {warning}[/bold]")
+            say(f"[bold]{name}: {warning}[/bold]")
 
 
 def _cells(report: Redundancy) -> list[str]:

@@ -69,12 +69,15 @@ class ModelJudges:
         }
         rule = next((judge.cut_rule for judge in trained.values()), self.config.cut_rule)
         judges = [trained.get(name) or load_judge(name, generator, cut_rule=rule) for name in names]
-        for judge in trained.values():
+        self._check(judges)
+        return judges
+
+    def show_notes(self) -> None:
+        """Say what the judges have earned, and where they were trained otherwise than they are used here."""
+        for judge in self.judges:
             if judge.verdict is not None:
                 say(f"judge {judge.name} of {escape(self.model)}: {escape(judge.verdict)}")
             self._compare_prompts(judge)
-        self._check(judges)
-        return judges
 
     def _compare_prompts(self, judge: Judge) -> None:
         """A judge that saw other prompts still answers; what it has earned there may not hold here."""

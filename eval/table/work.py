@@ -86,6 +86,7 @@ class ModelWork:
         return engine
 
     def run(self) -> None:
+        self.judges.show_notes()
         for benchmark in self.benchmarks:
             benchmark.run()
         if self._opened:

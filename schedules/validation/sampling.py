@@ -113,7 +113,7 @@ class RoundValidation:
         return [self._known()[step] for step in samples]
 
     def _launch(self, launcher: Launcher, steps: Sequence[int], count: int) -> None:
-        launcher.run(self._command(launcher, steps, count), log=self.folder)
+        launcher.run(self._command(launcher, steps, count), done="checkpoints sampled", log=self.folder)
         summary = read_json(self.folder / "summary.json")["models"]
         known = self._known() | {step: self._figures_of(step, summary) for step in steps}
         record = ValidationRecord(validation_settings(self.schedule), tuple(known[step] for step in sorted(known)))

@@ -48,7 +48,7 @@ class Screening:
             self._write_problems(launcher)
             file = self.round_folder / "pass_rate.yaml"
             write_text(file, yaml.safe_dump(settings, sort_keys=False))
-            launcher.run(single_command(schedule, launcher, file), log=self.folder)
+            launcher.run(single_command(schedule, launcher, file), done="pass rates sampled", log=self.folder)
             found = count_rates(self.folder / MODEL / BENCHMARK / RESULTS_FILE, made_with)
             write_pass_rates(self.round_folder, found)
         rates = read_pass_rates(self.round_folder)

@@ -185,15 +185,20 @@ def usage(cls: type) -> str:
     return "\n".join(lines)
 
 
+def answer_help(cls: type, argv: Sequence[str], more: str = "") -> None:
+    """Print `usage` and end, if it is asked for."""
+    if {"--help", "-h"} & set(argv):
+        print(usage(cls) + more)
+        raise SystemExit(0)
+
+
 def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:
     """Build the dataclass `cls` from `--config FILE` and overrides; its `__post_init__` checks combinations.
 
     A `ValueError` from `__post_init__` becomes an `InputError` naming the file.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if {"--help", "-h"} & set(argv):
-        print(usage(cls))
-        raise SystemExit(0)
+    answer_help(cls, argv)
     path, overrides = split_command_line(argv)
     values = read_yaml(path) if path else {}
     known = [field.name for field in dataclasses.fields(cls) if field.init]
@@ -214,10 +219,10 @@ def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:
     try:
         return cls(**merged)
     except InputError as error:
-        raise InputError(f"{_blamed(str(error), overrides, where)}: {error}") from None
+        raise InputError(f"{blamed(str(error), overrides, where)}: {error}") from None
 
 
-def _blamed(message: str, overrides: Mapping[str, JSON], where: str) -> str:
+def blamed(message: str, overrides: Mapping[str, JSON], where: str) -> str:
     """Where the key that a message names first was given."""
     named = re.search(r"(?:key )?'([a-z_]+)", message)
     return "command line" if named and named[1] in overrides else where

@@ -4,6 +4,7 @@ That children end holds on Linux only; elsewhere they go on. Which process this 
 environment: the only place that knows rank numbers.
 """
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -11,12 +12,15 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
+
+import psutil
 
 from secateur.runtime.errors import InputError
 
@@ -71,6 +75,7 @@ REFUSAL = "SECATEUR_REFUSAL"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What a scheduler may send before it takes a machine away: a run then ends saved, with the exit code of SIGTERM."""
 _ALONE_AFTER_S = 5.0
+_ENDING_S = 30.0  # that a process has to end when it is told to
 _NO_ACCESS_CODES = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG),
@@ -189,6 +194,20 @@ def end_with_parent() -> None:
     `Popen`."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def end_launch(launcher: subprocess.Popen[bytes]) -> None:
+    """End a launcher, unless it has ended, and then its processes: told to end them itself it prints tracebacks."""
+    if launcher.poll() is not None:
+        return
+    started = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.kill()
+    launcher.wait()
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(started, timeout=_ENDING_S)[1]:
+        process.kill()
 
 
 def end_with_launcher() -> None:

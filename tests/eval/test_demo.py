@@ -1,8 +1,11 @@
 """The demo's driver: its stages, its folder, and that its commands are what the scripts accept."""
 
+import os
 import shlex
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from eval.demo import DEMO, DemoConfig
 from eval.one_model.figures import LengthFigures, ModelFigures
 from eval.one_model.report import Summary, write_summary
 from eval.one_model.sampling import SingleConfig
+from eval.prune import PruneConfig
 from eval.run_summary import beside_the_control, read_run_summary, show_summary, write_run_summary
 from eval.stages import Stage, StageRunner
 from eval.table.config import CombinedConfig
@@ -18,7 +22,7 @@ from eval.traces.collect import CollectConfig
 from eval.whole_run import WholeRun
 from schedules.config import read_run_config
 from secateur.results import read_table
-from secateur.runtime.config import parse_config
+from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
 from tests.judge_records import describe_judge, measure_judge
@@ -86,6 +90,48 @@ def test_a_broken_child_does_not_outlive_the_driver(tmp_path: Path, repository: 
     driver.terminate()
     assert driver.wait(timeout=30) == 128 + 15
     assert not child.exists()
+
+
+def test_an_interrupt_is_one_line_and_the_last_words_of_a_child_are_in_its_log(
+    tmp_path: Path, repository: Path
+) -> None:
+    """As from a terminal: the signal goes to the driver's whole group."""
+    child = "trap 'echo farewell; exit 1' TERM INT; echo begun; while :; do sleep .05; done"
+    stage = f"Stage('s', 's', {{'s': ['sh', '-c', {child!r}]}})"
+    code = (
+        "from pathlib import Path; from eval.stages import *; from secateur.runtime.process import entry_point\n"
+        f"entry_point(lambda: StageRunner(Path({str(tmp_path)!r})).run({stage}, ''))()"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    while "begun" not in driver.stdout.readline():
+        pass
+    os.killpg(driver.pid, signal.SIGINT)
+    said, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and "farewell" not in said
+    assert errors == "error: interrupted; the same command goes on from what is on disk\n"
+    assert "farewell" in (tmp_path / "stages" / "s.log").read_text()
+
+
+def test_before_it_works_it_says_what_how_long_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = demo_of(output_dir=str(tmp_path / "out"))
+    run.announce(stages=5, todo=3)
+    said = capsys.readouterr().out
+    assert said.splitlines()[0].startswith("make demo: 5 stages, 2 of them done; about ")
+    assert str(tmp_path / "out") in said and "the same command goes on" in said
+
+
+@pytest.mark.parametrize("course", ["demo", "real"])
+def test_what_it_says_to_run_next_is_a_command(demo: WholeRun, course: str, monkeypatch, repository: Path) -> None:
+    monkeypatch.chdir(repository)
+    name, subcommand, *words = WholeRun(demo.config, replace(DEMO, name=course)).next_command()
+    assert (Path(name).name, subcommand) == ("secateur", "prune") and Path(name).exists()
+    asked = parse_config(PruneConfig, words)
+    keys = read_yaml(repository / "configs" / course / "combined.yaml")
+    assert asked.model == demo.models["pruned"] and asked.problem
+    assert (asked.max_tokens, asked.temperature) == (keys["max_tokens"], keys["temperature"])
 
 
 @pytest.fixture

@@ -58,8 +58,8 @@ def test_one_trace_a_problem_has_no_pairs_and_no_share_of_them(capsys, tmp_path:
     report = measure("m", "s", [ProblemTraces(Problem("a", "q", "7"), [stored("a", 0, "7", 3)])], WORDS)
     assert (report.pairs, report.same_answer_pairs, report.pass_at_1) == (0, None, 1.0)
     show([report])
-    row = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("1 "))
-    assert row.split()[1:3] == ["–", "1.00"]
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("m, s "))
+    assert row.split()[2:4] == ["–", "1.00"]
     write([report], tmp_path, "answer")
     assert read_redundancy(tmp_path) == [report]
 

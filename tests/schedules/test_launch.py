@@ -14,9 +14,10 @@ import yaml
 from schedules.config import ScheduleConfig
 from schedules.launch import Launcher
 from schedules.records import ValidationRecord, write_validation
-from schedules.validation.sampling import RoundValidation, validation_processes
+from schedules.validation.sampling import BENCHMARK, RoundValidation, validation_processes
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
+from secateur.tasks.graded import RESULTS_FILE
 from tests.schedules.candidates import candidate
 
 
@@ -104,7 +105,10 @@ DRIVER = """
 
 @pytest.mark.parametrize(
     ("how", "number"),
-    [("ask", signal.SIGTERM), ("terminate", signal.SIGTERM), ("ask", signal.SIGUSR1), ("interrupt", signal.SIGINT)],
+    [
+        *(("ask", number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)),
+        *(("terminate", signal.SIGTERM), ("interrupt", signal.SIGINT)),
+    ],
 )
 def test_a_signal_reaches_the_child_in_the_way_it_was_agreed(
     launch_config, tmp_path, repository, how, number
@@ -118,6 +122,22 @@ def test_a_signal_reaches_the_child_in_the_way_it_was_agreed(
     assert process.returncode == 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
     assert "stopped; run the same command again" in output
     assert asked.exists() == (how == "ask")
+
+
+def test_ctrl_c_lets_a_step_end_and_a_second_one_does_not(launch_config, tmp_path, repository) -> None:
+    """The child is deaf to what it is asked, so that only the second one ends it."""
+    driver = textwrap.dedent(DRIVER).replace("ask = asked.touch if", "ask = (lambda: None) if")
+    words = [sys.executable, "-c", driver, launch_config, str(tmp_path / "never"), "ask"]
+    process = subprocess.Popen(words, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "child\n"
+    (child,) = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    assert "the step is finished and saved first" in process.stdout.readline()
+    assert child.is_running()
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + signal.SIGINT, "")
+    assert "stopped; run the same command again" in output and not child.is_running()
 
 
 def test_a_child_ends_with_a_driver_that_is_killed(launch_config, tmp_path, repository) -> None:
@@ -170,4 +190,5 @@ def test_a_measured_candidate_is_not_opened_again(tmp_path, launch_config) -> No
     validation = RoundValidation(schedule(tmp_path), tmp_path, {0: "owner/model"})
     measured = replace(candidate(0, 0.5, 100.0), samples=16)
     write_validation(validation.folder / "figures.json", ValidationRecord({}, (measured,)))
+    write_text(validation.folder / "start" / BENCHMARK / RESULTS_FILE, "")
     assert validation.run(Launcher(launch_config)) == [measured]

@@ -333,7 +333,9 @@ def check_wandb(folder: Path, selection: dict[str, Any]) -> None:
 
 def test_help_names_every_key_without_a_launch_config(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["schedules/run.py", "--help"])
-    main()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert "--validation_problems  (required)" in shown and "TRL" in shown
 

@@ -99,6 +99,10 @@ class FitResult:
     last: float = -1.0
     steps: int = 0
 
+    @property
+    def words(self) -> str:
+        return f" · dev AUROC {self.last:.3f} (best {self.best:.3f})" if self.steps else ""
+
 
 RESULT_FILE, _FORMAT = "result.json", 1
 
@@ -147,7 +151,7 @@ class Fit(Generic[Item]):
                     result = self._evaluate(step, result)
                     self._log(step, loss, rate, result)
                     self._save(result)
-                bar.advance(note=f"loss {loss:.3f} · dev AUROC {result.last:.3f} (best {result.best:.3f})")
+                bar.advance(note=f"loss {loss:.3f}{result.words}")
         return result
 
     def _schedule(self) -> list[list[Item]]:
