@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "single": "eval/single.py",
     "table": "eval/combined.py",
     "prune": "eval/prune.py",
+    "check-reward": "rewards/check.py",
     "problems": "secateur/tasks/export.py",
     "ls": "eval/ls.py",
     "doctor": "secateur/doctor.py",

@@ -125,7 +125,7 @@ def _comments(source: str) -> Mapping[int, str]:
 
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_FOLDERS = ("schedules", "trainers", "eval", "secateur")
+_FOLDERS = ("schedules", "trainers", "eval", "rewards", "secateur")
 _DOOR = REPOSITORY / "secateur" / "cli.py"  # leads to all the others
 _READERS = ("parse_config", "HfArgumentParser")  # called with a config class
 
