@@ -20,7 +20,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mine")
     for name, body in FILES.items():
         (folder / name).write_text(body, encoding="utf-8")
-    for name in ("trainers", "eval", "schedules", "configs"):
+    for name in ("trainers", "eval", "schedules", "configs", "rewards"):
         (folder / name).symlink_to(REPOSITORY / name)
     return folder
 
@@ -43,12 +43,14 @@ def test_files_run(name: str, mine: Path) -> None:
     run([sys.executable, name], mine)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=[re.search(r"outputs/mine/(\w+)", text)[1] for text in COMMANDS])
+@pytest.mark.parametrize("command", COMMANDS, ids=[re.findall(r"(\w+)(?:\.py|$)", text)[0] for text in COMMANDS])
 def test_commands_run(command: str, mine: Path) -> None:
     run([sys.executable, "my_problems.py"], mine)
     said = run(["bash", "-ec", command.replace("python ", f"{sys.executable} ", 1)], mine)
     if "Patient" in command:
         assert "50 steps" in said
+    if "check.py" in command:
+        assert said.count("  ok  ") == 6 and "what a completion earns" in said
     if "last_number" in command:
         assert "pass@1" in said
 
