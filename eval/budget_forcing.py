@@ -43,7 +43,7 @@ from eval.studies.budget import (
 )
 from eval.traces.benchmarks import Problems
 from secateur.engines.base import SamplingSpec
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say

@@ -26,7 +26,7 @@ from eval.traces.sampling import (
     sample_missing,
     wait_for_all_processes,
 )
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread

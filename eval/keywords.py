@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from eval.studies.keywords import KEYWORDS, KeywordCounter, draw, measure, show, write
 from eval.studies.traces import check_traces_key, read_model_traces
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say
 from secateur.runtime.process import entry_point

@@ -28,7 +28,8 @@ from eval.studies.perplexity import (
 from eval.studies.traces import check_traces_key, claim_folder, read_model_traces
 from eval.traces.sampling import local_device, quiet_library_bars
 from secateur.engines.gguf import plain_model
-from secateur.engines.models import load_model, load_tokenizer
+from secateur.engines.model_files import load_tokenizer
+from secateur.engines.models import load_model
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
 from secateur.runtime.errors import InputError

@@ -19,7 +19,7 @@ from eval.studies.phases import PhasesReport, choose_traces, draw, show, summari
 from eval.studies.phases_asking import ChatEndpoint, ask_missing, read_answers
 from eval.studies.traces import check_traces_key, claim_folder, read_model_traces
 from secateur.engines.detokenize import Detokenizer
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.openai.protocol import check_url
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say

@@ -120,6 +120,9 @@ class PruneConfig(SamplingKeys):
         if self.judge is None and isinstance(RULES[self.rule], JudgedRule):
             raise InputError(f"key 'rule' has the value '{self.rule}', which asks a judge; give 'judge' as well")
 
+    def key_of(self, model: str) -> str:
+        return model
+
     def questions(self) -> list[Question]:
         """Raises `InputError` naming file and line for a problem that cannot be read."""
         if self.problems is None:

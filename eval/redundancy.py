@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from eval.studies.redundancy import Redundancy, measure_file, measure_folder, show, write
 from secateur.deepprune.cut import CutRule
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError

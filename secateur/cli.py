@@ -75,10 +75,12 @@ class Group:
 
 @dataclass(frozen=True)
 class CommandHelp:
-    """`takes_config`: its keys may also stand in a file."""
+    """`takes_config`: its keys may also stand in a file. `config`: the class of its keys, as package.module:Class; ""
+    where its keys are not all in one, or it has to be imported whole for it."""
 
     purpose: str
     takes_config: bool
+    config: str
     groups: Sequence[Group]
 
     @property
@@ -97,6 +99,7 @@ def read_help() -> dict[str, CommandHelp]:
         name: CommandHelp(
             said["purpose"],
             said["takes_config"],
+            said["config"],
             [Group(group["title"], [KeyHelp(**key) for key in group["keys"]]) for group in said["groups"]],
         )
         for name, said in json.loads(HELP_FILE.read_text(encoding="utf-8")).items()
@@ -173,7 +176,12 @@ def _check_keys(name: str, words: Sequence[str], said: Mapping[str, CommandHelp]
 
 
 def _run(name: str, words: Sequence[str], said: Mapping[str, CommandHelp]) -> None:
+    """Keys and values are read before the command is imported, which takes seconds: it reads them once more."""
     _check_keys(name, words, said)
+    if said[name].config:
+        from secateur.runtime.config import import_named, parse_config
+
+        parse_config(import_named(said[name].config, "config"), words)
     module = import_module(COMMANDS[name].removesuffix(".py").replace("/", "."))
     sys.argv = [COMMANDS[name], *words]
     module.main()

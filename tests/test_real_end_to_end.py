@@ -10,7 +10,7 @@ import pytest
 from eval.fetch_smollm2 import GGUF
 from eval.run_summary import read_run_summary
 from secateur.deepprune.judges.record import read_metrics
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import read_trace_folder
 
 

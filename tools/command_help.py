@@ -40,12 +40,19 @@ def command_help(name: str) -> CommandHelp:
     """What there is to say of a subcommand of `secateur`."""
     command = next((command for command in find_commands() if command.path == COMMANDS[name]), None)
     if command is None:  # it takes no keys
-        return CommandHelp(purpose_of(REPOSITORY / COMMANDS[name]), False, ())
+        return CommandHelp(purpose_of(REPOSITORY / COMMANDS[name]), False, "", ())
     groups = [Group("on the command line only", _launch_keys(command))] if command.launch_options else []
     if command.config is None:
         keys = [KeyHelp((key,), "", default, text) for key, default, text in command.arguments]
-        return CommandHelp(command.purpose, False, (Group("options", tuple(keys)),))
-    return CommandHelp(command.purpose, True, tuple(groups) + tuple(_groups(command.config)))
+        return CommandHelp(command.purpose, False, "", (Group("options", tuple(keys)),))
+    return CommandHelp(command.purpose, True, _read_first(command), tuple(groups) + tuple(_groups(command.config)))
+
+
+def _read_first(command: Command) -> str:
+    """The class of keys that can be read before the command is imported: it stands in another file, and TRL adds no
+    keys to it."""
+    module, apart = command.config.__module__, command.path.removesuffix(".py").replace("/", ".")
+    return "" if command.config is ScheduleConfig or module == apart else f"{module}:{command.config.__name__}"
 
 
 def _launch_keys(command: Command) -> tuple[KeyHelp, ...]:

@@ -21,7 +21,8 @@ from transformers.training_args import OptimizerNames
 from schedules.export import remove_folder
 from schedules.integrity import saved_checkpoints
 from secateur.engines.gguf import plain_model
-from secateur.engines.models import keep_special_tokens_only, load_tokenizer, reduce_gradients_in_place
+from secateur.engines.model_files import load_tokenizer
+from secateur.engines.models import keep_special_tokens_only, reduce_gradients_in_place
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError

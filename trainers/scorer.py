@@ -51,7 +51,8 @@ from secateur.deepprune.scorer import (
 )
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.gguf import plain_model
-from secateur.engines.models import check_capture_layers, load_model, load_tokenizer, read_states
+from secateur.engines.model_files import check_capture_layers, load_tokenizer
+from secateur.engines.models import load_model, read_states
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import MetricLog, progress, say, silence_libraries, use_one_torch_thread

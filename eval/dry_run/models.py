@@ -24,7 +24,7 @@ from eval.traces.collect import CollectConfig, captured_layers, trace_folders
 from eval.traces.sampling import SamplingKeys, prompt_ids
 from secateur.deepprune.cut import CutRule
 from secateur.engines.memory import WIDTHS, ModelShape, SamplingLoad, read_shape
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.registry import engine_kind
 from secateur.engines.trace_folder import check_trace_settings
 from secateur.runtime.dry_run import SamplingPlanKeys

@@ -26,7 +26,7 @@ from eval.traces.sampling import (
     wait_for_all_processes,
 )
 from secateur.engines.base import Engine
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.console import say, use_one_torch_thread
 from secateur.runtime.errors import InputError

@@ -13,7 +13,7 @@ from rich.markup import escape
 from eval.studies.traces import ReadProblem, TraceKey
 from eval.traces.sampling import prompt_ids
 from secateur.engines.detokenize import Detokenizer
-from secateur.engines.models import context_tokens
+from secateur.engines.model_files import context_tokens
 from secateur.runtime.console import interval_text, plain_table, print_table, progress
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, append_jsonl, read_jsonl, repair_torn_tail

@@ -36,7 +36,7 @@ from secateur.deepprune.judges.folder import judge_kind, judge_weight
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.probing import learn_switch_rates, write_switch_rates
 from secateur.deepprune.scorer import load_scorer
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import StoredTrace, read_trace_folder
 from secateur.results import LiveEquality, Table, rows_as_csv, write_table
 from secateur.runtime.console import say

@@ -33,7 +33,8 @@ from secateur.deepprune.scorer import (
 )
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.detokenize import Detokenizer
-from secateur.engines.models import load_model, load_tokenizer, read_states
+from secateur.engines.model_files import load_tokenizer
+from secateur.engines.models import load_model, read_states
 from secateur.engines.trace_folder import CutVector, StoredTrace
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError

@@ -43,7 +43,7 @@ from eval.traces.foreign import (
 from eval.traces.sampling import WantedTraces, local_device, prompt_ids, sample_missing
 from secateur.engines.base import Engine, SamplingSpec, fit_to_context, trace_seed
 from secateur.engines.detokenize import Detokenizer
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.sampling import Probe, ProbeJob, Prober, force_answers
 from secateur.engines.trace_folder import StoredTrace, TraceFolderWriter, read_trace_folder
 from secateur.runtime.console import progress

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import AUTO, DEFAULT_SHARE, CutRule, check_share
-from secateur.engines.models import check_capture_layers, read_model_config
+from secateur.engines.model_files import check_capture_layers, read_model_config
 from secateur.engines.registry import engine_kind
 from secateur.runtime.dry_run import SamplingPlanKeys
 from secateur.runtime.errors import InputError

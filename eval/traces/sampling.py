@@ -7,13 +7,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.markup import escape
 
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.engines.base import Engine, SamplingSpec, TellsSampling, trace_seed
 from secateur.engines.gguf import plain_model
-from secateur.engines.models import (
+from secateur.engines.model_files import (
     context_tokens,
     load_tokenizer,
     read_model_config,
@@ -33,6 +32,7 @@ from secateur.tasks.prompts import Prompt, PromptKeys, encode_prompt, evaluation
 from secateur.tasks.records import Problem, Trace
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 
@@ -90,12 +90,16 @@ class SamplingKeys(EngineKeys, PromptKeys):
             self.models = {name: plain_model(path) for name, path in self.models.items()}
         for name, path in self.sampled_models.items():
             if in_process and not getattr(self, "dry_run", False):  # which plans with what is to come
-                require_model_folder(f"models.{name}", path)
+                require_model_folder(self.key_of(name), path)
             self.tokenizer_of(name)
 
     @property
     def needs_models(self) -> bool:
         return True
+
+    def key_of(self, model: str) -> str:
+        """Where the user gave a model."""
+        return f"models.{model}"
 
     @property
     def sampled_models(self) -> dict[str, str]:
@@ -150,12 +154,16 @@ def local_device(device: str) -> str:
     if device != "auto":
         _check_device(device)
         return device
+    import torch
+
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 def _check_device(device: str) -> None:
+    import torch
+
     wrong = f"key 'device' has the value '{device}'"
     try:
         wanted = torch.device(device)
@@ -207,6 +215,8 @@ def wait_for_all_processes(point: str = "end") -> None:
     `point` of a program has a group of its own: what one leaves in the launcher's store would mislead the next."""
     if current_ranks().world_size == 1:
         return
+    import torch
+
     store, rank, size = next(torch.distributed.rendezvous("env://"))
     own, patience = torch.distributed.PrefixStore(point, store), datetime.timedelta(days=7)
     torch.distributed.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=patience)
@@ -267,7 +277,7 @@ def sample_missing(
     model_name: str,
     cut: CutRule | None = None,
     with_states: bool = False,
-    encode: Callable[[torch.Tensor], CutVector] | None = None,
+    encode: "Callable[[torch.Tensor], CutVector] | None" = None,
     title: str = "traces",
 ) -> int:
     """Sample what `writer`'s folder lacks, each trace stored as it ends. Returns the tokens generated.

@@ -5,11 +5,12 @@ table of bytes per token; all others decode a short window again at every token.
 """
 
 import codecs
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tokenizers import decoders
-from transformers import PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _REPLACEMENT = "\ufffd"
 
@@ -27,7 +28,7 @@ class TextStream(Protocol):
 class Detokenizer:
     """Opens a `TextStream` per trace."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
         self._pieces = _byte_pieces(tokenizer)
         self._texts = None if self._pieces is None else [_as_text(piece) for piece in self._pieces]
@@ -65,7 +66,7 @@ class _WindowStream:
     """Decodes from the last settled token on; the window keeps one settled stretch, because some decoders treat the
     first token of a text differently."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
         self._window: list[int] = []
         self._settled = 0
@@ -89,8 +90,10 @@ class _WindowStream:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _byte_pieces(tokenizer: PreTrainedTokenizerBase) -> list[bytes] | None:
+def _byte_pieces(tokenizer: "PreTrainedTokenizerBase") -> list[bytes] | None:
     """The bytes of every token id, special tokens empty; None if the tokenizer is not byte-level."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not isinstance(backend.decoder, decoders.ByteLevel):
         return None

@@ -184,7 +184,7 @@ def _check_written(folder: Path, loaded: "PreTrainedModel", plain: "PreTrainedMo
     import torch
     from transformers import AutoModelForCausalLM
 
-    from secateur.engines.models import load_tokenizer
+    from secateur.engines.model_files import load_tokenizer
 
     load_tokenizer(folder)
     again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).state_dict()

@@ -154,16 +154,16 @@ def engine_class(name: str) -> type:
 
 
 def check_options(name: str, options: Mapping[str, JSON]) -> None:
-    """Raises `InputError` for a key that the engine's constructor does not have."""
+    """Raises `InputError` for a key that the engine's constructor does not have. The engine, which takes seconds to
+    import, is only asked where there is one."""
     address = engine_kind(name).address_option
-    known = [option for option in _keywords(engine_class(name)) if option not in SET_HERE]
-    if address is not None:
-        known.append(address)
-        if address not in options:
-            raise InputError(
-                f"key 'engine_options' lacks '{address}', the server's address: {{{address}: http://host:8000/v1}}"
-            )
-    reject_unknown(list(options), known, f"key 'engine_options' of the {name} engine")
+    if address is not None and address not in options:
+        raise InputError(
+            f"key 'engine_options' lacks '{address}', the server's address: {{{address}: http://host:8000/v1}}"
+        )
+    if own := [option for option in options if option != address]:
+        known = [option for option in _keywords(engine_class(name)) if option not in SET_HERE]
+        reject_unknown(own, known, f"key 'engine_options' of the {name} engine")
 
 
 def check_dtype(name: str, dtype: str) -> None:

@@ -12,7 +12,8 @@ from gguf import GGUFWriter, TokenType
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from secateur.engines.gguf import RECORD, plain_model
-from secateur.engines.models import end_token_ids, load_model, load_tokenizer
+from secateur.engines.model_files import end_token_ids, load_tokenizer
+from secateur.engines.models import load_model
 from secateur.runtime.errors import InputError
 from secateur.runtime.records import without_checksum
 from secateur.tasks.prompts import encode_prompt

@@ -18,18 +18,15 @@ from transformers import AutoConfig, LlamaConfig
 
 from schedules.export import export_model
 from secateur.engines.local.engine import TransformersEngine
-from secateur.engines.models import (
+from secateur.engines.model_files import (
     check_cache_layers,
     check_context,
-    choose_threads,
     context_tokens,
-    keep_special_tokens_only,
-    load_model,
     load_tokenizer,
-    pack_linear_layers,
     stored_end_ids,
     unstopped_turn,
 )
+from secateur.engines.models import choose_threads, keep_special_tokens_only, load_model, pack_linear_layers
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import model_fingerprint, write_json
 from tests.conftest import REPOSITORY
@@ -149,7 +146,7 @@ def test_a_model_that_is_not_there_ends_at_once_without_a_network(name: str, tmp
 
 LOADS = """
 import sys
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import entry_point
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from secateur.engines.base import EngineError, Event, SamplingSpec
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.openai.engine import OpenAIEngine
 from secateur.engines.openai.protocol import retry_after_s
 from secateur.runtime.errors import InputError

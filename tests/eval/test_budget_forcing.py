@@ -10,7 +10,7 @@ from eval.budget_forcing import BudgetForcingConfig, main
 from eval.single import main as single_main
 from eval.studies.budget import Budget, Forcer, read_budget_forcing
 from secateur.engines.base import SamplingSpec
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.files import write_text
 from secateur.tasks.prompts import FORCING

@@ -9,7 +9,7 @@ import pytest
 from eval.collect_traces import CollectConfig, collect, say_sizes
 from secateur.deepprune.cut import CutRule, cut_length
 from secateur.engines.local.engine import TransformersEngine
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import read_trace_folder
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json

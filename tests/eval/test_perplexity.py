@@ -12,7 +12,8 @@ from eval.studies.perplexity import ScoredTrace, batches, check_head, read_perpl
 from eval.traces.sampling import prompt_ids
 from secateur.engines.base import SamplingSpec, trace_seed
 from secateur.engines.local.engine import TransformersEngine
-from secateur.engines.models import load_model, load_tokenizer
+from secateur.engines.model_files import load_tokenizer
+from secateur.engines.models import load_model
 from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.errors import InputError

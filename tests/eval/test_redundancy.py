@@ -11,7 +11,7 @@ from eval.redundancy import RedundancyConfig, measure_path
 from eval.studies.redundancy import measure, read_redundancy, show, write
 from eval.traces.foreign import Importer, import_file, model_folder, read_foreign, without_prompt
 from secateur.deepprune.cut import CutRule
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl

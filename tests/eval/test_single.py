@@ -16,7 +16,7 @@ from eval.one_model.sampling import SingleConfig, deal, for_each_model, longest_
 from eval.single import main
 from eval.traces.benchmarks import benchmark_name
 from eval.traces.sampling import check_models, prompt_ids
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError

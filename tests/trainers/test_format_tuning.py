@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from schedules.integrity import MARKER
-from secateur.engines.models import load_model, load_tokenizer
+from secateur.engines.model_files import load_tokenizer
+from secateur.engines.models import load_model
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_jsonl
 from trainers.format_tuning import FormatTuningConfig, read_solutions

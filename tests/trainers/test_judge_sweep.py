@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from secateur.deepprune.cut import CutRule, cut_pieces
 from secateur.deepprune.judges import metrics
 from secateur.engines.detokenize import Detokenizer
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError

@@ -22,7 +22,7 @@ from schedules.config import RunConfig, ScheduleConfig
 from schedules.records import read_pass_rates
 from schedules.rounds import Round, validate_limits
 from schedules.state import RunFolder
-from secateur.engines.models import (
+from secateur.engines.model_files import (
     check_context,
     context_tokens,
     load_tokenizer,

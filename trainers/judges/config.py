@@ -15,8 +15,9 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.hub import check_key
 from secateur.tasks.answers.extraction import ANSWER, extraction
-from trainers.judges.fit import FOCAL_GAMMA, MINORITY_FACTOR
 
+FOCAL_GAMMA, MINORITY_FACTOR = 2.0, 2.0
+"""DeepPrune's focal loss, and how often a pair with the rarer label counts."""
 # Keys that change what is shown and sent, not what is trained; they may differ between starts.
 FREE_KEYS = frozenset({*PLAN_KEYS, "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"})
 _AT_LEAST_ONE = (

@@ -17,7 +17,7 @@ from secateur.deepprune.judges.pairs import (
     make_pairs,
 )
 from secateur.engines.detokenize import Detokenizer
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import model_identity, read_json

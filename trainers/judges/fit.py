@@ -28,9 +28,7 @@ from secateur.runtime.console import MetricLog, progress, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import fingerprints, first_changed
 from secateur.runtime.records import read_record, write_record
-
-FOCAL_GAMMA = 2.0
-MINORITY_FACTOR = 2.0
+from trainers.judges.config import FOCAL_GAMMA, MINORITY_FACTOR
 
 
 def focal_loss(

@@ -104,7 +104,7 @@ def _generator_parameters(config: JudgeConfig) -> int | None:
     """None where the model that the traces are of is not named, or not at hand."""
     from transformers import AutoConfig
 
-    from secateur.engines.models import count_parameters
+    from secateur.engines.model_files import count_parameters
 
     name = config.model if config.judge_kind.reads_states else config.generator
     return count_parameters(AutoConfig.from_pretrained(name)) if name and Path(name).is_dir() else None

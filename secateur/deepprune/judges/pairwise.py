@@ -25,7 +25,8 @@ from secateur.deepprune.judges.base import CutTrace, JudgeError, SessionJudge, p
 from secateur.deepprune.judges.lora import save_language_model
 from secateur.deepprune.judges.record import JudgeParts
 from secateur.engines.accounting import Usage
-from secateur.engines.models import load_model, load_tokenizer
+from secateur.engines.model_files import load_tokenizer
+from secateur.engines.models import load_model
 from secateur.runtime.records import as_json
 from secateur.tasks.prompts import render_chat
 

@@ -88,7 +88,7 @@ class ValuesJudge(SimilarityJudge):
     name = "values"
 
     def __init__(self, cut_rule: CutRule, generator_path: str | Path | None = None) -> None:
-        from secateur.engines.models import load_tokenizer
+        from secateur.engines.model_files import load_tokenizer
 
         super().__init__(cut_rule)
         self._tokenizer = None if generator_path is None else load_tokenizer(generator_path)

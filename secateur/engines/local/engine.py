@@ -18,17 +18,15 @@ from secateur.engines.detokenize import Detokenizer
 from secateur.engines.gguf import plain_model
 from secateur.engines.local.batch import LiveTrace, RowBatch
 from secateur.engines.local.drawing import UniformStream, draw_tokens, token_confidences
-from secateur.engines.models import (
+from secateur.engines.model_files import (
     check_cache_layers,
     check_capture_layers,
     check_model_folder,
-    choose_threads,
     context_tokens,
     end_token_ids,
-    load_model,
     load_tokenizer,
-    pack_linear_layers,
 )
+from secateur.engines.models import choose_threads, load_model, pack_linear_layers
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 

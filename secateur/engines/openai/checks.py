@@ -17,7 +17,7 @@ import httpx
 from rich.markup import escape
 
 from secateur.engines.base import EngineError, SamplingSpec
-from secateur.engines.models import count_parameters
+from secateur.engines.model_files import count_parameters
 from secateur.engines.openai.protocol import REFUSABLE, Chunk, Dialect, Ids, Request, metric
 from secateur.engines.openai.streams import Broken, Streams
 from secateur.runtime.console import say

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from secateur.engines.base import EngineError, Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer, TextStream
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.openai.checks import ABORT_CHECKS, check_abort, find_dialect, parameters_of
 from secateur.engines.openai.protocol import ApiKey, Chunk, Dialect, Ids, Request, check_url
 from secateur.engines.openai.streams import Patience, Streams

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 from secateur.engines.base import EngineError, Event, SamplingSpec, TraceUsage, check_prompt, select_traces
 from secateur.engines.detokenize import Detokenizer, TextStream
 from secateur.engines.gguf import plain_model
-from secateur.engines.models import check_capture_layers, count_parameters, load_tokenizer, stored_end_ids
+from secateur.engines.model_files import check_capture_layers, count_parameters, load_tokenizer, stored_end_ids
 from secateur.engines.vllm.setup import STATES_FROM, check_vllm, open_llm, read_config
 from secateur.runtime.errors import InputError
 

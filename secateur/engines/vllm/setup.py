@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedConfig
 
-from secateur.engines.models import read_model_config
+from secateur.engines.model_files import read_model_config
 from secateur.engines.registry import check_dtype
 from secateur.runtime.errors import InputError
 

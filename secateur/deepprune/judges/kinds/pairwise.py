@@ -105,7 +105,7 @@ def _stored_format(folder: Path, record: JudgeRecord) -> "PairwiseFormat":
 
 def _reader(model: str | Path, shape: "PairwiseFormat") -> "PairReader":
     from secateur.deepprune.judges.pairwise import PairReader
-    from secateur.engines.models import load_tokenizer
+    from secateur.engines.model_files import load_tokenizer
 
     return PairReader(load_tokenizer(model), shape)
 
