@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rewards.registry import find_reward
+from rewards.registry import find_reward, make_options
 from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import AUTO, Limit, Round, make_rounds
 from secateur.engines.gguf import plain_model
@@ -176,6 +176,7 @@ class ScheduleConfig:
         require_model_folder("model", self.model)
         check_key("hub_model_id", self.hub_model_id)
         extraction(self.answer_from)
+        make_options(self.reward, self.reward_options)
         _ = self.prompt  # its own checks
         if not 0 <= self.tolerance < 1:
             raise InputError(f"key 'tolerance' has the value {self.tolerance}; give a fraction from 0 to below 1")

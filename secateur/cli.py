@@ -208,6 +208,8 @@ def main() -> None:
 def _answer(words: list[str], said: Mapping[str, CommandHelp]) -> None:
     """Help, or what completes commands and keys in a shell."""
     parser = parser_of(said)
+    if words[0] == _COMPLETION and words[1:] and words[1] not in (*_SHELLS, *_HELP):
+        raise InputError(f"command line: no completion for '{words[1]}'; there is one for {', '.join(_SHELLS)}")
     options = parser.parse_args([*words[:1], "--help"] if _HELP & set(words) else words[:2])
     if options.command == _COMPLETION:
         import shtab

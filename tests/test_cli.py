@@ -91,6 +91,57 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(words: tuple[str, ...],
     assert said.stderr.count("\n") == 1 and said.stderr.startswith(MISTAKES[words])
 
 
+MODEL, CPU = ("--model", "trainers/embedded_model"), ("--accelerate_config", "configs/accelerate/cpu.yaml")
+SINGLE = ("single", "--config", "configs/demo/single.yaml", "--models", "{base: trainers/embedded_model}")
+ASKED = ("prune", *MODEL, "--problem", "x")
+TABLE = ("table", "--config", "configs/demo/combined.yaml", "--models", "{base: trainers/embedded_model}")
+TRACES = ("traces", "--config", "configs/demo/collect_judge_traces.yaml", *SINGLE[3:])
+JUDGE = ("judge", "--config", "configs/demo/judge_own_states.yaml", *MODEL)
+TRAIN = ("train", "--config", "configs/demo/thinkprune.yaml", *CPU)
+VALUES = {
+    (*SINGLE, "--temperature", "-1"): "key 'temperature' has the value -1.0: expected 0 (greedy) or more",
+    (*SINGLE, "--samples", "0"): "key 'samples' has the value 0",
+    (*SINGLE, "--problem_count", "many"): "key 'problem_count' has the value 'many': expected int",
+    (*SINGLE[:3], "--models", "{base: /nope}"): "key 'models.base' has the value '/nope': no such folder",
+    (*SINGLE, "--engine", "vlm"): "key 'engine' has the value 'vlm': expected one of transformers, vllm, openai",
+    (*SINGLE, "--engine", "openai"): "key 'engine_options' lacks 'base_url', the server's address",
+    (*SINGLE, "--dtype", "fp16"): "key 'dtype' has the value 'fp16': expected one of float32",
+    ("single", "--config", "nothere.yaml"): "nothere.yaml: no such config file",
+    ("single", "--config"): "--config has no value; write --config value",
+    ("single", "config.yaml"): "unexpected 'config.yaml'; write --key value",
+    ("prune", *MODEL): "give either 'problem', a text, or 'problems', a file of them",
+    ("prune", *MODEL, "--problems", "q.jsonl"): "key 'output_dir' is required with 'problems'",
+    ("prune", "--model", "/nope", "--problem", "x"): "key 'model' has the value '/nope': no such folder",
+    (*ASKED, "--rule", "published"): "key 'rule' has the value 'published', which asks a judge; give 'judge' as well",
+    (*ASKED, "--rule", "fastest"): "key 'rule' has the value 'fastest': choose one of automatic, fewest_tokens,",
+    (*ASKED, "--answer_from", "lastline"): "key 'answer_from' has the value 'lastline'; give answer, anywhere,",
+    (*ASKED, "--prompt_family", "gwen"): "key 'prompt_family' has the value 'gwen'; choose one of deepseek, qwen,",
+    (*ASKED, "--top_p", "95"): "key 'top_p' has the value 95.0: expected a share above 0, at most 1 (off)",
+    (*ASKED, "--n", "eight"): "key 'n' has the value 'eight': expected int",
+    (*TABLE, "--methods", "[aheed]"): "key 'methods' names 'aheed'; choose from single, consensus,",
+    (*TABLE, "--judges", "{bass: [random]}"): "key 'judges' names the model 'bass', which key 'models' does not have",
+    (*TABLE, "--judges", "{base: [/nope]}"): "key 'judges.base' has the value '/nope': no judge.json there",
+    (*TABLE[:3], "--models", "[a, b]"): "key 'models' has the value ['a', 'b']: expected dict[str, str]",
+    (*TRACES, "--cut_kind", "word"): "'word'",
+    (*JUDGE, "--kind", "linaer"): "key 'kind' has the value 'linaer': choose one of linear_own_states, linear,",
+    (*JUDGE, "--heads", "0"): "key 'heads' has the value 0; it must be at least 1",
+    (*TRAIN[:3],): "--accelerate_config is missing; give a file of configs/accelerate/",
+    (*TRAIN, "--limits", "[100, 200"): "--limits has the value '[100, 200', which is not YAML",
+    (*TRAIN, "--limits", "[-100]"): "key 'limits' has the value -100; a limit is a positive number of tokens",
+    (*TRAIN, "--reward", "hard"): "key 'reward' has the value 'hard'; choose one of hard_limit, reference,",
+    (*TRAIN, "--num_processes", "two"): "--num_processes has the value 'two'; give a number",
+    ("check-reward",): "nothing to try: give 'reward', 'answer_from', or both",
+    ("completion", "fish"): "no completion for 'fish'; there is one for bash, zsh, tcsh",
+}
+
+
+@pytest.mark.parametrize("words", VALUES, ids=lambda words: " ".join(words)[-60:])
+def test_a_wrong_value_is_one_line_before_torch_is_loaded(words: tuple[str, ...], repository: Path) -> None:
+    said = secateur(repository, *words, allowed="('pydantic', 'numpy')")
+    assert (said.returncode, said.stdout) == (2, ""), said.stderr
+    assert said.stderr.count("\n") == 1 and said.stderr.startswith("error: ") and VALUES[words] in said.stderr
+
+
 def test_a_value_from_the_command_line_is_blamed_on_it(repository: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("model: trainers/embedded_model\nproblem: 1 + 1\nn: 4\n")

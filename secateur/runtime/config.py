@@ -109,13 +109,19 @@ def check_types(cls: type, values: Mapping[str, JSON], where: str) -> dict[str, 
         try:
             checked[key] = TypeAdapter(hints[key]).validate_python(_as_wanted(value, hints[key]))
         except ValueError as error:  # a ValidationError is one
-            wanted = getattr(hints[key], "__name__", None) if isinstance(hints[key], type) else None
-            wanted = wanted or str(hints[key]).replace("typing.", "")
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise InputError(
-                f"{where}: key '{key}' has the value {value!r}: expected {wanted} ({reason}){_example(hints[key])}"
+                f"{where}: key '{key}' has the value {value!r}: {_expected(hints[key], error)}{_example(hints[key])}"
             ) from None
     return checked
+
+
+def _expected(hint: object, error: ValueError) -> str:
+    """What a key takes, and what is wrong with the value that it got."""
+    if typing.get_origin(hint) is typing.Literal:
+        return f"choose one of {', '.join(map(str, typing.get_args(hint)))}"
+    wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+    return f"expected {wanted} ({reason})"
 
 
 def _as_wanted(value: JSON, hint: object) -> JSON:
