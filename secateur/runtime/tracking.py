@@ -179,6 +179,12 @@ def name_wandb_run(folder: Path, name: str, project: str | None = None) -> None:
     _remember(folder, group=home.group, project=home.project)
 
 
+def tracked_home(folder: Path) -> Home | None:
+    """Where the runs of a folder went; None if nothing was sent."""
+    group, project = _went_to(folder)
+    return Home(group, project) if group and project else None
+
+
 def unpublished(folder: Path, names: Sequence[str]) -> list[str]:
     """Which of `names` were not yet sent to the run of `folder`."""
     return [name for name in names if name not in _memory(folder).published]
