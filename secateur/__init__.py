@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secateur.deepprune.answers import AHEAD, FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule
-    from secateur.deepprune.controller import LiveResult, ProblemJob, TraceResult, run_live
+    from secateur.deepprune.controller import run_live
     from secateur.deepprune.cut import CutRule
+    from secateur.deepprune.driver import Busy, Load, PruneProgress, TraceProgress
     from secateur.deepprune.evidence import EVIDENCE_RULE, EvidenceRule
+    from secateur.deepprune.job import LiveResult, ProblemJob, TraceResult
     from secateur.deepprune.judges.base import Judge, JudgeError
     from secateur.deepprune.judges.folder import load_judge
     from secateur.deepprune.policy import Decision
     from secateur.deepprune.prune import PruneResult, prune
+    from secateur.deepprune.pruner import Pruner
     from secateur.deepprune.rule import (
         ADAPTIVE_RULE,
         PUBLISHED_RULE,
@@ -37,10 +40,14 @@ if TYPE_CHECKING:
     from secateur.engines.vllm.engine import VLLMEngine
     from secateur.results import Row, Table, read_table
     from secateur.runtime.errors import InputError
+    from secateur.tasks.answers.kinds import Answers
 
 _HOMES = {
     "deepprune.prune": ("prune", "PruneResult"),
-    "deepprune.controller": ("run_live", "ProblemJob", "LiveResult", "TraceResult"),
+    "deepprune.pruner": ("Pruner",),
+    "deepprune.driver": ("PruneProgress", "TraceProgress", "Load", "Busy"),
+    "deepprune.controller": ("run_live",),
+    "deepprune.job": ("ProblemJob", "LiveResult", "TraceResult"),
     "deepprune.policy": ("Decision",),
     "deepprune.judges.folder": ("load_judge",),
     "deepprune.judges.base": ("Judge", "JudgeError"),
@@ -57,6 +64,7 @@ _HOMES = {
     "engines.accounting": ("Usage",),
     "results": ("Table", "Row", "read_table"),
     "runtime.errors": ("InputError",),
+    "tasks.answers.kinds": ("Answers",),
 }
 _HOME_OF = {name: f"secateur.{module}" for module, names in _HOMES.items() for name in names}
 
@@ -68,6 +76,8 @@ __all__ = [
     "PUBLISHED_RULE",
     "SHORTEST_WAIT",
     "AnswerRule",
+    "Answers",
+    "Busy",
     "ClusterRule",
     "CutRule",
     "Decision",
@@ -80,17 +90,21 @@ __all__ = [
     "JudgeError",
     "Lead",
     "LiveResult",
+    "Load",
     "OnDemand",
     "OpenAIEngine",
     "ProblemJob",
+    "PruneProgress",
     "PruneResult",
     "PruneRule",
+    "Pruner",
     "Row",
     "SamplingSpec",
     "StartRule",
     "StartingPolicy",
     "StoppingRule",
     "Table",
+    "TraceProgress",
     "TraceResult",
     "TransformersEngine",
     "Usage",

@@ -19,12 +19,14 @@ class ScriptedEngine:
         self.scripts, self.capture_layers = scripts, capture_layers
         self.log: list[tuple[str, tuple[int, ...]]] = []
         self.most_rows = 0
+        self._started = 0
         self._script: dict[int, Sequence[str]] = {}
         self._state: dict[int, str] = {}
         self._usage: dict[int, TraceUsage] = {}
 
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
-        handles = [len(self._script) + offset for offset in range(len(seeds))]
+        handles = [self._started + offset for offset in range(len(seeds))]
+        self._started += len(seeds)
         for handle, seed in zip(handles, seeds, strict=True):
             self._script[handle] = self.scripts[seed]
             self._state[handle] = "running"
@@ -61,6 +63,11 @@ class ScriptedEngine:
 
     def usage(self, trace: int) -> TraceUsage:
         return self._usage[trace]
+
+    def release(self, traces: Sequence[int]) -> None:
+        for trace in traces:
+            assert self._state.pop(trace) in ("ended", "pruned"), ("release", trace)
+            del self._script[trace], self._usage[trace]
 
     def states(self, traces: Sequence[int]) -> list[np.ndarray]:
         assert self.capture_layers, "these scripted traces have no hidden states"

@@ -25,7 +25,9 @@ OUTPUT = REPOSITORY / "outputs" / "docs"
 _PICTURES = ("docs/*.png", "bench/*.png")
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _PARTS = {
-    "Answer with fewer tokens": ("prune", "PruneResult", "run_live", "ProblemJob", "LiveResult", "TraceResult"),
+    "Answer with fewer tokens": ("prune", "PruneResult", "Answers", "TraceResult"),
+    "Many callers at once": ("Pruner", "PruneProgress", "TraceProgress", "Load", "Busy"),
+    "Many problems at once": ("run_live", "ProblemJob", "LiveResult"),
     "Rules": (
         "AnswerRule",
         "EvidenceRule",

@@ -145,6 +145,10 @@ class LiveMarks:
         """In tokens."""
         return self._rule.every * (len(self.keys[trace]) + 1)
 
+    def told(self, trace: int) -> Hashable | None:
+        """What a trace answered at the last mark that the policy was told of."""
+        return self.keys[trace][self._told - 1]
+
     def due(self, running: Iterable[int]) -> dict[int, Hashable | None]:
         """The answers of all `running` traces at the next mark, once; {} while one of them is missing."""
         traces = sorted(running)

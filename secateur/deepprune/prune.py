@@ -12,22 +12,28 @@ With a judge of the model's own states, traces that would end in the same answer
     engine = TransformersEngine("path/of/model", capture_layers=judge.capture_layers)
     result = prune("What is 17 · 23?", engine, judge, n=64)
 
-Many problems at once share the engine's batch through `secateur.run_live`, on which this stands."""
+Many problems at once share the engine's batch: a known list of them through `secateur.run_live`, those that callers
+bring at any time through `secateur.Pruner` (pruner.py)."""
 
 import hashlib
+import math
+import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from secateur.deepprune.answers import AHEAD, AnswerRule
-from secateur.deepprune.controller import ProblemJob, TraceResult, run_live
+from secateur.deepprune.controller import run_tasks
 from secateur.deepprune.evidence import EVIDENCE_RULE, EvidenceRule, JudgedRule, Rule
+from secateur.deepprune.job import Ended, LiveResult, ProblemJob, ProblemTask, TraceResult
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.policy import Decision
 from secateur.engines.accounting import Usage
-from secateur.engines.base import Engine, SamplingSpec
+from secateur.engines.base import Engine, SamplingSpec, warn_of_context
 from secateur.runtime.errors import InputError
-from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
+from secateur.tasks.answers.extraction import ANSWER, Extract
+from secateur.tasks.answers.kinds import MATHEMATICS, Answers
 from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages, prompt_of, starts_inside_thinking
 
 DEFAULT_SPEC = SamplingSpec(temperature=0.6, top_p=0.95, max_tokens=32_768)
@@ -40,13 +46,75 @@ class PruneResult:
     """The vote's `answer`, None if no trace that finished gave one; all n `traces`; and what it took.
 
     `usage` holds the tokens of all traces and of the judge; `decision` the clusters, who voted, and whether the judge
-    failed (then no trace is pruned that had not been pruned before, and a warning says so).
+    failed (then no trace is pruned that had not been pruned before, and a warning says so). `text`: the shortest
+    finished trace that gave the answer, thinking included; None where there is no answer. `votes`: answer → traces
+    that voted for it, the most first. Of all traces `started`, `finished` and `stopped` so many. `ended` says what
+    ended it: "decided" by its rule, or the "token_budget" or "deadline" that it came to, which make the vote one of
+    those that had finished. `full_vote_tokens` [tokens]: what n full traces would have cost, n times the mean of the
+    finished ones, which the earliest make too small; None where none finished. `judge`: the judge's verdict on
+    itself, "" without one.
     """
 
     answer: str | None
     traces: list[TraceResult]
     usage: Usage
     decision: Decision
+    text: str | None
+    votes: Mapping[str, int]
+    started: int
+    finished: int
+    stopped: int
+    ended: Ended
+    full_vote_tokens: int | None
+    judge: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """One problem and how it is to be answered: what `prune` is given beside engine and judge. Raises `InputError`
+    for values out of range. `began` [seconds of `time.monotonic`]: from when the deadline counts."""
+
+    problem: str | Sequence[Mapping[str, str]]
+    n: int = 64
+    spec: SamplingSpec = DEFAULT_SPEC
+    rule: Rule | None = None
+    prompt_family: str | None = None
+    system_prompt: str | None = None
+    instruction: str | None = None
+    answers: Answers = MATHEMATICS
+    seed: int = 0
+    token_budget: int | None = None
+    deadline_s: float | None = None
+    began: float = field(default_factory=time.monotonic, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.token_budget is not None and self.token_budget < 1:
+            raise InputError(f"token_budget = {self.token_budget}: write at least 1 token, or None for no budget")
+        if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
+            raise InputError(f"deadline_s = {self.deadline_s}: write seconds above 0, or None for no deadline")
+        if not self.answers.votes and self.n != 1:
+            raise InputError(
+                f"n = {self.n}: free text has no vote; write n = 1, or say by 'answers' which answers are equal"
+            )
+
+    def task(self, engine: Engine, judge: Judge | None) -> ProblemTask:
+        """What runs. Raises `InputError` as `prune` does."""
+        rule = rule_for(self.rule, judge) if self.answers.votes else AHEAD
+        if judge is not None and isinstance(rule, JudgedRule):
+            _check_states(engine, judge)
+        known = (None if judge is None else judge.prompt) or Prompt()
+        given = {key: getattr(self, key) for key in ("prompt_family", "system_prompt", "instruction")}
+        job = job_of(self.problem, engine, prompt_of(given, known), self.n, self.seed, not self.answers.votes)
+        return ProblemTask(
+            job,
+            self.spec,
+            judge,
+            rule,
+            self.answers.extract(starts_inside_thinking(engine.tokenizer)),
+            self.answers.groups,
+            self.token_budget,
+            None if self.deadline_s is None else self.began + self.deadline_s,
+        )
 
 
 def prune(
@@ -61,7 +129,10 @@ def prune(
     system_prompt: str | None = None,
     instruction: str | None = None,
     answer_from: str | Extract = ANSWER,
+    answers: Answers | str | None = None,
     seed: int = 0,
+    token_budget: int | None = None,
+    deadline_s: float | None = None,
 ) -> PruneResult:
     """Answer one problem by the vote of up to n parallel traces, as few of which run as the answer needs.
 
@@ -73,30 +144,66 @@ def prune(
     `problem` is the problem's text, or chat messages, which are rendered as they are. A text gets the sentences of
     `prompt_family` (deepseek, qwen, or plain for none) or `system_prompt` and `instruction` of your own
     (secateur/tasks/prompts.py); what is not given is as the judge's traces were prompted, deepseek's where it does
-    not say. The final answer is taken from the last `\\boxed{…}` after the thinking, unless `answer_from` says
-    otherwise (`anywhere`, `pattern:REGEX`, or a function from text to answer or None). `seed` makes the run
-    repeatable. A cap of `spec` that the model's context does not hold is lowered, with a warning. The engine may be
-    used again, but for one call at a time.
+    not say. The final answer is taken from the last `\\boxed{…}` after the thinking and compared as mathematics,
+    unless `answer_from` says where else it is (`anywhere`, `pattern:REGEX`, or a function from text to answer or
+    None), or `answers` that it is none of mathematics: `choice`, `exact`, `json:KEY.PATH`, `pattern:REGEX`, or, with
+    n = 1, `none` for free text (secateur/tasks/answers/kinds.py). `seed` makes the run repeatable. A cap of `spec`
+    that the model's context does not hold is lowered, with a warning. The engine may be used again, but for one call
+    at a time.
+
+    `token_budget` [tokens, generated by all traces together] and `deadline_s` [seconds from now]: once one of them is
+    reached all that runs is stopped, and those that have finished vote (`PruneResult.ended`). An engine step is never
+    cut short, so that a token for each running trace may come beyond.
 
     Raises `InputError` for an engine that lacks what the judge reads, fewer than 2 traces, or a prompt that the
     engine refuses, and `EngineError` if the engine breaks down.
     """
-    rule = rule_for(rule, judge)
-    if judge is not None and isinstance(rule, JudgedRule):
-        _check_states(engine, judge)
-    known = (None if judge is None else judge.prompt) or Prompt()
-    given = {"prompt_family": prompt_family, "system_prompt": system_prompt, "instruction": instruction}
-    job = job_of(problem, engine, prompt_of(given, known), n, seed)
-    thinking = starts_inside_thinking(engine.tokenizer)
-    extract = extraction(answer_from, thinking) if isinstance(answer_from, str) else answer_from
-    (result,) = run_live(engine, [job], spec, judge, rule, max_rows=n, extract=extract)
-    if judge is not None and isinstance(rule, JudgedRule):
-        _warn_of_whole_cuts(judge, result.traces)
-    return PruneResult(result.answer, result.traces, result.usage, result.decision)
+    keys = (spec, rule, prompt_family, system_prompt, instruction)
+    asked = _answers(answers, answer_from)
+    request = PruneRequest(problem, n, *keys, asked, seed, token_budget, deadline_s)
+    task = request.task(engine, judge)
+    warn_of_context(engine, [task.job.prompt_ids], spec)
+    (live,) = run_tasks(engine, [task], max_rows=n)
+    return result_of(task, live)
+
+
+def _answers(answers: Answers | str | None, answer_from: str | Extract) -> Answers:
+    if answers is None:
+        return Answers(answer_from=answer_from)
+    if answer_from != ANSWER:
+        raise InputError(f"answers = {answers!r} and answer_from = {answer_from!r}: give one of them")
+    return answers if isinstance(answers, Answers) else Answers(answers)
+
+
+def result_of(task: ProblemTask, live: LiveResult) -> PruneResult:
+    """What a task came to, for whoever asked."""
+    judge, states = task.judge, Counter(trace.status for trace in live.traces)
+    if judge is not None and isinstance(task.rule, JudgedRule):
+        _warn_of_whole_cuts(judge, live.traces)
+    lengths = [len(trace.token_ids) for trace in live.traces if trace.status in ("whole", "finished")]
+    return PruneResult(
+        live.answer,
+        live.traces,
+        live.usage,
+        live.decision,
+        live.text,
+        live.votes,
+        started=len(live.traces) - states["unstarted"],
+        finished=len(lengths),
+        stopped=states["pruned"],
+        ended=live.ended,
+        full_vote_tokens=round(len(live.traces) * sum(lengths) / len(lengths)) if lengths else None,
+        judge=(judge.verdict or "") if judge is not None else "",
+    )
 
 
 def job_of(
-    problem: str | Sequence[Mapping[str, str]], engine: Engine, prompt: Prompt, n: int, seed: int
+    problem: str | Sequence[Mapping[str, str]],
+    engine: Engine,
+    prompt: Prompt,
+    n: int,
+    seed: int,
+    voteless: bool = False,
 ) -> ProblemJob:
     """The n traces that `prune` would run of a problem."""
     if engine.tokenizer is None:
@@ -104,7 +211,8 @@ def job_of(
             "the engine has no tokenizer, so no prompt can be rendered: open it with the model's tokenizer"
         )
     prompt_ids = encode_prompt(engine.tokenizer, _messages(problem, prompt))
-    return ProblemJob.sampled(hashlib.sha256(repr(prompt_ids).encode()).hexdigest()[:16], prompt_ids, n, seed)
+    name = hashlib.sha256(repr(prompt_ids).encode()).hexdigest()[:16]
+    return ProblemJob.sampled(name, prompt_ids, n, seed, voteless)
 
 
 def _warn_of_whole_cuts(judge: Judge, traces: Sequence[TraceResult]) -> None:

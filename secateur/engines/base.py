@@ -6,7 +6,7 @@ positions, and where resuming reads a trace again, those of every reading."""
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -108,12 +108,25 @@ class Engine(Protocol):
 
     def usage(self, trace: int) -> TraceUsage: ...
 
+    def release(self, traces: Sequence[int]) -> None:
+        """Forget traces that have ended, states that nobody took included: their handles are unknown from then on.
+        What an engine remembers of ended traces grows until then."""
+
     def states(self, traces: Sequence[int]) -> "list[torch.Tensor]":
         """Hidden states of each trace's generated tokens that were fed back so far: fp16, shape
         [tokens, layers, hidden] (the newest token has been sampled but not fed, so it has none yet). The traces may
         be running, parked or ended. Only engines built with `capture_layers`; capturing for them ends here."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """An engine whose `step` waits for somebody else, such as a server, for as long as that takes."""
+
+    def interrupt(self) -> None:
+        """To be called from any thread: the `step` that waits, or else the next one, returns at once, if need be with
+        []."""
 
 
 @runtime_checkable
@@ -179,12 +192,22 @@ class HasStatus(Protocol):
 
 
 H = TypeVar("H", bound=HasStatus)
+ENDED = ("finished", "pruned", "lost")
+"""Statuses of traces that can be released."""
 
 
-def select_traces(traces: Sequence[H], handles: Sequence[int], allowed: tuple[str, ...]) -> list[H]:
-    """The traces of these handles, each once. Raises `ValueError` for one whose status is not among `allowed`."""
-    chosen = [traces[handle] for handle in dict.fromkeys(handles)]
+def select_traces(traces: Mapping[int, H], handles: Sequence[int], allowed: tuple[str, ...]) -> list[H]:
+    """The traces of these handles, each once. Raises `ValueError` for one whose status is not among `allowed`, and
+    for one that is not known."""
+    chosen = [find_trace(traces, handle) for handle in dict.fromkeys(handles)]
     for trace in chosen:
         if trace.status not in allowed:
             raise ValueError(f"trace {trace.handle} is {trace.status}; expected {' or '.join(allowed)}")
     return chosen
+
+
+def find_trace(traces: Mapping[int, H], handle: int) -> H:
+    """Raises `ValueError` for a trace that is not known."""
+    if handle not in traces:
+        raise ValueError(f"trace {handle} is not known: it was never started, or was released")
+    return traces[handle]

@@ -122,9 +122,10 @@ def sample_traces(
         due = _take(running, events)
         if due and (with_states or encode is not None):
             _keep_states(engine, running, due, encode)
-        for event in events:
-            if event.done is not None:
-                yield _finished(engine, tokenizer, running.pop(event.trace), event)
+        ended = [event for event in events if event.done is not None]
+        finished = [_finished(engine, tokenizer, running.pop(event.trace), event) for event in ended]
+        engine.release([event.trace for event in ended])
+        yield from finished
 
 
 @dataclass(eq=False)
@@ -151,7 +152,7 @@ class Prober:
         self._spec = SamplingSpec(temperature=0.0, max_tokens=tokens)
         self._ids: dict[str, tuple[int, ...]] = {}
         self._running: dict[int, Probe] = {}
-        self._started: list[int] = []
+        self._spent = Usage()
 
     @property
     def handles(self) -> list[int]:
@@ -174,7 +175,6 @@ class Prober:
         ids = (*prompt_ids, *token_ids, *self.injected(text))
         (handle,) = self._engine.start(ids, [seed], self._spec)
         probe = self._running[handle] = Probe(handle, self._forcing.behind(text))
-        self._started.append(handle)
         return probe
 
     def take(self, events: Iterable[Event]) -> None:
@@ -186,7 +186,7 @@ class Prober:
             probe.n_tokens += len(event.token_ids)
             probe.done = event.done is not None or last_box(probe.forced) is not None
             if event.done is not None:
-                del self._running[probe.handle]
+                self._forget([self._running.pop(probe.handle).handle])
             elif probe.done:
                 closed.append(probe)
         self.drop(closed)
@@ -196,16 +196,29 @@ class Prober:
         handles = [probe.handle for probe in probes if self._running.pop(probe.handle, None) is not None]
         if handles:
             self._engine.prune(handles)
+            self._forget(handles)
+
+    def close(self) -> None:
+        """End all that run."""
+        self.drop(list(self._running.values()))
 
     @property
     def usage(self) -> Usage:
         """What all of its probes have cost."""
-        counts = [self._engine.usage(handle) for handle in self._started]
+        return sum(map(self._usage_of, self._running), self._spent)
+
+    def _forget(self, handles: Sequence[int]) -> None:
+        """Count probes that have ended, and let the engine forget them."""
+        self._spent = sum(map(self._usage_of, handles), self._spent)
+        self._engine.release(handles)
+
+    def _usage_of(self, handle: int) -> Usage:
+        count = self._engine.usage(handle)
         return Usage(
-            overrun=sum(count.overrun_tokens for count in counts),
-            probe_prefill=sum(count.prefill_computed for count in counts),
-            probe_cached=sum(count.prefill_cached for count in counts),
-            probe_generated=sum(count.generated_tokens for count in counts),
+            overrun=count.overrun_tokens,
+            probe_prefill=count.prefill_computed,
+            probe_cached=count.prefill_cached,
+            probe_generated=count.generated_tokens,
         )
 
 

@@ -7,13 +7,14 @@ the matrix products: in float32 about 1e-6 of a logit, which can flip a drawn to
 dtype "float64" a live run and a replay agree token for token.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.engines.base import Event, SamplingSpec, TraceUsage, check_prompt, select_traces
+from secateur.engines.base import ENDED, Event, SamplingSpec, TraceUsage, check_prompt, find_trace, select_traces
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.gguf import plain_model
 from secateur.engines.local.batch import LiveTrace, RowBatch
@@ -84,7 +85,8 @@ class TransformersEngine:
         self.end_ids = end_token_ids(self.model, self.tokenizer)
         self._detokenizer = Detokenizer(self.tokenizer)
         self._batch = RowBatch(self.model, self.capture_layers)
-        self._traces: list[LiveTrace] = []
+        self._traces: dict[int, LiveTrace] = {}
+        self._handles = itertools.count()
         self._pending: list[LiveTrace] = []
 
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
@@ -98,7 +100,7 @@ class TransformersEngine:
         self._check_room(len(seeds))
         started = [
             LiveTrace(
-                handle=len(self._traces) + index,
+                handle=next(self._handles),
                 prompt_ids=prompt,
                 spec=spec,
                 uniforms=UniformStream(seed),
@@ -106,9 +108,9 @@ class TransformersEngine:
                 usage=TraceUsage(prompt_tokens=len(prompt)),
                 capturing=bool(self.capture_layers),
             )
-            for index, seed in enumerate(seeds)
+            for seed in seeds
         ]
-        self._traces.extend(started)
+        self._traces.update((trace.handle, trace) for trace in started)
         self._pending.extend(started)
         return [trace.handle for trace in started]
 
@@ -158,14 +160,19 @@ class TransformersEngine:
             trace.saved = trace.saved_states = None
 
     def usage(self, trace: int) -> TraceUsage:
-        return self._traces[trace].usage
+        return find_trace(self._traces, trace).usage
+
+    def release(self, traces: Sequence[int]) -> None:
+        """See `Engine.release`."""
+        for trace in select_traces(self._traces, traces, ENDED):
+            del self._traces[trace.handle]
 
     def states(self, traces: Sequence[int]) -> list[torch.Tensor]:
         """See `Engine.states`; a trace that has ended keeps its states until they are taken."""
         return [self._take_states(trace) for trace in traces]
 
     def _take_states(self, trace: int) -> torch.Tensor:
-        wanted = self._traces[trace]
+        wanted = find_trace(self._traces, trace)
         if not wanted.capturing:
             raise ValueError(f"trace {trace} captures no states (capture_layers not given, or taken before)")
         if wanted.status == "pruned":
@@ -179,7 +186,7 @@ class TransformersEngine:
     def close(self) -> None:
         """Free everything; the engine can start new traces afterwards, old handles are gone."""
         self._batch = RowBatch(self.model, self.capture_layers)
-        self._pending, self._traces = [], []
+        self._pending, self._traces = [], {}
 
     def _set_threads(self, threads: int | None) -> None:
         if threads is not None:

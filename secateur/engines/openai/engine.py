@@ -10,6 +10,7 @@ A chunk costs this process about 80 µs (256 streams, one core): from some 12,00
 ahead of us, and more is computed than a cut needs; let it send several tokens in a chunk (vLLM: --stream-interval).
 """
 
+import itertools
 import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
-from secateur.engines.base import EngineError, Event, SamplingSpec, TraceUsage, check_prompt, select_traces
+from secateur.engines.base import (
+    ENDED,
+    EngineError,
+    Event,
+    SamplingSpec,
+    TraceUsage,
+    check_prompt,
+    find_trace,
+    select_traces,
+)
 from secateur.engines.detokenize import Detokenizer, TextStream
 from secateur.engines.model_files import load_tokenizer
 from secateur.engines.openai.checks import ABORT_CHECKS, check_abort, find_dialect, parameters_of
@@ -98,9 +108,10 @@ class OpenAIEngine:
             self._extra,
             self._tokenize,
         )
-        self._traces: list[_ServedTrace] = []
+        self._traces: dict[int, _ServedTrace] = {}
+        self._handles = itertools.count()
         self._running: dict[int, _ServedTrace] = {}
-        self._said_cut_off = False
+        self._said_cut_off = self._interrupted = False
         try:
             self._get_to_know(base_url.rstrip("/"), model, abort_check)
         except BaseException:
@@ -156,22 +167,23 @@ class OpenAIEngine:
         check_prompt(prompt, spec, None, self.dialect.context)
         started = [
             _ServedTrace(
-                handle=len(self._traces) + index,
+                handle=next(self._handles),
                 prompt_ids=prompt,
                 spec=spec,
                 seed=seed,
                 usage=TraceUsage(prompt_tokens=len(prompt), exact=False),
                 text=self._detokenizer.stream() if self._detokenizer and self.dialect.ids else None,
             )
-            for index, seed in enumerate(seeds)
+            for seed in seeds
         ]
-        self._traces.extend(started)
+        self._traces.update((trace.handle, trace) for trace in started)
         self._running |= {trace.handle: trace for trace in started}
         self._open(started)
         return [trace.handle for trace in started]
 
     def step(self) -> list[Event]:
-        """The oldest waiting chunk of each running trace, in the order of their handles; waits until there is one.
+        """The oldest waiting chunk of each running trace, in the order of their handles; waits until there is one, or
+        until it is interrupted.
 
         A chunk is a token, or a few where the server sends them together: a trace that is stopped at one of them can
         go on right there, however far ahead the server has run meanwhile. Raises `EngineError` if a stream is lost.
@@ -179,9 +191,10 @@ class OpenAIEngine:
         if not self._running:
             return []
         self._sort_in()
-        while not (ready := [trace for trace in self._running.values() if trace.backlog]):
+        while not (ready := [trace for trace in self._running.values() if trace.backlog]) and not self._interrupted:
             self._receive(self._streams.inbox.get())
             self._sort_in()
+        self._interrupted = False
         for trace in ready:
             self._raise_error(trace)
         return [self._deliver(trace) for trace in sorted(ready, key=lambda trace: trace.handle)]
@@ -205,7 +218,16 @@ class OpenAIEngine:
 
     def usage(self, trace: int) -> TraceUsage:
         """See `Engine.usage`. Prompt positions count as computed where the server does not say that it had them."""
-        return self._traces[trace].usage
+        return find_trace(self._traces, trace).usage
+
+    def release(self, traces: Sequence[int]) -> None:
+        """See `Engine.release`."""
+        for trace in select_traces(self._traces, traces, ENDED):
+            del self._traces[trace.handle]
+
+    def interrupt(self) -> None:
+        """See `secateur.engines.base.Interruptible`."""
+        self._streams.inbox.put(None)
 
     def states(self, traces: Sequence[int]) -> NoReturn:
         """A server hands out no hidden states: always an `InputError`."""
@@ -268,8 +290,11 @@ class OpenAIEngine:
         while not self._streams.inbox.empty():
             self._receive(self._streams.inbox.get())
 
-    def _receive(self, chunk: Chunk) -> None:
-        """Put a chunk behind its trace's others and count what it says about the prompt."""
+    def _receive(self, chunk: Chunk | None) -> None:
+        """Put a chunk behind its trace's others and count what it says about the prompt; None is an interruption."""
+        if chunk is None:
+            self._interrupted = True
+            return
         trace, usage = self._traces[chunk.trace], self._traces[chunk.trace].usage
         usage.prefill_computed += chunk.prefill
         if chunk.done is not None and chunk.cached:

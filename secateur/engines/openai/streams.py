@@ -61,7 +61,8 @@ class Broken(Exception):
 
 
 class Streams:
-    """Opens and closes streams; what they bring is put into `inbox`, an error as the `error` of a chunk.
+    """Opens and closes streams; what they bring is put into `inbox`, an error as the `error` of a chunk. None
+    in it is of others, for whoever waits there.
 
     `tokenize` turns a piece of text, or the end of a trace, into token ids where the server sends none.
     """
@@ -75,7 +76,7 @@ class Streams:
         extra_body: Mapping[str, JSON],
         tokenize: Callable[[str, bool], tuple[int, ...]],
     ) -> None:
-        self.inbox: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
         self.dialect = Dialect()
         self.retries = 0
         """Streams that broke and were opened again."""

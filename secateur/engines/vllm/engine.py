@@ -14,13 +14,23 @@ Several GPUs: one process with one engine per GPU, each with problems of its own
 """
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
-from secateur.engines.base import EngineError, Event, SamplingSpec, TraceUsage, check_prompt, select_traces
+from secateur.engines.base import (
+    ENDED,
+    EngineError,
+    Event,
+    SamplingSpec,
+    TraceUsage,
+    check_prompt,
+    find_trace,
+    select_traces,
+)
 from secateur.engines.detokenize import Detokenizer, TextStream
 from secateur.engines.gguf import plain_model
 from secateur.engines.model_files import check_capture_layers, count_parameters, load_tokenizer, stored_end_ids
@@ -168,7 +178,8 @@ class VLLMEngine:
         )
         self.context = self._llm.model_config.max_model_len
         self._requests: dict[str, Request] = self._llm.engine_core.engine_core.scheduler.requests
-        self._traces: list[VLLMTrace] = []
+        self._traces: dict[int, VLLMTrace] = {}
+        self._handles = itertools.count()
         self._running: dict[str, VLLMTrace] = {}
         self._failure: str | None = None
 
@@ -179,7 +190,7 @@ class VLLMEngine:
         self._check_start(prompt, spec)
         started = [
             VLLMTrace(
-                handle=len(self._traces) + index,
+                handle=next(self._handles),
                 prompt_ids=prompt,
                 seed=seed,
                 spec=spec,
@@ -187,9 +198,9 @@ class VLLMEngine:
                 usage=TraceUsage(prompt_tokens=len(prompt)),
                 capturing=bool(self.capture_layers),
             )
-            for index, seed in enumerate(seeds)
+            for seed in seeds
         ]
-        self._traces.extend(started)
+        self._traces.update((trace.handle, trace) for trace in started)
         for trace in started:
             self._submit(trace)
         return [trace.handle for trace in started]
@@ -232,13 +243,20 @@ class VLLMEngine:
             trace.status = "pruned"
 
     def usage(self, trace: int) -> TraceUsage:
-        return self._traces[trace].usage
+        return find_trace(self._traces, trace).usage
+
+    def release(self, traces: Sequence[int]) -> None:
+        """See `Engine.release`."""
+        released = select_traces(self._traces, traces, ENDED)
+        self._drop_states(released)
+        for trace in released:
+            del self._traces[trace.handle]
 
     def states(self, traces: Sequence[int]) -> "list[torch.Tensor]":
         """See `Engine.states`; on the host. Nothing is computed for them: they were kept when they were computed."""
         import torch
 
-        wanted = [self._traces[trace] for trace in traces]
+        wanted = [find_trace(self._traces, trace) for trace in traces]
         for trace in wanted:
             if not trace.capturing:
                 reason = "capture_layers not given, or taken before"
@@ -259,8 +277,8 @@ class VLLMEngine:
     def close(self) -> None:
         """End all traces; the engine can start new ones afterwards, old handles are gone."""
         self._abort(list(self._running.values()))
-        self._drop_states(self._traces)
-        self._traces = []
+        self._drop_states(list(self._traces.values()))
+        self._traces = {}
 
     def _submit(self, trace: VLLMTrace) -> None:
         trace.phase += 1

@@ -17,6 +17,7 @@ groups: equal ones, and in the first group that it fits an answer that leaves ou
 import functools
 import importlib.metadata
 import math
+import re
 from collections.abc import Hashable, Mapping, Sequence
 
 from secateur.tasks.answers.extraction import Extract, extract_answer
@@ -114,6 +115,19 @@ class AnswerGroups:
         return self._first[group]
 
 
+def choice_letter(answer: str) -> str | None:
+    """The letter that an answer states as its choice, in upper case; None where it states none.
+
+    >>> choice_letter("(b)"), choice_letter("Option C"), choice_letter("14")
+    ('B', 'C', None)
+    """
+    bare = answer.strip(" ().")
+    if len(bare) == 1:
+        return bare.upper() if bare.isascii() and bare.isalpha() else None
+    stated = _CHOICE.match(_read([answer])[0].key)
+    return None if stated is None else stated[1].upper()
+
+
 def unreadable_reason(answer: str) -> str | None:
     """Why an answer cannot be graded (a gold answer must not be like this), or None. Words are readable."""
     return unreadable_reasons([answer])[0]
@@ -145,6 +159,7 @@ def _leaves_out(less: Reading, more: Reading) -> bool:
 
 
 _EMPTY = "raw "
+_CHOICE = re.compile(r"(?:letter|choice) (\w)(?: |$)")
 _known: dict[str, Reading] = {}
 
 

@@ -123,12 +123,13 @@ class PatternExtraction:
     pattern: "regex.Pattern[str]"
 
     @classmethod
-    def of(cls, expression: str) -> "PatternExtraction":
+    def of(cls, expression: str, key: str = "answer_from") -> "PatternExtraction":
+        """Raises `InputError` naming the `key` for what is no regular expression."""
         try:
             return cls(regex.compile(expression))
         except regex.error as error:
             raise InputError(
-                f"key 'answer_from' has the value '{PATTERN}{expression}', which is no regular expression ({error})"
+                f"key '{key}' has the value '{PATTERN}{expression}', which is no regular expression ({error})"
             ) from None
 
     def __call__(self, text: str) -> str | None:
