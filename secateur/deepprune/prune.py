@@ -223,7 +223,7 @@ def _warn_of_whole_cuts(judge: Judge, traces: Sequence[TraceResult]) -> None:
             f"no trace has {judge.cut_rule.in_words}, so the judge '{judge.name}' was never asked; take one that "
             "cuts earlier, or at tokens (cut_kind: tokens)",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -239,7 +239,7 @@ def rule_for(rule: Rule | None, judge: Judge | None) -> Rule:
     weighed = rule.weighed(judge.weight)
     if isinstance(weighed, AnswerRule):
         why = judge.verdict or "what a cut is worth was never measured (trainers/judge.py does)"
-        warnings.warn(f"the judge '{judge.name}' is not asked: {why}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"the judge '{judge.name}' is not asked: {why}", RuntimeWarning, stacklevel=4)
     return weighed
 
 

@@ -290,6 +290,26 @@ class EngineContract:
                 action([first])
         engine.prune([second])
 
+    def test_released_traces_are_forgotten(self, engine: Engine, prompts: list) -> None:
+        """Ended ones only; what runs beside them does not notice."""
+        handles = engine.start(prompts[0], list(range(6)), SPEC)
+        running = unfinished(advance(engine, handles, 3), handles)
+        with pytest.raises(ValueError, match="is running"):
+            engine.release(running[:1])
+        engine.prune(running[:2])
+        engine.release(running[:2])
+        drain(engine)
+        engine.release([trace for trace in handles if trace not in running[:2]])
+        for action in (engine.park, engine.resume, engine.prune, engine.release):
+            with pytest.raises(ValueError, match="is not known"):
+                action(handles[-1:])
+        with pytest.raises(ValueError, match="is not known"):
+            engine.usage(handles[0])
+        later = engine.start(prompts[0], [0], SPEC)
+        assert not set(later) & set(handles), "handles are not used again"
+        engine.prune(later)
+        engine.release(later)
+
     def test_unusable_prompts_are_refused(self, engine: Engine, prompts: list) -> None:
         with pytest.raises(InputError, match="prompt is empty"):
             engine.start((), [0], SPEC)

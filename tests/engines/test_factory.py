@@ -167,7 +167,7 @@ def test_of_an_engine_of_ones_own_little_is_taken_for_granted_unless_it_says_so(
         ("no.such:Engine", "the module 'no.such' cannot be imported"),
         (f"{__name__}:NoEngine", "has no 'NoEngine'"),
         (f"{__name__}:NO_CLASS", "is no class"),
-        (f"{__name__}:Unfinished", "lacks step, park, resume, prune, usage, states, close"),
+        (f"{__name__}:Unfinished", "lacks step, park, resume, prune, usage, release, states, close"),
     ],
 )
 def test_what_is_no_engine_is_refused_early(name: str, message: str) -> None:
