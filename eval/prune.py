@@ -21,8 +21,9 @@ from rich.markup import escape
 
 from eval.traces.sampling import SamplingKeys, hold_output, quiet_library_bars
 from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT
-from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
+from secateur.deepprune.controller import run_live
 from secateur.deepprune.evidence import JudgedRule, Rule
+from secateur.deepprune.job import LiveResult, ProblemJob
 from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.prune import job_of, rule_for
 from secateur.deepprune.rule import ADAPTIVE_RULE, PUBLISHED_RULE

@@ -15,8 +15,9 @@ from eval.table.registry import method_label
 from eval.table.store import StoredProbes, live_path, names_of_judges, read_live, read_probes, read_scores
 from eval.traces.sampling import prompt_ids
 from secateur.deepprune.answers import AnswerRule
-from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
+from secateur.deepprune.controller import run_live
 from secateur.deepprune.evidence import EvidenceRule, JudgedRule, Rule
+from secateur.deepprune.job import LiveResult, ProblemJob
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.probing import ProbedTraces, ProbeRule

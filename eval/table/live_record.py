@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from secateur.deepprune.controller import LiveResult, TraceResult
 from secateur.deepprune.evidence import EvidenceRule, JudgedRule, Rule
 from secateur.deepprune.gathering import ALL_PAIRS
+from secateur.deepprune.job import LiveResult, TraceResult
 from secateur.deepprune.replay import Replay
 from secateur.engines.accounting import Usage
 from secateur.engines.trace_folder import StoredTrace

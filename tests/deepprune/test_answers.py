@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.deepprune.answers import AHEAD, FEWEST_TOKENS, SHORTEST_WAIT, AnswerRule, answer_rule
-from secateur.deepprune.controller import ProblemJob, run_live
+from secateur.deepprune.controller import run_live
+from secateur.deepprune.job import ProblemJob
 from secateur.deepprune.replay import Replay, replay_answers
 from secateur.deepprune.starting import AllAtOnce, MissingWaves, OnDemand, Pool, StartingPolicy, Waves
 from secateur.deepprune.stopping import (

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
+from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule, cut_pieces
+from secateur.deepprune.job import LiveResult, ProblemJob
 from secateur.deepprune.judges.base import CutTrace, SessionJudge
 from secateur.deepprune.policy import JudgeFailure, decision_seed
 from secateur.deepprune.replay import replay

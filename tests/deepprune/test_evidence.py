@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.deepprune.answers import AHEAD
-from secateur.deepprune.controller import ProblemJob, run_live
+from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.evidence import EVIDENCE_RULE, EvidenceRule, judged_policy
+from secateur.deepprune.job import ProblemJob
 from secateur.deepprune.judges import metrics
 from secateur.deepprune.judges.untrained import RandomJudge
 from secateur.deepprune.pair_scores import PairScores

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.deepprune.controller import LiveResult, ProblemJob, run_live
+from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutDetector, CutRule, cut_text
 from secateur.deepprune.evidence import EvidenceRule, Rule
+from secateur.deepprune.job import LiveResult, ProblemJob
 from secateur.deepprune.judges.base import CutTrace, VectorJudge
 from secateur.deepprune.policy import decision_seed
 from secateur.deepprune.replay import replay

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from secateur.deepprune.answers import AnswerRule
 from secateur.deepprune.best_first import BEST_UNTIL_AHEAD, ScoreRule, best_of_cuts, peak_tokens, worst_dropped
-from secateur.deepprune.controller import ProblemJob, run_live
+from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutDetector, CutRule
+from secateur.deepprune.job import ProblemJob
 from secateur.deepprune.judges.folder import describe_generator
 from secateur.deepprune.judges.metrics import auroc_within_problems
 from secateur.deepprune.replay import replay_scored

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from secateur.deepprune.controller import ProblemJob, run_live
+from secateur.deepprune.controller import run_live
 from secateur.deepprune.cut import CutRule
+from secateur.deepprune.job import ProblemJob
 from secateur.deepprune.judges.own_states import OwnStatesJudge, OwnStatesModel, OwnStatesShape
 from secateur.deepprune.rule import ClusterRule, FinishRule, PruneRule
 from secateur.engines.base import SamplingSpec
