@@ -60,7 +60,6 @@ class RunningTrace:
         """Append new tokens. True at the event that brings the trace to its cut, or to its end before that."""
         self.token_ids.extend(event.token_ids)
         self._pieces.append(event.text)
-        self.finish_reason = event.done
         if self._detector is None:
             return False
         reached = self._detector.feed(event.text, len(event.token_ids))
@@ -138,7 +137,7 @@ class ProblemRun:
         if self._closed:
             return
         self._closed = True
-        self._prune(self.progress.held_traces)
+        self._prune([trace for trace in self.progress.held_traces if self.traces[trace].finish_reason is None])
         if self._marks is not None:
             self._marks.prober.close()
         self.usage = self._usage()
@@ -193,6 +192,8 @@ class ProblemRun:
             self._marks.take(event for event in events if event.trace not in self._index)
         self._steps += bool(own)
         arrived, ended = [], []
+        for event in own:  # first of all: where something goes wrong below, `close` has to know what still runs
+            self.traces[self._index[event.trace]].finish_reason = event.done
         for event in own:
             index = self._index[event.trace]
             self.tokens += len(event.token_ids)

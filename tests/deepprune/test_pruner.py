@@ -1,0 +1,351 @@
+"""Many callers, one engine: `Pruner` on real models, and in front of a server that dies, is silent, or comes back."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secateur import (
+    AHEAD,
+    PUBLISHED_RULE,
+    SHORTEST_WAIT,
+    Answers,
+    Busy,
+    EngineError,
+    InputError,
+    OpenAIEngine,
+    PruneProgress,
+    Pruner,
+    PruneResult,
+    SamplingSpec,
+    TransformersEngine,
+    Usage,
+    prune,
+)
+from secateur.deepprune.cut import CutRule
+from secateur.deepprune.judges.untrained import RandomJudge
+from secateur.deepprune.probing import ParallelProbe
+from secateur.tasks.prompts import FORCING
+from tests.engines.openai_server import CompletionsServer
+
+T = TypeVar("T")
+SPEC = SamplingSpec(max_tokens=70)
+DIGIT = r"pattern:(\d)"
+PROBE = ParallelProbe(every=20, tokens=8, stable=1, patience=1, warm_up=0, forcing=FORCING["plain"])
+RULES = (None, AHEAD, SHORTEST_WAIT, PUBLISHED_RULE, PROBE)
+
+
+def run(work: Coroutine[object, object, T]) -> T:
+    """What hangs fails, instead of the whole suite."""
+    return asyncio.run(asyncio.wait_for(work, 300))
+
+
+def problem(number: int) -> str:
+    return f"Start with {number % 10}. a+{number % 7 + 1}."
+
+
+@pytest.fixture(scope="module")
+def engine(embedded_model: Path) -> TransformersEngine:
+    return TransformersEngine(embedded_model, dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path) -> TransformersEngine:
+    return TransformersEngine(tiny_model, dtype="float64")
+
+
+def test_answers_are_those_of_prune_whoever_asks_beside(engine: TransformersEngine) -> None:
+    """20 at once, of several rules, seeds and kinds of answers, through an engine with room for a few."""
+    judge = RandomJudge(CutRule("tokens", 10))
+    asked = [
+        {"n": 3 + i % 3, "seed": i % 2, "rule": RULES[i % 5], "answers": DIGIT if i % 3 else "boxed"}
+        for i in range(20)
+    ]
+    keys = {"spec": SPEC, "prompt_family": "plain"}
+    with pytest.warns(RuntimeWarning, match="is not asked"):
+        alone = [prune(problem(number), engine, judge, **own, **keys) for number, own in enumerate(asked)]
+
+    async def together() -> list[PruneResult]:
+        async with Pruner(engine, judge, max_rows=24) as pruner:
+            calls = (
+                pruner.prune(problem(number), **own, **keys, caller=str(number % 4))
+                for number, own in enumerate(asked)
+            )
+            return await asyncio.gather(*calls)
+
+    with pytest.warns(RuntimeWarning, match="is not asked"):
+        results = run(together())
+    assert results == alone
+    assert len({result.answer for result in results}) > 3 and any(result.stopped for result in results)
+    assert not engine._traces
+
+
+def test_results_say_what_became_of_the_traces(engine: TransformersEngine) -> None:
+    result = prune(problem(3), engine, n=8, spec=SPEC, prompt_family="plain", answers=DIGIT)
+    states = Counter(trace.status for trace in result.traces)
+    assert (result.started, result.finished, result.stopped) == (
+        8 - states["unstarted"],
+        states["finished"],
+        states["pruned"],
+    )
+    assert sum(result.votes.values()) == result.finished and max(result.votes, key=result.votes.get) == result.answer
+    lengths = [len(trace.token_ids) for trace in result.traces if trace.status == "finished"]
+    assert result.full_vote_tokens == round(8 * sum(lengths) / len(lengths))
+    assert result.ended == "decided" and result.judge == ""
+    mine = [trace for trace in result.traces if trace.text == result.text]
+    assert mine and all(len(trace.token_ids) <= max(lengths) for trace in mine)
+
+
+def test_free_text_has_one_trace_and_no_vote(tiny: TransformersEngine) -> None:
+    result = prune("Hello", tiny, n=1, spec=SPEC, answers="none")
+    assert (result.answer, result.votes, result.finished) == (None, {}, 1) and result.text == result.traces[0].text
+    with pytest.raises(InputError, match=r"n = 2: free text has no vote"):
+        prune("Hello", tiny, n=2, spec=SPEC, answers="none")
+    with pytest.raises(InputError, match="n = 1: pruning compares"):
+        prune("Hello", tiny, n=1, spec=SPEC)
+
+
+LIMITS = st.one_of(
+    st.tuples(st.integers(1, 400), st.none()),
+    st.tuples(st.none(), st.floats(1e-6, 0.5)),
+    st.tuples(st.integers(1, 400), st.floats(1e-6, 0.5)),
+)
+
+
+@settings(max_examples=12)
+@given(limits=st.lists(LIMITS, min_size=1, max_size=4), rule=st.sampled_from(RULES))
+def test_a_limit_of_any_size_ends_with_the_best_vote(
+    tiny: TransformersEngine, limits: list[tuple], rule: object
+) -> None:
+    """The vote of those that had finished; a budget is passed by a token for each other trace at most."""
+    spec, judge = SamplingSpec(max_tokens=40), RandomJudge(CutRule("tokens", 10))
+
+    async def all_of_them() -> list[PruneResult]:
+        async with Pruner(tiny, judge, max_rows=16) as pruner:
+            keys = {"n": 6, "spec": spec, "rule": rule or AHEAD, "answers": r"pattern:(.)"}
+            calls = (pruner.prune("x", **keys, token_budget=one[0], deadline_s=one[1]) for one in limits)
+            return await asyncio.gather(*calls)
+
+    for (budget, deadline_s), result in zip(limits, run(all_of_them()), strict=True):
+        allowed = {"decided"} | ({"token_budget"} if budget else set()) | ({"deadline"} if deadline_s else set())
+        assert result.ended in allowed
+        assert budget is None or result.usage.generated < budget + 6
+        assert result.ended != "token_budget" or result.usage.generated >= budget
+        assert {trace.status for trace in result.traces} <= {"unstarted", "whole", "finished", "pruned"}
+        if result.ended != "decided":
+            assert sum(result.votes.values()) <= result.finished
+            assert result.answer is None or result.votes[result.answer] == max(result.votes.values())
+            assert bool(result.votes) == (result.answer is not None) == (result.text is not None)
+    assert not tiny._traces
+
+
+@pytest.mark.parametrize(("key", "value"), [("token_budget", 0), ("deadline_s", 0.0), ("deadline_s", float("nan"))])
+def test_limits_out_of_range_are_refused(tiny: TransformersEngine, key: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{key} = {value}"):
+        prune("x", tiny, n=2, **{key: value})
+
+
+def test_who_is_cancelled_frees_its_rows_and_is_still_counted(tiny: TransformersEngine) -> None:
+    spec = SamplingSpec(max_tokens=200)
+
+    async def cancelled() -> tuple[PruneResult, float]:
+        async with Pruner(tiny, max_rows=12) as pruner:
+            heard: list[PruneProgress] = []
+            going = asyncio.create_task(pruner.prune("x", 4, spec=spec, on_progress=heard.append))
+            waiting = [asyncio.create_task(pruner.prune("x", 30, spec=spec, rule=PROBE)) for _ in range(3)]
+            while not heard:
+                await asyncio.sleep(0.01)
+            assert pruner.load().rows > 0
+            for task in (waiting[0], going, waiting[2]):
+                task.cancel()
+            ended = await asyncio.gather(going, *waiting, return_exceptions=True)
+            assert [isinstance(one, asyncio.CancelledError) for one in ended] == [True, True, False, True]
+            while (load := pruner.load()).rows or load.waiting or load.running:
+                await asyncio.sleep(0.01)
+            return ended[2], load.spent.generated
+
+    result, spent = run(cancelled())
+    assert result.started == 30 and spent > result.usage.generated
+    assert not tiny._traces and not tiny._batch.rows
+
+
+def test_a_request_that_fails_touches_no_other(tiny: TransformersEngine) -> None:
+    spec = SamplingSpec(max_tokens=30)
+
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    async def mixed() -> list[PruneResult | Exception]:
+        async with Pruner(tiny, max_rows=8) as pruner:
+            calls = [
+                pruner.prune("x", 3, spec=spec),
+                pruner.prune("word " * 3000, 3, spec=spec),
+                pruner.prune("x", 3, spec=spec, answers=Answers(answer_from=fail)),
+                pruner.prune("x", 3, spec=spec, rule=PUBLISHED_RULE),
+                pruner.prune("x", 3, spec=spec, on_progress=fail),
+                pruner.prune("x", 3, spec=spec, answers="json:"),
+                pruner.prune("x", 3, spec=spec),
+            ]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    first, *wrong, last = run(mixed())
+    kinds = [InputError, ZeroDivisionError, InputError, ZeroDivisionError, InputError]
+    assert [type(one) for one in wrong] == kinds
+    assert first == last == prune("x", tiny, n=3, spec=spec)
+    assert not tiny._traces and not tiny._batch.rows
+
+
+def test_callers_take_turns(tiny: TransformersEngine) -> None:
+    """Who brings one problem after somebody else's 50 is not the 51st."""
+    spec, order = SamplingSpec(max_tokens=3), []
+
+    async def both() -> None:
+        async with Pruner(tiny, max_rows=6) as pruner:
+
+            async def ask(caller: str) -> None:
+                await pruner.prune("x", 2, spec=spec, caller=caller)
+                order.append(caller)
+
+            many = [asyncio.create_task(ask("many")) for _ in range(50)]
+            await asyncio.sleep(0)
+            await asyncio.gather(ask("one"), *many)
+
+    run(both())
+    assert len(order) == 51 and order.index("one") < 10
+
+
+def test_nothing_is_left_of_a_thousand_problems(tiny: TransformersEngine) -> None:
+    spec = SamplingSpec(max_tokens=2)
+
+    async def thousand() -> Usage:
+        async with Pruner(tiny, max_rows=64) as pruner:
+            results = await asyncio.gather(*(pruner.prune("x", 2, spec=spec, seed=seed) for seed in range(1000)))
+            assert len(results) == 1000
+            driver = pruner._driver
+            assert not driver._running and not driver._lines and not driver._core.active and not pruner._futures
+            assert pruner.load().spent.generated == sum(result.usage.generated for result in results)
+
+    run(thousand())
+    assert not tiny._traces and not tiny._pending and not tiny._batch.rows
+
+
+def test_too_many_are_refused_and_the_rest_is_finished_or_handed_back(tiny: TransformersEngine) -> None:
+    async def crowded() -> None:
+        spec = SamplingSpec(max_tokens=20)
+        async with Pruner(tiny, max_rows=3, max_waiting=4) as pruner:
+            calls = [asyncio.create_task(pruner.prune("x", 2, spec=spec)) for _ in range(12)]
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            refused = [one for one in ended if isinstance(one, Busy)]
+            assert 7 <= len(refused) <= 8 and all(one.retry_after_s >= 1 for one in refused)
+            draining = [asyncio.create_task(pruner.prune("x", 2, spec=spec)) for _ in range(3)]
+            await asyncio.sleep(0)
+            await pruner.drain()
+            assert all(task.done() and task.result() for task in draining)
+            with pytest.raises(Busy, match="closing"):
+                await pruner.prune("x", 2, spec=spec)
+        async with Pruner(tiny, max_rows=3) as pruner:
+            left = [asyncio.create_task(pruner.prune("x", 2)) for _ in range(3)]
+            await asyncio.sleep(0)
+        handed = await asyncio.gather(*left, return_exceptions=True)
+        assert [type(one) for one in handed] == [Busy] * 3
+        with pytest.raises(RuntimeError, match="not open"):
+            await Pruner(tiny).prune("x", 2)
+
+    run(crowded())
+    assert not tiny._traces
+
+
+def test_progress_adds_up_and_comes_in_the_event_loop(tiny: TransformersEngine) -> None:
+    heard: list[PruneProgress] = []
+    threads = set()
+
+    def hear(progress: PruneProgress) -> None:
+        heard.append(progress)
+        threads.add(threading.current_thread())
+
+    async def one() -> PruneResult:
+        async with Pruner(tiny) as pruner:
+            return await pruner.prune("x", 5, spec=SamplingSpec(max_tokens=300), answers=DIGIT, on_progress=hear)
+
+    result = run(one())
+    assert threads == {threading.main_thread()}
+    assert [one.tokens for one in heard] == sorted(one.tokens for one in heard)
+    assert heard[-1].tokens <= result.usage.generated
+    for one in heard:
+        assert one.started + one.unstarted == 5 and one.running + one.finished + one.stopped == one.started
+        assert one.tokens == sum(trace.tokens for trace in one.traces) and len(one.traces) == one.started
+
+
+def test_a_model_is_opened_and_closed_by_name(tiny_model: Path) -> None:
+    async def opened() -> PruneResult:
+        options = {"max_batch_rows": 8}
+        async with Pruner(str(tiny_model), "values", dtype="float64", device="cpu", engine_options=options) as pruner:
+            return await pruner.prune("x", 3, spec=SamplingSpec(max_tokens=9), rule=PUBLISHED_RULE)
+
+    result = run(opened())
+    assert result.finished == 3 and result.decision.clustering is not None
+    with pytest.raises(InputError, match="nowhere"):
+        run(Pruner("./nowhere").__aenter__())
+    with pytest.raises(InputError, match="max_rows = 0"):
+        Pruner(str(tiny_model), max_rows=0)
+
+
+@pytest.fixture
+def server(tiny_model: Path) -> Iterator[CompletionsServer]:
+    with CompletionsServer(TransformersEngine(tiny_model, dtype="float64")) as server:
+        yield server
+
+
+def served(server: CompletionsServer, model: Path) -> OpenAIEngine:
+    return OpenAIEngine(server.url, server.model, tokenizer=str(model), abort_check="off", max_retries=0)
+
+
+def test_a_server_that_dies_fails_what_runs_and_serves_the_next_when_it_is_back(
+    server: CompletionsServer, tiny_model: Path
+) -> None:
+    engine, spec = served(server, tiny_model), SamplingSpec(max_tokens=30)
+
+    async def through_deaths() -> float:
+        async with Pruner(engine, max_rows=9) as pruner:
+            for death in range(5):
+                server.habits.die_after, server.habits.deaths = death, 1
+                calls = (pruner.prune("x", 3, spec=spec, seed=seed) for seed in range(3))
+                ended = await asyncio.gather(*calls, return_exceptions=True)
+                assert EngineError in {type(one) for one in ended} <= {EngineError, PruneResult}
+                server.habits.deaths = 0
+                assert (await pruner.prune("x", 3, spec=spec)).finished == 3
+                assert not engine._traces
+            return pruner.load().spent
+
+    spent = run(through_deaths())
+    engine.close()
+    assert spent.generated + spent.overrun <= server.counters.generated
+
+
+def test_a_silent_server_holds_nobody(server: CompletionsServer, tiny_model: Path) -> None:
+    """Deadlines and cancelled callers do not wait for its next token, and neither do new requests."""
+    engine, spec = served(server, tiny_model), SamplingSpec(max_tokens=30)
+
+    async def impatient() -> None:
+        async with Pruner(engine, max_rows=40) as pruner:
+            server.habits.silent = True
+            late = asyncio.create_task(pruner.prune("x", 3, spec=spec, deadline_s=0.2))
+            gone = asyncio.create_task(pruner.prune("x", 3, spec=spec))
+            while server.counters.running < 6:
+                await asyncio.sleep(0.01)
+            server.habits.silent = False
+            assert (await pruner.prune("x", 3, spec=spec)).finished == 3
+            assert (await late).ended == "deadline"
+            gone.cancel()
+            while pruner.load().rows or server.counters.running:
+                await asyncio.sleep(0.01)
+
+    run(impatient())
+    engine.close()
+    assert not engine._traces
