@@ -34,9 +34,8 @@ _STATED = re.compile(
     re.I,
 )
 _MOST_CHOICE = 80  # characters: a text up to here may be nothing but the choice
-_MOST_JSON = (
-    20_000  # characters at the end of a text in which an object is looked for; bounds the work on hostile text
-)
+_MOST_JSON = 20_000  # characters at the end of a text in which an object is looked for
+_MOST_READ = 10 * _MOST_JSON  # characters read in vain there, which bounds the work on hostile text
 
 
 class Groups(Protocol):
@@ -160,18 +159,21 @@ def _last_object(text: str) -> JSON:
     >>> _last_object('{"a": 1} and {"a": {"b": 2}} {')
     {'a': {'b': 2}}
     """
-    text, found, place = text[-_MOST_JSON:], None, 0
-    decoder = json.JSONDecoder(parse_constant=_refuse)
-    while (place := text.find("{", place)) >= 0:
+    text, found, place, read = text[-_MOST_JSON:], None, 0, 0
+    while (place := text.find("{", place)) >= 0 and read < _MOST_READ:
         try:
-            found, place = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):  # no JSON begins here
+            found, place = _DECODER.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:  # no JSON begins here
+            read += error.pos - place if isinstance(error, json.JSONDecodeError) else _MOST_JSON
             place += 1
     return found
 
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _entry(value: JSON, key: str) -> JSON:
