@@ -34,8 +34,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, model_identity, read_jsonl, repair_torn_tail
 from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.records import FORMAT_KEY, as_json, record_of
-from secateur.tasks.answers.equality import grade_answers, group_answers
-from secateur.tasks.answers.extraction import Extract
+from secateur.tasks.answers.equality import grade_answers
 from secateur.tasks.prompts import Prompt, prompt_of
 from secateur.tasks.sources import is_drawn, load_problems
 
@@ -194,25 +193,19 @@ class Answering:
             by_job.setdefault(job.problem_id, []).append(question)
         for result in run_live(engine, jobs, config.spec, self.judge, self.rule, max(config.rows, config.n), extract):
             for question in by_job[result.problem_id]:  # the same text twice is answered once
-                yield answered(question, result, extract, self.settings)
+                yield answered(question, result, self.settings)
 
 
-def answered(question: Question, result: LiveResult, extract: Extract, settings: str) -> Answered:
+def answered(question: Question, result: LiveResult, settings: str) -> Answered:
     """What a run came to, as it is stored."""
-    voters = [result.traces[place] for place in result.decision.survivors]
-    given = [extract(trace.text) for trace in voters]
-    keys = group_answers([*given, result.answer])
-    spoken = Counter(given[key] for key in keys[:-1] if key is not None)
-    mine = [trace for trace, key in zip(voters, keys, strict=False) if key is not None and key == keys[-1]]
-    shortest = min(mine, key=lambda trace: len(trace.token_ids), default=None)
     states = Counter(trace.status for trace in result.traces)
     usage = result.usage
     return Answered(
         question.id,
         question.text,
         result.answer,
-        None if shortest is None else shortest.text,
-        {str(answer): count for answer, count in spoken.most_common()},
+        result.text,
+        result.votes,
         n=len(result.traces),
         started=len(result.traces) - states["unstarted"],
         finished=states["finished"] + states["whole"],

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -175,8 +176,11 @@ Opened = tuple[Engine, Judge | None]
 class Driver:
     """Drives the engine in a thread of its own, which alone calls what has no other remark."""
 
-    def __init__(self, opening: Callable[[], Opened], max_rows: int) -> None:
-        self._opening, self.max_rows = opening, max_rows
+    def __init__(self, opening: Callable[[], Opened], closes: bool, max_rows: int) -> None:
+        """`opening` gives the engine and the judge; with `closes` the engine is closed at the end."""
+        self._opening, self._closes, self.max_rows = opening, closes, max_rows
+        self.engine: Engine | None = None
+        self.opened, self.closed = Future[None](), Future[None]()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lines, self._running = _Lines(), dict[ProblemRun, Ticket]()
         self._stopping = False
@@ -185,10 +189,6 @@ class Driver:
         self.thread = threading.Thread(target=self._work, name="pruner", daemon=True)
         self.taken = 0
         self.judge_failures, self.spent = 0, Usage()
-
-    def open(self) -> None:
-        self.engine, self._judge = self._opening()
-        self._core = Controller(self.engine, self.max_rows)
 
     def call(self, act: Callable[..., None], *arguments: Ticket) -> None:
         """From any thread: let this one do something before its next engine step."""
@@ -253,6 +253,21 @@ class Driver:
             self._core.cancel(run)
 
     def _work(self) -> None:
+        """The thread's whole life: some engines want to be opened where they are used."""
+        _fulfil(self.opened, self._open)
+        if self.opened.exception() is None:
+            self._drive()
+            _fulfil(self.closed, self._close)
+
+    def _open(self) -> None:
+        self.engine, self._judge = self._opening()
+        self._core = Controller(self.engine, self.max_rows)
+
+    def _close(self) -> None:
+        if self._closes:
+            self.engine.close()
+
+    def _drive(self) -> None:
         while not self._stopping:
             try:
                 self._read_inbox()
@@ -266,7 +281,7 @@ class Driver:
         """Do what others want; wait for them where nothing else is to be done."""
         if not self._core.active and not self._lines:
             self._inbox.get()()
-        while not self._inbox.empty():
+        while not self._inbox.empty() and not self._stopping:
             self._inbox.get()()
 
     def _admit(self) -> None:
@@ -306,3 +321,11 @@ class Driver:
         for run in self._core.lose():
             run.error = run.error or (None if run.over else error)
             self._settle(run)
+
+
+def _fulfil(future: Future[None], work: Callable[[], None]) -> None:
+    """Whatever comes of the work is for whoever waits for it."""
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)

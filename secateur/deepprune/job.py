@@ -93,8 +93,8 @@ Ended = Literal["decided", "token_budget", "deadline"]
 class LiveResult:
     """One problem's run: its traces in the order of the job's seeds, the vote's answer, and every token spent.
 
-    `votes`: answer → traces that voted for it, the most first; `text`: the shortest finished trace that gave the
-    answer, None if none did. Where a limit `ended` it, those that had finished voted, with one vote each."""
+    `votes`: answer → traces that voted for it, the most first; `text`: the shortest finished trace that voted
+    for the answer, None if none did. Where a limit `ended` it, those that had finished voted, with one vote each."""
 
     problem_id: str
     traces: list[TraceResult]

@@ -291,7 +291,7 @@ class ProblemRun:
             voters = sorted(finished)
             decision = Decision(None, voters, [1.0] * len(voters), voters, self._policy.judge_failure)
             key = weighted_vote(finished, dict.fromkeys(voters, 1.0))
-        answer, votes, text = self._keys.answer(key), self._votes(decision), self._text(key)
+        answer, votes, text = self._keys.answer(key), self._votes(decision), self._text(decision, key)
         traces = self._records(decision)
         return LiveResult(self.job.problem_id, traces, decision, answer, self.usage, votes, text, self._ended)
 
@@ -319,11 +319,12 @@ class ProblemRun:
         counts = Counter(self._keys.answer(key) for key in keys if key is not None)
         return dict(counts.most_common())
 
-    def _text(self, key: Hashable | None) -> str | None:
-        """The shortest of those that gave the winning answer; of a voteless problem the shortest of all."""
+    def _text(self, decision: Decision, key: Hashable | None) -> str | None:
+        """The shortest of those that voted for the winning answer; of a voteless problem the only one."""
         if key is None and not self.job.voteless:
             return None
-        winners = [self.traces[index] for index, own in self.progress.finished.items() if own == key]
+        finished = self.progress.finished
+        winners = [self.traces[t] for t in decision.survivors if t in finished and finished[t] == key]
         return min(winners, key=lambda trace: len(trace.token_ids)).text if winners else None
 
     def _probes_of(self, trace: int) -> tuple[tuple[str | None, ...], tuple[int, ...]]:

@@ -47,7 +47,7 @@ class PruneResult:
 
     `usage` holds the tokens of all traces and of the judge; `decision` the clusters, who voted, and whether the judge
     failed (then no trace is pruned that had not been pruned before, and a warning says so). `text`: the shortest
-    finished trace that gave the answer, thinking included; None where there is no answer. `votes`: answer → traces
+    finished trace that voted for the answer, thinking included; None where there is none. `votes`: answer → traces
     that voted for it, the most first. Of all traces `started`, `finished` and `stopped` so many. `ended` says what
     ended it: "decided" by its rule, or the "token_budget" or "deadline" that it came to, which make the vote one of
     those that had finished. `full_vote_tokens` [tokens]: what n full traces would have cost, n times the mean of the

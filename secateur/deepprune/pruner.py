@@ -57,14 +57,14 @@ class Pruner:
                 raise InputError(f"{key} = {value}: somebody must run; write 1 or more")
         self._engine, self._judge, self._max_waiting = engine, judge, max_waiting
         self._kind, self._dtype, self._device, self._options = kind, dtype, device, dict(engine_options or {})
-        self._driver = Driver(self._open, max_rows)
+        self._driver = Driver(self._open, isinstance(engine, str), max_rows)
         self._closing = False
         self._futures: set[asyncio.Future[PruneResult]] = set()
 
     async def __aenter__(self) -> "Pruner":
         """Opens what is not open yet, beside the event loop. Raises `InputError` as the engine and the judge do."""
-        await asyncio.to_thread(self._driver.open)
         self._driver.thread.start()
+        await asyncio.wrap_future(self._driver.opened)
         return self
 
     async def __aexit__(
@@ -73,9 +73,7 @@ class Pruner:
         """Ends what runs: callers that still wait get `Busy`. `drain` first to have it finished."""
         self._closing = True
         self._driver.call(self._driver.stop)
-        await asyncio.to_thread(self._driver.thread.join)
-        if isinstance(self._engine, str):
-            await asyncio.to_thread(self._driver.engine.close)
+        await asyncio.wrap_future(self._driver.closed)
 
     async def drain(self) -> None:
         """Refuse new problems (`Busy`), and wait until those that run or wait are done."""
