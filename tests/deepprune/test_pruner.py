@@ -311,7 +311,7 @@ def test_a_server_that_dies_fails_what_runs_and_serves_the_next_when_it_is_back(
 ) -> None:
     engine, spec = served(server, tiny_model), SamplingSpec(max_tokens=30)
 
-    async def through_deaths() -> float:
+    async def through_deaths() -> Usage:
         async with Pruner(engine, max_rows=9) as pruner:
             for death in range(5):
                 server.habits.die_after, server.habits.deaths = death, 1
@@ -321,7 +321,14 @@ def test_a_server_that_dies_fails_what_runs_and_serves_the_next_when_it_is_back(
                 server.habits.deaths = 0
                 assert (await pruner.prune("x", 3, spec=spec)).finished == 3
                 assert not engine._traces
-            return pruner.load().spent
+            spent = pruner.load().spent
+            await asyncio.to_thread(server.__exit__)
+            with pytest.raises(EngineError):
+                await pruner.prune("x", 3, spec=spec)
+            port = int(server.url.rpartition(":")[2].partition("/")[0])
+            with CompletionsServer(server.engine, port=port):
+                assert (await pruner.prune("x", 3, spec=spec)).finished == 3
+            return spent
 
     spent = run(through_deaths())
     engine.close()

@@ -58,9 +58,11 @@ class Refusal(Exception):
 
 
 class CompletionsServer:
-    """`url` is its base address; a context manager. Generation and connections share one thread."""
+    """`url` is its base address; a context manager. Generation and connections share one thread. `port` 0: a free
+    one."""
 
-    def __init__(self, engine: TransformersEngine, habits: Habits | None = None) -> None:
+    def __init__(self, engine: TransformersEngine, habits: Habits | None = None, port: int = 0) -> None:
+        self._port = port
         self.engine, self.habits, self.counters = engine, habits or Habits(), Counters()
         self.model, self.context = "served", engine.model.config.max_position_embeddings
         self._queues: dict[int, asyncio.Queue[Event]] = {}
@@ -86,7 +88,7 @@ class CompletionsServer:
 
     async def _run(self) -> None:
         self._stopped = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=2048)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self._port, backlog=2048)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         generation = asyncio.create_task(self._generate())
         self._ready.set()
