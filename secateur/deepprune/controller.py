@@ -68,28 +68,36 @@ class Controller:
         run.close()
 
     def lose(self) -> list[ProblemRun]:
-        """Give up all problems after the engine has failed, and free what it still holds for them."""
+        """Give up all problems, as after the engine has failed, and free what it still holds for them."""
         lost, self.active = self.active, []
         for run in lost:
-            with suppress(Exception):  # of the failure that is being dealt with
+            with suppress(Exception):  # an engine that has failed, which is what is being dealt with, frees nothing
                 run.close()
         return lost
 
 
 def run_tasks(engine: Engine, tasks: Sequence[ProblemTask], max_rows: int) -> Iterator[LiveResult]:
-    """Run problems through one engine and yield each as it is done."""
-    waiting, core = deque(tasks), Controller(engine, max_rows)
-    while waiting or core.active:
-        over = []
-        while waiting and core.has_room(waiting[0]):
-            run = core.submit(waiting.popleft())
-            over += [run] if run.over else []
-        if core.active:
-            over += core.step()
-        for run in over:
+    """Run problems through one engine and yield each as it is done. Whatever ends it early, the engine is left with
+    nothing of them."""
+    core = Controller(engine, max_rows)
+    try:
+        for run in _run_all(core, deque(tasks)):
             if run.error is not None:
                 raise run.error
             yield run.result
+    finally:
+        core.lose()
+
+
+def _run_all(core: Controller, waiting: deque[ProblemTask]) -> Iterator[ProblemRun]:
+    """Each problem as it is over."""
+    while waiting or core.active:
+        while waiting and core.has_room(waiting[0]):
+            run = core.submit(waiting.popleft())
+            if run.over:
+                yield run
+        if core.active:
+            yield from core.step()
 
 
 def run_live(

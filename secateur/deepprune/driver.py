@@ -5,6 +5,7 @@ else is shared. It sleeps while there is nothing to do.
 """
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -12,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from secateur.deepprune.controller import Controller
@@ -101,7 +102,7 @@ class Ticket:
     settled: bool = False
     """The thread has nothing more to do for it."""
     _telling: bool = False
-    _told: float = field(default=float("-inf"))
+    _told: float = -math.inf
 
     def settle(self, outcome: PruneResult | Exception) -> None:
         """In the thread: hand over what came of it."""

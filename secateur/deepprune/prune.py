@@ -17,10 +17,12 @@ bring at any time through `secateur.Pruner` (pruner.py)."""
 
 import hashlib
 import math
+import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from secateur.deepprune.answers import AHEAD, AnswerRule
@@ -30,7 +32,7 @@ from secateur.deepprune.job import Ended, LiveResult, ProblemJob, ProblemTask, T
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.policy import Decision
 from secateur.engines.accounting import Usage
-from secateur.engines.base import Engine, SamplingSpec, warn_of_context
+from secateur.engines.base import Engine, Interruptible, SamplingSpec, warn_of_context
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.extraction import ANSWER, Extract
 from secateur.tasks.answers.kinds import MATHEMATICS, Answers
@@ -163,8 +165,23 @@ def prune(
     request = PruneRequest(problem, n, *keys, asked, seed, token_budget, deadline_s)
     task = request.task(engine, judge)
     warn_of_context(engine, [task.job.prompt_ids], spec)
-    (live,) = run_tasks(engine, [task], max_rows=n)
+    with _woken(engine, deadline_s):
+        (live,) = run_tasks(engine, [task], max_rows=n)
     return result_of(task, live)
+
+
+@contextmanager
+def _woken(engine: Engine, deadline_s: float | None) -> Iterator[None]:
+    """At the deadline a step that waits for a server waits no longer."""
+    if deadline_s is None or not isinstance(engine, Interruptible):
+        yield
+        return
+    timer = threading.Timer(deadline_s, engine.interrupt)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _answers(answers: Answers | str | None, answer_from: str | Extract) -> Answers:

@@ -144,6 +144,21 @@ def test_bugs_in_a_judge_are_not_hidden(bug: Exception) -> None:
         run(FOUR, LastLetterJudge(TWO_TOKENS, failing=bug))
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_a_run_that_ends_early_leaves_nothing_in_the_engine(early: bool) -> None:
+    """Whether a judge has a bug or nobody wants the other results."""
+    scripts = {problem * 100 + seed: script("a", "1", 9 * problem) for problem in range(3) for seed in range(2)}
+    judge, engine = LastLetterJudge(TWO_TOKENS, failing=None if early else KeyError("bug")), ScriptedEngine(scripts)
+    results = run_live(engine, jobs_of(scripts), SPEC, judge, PruneRule(), max_rows=8)
+    if early:
+        assert next(results).problem_id == "p0"
+        results.close()
+    else:
+        with pytest.raises(KeyError):
+            next(results)
+    assert not engine._state and engine.step() == []
+
+
 def test_one_trace_is_refused() -> None:
     with pytest.raises(InputError, match="n = 1"):
         ProblemJob.sampled("p", [1, 2], n=1, base_seed=0)

@@ -86,6 +86,14 @@ def test_answers_are_those_of_prune_whoever_asks_beside(engine: TransformersEngi
     assert not engine._traces
 
 
+def test_forced_answers_vote(engine: TransformersEngine) -> None:
+    """Of traces that were stopped all together: each with what it said last."""
+    result = prune(problem(4), engine, n=6, spec=SPEC, prompt_family="plain", rule=PROBE)
+    forced = [trace.probes[-1] for trace in result.traces if trace.status == "pruned" and trace.probes]
+    assert forced and 0 < sum(result.votes.values()) <= len(result.decision.survivors)
+    assert max(result.votes, key=result.votes.get) == result.answer
+
+
 def test_results_say_what_became_of_the_traces(engine: TransformersEngine) -> None:
     result = prune(problem(3), engine, n=8, spec=SPEC, prompt_family="plain", answers=DIGIT)
     states = Counter(trace.status for trace in result.traces)
@@ -288,7 +296,8 @@ def test_a_model_is_opened_and_closed_by_name(tiny_model: Path) -> None:
         async with Pruner(str(tiny_model), "values", dtype="float64", device="cpu", engine_options=options) as pruner:
             return await pruner.prune("x", 3, spec=SamplingSpec(max_tokens=9), rule=PUBLISHED_RULE)
 
-    result = run(opened())
+    with pytest.warns(RuntimeWarning, match="no trace has 25 reasoning words"):
+        result = run(opened())
     assert result.finished == 3 and result.decision.clustering is not None
     with pytest.raises(InputError, match="nowhere"):
         run(Pruner("./nowhere").__aenter__())
@@ -333,6 +342,17 @@ def test_a_server_that_dies_fails_what_runs_and_serves_the_next_when_it_is_back(
     spent = run(through_deaths())
     engine.close()
     assert spent.generated + spent.overrun <= server.counters.generated
+
+
+def test_the_deadline_of_a_single_problem_does_not_wait_for_a_server(
+    server: CompletionsServer, tiny_model: Path
+) -> None:
+    engine = served(server, tiny_model)
+    server.habits.silent = True
+    result = prune("x", engine, n=3, spec=SamplingSpec(max_tokens=30), deadline_s=0.2)
+    engine.close()
+    assert (result.ended, result.answer, result.stopped, result.usage.generated) == ("deadline", None, 3, 0)
+    assert not engine._traces
 
 
 def test_a_silent_server_holds_nobody(server: CompletionsServer, tiny_model: Path) -> None:
