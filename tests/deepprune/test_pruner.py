@@ -1,6 +1,7 @@
 """Many callers, one engine: `Pruner` on real models, and in front of a server that dies, is silent, or comes back."""
 
 import asyncio
+import random
 import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterator
@@ -376,3 +377,40 @@ def test_a_silent_server_holds_nobody(server: CompletionsServer, tiny_model: Pat
     run(impatient())
     engine.close()
     assert not engine._traces
+
+
+@pytest.mark.slow
+def test_five_hundred_leave_and_fifty_deaths_and_nobody_hangs(server: CompletionsServer, tiny_model: Path) -> None:
+    """Every request ends, and nothing is left of it; after the storm every token is counted again."""
+    engine, spec, rng = served(server, tiny_model), SamplingSpec(max_tokens=40), random.Random(0)
+
+    async def one(pruner: Pruner, number: int) -> PruneResult | BaseException:
+        limits = {"deadline_s": rng.choice([None, 0.05, 5.0]), "token_budget": rng.choice([None, 1, 30])}
+        asked = pruner.prune("x", rng.randint(2, 6), spec=spec, seed=number, caller=str(number % 7), **limits)
+        task = asyncio.create_task(asked)
+        if number % 2:
+            await asyncio.sleep(rng.random() / 5)
+            task.cancel()
+        return (await asyncio.gather(task, return_exceptions=True))[0]
+
+    async def all_of_them() -> None:
+        async with Pruner(engine, max_rows=48) as pruner:
+            for death in range(50):
+                server.habits.die_after, server.habits.deaths = rng.randint(0, 20), 1
+                ended = await asyncio.gather(*(one(pruner, death * 20 + number) for number in range(20)))
+                expected = (PruneResult, asyncio.CancelledError, EngineError)
+                assert all(isinstance(end, expected) for end in ended), ended
+                assert sum(isinstance(end, PruneResult) for end in ended)
+            server.habits.deaths = 0
+            while (load := pruner.load()).rows or load.running or load.waiting or server.counters.running:
+                await asyncio.sleep(0.01)
+            stormy, computed = load.spent.generated + load.spent.overrun, server.counters.generated
+            assert 0 < stormy <= computed, "what a server computes behind a closed stream is not told"
+            await asyncio.gather(*(pruner.prune("x", 3, spec=spec, seed=seed) for seed in range(20)))
+            assert pruner.load().spent.generated + pruner.load().spent.overrun - stormy == (
+                server.counters.generated - computed
+            )
+
+    run(all_of_them())
+    assert not engine._traces and not engine._streams._tasks
+    engine.close()

@@ -550,6 +550,35 @@ def test_one_refused_stream_closes_the_others(client: Client) -> None:
     assert tokens_of(run(engine)[1]) == [8], "the engine can be used"
 
 
+@pytest.mark.parametrize("stop", ["park", "prune"])
+def test_a_stream_that_fails_while_it_is_stopped_does_not_leave_the_others_standing(
+    client: Client, stop: str
+) -> None:
+    """It has closed them by then, so that nothing of theirs would ever come."""
+    lasting = [Answer([event(ids(9)), b": ping\n\n"], tokens=1, forever=True) for _ in range(3)]
+    server, engine = client(*lasting, Answer([b"no"], status=400))
+    handles = engine.start([5, 6, 7], list(range(3)), SPEC)
+    wait_until(lambda: server.open == 3)
+    (refused,) = engine.start([5, 6, 7], [9], SPEC)
+    wait_until(lambda: server.open == 0)
+    getattr(engine, stop)([refused])
+    with pytest.raises(EngineError, match="400"):
+        drain(engine)
+    assert engine.step() == [], "nothing runs any more"
+    server.answers = [stream(ids(8, "stop"))]
+    assert tokens_of(run(engine)[1]) == [8], "the engine can be used"
+    engine.prune(handles)
+
+
+def test_a_stream_that_fails_while_all_are_stopped_is_nobody_s_failure(client: Client) -> None:
+    server, engine = client(Answer([b"no"], status=400))
+    handles = engine.start([5, 6, 7], [0, 1], SPEC)
+    wait_until(lambda: not engine._streams._tasks)
+    engine.prune(handles)
+    server.answers = [stream(ids(8, "stop"))]
+    assert tokens_of(run(engine)[1]) == [8]
+
+
 def wait_until(condition: Any) -> None:
     for _ in range(1000):
         if condition():

@@ -112,6 +112,7 @@ class OpenAIEngine:
         self._handles = itertools.count()
         self._running: dict[int, _ServedTrace] = {}
         self._said_cut_off = self._interrupted = False
+        self._failure: Exception | None = None  # of a stream that nobody waits for any more, but it closed the others
         try:
             self._get_to_know(base_url.rstrip("/"), model, abort_check)
         except BaseException:
@@ -190,13 +191,14 @@ class OpenAIEngine:
         """
         if not self._running:
             return []
+        self._raise_error(self._failure)
         self._sort_in()
         while not (ready := [trace for trace in self._running.values() if trace.backlog]) and not self._interrupted:
             self._receive(self._streams.inbox.get())
             self._sort_in()
         self._interrupted = False
         for trace in ready:
-            self._raise_error(trace)
+            self._raise_error(trace.backlog[0].error)
         return [self._deliver(trace) for trace in sorted(ready, key=lambda trace: trace.handle)]
 
     def park(self, traces: Sequence[int]) -> None:
@@ -276,7 +278,10 @@ class OpenAIEngine:
         for trace in traces:
             trace.status = status
             self._running.pop(trace.handle, None)
-            trace.backlog = deque(chunk for chunk in trace.backlog if chunk.error is None)  # nobody waits for it now
+            self._failure = next((chunk.error for chunk in trace.backlog if chunk.error is not None), self._failure)
+            trace.backlog = deque(chunk for chunk in trace.backlog if chunk.error is None)
+        if not self._running:
+            self._failure = None
 
     def _drop(self, traces: list[_ServedTrace], status: str) -> None:
         self._stop(traces, status)
@@ -304,9 +309,8 @@ class OpenAIEngine:
         trace.texts.append(chunk.text)
         trace.backlog.append(chunk)
 
-    def _raise_error(self, trace: _ServedTrace) -> None:
+    def _raise_error(self, error: Exception | None) -> None:
         """Raise what ended a stream, before any event of this step is taken out; the traces that ran are lost."""
-        error = trace.backlog[0].error
         if error is not None:
             self._drop(list(self._running.values()), "lost")
             raise error
