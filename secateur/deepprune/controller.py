@@ -15,7 +15,15 @@ from secateur.deepprune.job import LiveResult, ProblemJob, ProblemTask
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.problem_run import ProblemRun
 from secateur.deepprune.scorer import Scorer
-from secateur.engines.base import Engine, Event, Interruptible, SamplingSpec, warn_of_context
+from secateur.engines.base import (
+    Engine,
+    Event,
+    Interruptible,
+    SamplingSpec,
+    Shareable,
+    TraceRefused,
+    warn_of_context,
+)
 from secateur.tasks.answers.extraction import Extract, extract_answer
 
 
@@ -52,8 +60,11 @@ class Controller:
         """One engine step and what it makes due; returns the problems that are over by it, the oldest first. Raises
         `EngineError` where the engine fails: all problems are lost with it, see `lose`."""
         events: dict[int, list[Event]] = {}
-        for event in self._engine.step():
-            events.setdefault(event.trace, []).append(event)
+        try:
+            for event in self._engine.step():
+                events.setdefault(event.trace, []).append(event)
+        except TraceRefused as refused:
+            self._refuse(refused)
         stands = not events and not isinstance(self._engine, Interruptible)
         assert not stands, "the engine runs nothing, but problems wait for it"
         for run in self.active:
@@ -61,6 +72,15 @@ class Controller:
         over = [run for run in self.active if run.over]
         self.active = [run for run in self.active if not run.over]
         return over
+
+    def _refuse(self, refused: TraceRefused) -> None:
+        """The problem that asks for what a server refuses fails, and where the engine is shared no other."""
+        if not (isinstance(self._engine, Shareable) and self._engine.shared):
+            raise refused
+        for run in self.active:
+            if refused.trace in run.handles:
+                run.error = refused
+                run.close()
 
     def cancel(self, run: ProblemRun) -> None:
         """End a problem that nobody waits for any more."""

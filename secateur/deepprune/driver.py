@@ -23,7 +23,7 @@ from secateur.deepprune.policy import Status
 from secateur.deepprune.problem_run import ProblemRun
 from secateur.deepprune.prune import PruneRequest, PruneResult, result_of
 from secateur.engines.accounting import Usage
-from secateur.engines.base import Engine, Interruptible
+from secateur.engines.base import Engine, Interruptible, Shareable
 
 _PROGRESS_S = 0.1  # a caller hears of its problem at most so often
 _ENDS = 32  # problems by whose ends the pace is measured
@@ -263,8 +263,14 @@ class Driver:
     def _open(self) -> None:
         self.engine, self._judge = self._opening()
         self._core = Controller(self.engine, self.max_rows)
+        self._share(True)
+
+    def _share(self, shared: bool) -> None:
+        if isinstance(self.engine, Shareable):
+            self.engine.shared = shared
 
     def _close(self) -> None:
+        self._share(False)
         if self._closes:
             self.engine.close()
 

@@ -122,6 +122,8 @@ class ProblemRun:
     def advance(self, events: Sequence[Event]) -> None:
         """Take this problem's events of one engine step, and do what they make due. What goes wrong in it is its
         `error`; only an `EngineError`, which concerns all problems, is raised."""
+        if self.over:
+            return
         try:
             self._on_events(events)
             if not self.progress.held or self._expired():

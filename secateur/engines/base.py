@@ -23,6 +23,13 @@ class EngineError(RuntimeError):
     """The engine cannot go on: its server is gone, its worker died, it stands still. Its traces are lost."""
 
 
+class TraceRefused(EngineError):
+    """A server refuses what a trace asks for; the fault is that trace's own. `trace`: its handle. Of a `Shareable`
+    engine that is shared no other is lost with it."""
+
+    trace: int = -1
+
+
 @dataclass(frozen=True)
 class SamplingSpec:
     """How traces are sampled. `max_tokens` [tokens] caps the completion, end token included; temperature 0 is greedy;
@@ -127,6 +134,14 @@ class Interruptible(Protocol):
     def interrupt(self) -> None:
         """To be called from any thread: the `step` that waits, or else the next one, returns at once, if need be with
         []."""
+
+
+@runtime_checkable
+class Shareable(Protocol):
+    """An engine that many callers may share. `shared`: a trace that is refused (`TraceRefused`) is lost alone. Else
+    all are, and closed before anybody looks: of one caller's traces none is wanted without the others."""
+
+    shared: bool
 
 
 @runtime_checkable

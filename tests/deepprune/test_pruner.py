@@ -32,6 +32,7 @@ from secateur import (
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.untrained import RandomJudge
 from secateur.deepprune.probing import ParallelProbe
+from secateur.engines.base import TraceRefused
 from secateur.tasks.prompts import FORCING
 from tests.engines.openai_server import CompletionsServer
 
@@ -343,6 +344,25 @@ def test_a_server_that_dies_fails_what_runs_and_serves_the_next_when_it_is_back(
     spent = run(through_deaths())
     engine.close()
     assert spent.generated + spent.overrun <= server.counters.generated
+
+
+def test_who_asks_for_what_a_server_refuses_fails_alone(server: CompletionsServer, tiny_model: Path) -> None:
+    """Where one caller has the engine for itself all of its traces are lost, as before."""
+    engine, spec = served(server, tiny_model), SamplingSpec(max_tokens=30)
+    server.habits.longest_prompt = 200
+
+    async def mixed() -> list[PruneResult | Exception]:
+        async with Pruner(engine, max_rows=40) as pruner:
+            texts = ["x", "word " * 100, "x", "word " * 100, "x"]
+            return await asyncio.gather(*(pruner.prune(text, 3, spec=spec) for text in texts), return_exceptions=True)
+
+    kinds = [type(one) for one in run(mixed())]
+    assert kinds == [PruneResult, TraceRefused, PruneResult, TraceRefused, PruneResult]
+    assert not engine._traces and not engine.shared
+    with pytest.raises(EngineError, match="400"):
+        prune("word " * 100, engine, n=3, spec=spec)
+    engine.close()
+    assert not engine._traces
 
 
 def test_the_deadline_of_a_single_problem_does_not_wait_for_a_server(

@@ -23,7 +23,8 @@ class Habits:
     """`text_only` refuses ids and the keys that OpenAI does not have, and says which if it `names_keys`; `die_after`
     closes the connection of the next `deaths` streams after that many tokens; `late_s` [seconds] pass before the
     first token, `silent` streams never get one; every text ends with `suffix`; nothing is generated before `gather`
-    requests are there; `mute_usage` and `mute_metrics` tell no counts; `owner` is the kind that it says it is."""
+    requests are there; `mute_usage` and `mute_metrics` tell no counts; `owner` is the kind that it says it is;
+    prompts beyond `longest_prompt` [tokens] are refused."""
 
     text_only: bool = False
     names_keys: bool = True
@@ -39,6 +40,7 @@ class Habits:
     mute_metrics: bool = False
     owner: str = "vllm"
     key: str | None = None
+    longest_prompt: int = 1 << 30
 
 
 @dataclass
@@ -150,6 +152,8 @@ class CompletionsServer:
         if self.habits.busy:
             self.habits.busy -= 1
             raise Refusal(503, "busy")
+        if len(body["prompt"]) > self.habits.longest_prompt:
+            raise Refusal(400, "the prompt is too long")
         if not isinstance(body["prompt"], str):
             if self.habits.text_only:
                 raise Refusal(400, "prompt must be a string")

@@ -147,6 +147,15 @@ class OpenAIEngine:
         return {"sent": self.dialect.sampling(spec) | seed | self._extra, "not_sent": sorted(unsent)}
 
     @property
+    def shared(self) -> bool:
+        """See `secateur.engines.base.Shareable`."""
+        return self._streams.shared
+
+    @shared.setter
+    def shared(self, value: bool) -> None:
+        self._streams.shared = value
+
+    @property
     def retries(self) -> int:
         """Streams that broke and were opened again."""
         return self._streams.retries
@@ -198,7 +207,7 @@ class OpenAIEngine:
             self._sort_in()
         self._interrupted = False
         for trace in ready:
-            self._raise_error(trace.backlog[0].error)
+            self._raise_error(trace.backlog[0].error, trace)
         return [self._deliver(trace) for trace in sorted(ready, key=lambda trace: trace.handle)]
 
     def park(self, traces: Sequence[int]) -> None:
@@ -278,7 +287,8 @@ class OpenAIEngine:
         for trace in traces:
             trace.status = status
             self._running.pop(trace.handle, None)
-            self._failure = next((chunk.error for chunk in trace.backlog if chunk.error is not None), self._failure)
+            errors = [chunk.error for chunk in trace.backlog if chunk.error is not None]
+            self._failure = next(filter(self._streams.loses_all, errors), self._failure)
             trace.backlog = deque(chunk for chunk in trace.backlog if chunk.error is None)
         if not self._running:
             self._failure = None
@@ -309,10 +319,11 @@ class OpenAIEngine:
         trace.texts.append(chunk.text)
         trace.backlog.append(chunk)
 
-    def _raise_error(self, error: Exception | None) -> None:
-        """Raise what ended a stream, before any event of this step is taken out; the traces that ran are lost."""
+    def _raise_error(self, error: Exception | None, trace: _ServedTrace | None = None) -> None:
+        """Raise what ended a stream, before any event of this step is taken out; the traces that ran are lost, or
+        that `trace` alone."""
         if error is not None:
-            self._drop(list(self._running.values()), "lost")
+            self._drop(list(self._running.values()) if self._streams.loses_all(error) else [trace], "lost")
             raise error
 
     def _deliver(self, trace: _ServedTrace) -> Event:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import httpx
 
-from secateur.engines.base import EngineError
+from secateur.engines.base import EngineError, TraceRefused
 from secateur.engines.openai.protocol import (
     BUSY,
     WAITED_FOR,
@@ -38,6 +38,7 @@ _MOST_REFUSAL = 1 << 16  # bytes read of an answer that is not 200
 _SLACK = 16  # tokens
 _LINGER_S = 1.0
 _LONGEST_LINE = 1 << 24  # bytes
+_OWN_FAULT = (400, 413, 422)  # statuses of a request that is wrong, whatever becomes of others
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Streams:
         self.dialect = Dialect()
         self.retries = 0
         """Streams that broke and were opened again."""
+        self.shared = False
+        """See `Shareable`."""
         self._url, self._model, self.key, self.patience = base_url, model, key, patience
         self._extra, self._tokenize = extra_body, tokenize
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -149,21 +152,27 @@ class Streams:
             await client.aclose()
 
     async def _follow(self, request: Request) -> None:
-        """Read one trace to its end, over breaks. Where it cannot be, the others are closed at once: their traces are
-        lost with it, and what they generated until the user's thread looks would be paid for nothing."""
+        """Read one trace to its end, over breaks. Where it cannot be, the others are closed at once if their traces
+        are lost with it: what they generated until the user's thread looks would be paid for nothing."""
         try:
             while not await self._attempt(request):
                 request.restart()
                 self.retries += 1
             self.inbox.put(request.end())
         except Exception as error:  # it is raised again where the user's thread waits for this stream
+            if isinstance(error, TraceRefused):
+                error.trace = request.trace
             self.inbox.put(Chunk(request.trace, error=error))
-            for task in self._tasks.values():
+            for task in self._tasks.values() if self.loses_all(error) else ():
                 if task is not asyncio.current_task():
                     task.cancel()
         finally:
             if self._tasks.get(request.trace) is asyncio.current_task():
                 del self._tasks[request.trace]
+
+    def loses_all(self, error: Exception) -> bool:
+        """Whether the other traces are lost with one that ended by this error."""
+        return not (self.shared and isinstance(error, TraceRefused))
 
     async def _attempt(self, request: Request) -> bool:
         """False, after a pause, if the stream broke and is to be opened again."""
@@ -336,7 +345,7 @@ class Streams:
             reason += f"; is 'base_url' right? It is what stands before /completions, often {root}/v1"
         elif response.is_redirect:
             reason += f"; it points to {self.key.quote(response.headers['location'])}: correct 'base_url'"
-        return EngineError(f"{self._url}: {reason}")
+        return (TraceRefused if status in _OWN_FAULT else EngineError)(f"{self._url}: {reason}")
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
