@@ -15,18 +15,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 
+from eval.table.pruning import changed_rule
 from eval.traces.sampling import SamplingKeys, hold_output, quiet_library_bars
-from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT
+from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT, answer_rule
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.evidence import JudgedRule, Rule
 from secateur.deepprune.job import LiveResult, ProblemJob
 from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.prune import job_of, rule_for
-from secateur.deepprune.rule import ADAPTIVE_RULE, PUBLISHED_RULE
+from secateur.deepprune.rule import ADAPTIVE_RULE, PUBLISHED_RULE, PruneRule
 from secateur.engines.base import Engine
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import progress, say, use_one_torch_thread
@@ -94,7 +95,10 @@ class PruneConfig(SamplingKeys):
     judge: folder of a judge that was trained on traces of the model; without one nothing but finished answers counts.
     n: traces per problem at most.
     rule: `automatic` is `ahead` without a judge (`fewest_tokens`) and judged evidence with one; `shortest_wait` is
-      `ahead` for those who wait; `adaptive` and `published` (DeepPrune's own) always ask the judge.
+      `ahead` for those who wait; `adaptive` and `published` (DeepPrune's own) always ask the judge; `answers` is what
+      `rule_values` says.
+    rule_values: values of `adaptive` or `published` that are to be others (secateur/deepprune/rule.py); or what
+      `answers` stops and starts by (secateur/deepprune/answers.py), for example {stop: lead, lead: 3, start: pool}.
     """
 
     model: str
@@ -105,7 +109,8 @@ class PruneConfig(SamplingKeys):
     problem_count: int | None = None
     judge: str | None = None
     n: int = 64
-    rule: Literal["automatic", "fewest_tokens", "shortest_wait", "adaptive", "published"] = "automatic"
+    rule: Literal["automatic", "fewest_tokens", "shortest_wait", "adaptive", "published", "answers"] = "automatic"
+    rule_values: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.models = {"model": self.model}
@@ -117,11 +122,22 @@ class PruneConfig(SamplingKeys):
             raise InputError("key 'output_dir' is required with 'problems'; it gets answers.jsonl")
         if self.n < 2:
             raise InputError(f"key 'n' has the value {self.n}; a vote takes at least 2 traces")
-        if self.judge is None and isinstance(RULES[self.rule], JudgedRule):
+        if isinstance(self.chosen_rule, JudgedRule) and self.judge is None:
             raise InputError(f"key 'rule' has the value '{self.rule}', which asks a judge; give 'judge' as well")
 
     def key_of(self, model: str) -> str:
         return model
+
+    @property
+    def chosen_rule(self) -> Rule | None:
+        """None: by whether there is a judge. Raises `InputError` for values that the rule does not have."""
+        values, where = self.rule_values, "key 'rule_values'"
+        if self.rule == "answers":
+            return answer_rule(values, where)
+        rule = RULES[self.rule]
+        if values and not isinstance(rule, PruneRule):
+            raise InputError(f"{where} goes with rule adaptive, published or answers, not with '{self.rule}'")
+        return changed_rule(rule, values, where) if values else rule
 
     def questions(self) -> list[Question]:
         """Raises `InputError` naming file and line for a problem that cannot be read."""
@@ -139,6 +155,7 @@ class PruneConfig(SamplingKeys):
             "judge": None if self.judge is None else model_identity(self.judge),
             **{key: getattr(self, key) for key in ("engine", "dtype", "rule", "n", "seed", "answer_from")},
             **{"sampling": asdict(self.spec), "prompt": prompt.stored},
+            **({"rule_values": self.rule_values} if self.rule_values else {}),
         }
         return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -167,7 +184,7 @@ class Answering:
     def __init__(self, config: PruneConfig) -> None:
         self.config = config
         self.judge: Judge | None = None if config.judge is None else load_judge(config.judge, config.model)
-        self.rule = rule_for(RULES[config.rule], self.judge)
+        self.rule = rule_for(config.chosen_rule, self.judge)
         given = {key: getattr(config, key) for key in ("prompt_family", "system_prompt", "instruction")}
         self.prompt = prompt_of(given, (self.judge and self.judge.prompt) or Prompt())
         self.settings = config.digest(self.prompt)

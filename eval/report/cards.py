@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from eval.report.training import JudgeMetrics, MeasuredJudge
 from eval.table.registry import method_label, prunes
-from secateur.results import Recommendation, Row
+from secateur.results import LiveEntry, Recommendation, Row
 from secateur.runtime.pictures import model_colours
 
 
@@ -30,7 +30,7 @@ class Card:
 @dataclass(frozen=True)
 class Rung:
     """One way to an answer: its net cost, of which `generated` and `judge` are the parts, as shares (0-1) of what the
-    base model's consensus costs. `first` of its model."""
+    base model's consensus costs. `first` of its model; `tokens` for an answer; `seconds` live, "" where unknown."""
 
     label: str
     first: bool
@@ -39,6 +39,8 @@ class Rung:
     judge: float
     accuracy: float
     colour: str
+    tokens: float
+    seconds: str
 
 
 def find_row(rows: Sequence[Row], model: str, method: str) -> Row | None:
@@ -118,18 +120,29 @@ def _interval(metrics: JudgeMetrics) -> str:
     return "{:.3f} – {:.3f}".format(*metrics.auroc_ci95)
 
 
-def ladder(rows: Sequence[Row], models: Sequence[str]) -> list[Rung]:
-    """The consensus of every model, and DeepPrune with its first judge by every rule."""
+def ladder(rows: Sequence[Row], models: Sequence[str], live: Sequence[LiveEntry] = ()) -> list[Rung]:
+    """The consensus of every model, and DeepPrune with its first judge by every rule; `live`: runs of the same
+    benchmark and n."""
     colours = model_colours(models)
     rungs = []
     for model in models:
         consensus = find_row(rows, model, "consensus")
         for row in [*([consensus] if consensus else []), *_pruned_rows(rows, model)]:
-            rungs.append(_rung(row, row is consensus, colours[model]))
+            rungs.append(_rung(row, row is consensus, colours[model], _seconds(row, live)))
     return rungs
 
 
-def _rung(row: Row, first: bool, colour: str) -> Rung:
+def _seconds(row: Row, live: Sequence[LiveEntry]) -> str:
+    """Of the live run; for a consensus those of sampling all traces of the same problems."""
+    mine = [one for one in live if one.model == row.model]
+    if row.method == "consensus":
+        found = next((one.sampling_wall_s for one in mine), None)
+    else:
+        found = next((one.live.wall_s for one in mine if (one.method, one.judge) == (row.method, row.judge)), None)
+    return "" if found is None else f"{found:,.1f} s"
+
+
+def _rung(row: Row, first: bool, colour: str, seconds: str) -> Rung:
     cost, generated = 1 - row.saving_net, 1 - row.saving_gross
     return Rung(
         label=f"{row.model}, {method_label(row.method)}",
@@ -139,4 +152,6 @@ def _rung(row: Row, first: bool, colour: str) -> Rung:
         judge=max(cost - generated, 0.0),
         accuracy=row.accuracy,
         colour=colour,
+        tokens=row.net_tokens,
+        seconds=seconds,
     )

@@ -6,13 +6,15 @@ The page's own explorer.js reads both: the list is an `Index`, a problem is a `P
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 from eval.report.bars import printable
 from eval.report.texts import TextSource, TraceTexts, cut_rules, pack_problems, packed
-from eval.table.explorer import RuleRun, TracedModel, TracedProblem, read_examples, read_explorer
+from eval.table.explorer import TracedModel, TracedProblem, read_examples, read_explorer
 from eval.table.labels import judge_label
 from eval.table.registry import method_label
 from secateur.deepprune.cut import REASONING_WORDS
+from secateur.results import Row
 from secateur.runtime.files import JSON
 
 _LIST_CHARACTERS = 160  # of a problem in the list of problems
@@ -63,11 +65,13 @@ class ListedProblem:
 
 @dataclass(frozen=True)
 class Index:
-    """`runs`: by benchmark and model what its problems were decided by; `words`: those that are marked in texts."""
+    """`runs`: by benchmark and model what its problems were decided by; `recommended`: benchmark, all together
+    included → the run to begin with; `words`: those that are marked in texts."""
 
     models: list[str]
     benchmarks: list[str]
     runs: list[list[list[str]]]
+    recommended: Mapping[str, str]
     words: list[str]
     problems: list[ListedProblem]
 
@@ -92,13 +96,20 @@ def read_traced(folders: Mapping[str, Path]) -> list[TracedBenchmark]:
     return [one for one in found if one.problems]
 
 
-def explorer_data(traced: Sequence[TracedBenchmark], config: Mapping[str, JSON]) -> ExplorerData:
-    """`config` is that of the run."""
+def text_sources(traced: Sequence[TracedBenchmark], config: Mapping[str, JSON]) -> list[TextSource]:
+    """The texts of each benchmark's traces, of all models; `config` is that of the run."""
     models = list(dict.fromkeys(name for one in traced for name in one.models))
-    sources = [_source(one, models, config) for one in traced]
+    return [_source(one, models, config) for one in traced]
+
+
+def explorer_data(
+    traced: Sequence[TracedBenchmark], sources: Sequence[TextSource], recommended: Mapping[str, Row]
+) -> ExplorerData:
+    """`sources` are those of the same benchmarks; `recommended`: benchmark → row."""
+    models = list(sources[0].rules)
     problems, limit = pack_problems(sources)
     longest = max((length for source in sources for length in source.texts.lengths), default=0)
-    return ExplorerData(packed(_index(traced, models)), problems, limit if longest > limit else None)
+    return ExplorerData(packed(_index(traced, models, recommended)), problems, limit if longest > limit else None)
 
 
 def _source(one: TracedBenchmark, models: Sequence[str], config: Mapping[str, JSON]) -> TextSource:
@@ -106,11 +117,20 @@ def _source(one: TracedBenchmark, models: Sequence[str], config: Mapping[str, JS
     return TextSource(one.problems, texts, cut_rules(one.folder, models, config))
 
 
-def _index(traced: Sequence[TracedBenchmark], models: Sequence[str]) -> Index:
+def link_to(problem_id: str, benchmark: str | None) -> str:
+    """The address within the page at which the explorer shows a problem; `benchmark` where there are several."""
+    named = {"problem": problem_id} | ({} if benchmark is None else {"benchmark": benchmark})
+    return f"#{urlencode({key: printable(value, _LIST_CHARACTERS) for key, value in named.items()})}"
+
+
+def _index(traced: Sequence[TracedBenchmark], models: Sequence[str], recommended: Mapping[str, Row]) -> Index:
     return Index(
         models=[printable(name, _LIST_CHARACTERS) for name in models],
         benchmarks=[printable(one.benchmark, _LIST_CHARACTERS) for one in traced],
         runs=[[_run_labels(one.problems, name) for name in models] for one in traced],
+        recommended={
+            printable(name, _LIST_CHARACTERS): _run_label(row.method, row.judge) for name, row in recommended.items()
+        },
         words=sorted(REASONING_WORDS),
         problems=[_listed(problem, place, models) for place, one in enumerate(traced) for problem in one.problems],
     )
@@ -128,12 +148,12 @@ def _listed(problem: TracedProblem, benchmark: int, models: Sequence[str]) -> Li
 def _run_labels(problems: Sequence[TracedProblem], model: str) -> list[str]:
     """What the model's problems were decided by; empty where it has none."""
     runs = next((problem.models[model].runs for problem in problems if model in problem.models), ())
-    return [_run_label(run) for run in runs]
+    return [_run_label(run.method, run.judge) for run in runs]
 
 
-def _run_label(run: RuleRun) -> str:
-    judge = f" · {judge_label(run.judge)}" if run.judge else ""
-    return printable(method_label(run.method) + judge, _LIST_CHARACTERS)
+def _run_label(method: str, judge: str | None) -> str:
+    asked = f" · {judge_label(judge)}" if judge else ""
+    return printable(method_label(method) + asked, _LIST_CHARACTERS)
 
 
 def run_summaries(model: TracedModel) -> list[RunSummary]:

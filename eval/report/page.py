@@ -17,15 +17,17 @@ from markupsafe import Markup
 
 from eval.report import charts
 from eval.report import scaling as report_scaling
+from eval.report.answer import answers, rows_of
 from eval.report.bars import printable, problem_views
 from eval.report.cards import Card, OneTrace, Rung, chosen_model, headline_cards, ladder
-from eval.report.explorer import TracedBenchmark, explorer_data, read_traced
+from eval.report.explorer import TracedBenchmark, explorer_data, read_traced, text_sources
 from eval.report.frontier import Frontier, frontier
+from eval.report.story import stories
 from eval.report.table import columns, live_rows, signed, table_rows
 from eval.report.training import MeasuredJudge, judge_section, measured_judges, round_figures
 from eval.report.views import Grid, View, benchmark_label, grid_of, recommendations, run_folders
 from eval.table.labels import mark_notes, planted_errors_note
-from secateur.results import TABLE_FILE, Difference, Recommendation, Table, read_table
+from secateur.results import TABLE_FILE, Difference, Table, read_table
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, write_text
 
@@ -58,7 +60,7 @@ class ReportInputs:
 
 @dataclass(frozen=True)
 class DrawnView:
-    """Everything that is drawn of one benchmark and n."""
+    """Everything that is drawn of one benchmark and n; `live_problems` of it ran live."""
 
     benchmark: str
     label: str
@@ -66,6 +68,7 @@ class DrawnView:
     problems: int
     cards: list[Card]
     ladder: list[Rung]
+    live_problems: int
     frontier: Frontier
 
 
@@ -119,16 +122,20 @@ def _of_the_table(inputs: ReportInputs, table: Table, judges: Sequence[MeasuredJ
     """The values of the template that come from combined.json."""
     rows, models, config = table.rows, table.models, table.config
     grid, advice, shown = grid_of(rows), recommendations(table), columns(rows)
-    views = [_view(view, models, inputs.one_trace, judges, advice, grid.several_n) for view in grid.views]
+    views = [_view(view, inputs, table, judges) for view in grid.views]
+    best = {found.overall for found in advice.values()} | {
+        choice.recommended for found in advice.values() for choice in found.per_model.values()
+    }
     return {
-        "title": inputs.title or printable(f"Secateur: {_and(models)}"),
+        "title": inputs.title or _title(models, config.get("models", {})),
         "subtitle": _subtitle(grid, models, config),
         "note": planted_errors_note(config),
         "grid": grid,
         "views": views,
+        "answers": answers(table),
         "advice": [(name, _advice(found.words)) for name, found in advice.items() if found.words],
         "columns": shown,
-        "table": table_rows(rows, shown),
+        "table": table_rows(rows, shown, best),
         "mark_notes": mark_notes(rows),
         "differences": [_difference(one) for one in table.differences],
         "scaling": report_scaling.scaling(grid),
@@ -146,10 +153,25 @@ def _of_the_traces(table: Table, traced: Sequence[TracedBenchmark]) -> dict[str,
     """The values of the template that come from explorer.json and the trace folders."""
     problems = [problem for one in traced for problem in one.problems]
     some = problems[:: max(1, len(problems) // _STATIC_PROBLEMS)][:_STATIC_PROBLEMS]
+    sources = text_sources(traced, table.config)
+    pairs = {advice.benchmark: rows_of(table, advice) for advice in table.recommendations}
+    recommended = {benchmark: pair[0] for benchmark, pair in pairs.items() if pair is not None}
     return {
         "static": problem_views(some),
-        "explorer": explorer_data(traced, table.config) if traced else None,
+        "stories": stories(table, traced, sources),
+        "explorer": explorer_data(traced, sources, recommended) if traced else None,
     }
+
+
+def _title(models: Sequence[str], places: Mapping[str, str]) -> str:
+    """Every model with the end of its path, unless that is its name.
+
+    >>> _title(["base", "qwen"], {"base": "outputs/real/tuned", "qwen": "qwen"})
+    'base (real/tuned) and qwen'
+    """
+    ends = {name: "/".join(Path(places[name]).parts[-2:]) for name in models if name in places}
+    named = [f"{name} ({ends[name]})" if ends.get(name, name) != name else name for name in models]
+    return printable(_and(named), 200)
 
 
 def _advice(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -159,24 +181,19 @@ def _advice(words: Sequence[str]) -> list[tuple[str, str]]:
     return [(head, rest) if colon else ("", head) for head, colon, rest in parts]
 
 
-def _view(
-    view: View,
-    models: Sequence[str],
-    one_trace: Mapping[str, OneTrace],
-    judges: Sequence[MeasuredJudge],
-    advice: Mapping[str, Recommendation],
-    several_n: bool,
-) -> DrawnView:
-    recommended = advice.get(view.benchmark)
+def _view(view: View, inputs: ReportInputs, table: Table, judges: Sequence[MeasuredJudge]) -> DrawnView:
+    recommended, models = recommendations(table).get(view.benchmark), table.models
     chosen = chosen_model(models, recommended, view.rows)
+    live = [one for one in table.live if one.benchmark == view.benchmark and view.n == max(table.n)]
     return DrawnView(
         benchmark=view.benchmark,
         label=printable(benchmark_label(view.benchmark), 80),
         n=view.n,
         problems=view.problems,
-        cards=headline_cards(view.rows, models, one_trace, judges, chosen),
-        ladder=ladder(view.rows, models),
-        frontier=frontier(view.rows, models, None if several_n else recommended),
+        cards=headline_cards(view.rows, models, inputs.one_trace, judges, chosen),
+        ladder=ladder(view.rows, models, live),
+        live_problems=live[0].problems if live else 0,
+        frontier=frontier(view.rows, models, None if len(table.n) > 1 else recommended),
     )
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from eval.table.registry import method_label
+from secateur.deepprune.judges.folder import judge_kind
 from secateur.deepprune.judges.registry import JUDGE_KINDS
 from secateur.results import Row
 from secateur.runtime.files import JSON
@@ -79,6 +81,25 @@ def judge_label(judge: str | None) -> str:
     kind, _, rest = (judge or "").partition("-")
     label = JUDGE_KINDS[kind].label if kind in JUDGE_KINDS else kind.replace("_", " ")
     return f"{label}-{rest}" if rest else label
+
+
+def judge_names(judges: Sequence[str]) -> list[str]:
+    """A name for each judge (a folder, or the name of an untrained one): its kind, where two are of one kind with as
+    much of the folder's end as tells them apart. Raises `InputError` for a folder without a judge."""
+    parts = [(judge_kind(judge), *_parts(judge)[::-1]) for judge in judges]
+    return [_label(own, [other for other in parts if other is not own]) for own in parts]
+
+
+def _parts(judge: str) -> tuple[str, ...]:
+    path = Path(judge)
+    return path.relative_to(path.anchor).parts
+
+
+def _label(own: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
+    """Of a kind and the parts of a path, the last one first."""
+    apart = (size for size in range(1, len(own)) if all(other[:size] != own[:size] for other in others))
+    kind, *ends = own[: next(apart, len(own))]
+    return "-".join([kind, *reversed(ends)])
 
 
 def is_chance(row: Row) -> bool:

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from eval.table.config import CombinedConfig
+from eval.table.labels import judge_names
 from eval.table.live_record import FORMAT, LiveProblem
 from eval.table.method import TraceReadings
-from secateur.deepprune.judges.folder import judge_folder, judge_kind
+from secateur.deepprune.judges.folder import judge_folder
 from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace
@@ -115,22 +116,8 @@ def read_engine(config: CombinedConfig, model: str) -> EngineFacts:
 
 
 def names_of_judges(config: CombinedConfig, model: str) -> list[str]:
-    """A name for each of a model's judges: its kind, where two are of one kind with as much of the folder's end as
-    tells them apart."""
-    parts = [(judge_kind(judge), *_parts(judge)[::-1]) for judge in config.scored_by(model)]
-    return [_label(own, [other for other in parts if other is not own]) for own in parts]
-
-
-def _parts(judge: str) -> tuple[str, ...]:
-    path = Path(judge)
-    return path.relative_to(path.anchor).parts
-
-
-def _label(own: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
-    """Of a kind and the parts of a path, the last one first."""
-    apart = (size for size in range(1, len(own)) if all(other[:size] != own[:size] for other in others))
-    kind, *ends = own[: next(apart, len(own))]
-    return "-".join([kind, *reversed(ends)])
+    """A name for each of a model's judges, in their order."""
+    return judge_names(config.scored_by(model))
 
 
 def judge_fingerprint(folder_or_name: str) -> str:

@@ -93,6 +93,17 @@ def _options_of(part: type, options: Mapping[str, JSON]) -> dict[str, JSON]:
     return {field.name: options[field.name] for field in fields(part) if field.name in options}
 
 
+def answer_values(rule: AnswerRule) -> dict[str, JSON] | None:
+    """What `answer_rule` makes the rule of; None where no values do, such as for stops of a user's own."""
+    stops, starts = ({kind: name for name, kind in names.items()} for names in (_STOPS, _STARTS))
+    if type(rule.stop) not in stops or type(rule.start) not in starts:
+        return None
+    values: dict[str, JSON] = {"stop": stops[type(rule.stop)], "start": starts[type(rule.start)]}
+    for part in (rule.stop, rule.start):
+        values |= {key.name: found for key in fields(part) if (found := getattr(part, key.name)) != key.default}
+    return values if answer_rule(values, "the rule") == rule else None
+
+
 class AnswerPolicy(Policy):
     """A rule of answers at work on one problem."""
 

@@ -285,7 +285,8 @@ def test_new_columns_appear_with_their_data(tmp_path: Path) -> None:
 
 def test_a_report_is_named_after_its_models_unless_it_has_a_title(tmp_path: Path) -> None:
     folder = make_combined(tmp_path, ["1", "2"])
-    assert "<title>Secateur: base and pruned</title>" in render_report(ReportInputs(folder))
+    named = "base (my run/base) and pruned (my run/pruned)"
+    assert f"<title>{named}</title>" in render_report(ReportInputs(folder))
     assert "<title>Mine</title>" in render_report(ReportInputs(folder, title="Mine"))
 
 

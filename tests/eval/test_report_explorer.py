@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bench.report_size import write_large_run
 from eval.report.bars import printable, ranked
-from eval.report.explorer import TracedBenchmark, explorer_data, read_traced, run_summaries
+from eval.report.explorer import TracedBenchmark, explorer_data, read_traced, run_summaries, text_sources
 from eval.report.page import ReportInputs, write_report
 from eval.report.texts import TextSource, TraceTexts, cut_rules, pack_problems, shortened, split_at_cut
 from eval.table.explorer import TracedProblem, read_examples, read_explorer, write_explorer
@@ -125,7 +125,8 @@ def test_a_model_without_traces_of_a_problem_is_nothing_there(tmp_path: Path) ->
     folder = make_stored(tmp_path, 1, 3, lambda p, s: "so wait then")
     (problem,) = read_explorer(folder)
     both = [problem, TracedProblem("other", "q", "1", {"pruned": problem.models["base"]})]
-    data = explorer_data([TracedBenchmark("mine", folder, both)], {"cut_kind": "words", "cut_k": 25})
+    traced = [TracedBenchmark("mine", folder, both)]
+    data = explorer_data(traced, text_sources(traced, {"cut_kind": "words", "cut_k": 25}), {})
     assert [[model is None for model in unpacked(one)["models"]] for one in data.problems] == [
         [False, True],
         [True, False],

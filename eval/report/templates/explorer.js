@@ -17,6 +17,7 @@
   let current = -1; // place of the problem that is drawn
   let problem = null; // its contents, and its place
   let open = null; // {view, trace} in the reader
+  let kept = null; // {view, trace} beside it
 
   async function unpack(id) {
     const bytes = Uint8Array.from(atob(byId(id).textContent), (c) => c.charCodeAt(0));
@@ -85,8 +86,33 @@
     button.type = "button";
     button.tabIndex = -1;
     button.dataset.place = place;
-    button.addEventListener("click", () => showProblem(place));
+    button.addEventListener("click", () => location.replace(linkOf(place)));
     return make("li", "", button);
+  }
+
+  /* Every problem has an address of its own. */
+  function linkOf(place) {
+    const { id, benchmark } = index.problems[place];
+    const several = index.benchmarks.length > 1 ? { benchmark: index.benchmarks[benchmark] } : {};
+    return `#${new URLSearchParams({ problem: id, ...several })}`;
+  }
+
+  /* Shows the problem that the address names, whatever is filtered, and says whether it names one. */
+  function followLink() {
+    const place = index.problems.findIndex((_, at) => linkOf(at) === `#${new URLSearchParams(location.hash.slice(1))}`);
+    if (place < 0) return false;
+    if (!shown.includes(place)) {
+      byId("search").value = "";
+      byId("show").value = "all";
+      if (byId("benchmark") && !isOffered(index.problems[place])) {
+        byId("benchmark").value = index.benchmarks[index.problems[place].benchmark];
+        byId("benchmark").dispatchEvent(new Event("change", { bubbles: true }));
+      }
+      listProblems();
+    }
+    if (place !== current) showProblem(place);
+    byId("problems").querySelector(`[data-place="${place}"]`)?.scrollIntoView({ block: "nearest" });
+    return true;
   }
 
   function markCurrent() {
@@ -119,7 +145,9 @@
     const { benchmark } = index.problems[problem.place];
     const question = make("p", "question", problem.problem);
     question.dir = "auto";
-    const about = make("p", "soft", "right answer ", bdi(problem.gold), " · ", bdi(nameOf(benchmark, problem.id)));
+    const link = make("a", "", "link to this problem");
+    link.href = linkOf(problem.place);
+    const about = make("p", "soft", "right answer ", bdi(problem.gold), " · ", bdi(nameOf(benchmark, problem.id)), " · ", link);
     const names = chosenModels().filter((model) => problem.models[model]);
     const lengths = names.flatMap((model) => problem.models[model].n_tokens);
     const axis = Math.max(20, Math.ceil(lengths.reduce((a, b) => Math.max(a, b), 0) / 20) * 20);
@@ -127,26 +155,40 @@
     byId("problem").replaceChildren(question, about, make("div", "panels", ...panels));
   }
 
-  /* The reader */
+  /* The reader, and beside it the trace that was kept to be compared with */
   function read(view, trace) {
     open = { view, trace };
+    writePage("reader", view, trace);
+    if (!byId("reader").open) byId("reader").showModal();
+  }
+
+  function writePage(prefix, view, trace) {
     const { model, run } = view;
     const [before, after] = model.texts[trace];
-    const [kept, cut] = [run.kept[trace], model.cut_tokens[trace]];
-    byId("reader-title").replaceChildren(bdi(view.name), ` · trace ${trace} · cluster ${clusterName(run.labels[trace])}`);
-    byId("reader-about").replaceChildren(
-      `${stateOf(view, trace)} · ${kept < model.n_tokens[trace] ? "would have answered" : "answered"} `,
+    const [spent, cut] = [run.kept[trace], model.cut_tokens[trace]];
+    byId(`${prefix}-title`).replaceChildren(bdi(view.name), ` · trace ${trace} · cluster ${clusterName(run.labels[trace])}`);
+    byId(`${prefix}-about`).replaceChildren(
+      `${stateOf(view, trace)} · ${spent < model.n_tokens[trace] ? "would have answered" : "answered"} `,
       bdi(answerOf(model, model.answers[trace])), " ", verdict(model.right[trace]),
     );
-    const text = byId("reader-text");
-    text.replaceChildren(highlighted(before, kept === 0 ? "unspent" : "", index.words));
+    const text = byId(`${prefix}-text`);
+    text.replaceChildren(highlighted(before, spent === 0 ? "unspent" : "", index.words));
     if (after !== undefined) {
-      const note = kept === cut && kept < model.n_tokens[trace] ? ": the trace was stopped here, the rest never generated" : ": what the judge had read";
-      text.append(make("span", "cut-line", `✂ cut after ${count(cut)} tokens${note}`), highlighted(after, kept <= cut ? "unspent" : "", index.words));
+      const note = spent === cut && spent < model.n_tokens[trace] ? ": the trace was stopped here, the rest never generated" : ": what the judge had read";
+      text.append(make("span", "cut-line", `✂ cut after ${count(cut)} tokens${note}`), highlighted(after, spent <= cut ? "unspent" : "", index.words));
     }
     if (!before && !after) text.replaceChildren(make("em", "", "The text of this trace is not in this report."));
-    if (!byId("reader").open) byId("reader").showModal();
     text.scrollTop = 0;
+  }
+
+  /* The trace in the reader stays at the left while others are read at the right, until it is let go. */
+  function keepOrLetGo() {
+    kept = kept ? null : open;
+    byId("kept").hidden = !kept;
+    byId("keep").setAttribute("aria-pressed", String(Boolean(kept)));
+    byId("keep").textContent = kept ? "Stop comparing" : "Compare";
+    byId("reader").classList.toggle("wide", Boolean(kept));
+    if (kept) writePage("kept", kept.view, kept.trace);
   }
 
   function step(by) {
@@ -157,6 +199,7 @@
 
   function wireReader() {
     const dialog = byId("reader");
+    byId("keep").addEventListener("click", keepOrLetGo);
     byId("close").addEventListener("click", () => dialog.close());
     byId("previous").addEventListener("click", () => step(-1));
     byId("next").addEventListener("click", () => step(1));
@@ -164,6 +207,12 @@
     dialog.addEventListener("keydown", (event) => {
       if (event.key === "ArrowLeft" || event.key === "ArrowRight") step(event.key === "ArrowLeft" ? -1 : 1);
     });
+  }
+
+  /* The recommended method of what is looked at, until the reader takes another. */
+  function takeRecommended() {
+    const wanted = index.recommended[byId("benchmark")?.value ?? index.benchmarks[0]];
+    if (!byId("run").dataset.taken && [...byId("run").options].some((one) => one.value === wanted)) byId("run").value = wanted;
   }
 
   function option(value, text) {
@@ -180,12 +229,16 @@
     byId("run").append(...[...new Set(index.runs.flat(2))].map((label) => option(label, label)));
     for (const id of ["model", "run"]) byId(id).addEventListener("change", () => { listProblems(); drawProblem(); });
     byId("show").addEventListener("change", listProblems);
-    document.addEventListener("view", listProblems);
+    byId("run").addEventListener("change", () => { byId("run").dataset.taken = true; });
+    document.addEventListener("view", () => { takeRecommended(); listProblems(); drawProblem(); });
+    window.addEventListener("hashchange", followLink);
     byId("search").addEventListener("input", listProblems);
     byId("problems").addEventListener("keydown", (event) => roam(event, [...byId("problems").querySelectorAll("button")]));
     wireReader();
     root.hidden = false;
+    takeRecommended();
     listProblems();
+    if (followLink()) byId("traces").scrollIntoView();
   }
 
   start();

@@ -93,10 +93,24 @@
       byId("table-count").textContent = `${shown.size} of ${offered.length} rows`;
     };
     byId("table-controls").hidden = false;
+    const fewColumns = () => table.classList.toggle("few-columns", !byId("every-column")?.checked);
+    byId("every-column")?.addEventListener("change", fewColumns);
+    fewColumns();
     input.addEventListener("input", apply);
     byId("every-row")?.addEventListener("change", apply);
     document.addEventListener("view", apply);
     apply();
+  }
+
+  /* Where a page has no access to the clipboard, the command is selected for the reader's own keys. */
+  function copyButton(button) {
+    const code = button.parentElement.querySelector("code");
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      getSelection().selectAllChildren(code);
+      const copied = await navigator.clipboard?.writeText(code.textContent).then(() => true, () => false);
+      button.textContent = copied ? "Copied" : "Selected: press Ctrl+C";
+    });
   }
 
   /* One stop of the Tab key for all marks; the arrow keys go from mark to mark, from the cheapest to the dearest. */
@@ -127,4 +141,5 @@
   makeSortable(byId("results"));
   makeFilterable(byId("results"));
   document.querySelectorAll(".frontier").forEach(frontierMarks);
+  document.querySelectorAll("button.copy").forEach(copyButton);
 })();

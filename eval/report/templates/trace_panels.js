@@ -55,8 +55,9 @@ const tracePanels = (() => {
     panel.setAttribute("aria-label", name);
     const order = [];
     for (const [rank, traces] of clusters(model, run)) {
-      const group = make("div", tint(rank));
-      if (run !== consensus) group.append(clusterHead(rank, traces, model));
+      const clustered = run.labels.some((label) => label !== null);
+      const group = make("div", clustered ? tint(rank) : "c0");
+      if (clustered) group.append(clusterHead(rank, traces, model));
       for (const trace of traces) {
         group.append(traceButton({ name, model, run, order, read }, trace, rank, axis, order.length === 0));
         order.push(trace);
