@@ -4,8 +4,24 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval.report.page import ReportInputs
+from tests.report_runs import make_rounds, make_stored
+
 if TYPE_CHECKING:
     from selenium import webdriver
+
+AUDIT = (Path(__file__).parent / "page_audit.js").read_text(encoding="utf-8")
+TEXT = "<think>\nSo I try. Wait, then again. But now {sample}.\n</think>\n\\boxed{{7}}"
+
+
+def stored_inputs(tmp_path: Path) -> ReportInputs:
+    folder = make_stored(tmp_path / "in", 5, 12, lambda problem, sample: TEXT.format(sample=sample))
+    return ReportInputs(folder, title="Fine", thinkprune=make_rounds(tmp_path / "run"))
+
+
+def audit(browser: "webdriver.Chrome") -> list[str]:
+    """What a reader could not read, find or be told by a screen reader, as it is drawn now; see page_audit.js."""
+    return browser.execute_script(AUDIT)
 
 
 def resize(browser: "webdriver.Chrome", width: int, height: int = 900) -> None:

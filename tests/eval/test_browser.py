@@ -1,20 +1,27 @@
 """The report in a real browser: Chromium without a window. Screenshots are left in the folder that the environment
 variable SECATEUR_SCREENSHOTS names, by default outputs/screenshots, for CI to keep."""
 
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from eval.report.page import ReportInputs, write_report
-from tests.eval.browser import choose, find, keep_picture, prefer, press, resize, texts, wait_for
-from tests.report_runs import HOSTILE, make_combined, make_grid, make_rounds, make_stored
+from eval.report.page import ReportInputs
+from tests.eval.browser import (
+    audit,
+    choose,
+    find,
+    keep_picture,
+    prefer,
+    press,
+    resize,
+    stored_inputs,
+    texts,
+    wait_for,
+)
+from tests.report_runs import HOSTILE, make_combined, make_grid
 
 pytestmark = pytest.mark.slow
-webdriver = pytest.importorskip("selenium.webdriver")
 
-AUDIT = (Path(__file__).parent / "page_audit.js").read_text(encoding="utf-8")
 LINE = "x" * 2**20
 _FOCUS = """
 const element = arguments[0], names = element.className;
@@ -26,60 +33,11 @@ faint.style.color = "#999999";
 document.body.append(faint, document.createElement("button"), document.querySelector("svg.dot").cloneNode(true));
 document.body.lastChild.removeAttribute("aria-hidden");
 """
-TEXT = "<think>\nSo I try. Wait, then again. But now {sample}.\n</think>\n\\boxed{{7}}"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["webdriver.Chrome"]:
-    from selenium.webdriver.chrome.service import Service
-
-    names = ("chromium", "chromium-browser", "google-chrome")
-    binary, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("no Chromium with its chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-        "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1200,900",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=Service(driver))
-    yield found
-    found.quit()
-
-
-@pytest.fixture
-def page(browser: "webdriver.Chrome", tmp_path: Path) -> Iterator[Callable[[ReportInputs], "webdriver.Chrome"]]:
-    """Opens a report; at the end nothing may stand in the console."""
-
-    def show(inputs: ReportInputs) -> "webdriver.Chrome":
-        path = tmp_path / "report.html"
-        write_report(inputs, path)
-        browser.get(path.as_uri())
-        wait_for(browser, "#problem .trace")
-        return browser
-
-    resize(browser, 1200)
-    yield show
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-
-
-def stored_inputs(tmp_path: Path) -> ReportInputs:
-    folder = make_stored(tmp_path / "in", 5, 12, lambda problem, sample: TEXT.format(sample=sample))
-    return ReportInputs(folder, title="Fine", thinkprune=make_rounds(tmp_path / "run"))
-
-
-def audit(browser: "webdriver.Chrome") -> list[str]:
-    """What a reader could not read, find or be told by a screen reader, as it is drawn now; see page_audit.js."""
-    return browser.execute_script(AUDIT)
 
 
 def test_the_table_sorts_and_filters(page, tmp_path: Path) -> None:
     browser = page(stored_inputs(tmp_path))
-    header = next(button for button in find(browser, "#results th button") if button.text.startswith("saved net"))
+    header = next(button for button in find(browser, "#results th button") if button.text.startswith("saved"))
     values = lambda: browser.execute_script(  # noqa: E731
         "const at = [...document.querySelectorAll('#results thead th')].findIndex(h => h.ariaSort);"
         "return [...document.querySelectorAll('#results tbody tr')].map(r => Number(r.cells[at].dataset.value))"
@@ -88,7 +46,7 @@ def test_the_table_sorts_and_filters(page, tmp_path: Path) -> None:
     assert values() == sorted(values(), reverse=True) and len(set(values())) > 1
     header.send_keys("\ue007")  # Enter
     assert values() == sorted(values())
-    assert find(browser, "#results th[aria-sort=ascending]")[0].text.startswith("saved net")
+    assert find(browser, "#results th[aria-sort=ascending]")[0].text.startswith("saved")
     field = browser.find_element("id", "table-filter")
     field.send_keys("pruned linear")
     assert [row for row in texts(browser, "#results tbody tr") if row] and browser.execute_script(
@@ -184,6 +142,7 @@ def test_light_dark_print_and_a_telephone(page, tmp_path: Path) -> None:
     resize(browser, 1200)
     prefer(browser, "dark", "print")
     assert ground() == "rgb(255, 255, 255)" and not texts(browser, "#problems") and texts(browser, "#problem")
+    assert audit(browser) == []
     keep_picture(browser, "print")
     prefer(browser, "light")
     browser.execute_script(_FAULTS)
@@ -232,7 +191,9 @@ def test_everything_can_be_reached_by_the_tab_key_and_its_focus_is_seen(page, tm
             break
         assert outline != "none" or "point" in mark, f"{mark} has no visible focus"
         seen.append(mark)
-    places = [seen.index(name) for name in ("skip", "theme", "table-filter", "point", "search", "run", "trace")]
+    places = [
+        seen.index(name) for name in ("skip", "theme", "copy", "table-filter", "point", "search", "run", "trace")
+    ]
     assert places == sorted(places), "the order of focus is not that of the page"
     assert seen.count("trace") <= 2, "each bar is a stop of its own"
 
