@@ -142,8 +142,8 @@ def _legend(axes: Axes, what: str) -> None:
     axes.plot([], [], "o", color=GREEN, markersize=7, label="chosen")
 
 
-def length_over_rounds(rounds: Sequence[RoundRecord]) -> str:
-    """Mean length in training and of every validated checkpoint, under the limits."""
+def length_over_rounds(rounds: Sequence[RoundRecord], of: str = "") -> str:
+    """Mean length in training and of every validated checkpoint, under the limits; `of` says of which run."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "length"}):
         figure, axes = _axes()
         for record in rounds:
@@ -158,11 +158,11 @@ def length_over_rounds(rounds: Sequence[RoundRecord]) -> str:
         axes.set_ylim(bottom=0)
         axes.set_ylabel("mean tokens")
         axes.legend(fontsize=8.5, loc="lower left")
-        return _to_svg(figure, "Mean length over the rounds")
+        return _to_svg(figure, f"Mean length over the rounds {of}".strip())
 
 
-def accuracy_over_rounds(rounds: Sequence[RoundRecord]) -> str:
-    """Reward in training and pass@1 of every validated checkpoint."""
+def accuracy_over_rounds(rounds: Sequence[RoundRecord], of: str = "") -> str:
+    """Reward in training and pass@1 of every validated checkpoint; `of` says of which run."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "accuracy"}):
         figure, axes = _axes()
         for record in rounds:
@@ -173,7 +173,7 @@ def accuracy_over_rounds(rounds: Sequence[RoundRecord]) -> str:
         axes.set_ylim(0, 1)
         axes.set_ylabel("pass@1, reward")
         axes.legend(fontsize=8.5, loc="lower right")
-        return _to_svg(figure, "Accuracy over the rounds")
+        return _to_svg(figure, f"Accuracy over the rounds {of}".strip())
 
 
 def length_histograms(lengths: Mapping[str, Sequence[int]], of: str = "") -> str:

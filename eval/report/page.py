@@ -102,15 +102,10 @@ def render_report(inputs: ReportInputs) -> str:
     traced = read_traced(run_folders(table, inputs.combined))
     judges = measured_judges(inputs.judges, table.config)
     values = _of_the_table(inputs, table, judges) | _of_the_traces(table, traced)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        values,
-        page=_page_parts(),
+    return render_template(
+        "report.html.j2",
+        **values,
+        page=page_parts(),
         rounds=round_figures(inputs.thinkprune),
         lengths=_lengths(inputs, traced),
         judges=[judge_section(judge) for judge in judges],
@@ -197,9 +192,21 @@ def _view(view: View, inputs: ReportInputs, table: Table, judges: Sequence[Measu
     )
 
 
-def _page_parts() -> PageParts:
+def render_template(name: str, **values: object) -> str:
+    """One of our templates; all that is no `Markup` is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template(name).render(values)
+
+
+def page_parts(names: Sequence[str] = _SCRIPTS) -> PageParts:
+    """The style sheet and the scripts with these names."""
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    scripts = [(_TEMPLATES / name).read_text(encoding="utf-8") for name in _SCRIPTS]
+    scripts = [(_TEMPLATES / name).read_text(encoding="utf-8") for name in names]
     allowed = " ".join(_hash_source(script) for script in scripts)
     policy = f"default-src 'none'; style-src {_hash_source(style)}; script-src {allowed}; base-uri 'none'"
     return PageParts(Markup(style), [Markup(script) for script in scripts], Markup(policy))

@@ -1,5 +1,6 @@
 """What trainings left behind, as the report draws it: the rounds with their choices, and how good the judges are."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,13 @@ from markupsafe import Markup
 from eval.report import charts
 from eval.report.bars import printable
 from eval.report.charts import CheckpointPoint, RocCurve, RoundRecord
-from schedules.records import FinishedRound, finished_rounds
+from schedules.records import FinishedRound, finished_rounds, has_chosen
 from secateur.deepprune.judges.record import METRICS_FILE, JudgeMetrics, ScoreFigures, read_metrics, worth_words
 from secateur.runtime.files import JSON, read_jsonl
 
 _REWARD, _LENGTH = "reward", "completions/mean_length"
 """Keys of the training log."""
+_TOLD = {_LENGTH: "mean tokens", _REWARD: "reward"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,28 @@ class RoundChoice:
 
 
 @dataclass(frozen=True)
+class RunningRound:
+    """A round before its choice: its `limit` [tokens], and the lines of its `log` so far."""
+
+    number: int
+    limit: int
+    folder: Path
+    log: Sequence[Mapping[str, JSON]]
+
+    @property
+    def step(self) -> int:
+        return max((int(line["step"]) for line in self.log), default=0)
+
+    def words(self) -> str:
+        """How far it is, and what its last step came to."""
+        if not self.log:
+            return f"Round {self.number} begins, with a limit of {self.limit:,} tokens."
+        last = self.log[-1]
+        figures = [f"{name} {last[key]:,.3g}" for key, name in _TOLD.items() if key in last]
+        return f"Round {self.number}, limit {self.limit:,} tokens, step {self.step:,}: {', '.join(figures)}."
+
+
+@dataclass(frozen=True)
 class RoundFigures:
     """The figures of length pruning, and what each round passed on."""
 
@@ -38,13 +62,15 @@ class RoundFigures:
     choices: list[RoundChoice]
 
 
-def round_figures(folder: Path | None) -> RoundFigures | None:
-    """From the run folder of a schedule; None where no round was finished."""
+def round_figures(folder: Path | None, of: str = "") -> RoundFigures | None:
+    """From the run folder of a schedule, its running round included; None where there is nothing to draw. `of` tells
+    the figures of several runs in one page apart."""
     finished = finished_rounds(folder) if folder else []
-    if not finished:
-        return None
     rounds = round_records(finished)
-    drawn = charts.length_over_rounds(rounds), charts.accuracy_over_rounds(rounds)
+    rounds += _running(folder, rounds[-1].last_step if rounds else 0) if folder else []
+    if not rounds:
+        return None
+    drawn = charts.length_over_rounds(rounds, of), charts.accuracy_over_rounds(rounds, of)
     return RoundFigures(*map(Markup, drawn), [_choice(one) for one in finished])
 
 
@@ -70,10 +96,30 @@ def round_records(finished: Sequence[FinishedRound]) -> list[RoundRecord]:
     return rounds
 
 
+def running_round(folder: Path) -> RunningRound | None:
+    """The round of a schedule that has not chosen yet; None where none has begun."""
+    names = [(re.fullmatch(r"(\d+)-limit-(\d+)", path.name), path) for path in (folder / "rounds").glob("*")]
+    left = [
+        RunningRound(int(name[1]), int(name[2]), path, _training_log(path))
+        for name, path in names
+        if name and not has_chosen(path)
+    ]
+    return max(left, key=lambda one: one.number, default=None)
+
+
+def _running(folder: Path, first: int) -> list[RoundRecord]:
+    """Without candidates; its steps go on from `first`."""
+    one = running_round(folder)
+    if one is None or not one.log:
+        return []
+    lengths, rewards = _series(one.log, _LENGTH, first), _series(one.log, _REWARD, first)
+    return [RoundRecord(one.number, one.limit, first, first + one.step, lengths, rewards, [])]
+
+
 def _training_log(folder: Path) -> list[Mapping[str, JSON]]:
     """Its lines about steps; a training says other things as well."""
     path = folder / "train.jsonl"
-    lines = [line for _, line in read_jsonl(path)] if path.is_file() else []
+    lines = [line for _, line in read_jsonl(path, growing=True)] if path.is_file() else []
     return [line for line in lines if "step" in line]
 
 

@@ -21,7 +21,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import JsonValue
 
 from secateur.runtime.errors import InputError
-from secateur.runtime.process import is_no_access
+from secateur.runtime.process import is_alive, is_no_access
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,8 +175,9 @@ def append_jsonl(path: str | Path, records: Iterable[Mapping[str, JSON]]) -> Non
             handle.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, JSON]]]:
-    """Yield `(line number, object)` from `.jsonl` or `.jsonl.gz`; blank lines are passed over.
+def read_jsonl(path: str | Path, growing: bool = False) -> Iterator[tuple[int, dict[str, JSON]]]:
+    """Yield `(line number, object)` from `.jsonl` or `.jsonl.gz`; blank lines are passed over, and where another
+    process is writing the file (`growing`) a last line without its end.
 
     Raises `InputError` naming file and line for a line that is no JSON object.
     """
@@ -190,7 +191,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, JSON]]]:
             for number, line in enumerate(lines, start=1):
                 if len(line) == _LONGEST_LINE:
                     raise InputError(f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; no trace is")
-                if line.strip():
+                if line.strip() and not (growing and not line.endswith("\n")):
                     yield number, _parse_line(path, number, line)
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: not readable as UTF-8 JSONL ({error})") from None
@@ -291,6 +292,18 @@ def _holder(folder: Path) -> str:
     """Who wrote the folder's `HOLDER`; it comes a moment after the lock."""
     path = folder / HOLDER
     return path.read_text(encoding="utf-8") if path.is_file() else "another process"
+
+
+def held_by(folder: str | Path) -> str | None:
+    """Who works in a folder now, as `hold_folder` has noted it; None where nobody does, or its process is gone. Takes
+    no lock: whoever only looks must keep nobody out."""
+    path = Path(folder) / HOLDER
+    noted = path.read_text(encoding="utf-8") if path.is_file() else ""
+    process, _, machine = noted.removeprefix("process ").partition(" on ")
+    if not process.isdecimal():
+        return None
+    gone = machine == platform.node() and not is_alive(int(process))
+    return None if gone else noted
 
 
 def _leave_no_empty_folder(folder: Path) -> None:

@@ -170,6 +170,17 @@ def is_no_space(error: BaseException) -> bool:
     return any(text in str(error) for text in _NO_SPACE_TEXTS)
 
 
+def is_alive(process: int) -> bool:
+    """Whether there is a process with this id on this machine, whoever's it is."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def is_no_access(error: BaseException) -> bool:
     """Whether a file or folder may not be used as it was: a read-only disk, also where another error came of it; no
     rights to a named one, a file in a folder's place, a name too long."""

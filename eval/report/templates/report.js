@@ -136,10 +136,22 @@
     });
   }
 
+  /* A page about runs that go on is written anew meanwhile; it stays as it is while its reader has paused it. */
+  function reloadSwitch(button) {
+    let paused = false;
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      paused = !paused;
+      button.textContent = paused ? "Go on reloading" : "Pause reloading";
+    });
+    setInterval(() => paused || location.reload(), 1000 * Number(button.dataset.seconds));
+  }
+
   themeButton();
   viewChooser();
-  makeSortable(byId("results"));
-  makeFilterable(byId("results"));
+  if (byId("results")) makeSortable(byId("results"));
+  if (byId("table-filter")) makeFilterable(byId("results"));
+  document.querySelectorAll("button.reload").forEach(reloadSwitch);
   document.querySelectorAll(".frontier").forEach(frontierMarks);
   document.querySelectorAll("button.copy").forEach(copyButton);
 })();
