@@ -10,6 +10,7 @@ from eval.report.bars import printable
 from eval.report.command import Command, command_of
 from eval.report.frontier import longest_path
 from eval.table.labels import ALL, row_label, row_notes
+from eval.table.registry import method_about
 from secateur.results import Considered, LiveEntry, Recommendation, Row, Table
 
 
@@ -33,12 +34,13 @@ class LiveTime:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a benchmark came to. `winner` is what is recommended, `cheaper` whether it is anything but the reference;
-    `tokens` per answer with everything counted, `generated` alone where that differs; `loss` and `sure` are
-    sentences; `notes`: what the row's marks mean."""
+    """What a benchmark came to. `winner` is what is recommended, `does` says what that does, `cheaper` whether it is
+    anything but the reference; `tokens` per answer with everything counted, `generated` alone where that differs;
+    `loss` and `sure` are sentences; `notes`: what the row's marks mean."""
 
     benchmark: str
     winner: str
+    does: str
     cheaper: bool
     tokens: Change
     generated: str
@@ -75,6 +77,7 @@ def _answer(table: Table, advice: Recommendation) -> Answer | None:
     return Answer(
         benchmark=advice.benchmark,
         winner=_named(chosen),
+        does=method_about(chosen.method),
         cheaper=chosen is not reference,
         tokens=change(reference.net_tokens, chosen.net_tokens),
         generated=_generated(chosen),

@@ -27,6 +27,7 @@ from eval.report.table import columns, live_rows, signed, table_rows
 from eval.report.training import MeasuredJudge, judge_section, measured_judges, round_figures
 from eval.report.views import Grid, View, benchmark_label, grid_of, recommendations, run_folders
 from eval.table.labels import mark_notes, planted_errors_note
+from eval.table.registry import method_about, method_label
 from secateur.results import TABLE_FILE, Difference, Table, read_table
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, write_text
@@ -131,6 +132,7 @@ def _of_the_table(inputs: ReportInputs, table: Table, judges: Sequence[MeasuredJ
         "advice": [(name, _advice(found.words)) for name, found in advice.items() if found.words],
         "columns": shown,
         "table": table_rows(rows, shown, best),
+        "methods": [(method_label(name), method_about(name)) for name in dict.fromkeys(row.method for row in rows)],
         "mark_notes": mark_notes(rows),
         "differences": [_difference(one) for one in table.differences],
         "scaling": report_scaling.scaling(grid),

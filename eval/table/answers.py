@@ -208,19 +208,26 @@ def _check_rules(keys: AnswersKeys) -> None:
         raise InputError("key 'answers' is empty, but 'methods' has answers; name a rule, or leave that method out")
 
 
-def _published(name: str, label: str, mark: str) -> Method:
-    return Method(name, label, mark, _row_of(name, PUBLISHED_RULES[name]), is_rival=True)
+def _published(name: str, label: str, mark: str, about: str) -> Method:
+    return Method(name, label, mark, _row_of(name, PUBLISHED_RULES[name]), is_rival=True, about=about)
 
 
-def _preset(name: str, label: str, mark: str, rule: AnswerRule) -> Method:
+def _preset(name: str, label: str, mark: str, rule: AnswerRule, about: str) -> Method:
     """A rule of ours, which runs live as well."""
-    return Method(name, label, mark, _row_of(name, rule), rules=lambda keys: {name: rule}, is_ours=True)
+    return Method(name, label, mark, _row_of(name, rule), rules=lambda keys: {name: rule}, is_ours=True, about=about)
 
 
 _PLUS = "M-2-6.5h4v4.5h4.5v4h-4.5v4.5h-4v-4.5h-4.5v-4h4.5Z"
 _CROSS = "M-6-3.5-3.5-6 0-2.5 3.5-6 6-3.5 2.5 0 6 3.5 3.5 6 0 2.5-3.5 6-6 3.5-2.5 0Z"
-AHEAD = _preset("ahead", "ahead", "M7 0-5.5 6.5-2.5 0-5.5-6.5Z", FEWEST_TOKENS)
-AHEAD_WAIT = _preset("ahead_wait", "ahead, shortest wait", "M-7 0 5.5-6.5 2.5 0 5.5 6.5Z", SHORTEST_WAIT)
+_AHEAD = "a few traces start, more as far as their answers differ; all stop once one answer is ahead"
+AHEAD = _preset("ahead", "ahead", "M7 0-5.5 6.5-2.5 0-5.5-6.5Z", FEWEST_TOKENS, _AHEAD)
+AHEAD_WAIT = _preset(
+    "ahead_wait",
+    "ahead, shortest wait",
+    "M-7 0 5.5-6.5 2.5 0 5.5 6.5Z",
+    SHORTEST_WAIT,
+    f"{_AHEAD}; more run side by side, so that nobody waits longer",
+)
 NAMED_RULES = Method(
     ANSWERS,
     ANSWERS,
@@ -230,6 +237,7 @@ NAMED_RULES = Method(
     lambda keys: keys.answer_rules,
     _check_rules,
     is_ours=True,
+    about="traces start and stop by finished answers, as the config says",
 )
 ADAPTIVE_CONSISTENCY = Method(
     "adaptive_consistency",
@@ -239,9 +247,17 @@ ADAPTIVE_CONSISTENCY = Method(
     AdaptiveConsistencyKeys,
     check=lambda keys: check_share("adaptive_threshold", keys.adaptive_threshold),
     is_rival=True,
+    about="one trace after another until the majority will probably stay",
 )
 EARLY_STOPPING = Method(
-    "early_stopping", "early stopping", _CROSS, _early, EarlyStoppingKeys, check=_check_window, is_rival=True
+    "early_stopping",
+    "early stopping",
+    _CROSS,
+    _early,
+    EarlyStoppingKeys,
+    check=_check_window,
+    is_rival=True,
+    about="a few traces at a time until all of such a few agree",
 )
 PUBLISHED_RULES: Mapping[str, AnswerRule] = {
     "consol": AnswerRule(Sprt(), MissingWaves()),
@@ -252,12 +268,32 @@ PUBLISHED_RULES: Mapping[str, AnswerRule] = {
     "cannot_change": AnswerRule(CannotChange(), AllAtOnce()),
 }
 """Method → rule, of those without keys of their own."""
-CONSOL = _published("consol", "ConSol", "M0-7 2-2 7 0 2 2 0 7-2 2-7 0-2-2Z")
-CONSOL_MIXTURE = _published("consol_mixture", "ConSol, mixture", "M0-7 2-2 7 0 2 2 0 7-2 2-7 0-2-2Z")
-BAYES_THREE = _published("bayes_three", "Bayes, top three", "M-6.5 3.5 0-7.5 6.5 3.5Z")
-CERTIFICATE = _published("certificate", "majority certificate", "M-6-6H6V1L0 7-6 1Z")
-FIRST_ENDED = _published("first_ended", "first 5 to end", "M-7-5H3L7 0 3 5H-7Z")
-CANNOT_CHANGE = _published("cannot_change", "cannot change", "M-5-6.5h10v5h-3v8h-4v-8h-3Z")
+_CONSOL = "traces start until a sequential test tells the first answer from the second"
+CONSOL = _published("consol", "ConSol", "M0-7 2-2 7 0 2 2 0 7-2 2-7 0-2-2Z", _CONSOL)
+CONSOL_MIXTURE = _published(
+    "consol_mixture", "ConSol, mixture", "M0-7 2-2 7 0 2 2 0 7-2 2-7 0-2-2Z", f"{_CONSOL}, of many alternatives"
+)
+BAYES_THREE = _published(
+    "bayes_three",
+    "Bayes, top three",
+    "M-6.5 3.5 0-7.5 6.5 3.5Z",
+    "one trace after another until the first of three answers is probably the most frequent",
+)
+CERTIFICATE = _published(
+    "certificate",
+    "majority certificate",
+    "M-6-6H6V1L0 7-6 1Z",
+    "one trace after another until the majority is certified",
+)
+FIRST_ENDED = _published(
+    "first_ended", "first 5 to end", "M-7-5H3L7 0 3 5H-7Z", "a vote of the first five traces that end"
+)
+CANNOT_CHANGE = _published(
+    "cannot_change",
+    "cannot change",
+    "M-5-6.5h10v5h-3v8h-4v-8h-3Z",
+    "all traces start, and stop once the rest cannot change the vote",
+)
 PARALLEL_PROBE = Method(
     "parallel_probe",
     "Parallel-Probe",
@@ -268,6 +304,7 @@ PARALLEL_PROBE = Method(
     _check_probes,
     reads_probes=True,
     is_rival=True,
+    about="forces answers out of running traces, and stops all once their majority stays the same",
 )
 MARS = Method(
     "mars",
@@ -278,4 +315,5 @@ MARS = Method(
     lambda keys: {"mars": keys.mars},
     reads_probes=True,
     is_rival=True,
+    about="forces answers out of running traces, and stops all once the majority can hardly turn",
 )

@@ -150,7 +150,7 @@ class DeepConfKeys(ReplayKeys):
         )
 
 
-def _method(name: str, label: str, mark: str) -> Method:
+def _method(name: str, label: str, mark: str, about: str) -> Method:
     def run(model: ReplayModel, keys: DeepConfKeys) -> list[Result]:
         rule, parameters = keys.deepconf_rule(name), Parameters(model.parameters)
         outcomes = [
@@ -181,8 +181,10 @@ def _method(name: str, label: str, mark: str) -> Method:
         runs_at=lambda keys, n: n > keys.deepconf_warmup,
         reads_confidences=True,
         is_rival=True,
+        about=about,
     )
 
 
-DEEPCONF_LOW = _method("deepconf_low", "DeepConf low", "M5-6.5v13L-6.5 0Z")
-DEEPCONF_HIGH = _method("deepconf_high", "DeepConf high", "M-5-6.5v13L6.5 0Z")
+_STOPS = "stops traces whose tokens the model itself is unsure of"
+DEEPCONF_LOW = _method("deepconf_low", "DeepConf low", "M5-6.5v13L-6.5 0Z", f"{_STOPS}, strictly")
+DEEPCONF_HIGH = _method("deepconf_high", "DeepConf high", "M-5-6.5v13L6.5 0Z", f"{_STOPS}, mildly")

@@ -336,7 +336,8 @@ def _any_n(keys: ReplayKeys, n: int) -> None:
 class Method:
     """All there is to know of a method.
 
-    name: in configs and rows; label: in tables and reports; mark: path of its mark in the frontier's plot, SVG, about
+    name: in configs and rows; label: in tables and reports; about: what it does, in a few plain words, for reports;
+      mark: path of its mark in the frontier's plot, SVG, about
       14 wide around the origin.
     run: the rows of one model; None for controls, which are measured with any of the methods `beside`.
     rules: method → rule, for those that run live and are shown trace by trace; DeepPrune's are its own keys.
@@ -368,6 +369,7 @@ class Method:
     is_ours: bool = False
     is_rival: bool = False
     depends_on_n: bool = True
+    about: str = ""
 
 
 def one_row(

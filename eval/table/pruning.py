@@ -225,14 +225,28 @@ EVIDENCE = Method(
     "M0-7.5 7.5 0 0 7.5-7.5 0ZM0-3 3 0 0 3-3 0Z",
     _run_evidence,
     rules=lambda keys: {"evidence": EVIDENCE_RULE},
+    about="finished answers and judged beginnings vote together; all stop once they are sure",
     prunes=True,
     is_ours=True,
 )
 DEEPPRUNE = Method(
-    PUBLISHED, "DeepPrune", "M-7 0a7 7 0 1 0 14 0a7 7 0 1 0-14 0Z", _run, PruningKeys, prunes=True, is_ours=True
+    PUBLISHED,
+    "DeepPrune",
+    "M-7 0a7 7 0 1 0 14 0a7 7 0 1 0-14 0Z",
+    _run,
+    PruningKeys,
+    prunes=True,
+    is_ours=True,
+    about="a judge groups traces by their beginnings; of the largest group some run to their end and vote",
 )
 RANDOM_CONTROL = Method(
-    RANDOM_TRACES, "as many random traces", "M-6.5-5h13L0 6.5Z", None, beside=(PUBLISHED,), is_bound=True
+    RANDOM_TRACES,
+    "as many random traces",
+    "M-6.5-5h13L0 6.5Z",
+    None,
+    beside=(PUBLISHED,),
+    is_bound=True,
+    about="a vote of as many traces as DeepPrune finishes, taken at random: a control",
 )
 EQUAL_TOKENS_CONTROL = Method(
     EQUAL_TOKENS,
@@ -241,4 +255,5 @@ EQUAL_TOKENS_CONTROL = Method(
     None,
     beside=(PUBLISHED, "ahead", "ahead_wait", "answers"),
     is_bound=True,
+    about="a vote of the fewer whole traces that the same tokens would buy: a control",
 )

@@ -67,6 +67,13 @@ def method_label(name: str) -> str:
     return f"{label}, {variant.replace('_', ' ')}" if variant else label
 
 
+def method_about(name: str) -> str:
+    """What a method does, in a few plain words; "" for one that does not say."""
+    family, variant = _family(name)
+    about = METHODS[family].about
+    return f"{about}; with the keys of the variant {variant.replace('_', ' ')}" if variant and about else about
+
+
 def method_mark(name: str) -> str:
     """The SVG path of a method's mark; the variants of DeepPrune share one."""
     family, variant = _family(name)

@@ -133,7 +133,39 @@ def _check_scorers(keys: ScorerKeys, point: str | None) -> None:
         record.require(folder, point or record.running_point or "every 64", keys.scorer_without_signal)
 
 
-SCORE_VOTE = _method("score_vote", "score-weighted vote", "M-7-4H7L4 6H-4Z", _vote, END, is_ours=True)
-STOP_BEST = _method("stop_best", "best at the cut (STOP)", "M-6-6H6V6H2V-2H-2V6H-6Z", _stop, CUT, is_rival=True)
-SCORE_ORDER = _method("score_order", "best first, until ahead", "M-7-2H1V-6L7 0 1 6V2H-7Z", _order, CUT, is_ours=True)
-STEP_WORST = _method("step_worst", "worst dropped (STEP)", "M-6-6H6V-2H2V6H-2V-2H-6Z", _step, None, is_rival=True)
+SCORE_VOTE = _method(
+    "score_vote",
+    "score-weighted vote",
+    "M-7-4H7L4 6H-4Z",
+    _vote,
+    END,
+    is_ours=True,
+    about="every trace votes, and weighs as much as it is probably right",
+)
+STOP_BEST = _method(
+    "stop_best",
+    "best at the cut (STOP)",
+    "M-6-6H6V6H2V-2H-2V6H-6Z",
+    _stop,
+    CUT,
+    is_rival=True,
+    about="finishes the traces that look best at their cut",
+)
+SCORE_ORDER = _method(
+    "score_order",
+    "best first, until ahead",
+    "M-7-2H1V-6L7 0 1 6V2H-7Z",
+    _order,
+    CUT,
+    is_ours=True,
+    about="finishes those that look best first, until one answer is ahead",
+)
+STEP_WORST = _method(
+    "step_worst",
+    "worst dropped (STEP)",
+    "M-6-6H6V-2H2V6H-2V-2H-6Z",
+    _step,
+    None,
+    is_rival=True,
+    about="drops the worst running trace when memory is short",
+)

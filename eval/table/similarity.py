@@ -92,6 +92,7 @@ EMBEDDING = Method(
     SimilarityKeys,
     check=_check,
     reads_similarity=True,
+    about="stops traces whose beginning resembles one that runs already",
 )
 POLR = Method(
     "polr",
@@ -101,4 +102,5 @@ POLR = Method(
     SimilarityKeys,
     reads_similarity=True,
     is_rival=True,
+    about="finishes the largest group of traces whose beginnings are alike",
 )

@@ -130,12 +130,26 @@ def _consensus_row(model: ReplayModel, keys: ReplayKeys) -> list[Result]:
     return [replace(result, wall_s=model.wall_s) for result in one_row("consensus", consensus)(model, keys)]
 
 
-SINGLE = Method("single", "one trace", "M0-7 7 0 0 7-7 0Z", one_row("single", single), depends_on_n=False)
-CONSENSUS = Method("consensus", "consensus", "M-5.5-5.5h11v11h-11Z", _consensus_row)
+SINGLE = Method(
+    "single",
+    "one trace",
+    "M0-7 7 0 0 7-7 0Z",
+    one_row("single", single),
+    depends_on_n=False,
+    about="the answer of one trace alone",
+)
+CONSENSUS = Method(
+    "consensus",
+    "consensus",
+    "M-5.5-5.5h11v11h-11Z",
+    _consensus_row,
+    about="the answer that most of all n traces give",
+)
 ORACLE = Method(
     "oracle",
     "any trace right",
     "M0-8 2-2.5 8-2.5 3 1 5 7 0 3.3-5 7-3 1-8-2.5-2-2.5Z",
     one_row("oracle", oracle),
     is_bound=True,
+    about="right if any trace is: a bound, no method",
 )

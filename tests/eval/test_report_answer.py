@@ -19,6 +19,7 @@ from eval.report.story import Story, stories
 from eval.report.views import run_folders
 from eval.table.config import CombinedConfig
 from eval.table.labels import MARKS
+from eval.table.registry import METHODS, method_about
 from secateur.deepprune.prune import rule_for
 from secateur.engines.accounting import Usage
 from secateur.results import Row, Table, read_table, write_table
@@ -76,6 +77,14 @@ def test_where_nothing_cheaper_holds_the_reference_goes_on_and_says_so() -> None
     assert not answer.cheaper and answer.tokens.change == "" and answer.winner == "consensus on base"
     elsewhere = dataclasses.replace(advice, reference="gone")
     assert answers(dataclasses.replace(table, recommendations=(elsewhere,))) == []
+
+
+def test_every_method_says_what_it_does_in_words_that_need_no_glossary() -> None:
+    assert not [name for name, method in METHODS.items() if len(method.about) < 15]
+    private = ("longest path", "survivor", "gross", "consensus", "cluster")
+    assert not [name for name, method in METHODS.items() if any(word in method.about for word in private)]
+    assert answers(table_of())[0].does == METHODS["deepprune"].about
+    assert method_about("deepprune_adaptive").endswith("the variant adaptive")
 
 
 def test_what_was_known_beforehand_is_said_beside_the_figures() -> None:
