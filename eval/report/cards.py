@@ -74,13 +74,13 @@ def _length_cards(one_trace: Mapping[str, OneTrace]) -> list[Card]:
         return []
     base, pruned, control = one_trace["base"], one_trace["pruned"], one_trace.get("control")
     lengths = f"{base.mean_tokens:.0f} → {pruned.mean_tokens:.0f} tokens, after length pruning"
-    answers = "one trace, held-out problems"
+    answers = "pass@1, held-out problems"
     if control:
         lengths += f"; {_signed_percent(control.mean_tokens / base.mean_tokens - 1)} without a binding limit"
         answers += f"; {control.pass_at_1:.2f} without a binding limit"
     return [
         Card("Tokens per trace", _signed_percent(pruned.mean_tokens / base.mean_tokens - 1), lengths),
-        Card("pass@1", f"{base.pass_at_1:.2f} → {pruned.pass_at_1:.2f}", answers),
+        Card("Right with one trace", f"{base.pass_at_1:.2f} → {pruned.pass_at_1:.2f}", answers),
     ]
 
 
@@ -111,9 +111,9 @@ def _judge_cards(judges: Sequence[MeasuredJudge]) -> list[Card]:
     if not judges:
         return []
     first, *others = judges
-    detail = f"{first.model}: {_interval(first.metrics)}, unseen problems"
+    detail = f"AUROC, 0.5 is chance; {first.model}: {_interval(first.metrics)}, unseen problems"
     detail += "".join(f"; {judge.model} {judge.metrics.auroc:.3f}" for judge in others)
-    return [Card("Judge AUROC", f"{first.metrics.auroc:.3f}", detail)]
+    return [Card("How well the judge ranks", f"{first.metrics.auroc:.3f}", detail)]
 
 
 def _interval(metrics: JudgeMetrics) -> str:

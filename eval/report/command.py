@@ -87,7 +87,7 @@ def _keys(row: Row, config: Mapping[str, JSON]) -> dict[str, JSON] | None:
 
 def _judge_folder(row: Row, config: Mapping[str, JSON]) -> str:
     """Raises `InputError` for a judge without a folder, or whose folder is gone where several are told apart."""
-    named = config["judges"].get(row.model, [])
+    named = config.get("judges", {}).get(row.model, [])
     judges = [named] if isinstance(named, str) else list(named)
     stored = [judge for judge in judges if judge not in UNTRAINED]
     if row.judge in UNTRAINED or not stored:

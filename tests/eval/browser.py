@@ -1,5 +1,6 @@
 """What a test does with a page in Chromium."""
 
+import base64
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,14 +61,25 @@ def choose(browser: "webdriver.Chrome", identity: str, text: str) -> None:
     WebDriverWait(browser, 120).until(lambda b: find(b, "#problem .trace") or "No problem" in b.page_source)
 
 
-def keep_picture(browser: "webdriver.Chrome", name: str) -> None:
+def _folder() -> Path:
     folder = Path(os.environ.get("SECATEUR_SCREENSHOTS", "outputs/screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def keep_picture(browser: "webdriver.Chrome", name: str) -> None:
     height = browser.execute_script("return document.documentElement.scrollHeight")
     width = browser.execute_script("return window.innerWidth")
     resize(browser, width, min(height, 8000))
-    assert browser.save_screenshot(str(folder / f"{name}.png"))
+    assert browser.save_screenshot(str(_folder() / f"{name}.png"))
     resize(browser, width)
+
+
+def keep_print(browser: "webdriver.Chrome", name: str) -> None:
+    """What a printer gets, as a PDF beside the pictures."""
+    wanted = {"preferCSSPageSize": True, "printBackground": True}
+    printed = browser.execute_cdp_cmd("Page.printToPDF", wanted)["data"]
+    _folder().joinpath(f"{name}.pdf").write_bytes(base64.b64decode(printed))
 
 
 def press(browser: "webdriver.Chrome", *keys: str) -> None:

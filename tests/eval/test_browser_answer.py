@@ -10,7 +10,18 @@ import pytest
 
 from eval.report.command import read_back
 from eval.report.page import ReportInputs
-from tests.eval.browser import audit, find, keep_picture, prefer, press, resize, stored_inputs, texts, wait_for
+from tests.eval.browser import (
+    audit,
+    find,
+    keep_picture,
+    keep_print,
+    prefer,
+    press,
+    resize,
+    stored_inputs,
+    texts,
+    wait_for,
+)
 from tests.report_runs import make_combined, make_grid
 
 pytestmark = pytest.mark.slow
@@ -132,6 +143,7 @@ def test_nothing_is_split_or_cut_off_in_print(kind: str, page, tmp_path: Path) -
     prefer(browser, "light", "print")
     count, split, wide = browser.execute_script(_PRINTED, A4_WIDTH, A4_HEIGHT, True)
     assert count > 30 and (split, wide) == ([], [])
+    keep_print(browser, f"print-{kind}")
     assert not texts(browser, "button.copy, #theme, #table-controls, nav.contents")
     _, split, _ = browser.execute_script(_PRINTED, A4_WIDTH, A4_HEIGHT, False)
     assert split, "the check sees no split where nothing forbids one"

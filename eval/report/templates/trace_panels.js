@@ -50,7 +50,7 @@ const tracePanels = (() => {
     const head = make("div", "head", make("div", "name", bdi(name)), voteLine("vote", model, run));
     if (run !== consensus) head.append(voteLine("consensus", model, consensus));
     const share = total ? 1 - spent / total : 0;
-    head.append(make("div", "soft", `${count(spent)} of ${count(total)} tokens generated, −${percent(share)} gross`));
+    head.append(make("div", "soft", `${count(spent)} of ${count(total)} tokens generated, −${percent(share)}`));
     const panel = make("section", model.n_tokens.length > DENSE ? "panel dense" : "panel", head);
     panel.setAttribute("aria-label", name);
     const order = [];
