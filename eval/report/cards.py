@@ -58,9 +58,11 @@ def headline_cards(
     one_trace: Mapping[str, OneTrace],
     judges: Sequence[MeasuredJudge],
     chosen: str,
+    live: Sequence[LiveEntry] = (),
 ) -> list[Card]:
-    """`rows` of one benchmark and n; `chosen` is the model whose saving matters most."""
-    return [*_length_cards(one_trace), *_saving_cards(rows, models, chosen), *_judge_cards(judges)]
+    """`rows` of one benchmark and n; `chosen` is the model whose saving matters most; `live`: runs of the same
+    benchmark and n."""
+    return [*_length_cards(one_trace), *_saving_cards(rows, models, chosen, live), *_judge_cards(judges)]
 
 
 def chosen_model(models: Sequence[str], advice: Recommendation | None, rows: Sequence[Row]) -> str:
@@ -84,7 +86,7 @@ def _length_cards(one_trace: Mapping[str, OneTrace]) -> list[Card]:
     ]
 
 
-def _saving_cards(rows: Sequence[Row], models: Sequence[str], chosen: str) -> list[Card]:
+def _saving_cards(rows: Sequence[Row], models: Sequence[str], chosen: str, live: Sequence[LiveEntry]) -> list[Card]:
     reference = find_row(rows, models[0], "consensus")
     cards = []
     for model in models:
@@ -96,6 +98,8 @@ def _saving_cards(rows: Sequence[Row], models: Sequence[str], chosen: str) -> li
         label = f"Net saving, {name} alone" if model == models[0] else f"Net saving, {name} on {model}"
         change = 100 * (row.accuracy - reference.accuracy)
         detail = f"{change:+.1f} points against the {models[0]} model's consensus".replace("-", "−")
+        seconds = _seconds(reference, live), _seconds(row, live)
+        detail += f"; live {' → '.join(seconds)}" if all(seconds) else ""
         cards.append(Card(label, f"{100 * row.saving_net:.0f} %", detail, main=model == chosen))
     return cards
 

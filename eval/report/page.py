@@ -187,7 +187,7 @@ def _view(view: View, inputs: ReportInputs, table: Table, judges: Sequence[Measu
         label=printable(benchmark_label(view.benchmark), 80),
         n=view.n,
         problems=view.problems,
-        cards=headline_cards(view.rows, models, inputs.one_trace, judges, chosen),
+        cards=headline_cards(view.rows, models, inputs.one_trace, judges, chosen, live),
         ladder=ladder(view.rows, models, live),
         live_problems=live[0].problems if live else 0,
         frontier=frontier(view.rows, models, None if len(table.n) > 1 else recommended),

@@ -68,7 +68,11 @@ def read_run(path: Path) -> Run:
             table = read_table(folder)
         except InputError as error:
             faults.append(str(error))
-    progress = [*(_sampled(folder) if folder else []), *(_trained(schedule) if schedule else [])]
+    progress = [
+        *_stages(path),
+        *(_trained(schedule) if schedule else []),
+        *(_sampled(folder) if folder else []),
+    ]
     if folder is not None and table is not None:
         progress = [_AFTERWARDS, *progress] if _is_older(folder) else []
     return Run(path, table, folder, schedule, holder, tuple(progress), tuple(faults))
@@ -116,6 +120,12 @@ def _traces_of(model: Path, found: int, folder: Path) -> str:
     problems, n = settings.get("problem_count"), settings.get("n")
     wanted = f" of {problems * n:,}" if isinstance(problems, int) and isinstance(n, int) else ""
     return f"{model.relative_to(folder)}: {found:,}{wanted} traces"
+
+
+def _stages(path: Path) -> list[str]:
+    """Which stages of a whole run are done, in their order."""
+    done = sorted((path / "stages").glob("*.json"), key=lambda file: file.stat().st_mtime)
+    return [f"Done so far: {', '.join(file.stem for file in done)}."] if done else []
 
 
 def _trained(schedule: Path) -> list[str]:
