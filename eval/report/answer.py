@@ -25,10 +25,11 @@ class Change:
 
 @dataclass(frozen=True)
 class LiveTime:
-    """Seconds of answering `problems` at once; `live` says of both sides how they were measured."""
+    """Seconds of answering `problems` at once; `label` stands behind the figures, `words` say how both sides were
+    measured."""
 
     seconds: Change
-    problems: int
+    label: str
     words: str
 
 
@@ -171,10 +172,11 @@ def _live_time(table: Table, chosen: Row, reference: Row) -> LiveTime | None:
     before = sum(theirs.sampling_wall_s for _, theirs in pairs)
     after = sum(mine.live.wall_s for mine, _ in pairs)
     problems = sum(mine.problems for mine, _ in pairs)
-    words = f"live, {problems:,} problems at once"
+    label, words = f"seconds for {problems:,} answers", f"live, {problems:,} problems at once"
     if not all(theirs.sampling_wall_measured for _, theirs in pairs):
+        label += ", those before estimated"
         words += "; before: their share, by tokens, of sampling all problems"
-    return LiveTime(change(before, after), problems, words)
+    return LiveTime(change(before, after), label, words)
 
 
 def benchmarks_of(table: Table, row: Row) -> list[str]:

@@ -137,13 +137,15 @@ def ladder(rows: Sequence[Row], models: Sequence[str], live: Sequence[LiveEntry]
 
 
 def _seconds(row: Row, live: Sequence[LiveEntry]) -> str:
-    """Of the live run; for a consensus those of sampling all traces of the same problems."""
+    """Of the live run; for a consensus those of sampling all traces of the same problems, "≈" where estimated."""
     mine = [one for one in live if one.model == row.model]
     if row.method == "consensus":
-        found = next((one.sampling_wall_s for one in mine), None)
+        sign = "" if mine and mine[0].sampling_wall_measured else "≈ "
+        found = mine[0].sampling_wall_s if mine else None
     else:
+        sign = ""
         found = next((one.live.wall_s for one in mine if (one.method, one.judge) == (row.method, row.judge)), None)
-    return "" if found is None else f"{found:,.1f} s"
+    return "" if found is None else f"{sign}{found:,.1f} s"
 
 
 def _rung(row: Row, first: bool, colour: str, seconds: str) -> Rung:

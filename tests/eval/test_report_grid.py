@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eval.report import scaling as report_scaling
-from eval.report.cards import OneTrace, chosen_model
+from eval.report.cards import OneTrace, chosen_model, headline_cards, ladder
 from eval.report.page import ReportInputs, render_report
 from eval.report.table import live_rows
 from eval.report.training import measured_judges
@@ -107,6 +107,17 @@ def test_live_stands_beside_its_replay() -> None:
     read = replace(entry.live, tokens=entry.live.tokens + Usage(judge_prefill=30))
     (row,) = live_rows([replace(entry, unequal={f"p{k}": "x" for k in range(50)}, live=read)])
     assert len(row.unequal) + row.more == 50 and row.judged == ("10", "0")
+
+
+def test_seconds_stand_beside_tokens_and_an_estimate_is_marked() -> None:
+    rows = [make_row("pruned", "consensus", None, 0.5, 0.0), make_row("pruned", "deepprune", "linear", 0.5, 0.6)]
+    entry = make_live("alpha", sampling_wall_s=6.0)
+    assert [rung.seconds for rung in ladder(rows, ["pruned"], [entry])] == ["≈ 6.0 s", "1.5 s"]
+    measured = replace(entry, sampling_wall_measured=True)
+    assert [rung.seconds for rung in ladder(rows, ["pruned"], [measured])] == ["6.0 s", "1.5 s"]
+    assert [rung.seconds for rung in ladder(rows, ["pruned"])] == ["", ""]
+    (card,) = headline_cards(rows, ["pruned"], {}, [], "pruned", [entry])
+    assert card.detail.endswith("; live ≈ 6.0 s → 1.5 s")
 
 
 @pytest.mark.parametrize(
