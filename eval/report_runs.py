@@ -17,7 +17,9 @@ from rich.markup import escape
 
 from eval.report.page import ReportInputs, write_report
 from eval.report.runs import Run, read_run, render_runs
-from eval.run_summary import SUMMARY_FILE, read_run_summary
+from eval.run_summary import SUMMARY_FILE, held_out_lengths, read_run_summary
+from secateur.deepprune.judges.record import METRICS_FILE
+from secateur.results import Table
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
@@ -65,7 +67,21 @@ def report_inputs(run: Run) -> ReportInputs:
     if run.path == run.table_folder or not (run.path / SUMMARY_FILE).is_file():
         return ReportInputs(run.table_folder, thinkprune=run.schedule)
     summary = read_run_summary(run.path)
-    return ReportInputs(run.table_folder, thinkprune=run.schedule, one_trace=summary.one_trace, wall_s=summary.wall_s)
+    return ReportInputs(
+        run.table_folder,
+        thinkprune=run.schedule,
+        judges=first_judges(run.table),
+        lengths=held_out_lengths(run.path, summary.one_trace),
+        one_trace=summary.one_trace,
+        wall_s=summary.wall_s,
+    )
+
+
+def first_judges(table: Table) -> dict[str, Path]:
+    """Model → folder of the first of its judges, where that was measured and still lies there."""
+    named = {name: [one] if isinstance(one, str) else one for name, one in table.config["judges"].items()}
+    found = {name: Path(judges[0]) for name, judges in named.items() if judges}
+    return {name: folder for name, folder in found.items() if (folder / METRICS_FILE).is_file()}
 
 
 def follow(options: Options) -> None:

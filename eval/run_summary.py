@@ -1,13 +1,15 @@
 """summary.json of a whole run: its records, how they are made, and what the terminal says of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval.one_model.figures import ModelFigures
+from eval.one_model.report import read_summary
 from eval.report.cards import OneTrace
 from schedules.records import SelectionRecord
 from secateur.deepprune.judges.record import JudgeMetrics, WithinProblems, worth_words
+from secateur.engines.trace_folder import read_trace_folder
 from secateur.results import Difference, LiveEquality, Row
 from secateur.runtime.console import console
 from secateur.runtime.records import read_record, write_record
@@ -108,6 +110,14 @@ def write_run_summary(folder: str | Path, summary: RunSummary) -> None:
 def read_run_summary(folder: str | Path) -> RunSummary:
     """Raises `InputError` for a folder without summary.json, or with one of another format."""
     return read_record(Path(folder) / SUMMARY_FILE, RunSummary, _FORMAT, "start the same command again")
+
+
+def held_out_lengths(folder: str | Path, models: Iterable[str]) -> dict[str, list[int]]:
+    """Model → lengths [tokens] of its single traces on held-out problems, of a whole run in `folder`."""
+    single = Path(folder) / "single"
+    benchmarks = {name: next(iter(parts)) for name, parts in read_summary(single).models.items()}
+    stored = {name: read_trace_folder(single / name / benchmarks[name]) for name in models}
+    return {name: [one.trace.n_tokens for entry in found for one in entry.traces] for name, found in stored.items()}
 
 
 def judge_summary(metrics: JudgeMetrics) -> JudgeSummary:

@@ -23,6 +23,7 @@ from eval.run_summary import (
     RunSummary,
     TablePart,
     beside_the_control,
+    held_out_lengths,
     judge_summary,
     show_summary,
     write_run_summary,
@@ -32,7 +33,6 @@ from eval.table.terminal import print_results
 from schedules.records import finished_rounds
 from secateur.deepprune.judges.kinds import linear, own_states, pairwise
 from secateur.deepprune.judges.record import read_metrics
-from secateur.engines.trace_folder import read_trace_folder
 from secateur.results import Table, read_table
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import console, say
@@ -287,15 +287,11 @@ class WholeRun:
         return tuple(RunRound(round=one.folder.name, **vars(one.selection)) for one in finished)
 
     def _report(self, summary: RunSummary) -> None:
-        lengths = {}
-        for name in self.models:
-            entries = read_trace_folder(self.out / "single" / name / self.course.benchmark)
-            lengths[name] = [stored.trace.n_tokens for entry in entries for stored in entry.traces]
         inputs = ReportInputs(
             combined=self.combined,
             thinkprune=self.out / "thinkprune",
             judges=self.first_judges,
-            lengths=lengths,
+            lengths=held_out_lengths(self.out, self.models),
             one_trace=summary.one_trace,
             wall_s=summary.wall_s,
         )

@@ -15,16 +15,20 @@ from eval.one_model.figures import LengthFigures, ModelFigures
 from eval.one_model.report import Summary, write_summary
 from eval.one_model.sampling import SingleConfig
 from eval.prune import PruneConfig
+from eval.report.runs import read_run
+from eval.report_runs import report_inputs
 from eval.run_summary import beside_the_control, read_run_summary, show_summary, write_run_summary
 from eval.stages import Stage, StageRunner
 from eval.table.config import CombinedConfig
 from eval.traces.collect import CollectConfig
 from eval.whole_run import WholeRun
 from schedules.config import read_run_config
+from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.results import read_table
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_json
+from secateur.tasks.records import Trace
 from tests.judge_records import describe_judge, measure_judge
 from tests.report_runs import make_combined, make_rounds
 from trainers.judges.config import JudgeConfig
@@ -270,6 +274,13 @@ def test_the_summary_says_what_its_parts_say_and_is_read_back(
     summary = demo.summary(runner, table)
     write_run_summary(tmp_path, summary)
     assert read_run_summary(tmp_path) == summary
+    for name in demo.models:
+        with TraceFolderWriter(tmp_path / "single" / name / "arithmetic", {}) as writer:
+            writer.add(Trace("p", "q", "1", 0, "text", n_tokens=7))
+    inputs = report_inputs(read_run(tmp_path))
+    assert (inputs.combined, inputs.thinkprune) == (demo.combined, tmp_path / "thinkprune")
+    assert inputs.one_trace == summary.one_trace and inputs.wall_s == summary.wall_s
+    assert inputs.lengths == {name: [7] for name in demo.models}
     assert (summary.combined.rows, summary.combined.live_equals_replay) == (table.rows, table.live_equals_replay)
     assert (summary.judge.problems, summary.judge_of_pruned.problems) == (4, 6)
     assert summary.judge.baselines == {"ngram": 0.8, "zero_shot": None}
