@@ -25,7 +25,7 @@ from eval.report.frontier import Frontier, frontier
 from eval.report.story import stories
 from eval.report.table import columns, live_rows, signed, table_rows
 from eval.report.training import MeasuredJudge, judge_section, measured_judges, round_figures
-from eval.report.views import Grid, View, benchmark_label, grid_of, recommendations, run_folders
+from eval.report.views import Grid, View, benchmark_label, grid_of, recommendations, recommended_ids, run_folders
 from eval.table.labels import mark_notes, planted_errors_note
 from eval.table.registry import method_about, method_label
 from secateur.results import TABLE_FILE, Difference, Table, read_table
@@ -119,9 +119,6 @@ def _of_the_table(inputs: ReportInputs, table: Table, judges: Sequence[MeasuredJ
     rows, models, config = table.rows, table.models, table.config
     grid, advice, shown = grid_of(rows), recommendations(table), columns(rows)
     views = [_view(view, inputs, table, judges) for view in grid.views]
-    best = {found.overall for found in advice.values()} | {
-        choice.recommended for found in advice.values() for choice in found.per_model.values()
-    }
     return {
         "title": inputs.title or _title(models, config.get("models", {})),
         "subtitle": _subtitle(grid, models, config),
@@ -131,7 +128,7 @@ def _of_the_table(inputs: ReportInputs, table: Table, judges: Sequence[MeasuredJ
         "answers": answers(table),
         "advice": [(name, _advice(found.words)) for name, found in advice.items() if found.words],
         "columns": shown,
-        "table": table_rows(rows, shown, best),
+        "table": table_rows(rows, shown, recommended_ids(table)),
         "methods": [(method_label(name), method_about(name)) for name in dict.fromkeys(row.method for row in rows)],
         "mark_notes": mark_notes(rows),
         "differences": [_difference(one) for one in table.differences],

@@ -173,7 +173,9 @@ def _details() -> list[Column]:
     ]  # fmt: skip
 
 
-def table_rows(rows: Sequence[Row], shown: Sequence[Column], recommended: Collection[str] = ()) -> list[TableRow]:
+def table_rows(
+    rows: Sequence[Row], shown: Sequence[Column], recommended: Collection[str | None] = ()
+) -> list[TableRow]:
     """`recommended`: ids of the rows that stand out."""
     colours = model_colours(list(dict.fromkeys(row.model for row in rows)))
     return [

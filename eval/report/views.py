@@ -70,6 +70,12 @@ def recommendations(table: Table) -> Mapping[str, Recommendation]:
     return {advice.benchmark: advice for advice in table.recommendations}
 
 
+def recommended_ids(table: Table) -> set[str | None]:
+    """Ids of the rows that are recommended, overall or for a model."""
+    choices = [choice for advice in table.recommendations for choice in advice.per_model.values()]
+    return {advice.overall for advice in table.recommendations} | {choice.recommended for choice in choices}
+
+
 def run_folders(table: Table, folder: Path) -> dict[str, Path]:
     """Benchmark → the folder with its explorer.json and its traces."""
     return {benchmark: folder / place for benchmark, place in table.folders.items()}

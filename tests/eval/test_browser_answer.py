@@ -95,6 +95,19 @@ def test_a_problem_has_an_address_of_its_own(page, tmp_path: Path) -> None:
     assert "alpha \u00b7 p2" in heading()
 
 
+def test_a_problem_that_a_filter_took_away_is_shown_again(page, tmp_path: Path) -> None:
+    browser = page(stored_inputs(tmp_path))
+    find(browser, "#problems button")[2].click()
+    wait_for(browser, "#problem a[href$='=p2']")
+    search = browser.find_element("id", "search")
+    search.send_keys("question 4")
+    wait_for(browser, "#problem a[href$='=p4']")
+    search.clear()
+    search.send_keys(" ")
+    find(browser, "#problems button")[2].click()
+    assert wait_for(browser, "#problem a[href$='=p2']")
+
+
 def test_the_explorer_opens_on_the_recommended_method(page, tmp_path: Path) -> None:
     browser = page(ReportInputs(make_combined(tmp_path / "in", ["1", "2"])))
     assert browser.find_element("id", "run").get_attribute("value") == "DeepPrune \u00b7 linear"

@@ -208,6 +208,12 @@ def test_hostile_texts_are_told_and_do_nothing(tmp_path: Path) -> None:
     assert escape("DeepPrune (linear) on <b>$m$</b>") in html.partition('<dl class="answer"')[2]
 
 
+def test_what_is_recommended_stands_out_in_the_table(tmp_path: Path) -> None:
+    html = render_report(ReportInputs(make_combined(tmp_path, ["1", "2"])))
+    (row,) = html.split('<tr class="main"')[1:]
+    assert 'data-words="deepprune pruned linear"' in row.partition("</tr>")[0]
+
+
 def test_without_texts_or_a_recommendation_there_is_no_story(tmp_path: Path) -> None:
     folder = make_combined(tmp_path, ["1", "2"])
     assert len(told(folder)) == 1

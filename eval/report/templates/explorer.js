@@ -86,7 +86,10 @@
     button.type = "button";
     button.tabIndex = -1;
     button.dataset.place = place;
-    button.addEventListener("click", () => location.replace(linkOf(place)));
+    button.addEventListener("click", () => {
+      showProblem(place);
+      location.replace(linkOf(place));
+    });
     return make("li", "", button);
   }
 
