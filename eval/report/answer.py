@@ -4,7 +4,7 @@ All of a benchmark's recommended row against its reference, in absolute terms.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eval.report.bars import printable
 from eval.report.command import Command, command_of
@@ -172,11 +172,12 @@ def _live_time(table: Table, chosen: Row, reference: Row) -> LiveTime | None:
     before = sum(theirs.sampling_wall_s for _, theirs in pairs)
     after = sum(mine.live.wall_s for mine, _ in pairs)
     problems = sum(mine.problems for mine, _ in pairs)
-    label, words = f"seconds for {problems:,} answers", f"live, {problems:,} problems at once"
+    seconds, label = change(before, after), f"seconds for {problems:,} answers"
+    words = f"live, {problems:,} problems at once"
     if not all(theirs.sampling_wall_measured for _, theirs in pairs):
-        label += ", those before estimated"
+        seconds, label = replace(seconds, before=f"≈ {seconds.before}"), f"{label}, those before estimated"
         words += "; before: their share, by tokens, of sampling all problems"
-    return LiveTime(change(before, after), label, words)
+    return LiveTime(seconds, label, words)
 
 
 def benchmarks_of(table: Table, row: Row) -> list[str]:

@@ -60,12 +60,13 @@ def test_seconds_stand_beside_tokens_where_both_sides_are_known() -> None:
     mine = make_live("mine", judge="linear")
     theirs = make_live("mine", model="base", sampling_wall_s=6.0)
     (answer,) = answers(table_of(live=(mine, theirs)))
-    assert (answer.time.seconds.before, answer.time.seconds.after) == ("6", "1.5")
+    assert (answer.time.seconds.before, answer.time.seconds.after) == ("≈ 6", "1.5")
     assert answer.time.label == "seconds for 3 answers, those before estimated"
     assert "their share, by tokens" in answer.time.words
     measured = dataclasses.replace(theirs, sampling_wall_measured=True)
     (both,) = answers(table_of(live=(mine, measured)))
-    assert "share" not in both.time.words and both.time.label == "seconds for 3 answers"
+    assert both.time.seconds.before == "6" and "share" not in both.time.words
+    assert both.time.label == "seconds for 3 answers"
     for missing in ((mine,), (theirs,), (dataclasses.replace(mine, method="other"), theirs)):
         assert answers(table_of(live=missing))[0].time is None
     fewer = dataclasses.replace(BEST, n=2)  # live runs are of the largest n

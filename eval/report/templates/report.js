@@ -149,8 +149,10 @@
 
   themeButton();
   viewChooser();
-  if (byId("results")) makeSortable(byId("results"));
-  if (byId("table-filter")) makeFilterable(byId("results"));
+  if (byId("results")) {
+    makeSortable(byId("results"));
+    makeFilterable(byId("results"));
+  }
   document.querySelectorAll("button.reload").forEach(reloadSwitch);
   document.querySelectorAll(".frontier").forEach(frontierMarks);
   document.querySelectorAll("button.copy").forEach(copyButton);
