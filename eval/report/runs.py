@@ -4,7 +4,7 @@ What cannot be read yet, or at all, is said in the run's column, and never left 
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from eval.report.training import RoundChoice, round_figures, running_round
 from eval.report.views import benchmark_label
 from secateur.results import TABLE_FILE, Table, read_table
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import held_by, read_json
+from secateur.runtime.files import JSON, held_by, read_json
 
 _SETTINGS, _ROUNDS = "settings.json", "rounds"
 _SAME_PROBLEMS = ("problems", "problem_count", "seed")
@@ -117,9 +117,17 @@ def _sampled(folder: Path) -> list[str]:
 
 def _traces_of(model: Path, found: int, folder: Path) -> str:
     settings = read_json(model.parent / _SETTINGS) if (model.parent / _SETTINGS).is_file() else {}
-    problems, n = settings.get("problem_count"), settings.get("n")
-    wanted = f" of {problems * n:,}" if isinstance(problems, int) and isinstance(n, int) else ""
+    problems, n = _asked(settings), settings.get("n")
+    wanted = f" of {problems * n:,}" if problems is not None and isinstance(n, int) else ""
     return f"{model.relative_to(folder)}: {found:,}{wanted} traces"
+
+
+def _asked(settings: Mapping[str, JSON]) -> int | None:
+    """How many problems a table is about; None where only its sources would tell."""
+    count, source = settings.get("problem_count"), Path(str(settings.get("problems")))
+    if count is None and source.is_file():
+        return sum(bool(line.strip()) for line in source.read_bytes().splitlines())
+    return count if isinstance(count, int) else None
 
 
 def _stages(path: Path) -> list[str]:

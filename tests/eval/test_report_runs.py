@@ -82,6 +82,9 @@ def test_a_table_that_is_older_than_its_traces_says_so(tmp_path: Path) -> None:
     os.utime(traces, (2**32, 2**32))
     first, second = read_run(folder).progress
     assert "made before the last traces" in first and second == "base: 8 of 16 traces"
+    (tmp_path / "mine.jsonl").write_text("{}\n\n{}\n{}\n")
+    write_json(folder / "settings.json", {"problem_count": None, "problems": str(tmp_path / "mine.jsonl"), "n": 4})
+    assert read_run(folder).progress[1] == "base: 8 of 12 traces"
 
 
 def test_a_holder_is_known_without_a_lock_and_a_dead_one_is_none(tmp_path: Path) -> None:
