@@ -13,9 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
 from eval.traces.benchmarks import stem_of
 from eval.traces.foreign import Importer, read_foreign
@@ -23,7 +21,7 @@ from secateur.deepprune.cut import CutRule, cut_pieces, ended_before_cut, whole_
 from secateur.deepprune.judges.pairs import make_pairs
 from secateur.deepprune.vote import majority
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
-from secateur.runtime.console import console, say
+from secateur.runtime.console import plain_table, print_table, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, write_text
 from secateur.runtime.pictures import BLUE, GREEN, ORANGE, SKY, save_png
@@ -214,15 +212,12 @@ def measure_file(
 
 def show(reports: Sequence[Redundancy]) -> None:
     """Print the table, and one line per set on what its cuts leave."""
-    table = Table(title="Redundancy", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ("pairs with\nsame answer", "distinct\nanswers", "majority\nshare", "majority\nright", "pass@1")
-    table.add_column("traces", no_wrap=True, vertical="bottom")
-    for column in (*columns, "whole\ncuts", "median\ncut"):
-        table.add_column(column, justify="right", no_wrap=True, vertical="bottom")
+    table = plain_table("Redundancy", ("traces", *columns, "whole\ncuts", "median\ncut"))
     names = [escape(f"{report.model}, {report.set}") for report in reports]
     for name, report in zip(names, reports, strict=True):
         table.add_row(name, *_cells(report))
-    console.print(table)
+    print_table(table)
     for name, report in zip(names, reports, strict=True):
         say(
             f"{name}: {report.problems} problems, "
