@@ -94,22 +94,22 @@ class Launcher:
 
         ask_to_stop: what SIGTERM does instead of being passed on, for a child that ends by itself when asked.
         done: what is then said to have taken so long. quiet: say nothing of it.
-        log: named in the message if the child fails. What a child refuses is said once more, below the tracebacks of
-        its own launchers, and our exit code is then 2.
+        log: named in the message if the child fails. What a child itself says of its end (bad input, a full disk) is
+        said once more, below the tracebacks of its own launchers, and our exit code is then the child's own.
         """
         self.end_if_stopped()
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            refusal = Path(folder) / "refusal"
-            code = self._ended(command, {REFUSAL: str(refusal)}, ask_to_stop)
-            refused = refusal.read_text(encoding="utf-8") if refusal.is_file() else None
+            told = Path(folder) / "told"
+            code = self._ended(command, {REFUSAL: str(told)}, ask_to_stop)
+            said = told.read_text(encoding="utf-8").partition(" ") if told.is_file() else None
         if code in (STOPPED, -signal.SIGTERM):
             self.stopped = True
         self.end_if_stopped()
         if code != 0:
             if not quiet:
-                print(f"error: {refused or failure(code, command, log)}", file=sys.stderr, flush=True)
-            raise SystemExit(2 if refused else code if code > 0 else 128 - code)
+                print(f"error: {said[2] if said else failure(code, command, log)}", file=sys.stderr, flush=True)
+            raise SystemExit(int(said[0]) if said else code if code > 0 else 128 - code)
         if not quiet:
             say(f"  [dim]{done} in {time.monotonic() - began:.0f} s[/dim]")
 
@@ -135,10 +135,10 @@ class Launcher:
     def _interrupt(self, child: subprocess.Popen[bytes]) -> None:
         """A child that can be asked to stop ends its step first; every other one, and each after a second Ctrl-C,
         ends at once."""
-        if self._ask is not None:
-            say("  interrupted: the step is finished and saved first; Ctrl-C again ends at once")
-            self._ask()
-            with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):  # the second one, whenever it comes
+            if self._ask is not None:
+                say("  interrupted: the step is finished and saved first; Ctrl-C again ends at once")
+                self._ask()
                 child.wait()
         end_launch(child)
 

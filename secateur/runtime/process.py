@@ -71,7 +71,7 @@ def claim_gpus(per_process: int) -> None:
 
 Ts = TypeVarTuple("Ts")
 REFUSAL = "SECATEUR_REFUSAL"
-"""Environment variable: the file in which who started a launch wants to find why it was refused."""
+"""Environment variable: the file in which who started a launch wants to find why it ended: exit code and words."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What a scheduler may send before it takes a machine away: a run then ends saved, with the exit code of SIGTERM."""
 _ALONE_AFTER_S = 5.0
@@ -135,8 +135,8 @@ def _leave(message: str, code: int) -> None:
 
 def _tell_launchers(message: str, code: int) -> None:
     """accelerate ends with code 1 and a traceback of its own, whatever its processes ended with."""
-    if current_ranks().is_main and code == 2 and REFUSAL in os.environ:
-        Path(os.environ[REFUSAL]).write_text(message, encoding="utf-8", errors="replace")
+    if current_ranks().is_main and code in (1, 2) and REFUSAL in os.environ:
+        Path(os.environ[REFUSAL]).write_text(f"{code} {message}", encoding="utf-8", errors="replace")
     if table := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # what torchrun shows last
         told = {"message": {"message": f"error: {message}", "extraInfo": {"timestamp": str(int(time.time()))}}}
         Path(table).write_text(json.dumps(told), encoding="utf-8")

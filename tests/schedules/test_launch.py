@@ -82,6 +82,18 @@ def test_what_a_launched_script_refuses_is_the_last_word_with_exit_code_2(
         assert "traceback : error: unknown key 'limts'" in shown
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_of_a_launched_script_is_the_last_word_too(tmp_path, capfd, repository, processes) -> None:
+    code = refuse("").replace("InputError('')", "OSError(28, 'No space left on device', 'checkpoint')")
+    write_text(tmp_path / "script.py", code)
+    launcher = Launcher(str(repository / "configs" / "accelerate" / "cpu.yaml"), processes=processes)
+    with pytest.raises(SystemExit) as ended:
+        launcher.run([*launcher.command("x.py", [])[:-1], str(tmp_path / "script.py")])
+    lines = {line for line in capfd.readouterr().err.splitlines() if line.startswith("error")}
+    assert ended.value.code == 1
+    assert len(lines) == 1 and "disk full" in lines.pop()
+
+
 def test_a_child_that_was_stopped_is_no_failure(launch_config, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         Launcher(launch_config).run([sys.executable, "-c", "raise SystemExit(143)"])
