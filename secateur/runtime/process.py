@@ -128,9 +128,14 @@ def _leave(message: str, code: int) -> None:
     ranks = current_ranks()
     if not ranks.is_main:
         time.sleep(_ALONE_AFTER_S)
-    print(f"error{ranks.note if not ranks.is_main else ''}: {message}", file=sys.stderr, flush=True)
-    _tell_launchers(message, code)
+    if ranks.is_main or not _main_has_told():
+        print(f"error{ranks.note if not ranks.is_main else ''}: {message}", file=sys.stderr, flush=True)
+        _tell_launchers(message, code)
     raise SystemExit(code) from None
+
+
+def _main_has_told() -> bool:
+    return REFUSAL in os.environ and Path(os.environ[REFUSAL]).is_file()
 
 
 def _tell_launchers(message: str, code: int) -> None:
