@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "single": "eval/single.py",
     "table": "eval/combined.py",
     "prune": "eval/prune.py",
+    "serve": "eval/serve.py",
     "check-reward": "rewards/check.py",
     "problems": "secateur/tasks/export.py",
     "report": "eval/report_runs.py",
@@ -48,6 +49,7 @@ Cuts the tokens that long-thinking language models waste. `secateur COMMAND --he
 
   secateur doctor                                           is all here that I need?
   secateur prune --model MODEL --problem "What is 6 · 7?"   one answer of many pruned traces
+  secateur serve --model MODEL                              the same behind OpenAI's interface, for many callers
   secateur plan train --config FILE …                       tokens, hours and memory, before it runs
   secateur report outputs/demo                              the page of a run; several stand side by side
   secateur ls outputs                                       what is there, and what it came to"""

@@ -1,0 +1,97 @@
+"""The server's life: its socket, the engine's loop, and a stop that finishes what was begun.
+
+On SIGTERM or Ctrl-C no new connection is taken. What runs is finished; what is not after `drain_s` is handed back
+with 503 and Retry-After, so that a load balancer sends it elsewhere.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from secateur.deepprune.pruner import Pruner
+from secateur.runtime.errors import InputError
+from secateur.serve.answering import Offer, Service
+from secateur.serve.app import Limits, application
+from secateur.serve.watch import LOG, JsonLines, log
+
+_LAST_S = 5  # for answers that are on their way when everything else was handed back
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that does not listen yet; port 0 for any that is free. Raises `InputError` where it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        raise InputError(
+            f"keys 'host' and 'port': {host}:{port} cannot be had ({error}); give another port"
+        ) from None
+    return bound
+
+
+def serve(pruner: Callable[[], Pruner], offer: Offer, limits: Limits, bound: socket.socket, drain_s: float) -> None:
+    """Answer requests until a signal stops it; returns when all are answered or handed back."""
+    _log_as_json()
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda *_: None)  # uvicorn raises it once more when all is done
+    asyncio.run(_serve(pruner, offer, limits, bound, drain_s))
+
+
+async def _serve(
+    pruner: Callable[[], Pruner], offer: Offer, limits: Limits, bound: socket.socket, drain_s: float
+) -> None:
+    async with pruner() as running:
+        service = Service(running, offer)
+        config = uvicorn.Config(
+            application(service, limits),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=round(drain_s) + _LAST_S,
+        )
+        host, port = bound.getsockname()[:2]
+        log("listening", host=host, port=port, model=offer.model)
+        await _Server(config, service, drain_s).serve(sockets=[bound])
+    log("stopped")
+
+
+class _Server(uvicorn.Server):
+    """Tells the service when it is to stop."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain_s: float) -> None:
+        super().__init__(config)
+        self._service, self._drain_s = service, drain_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by a signal: what it does to the loop it does from there."""
+        super().handle_exit(sig, frame)
+        if not self._service.draining:
+            self._service.draining = True
+            asyncio.get_running_loop().call_soon_threadsafe(self._drain, signal.Signals(sig).name)
+
+    def _drain(self, name: str) -> None:
+        log("stopping", signal=name, drain_s=self._drain_s)
+        asyncio.get_running_loop().call_later(self._drain_s, self._service.closing.set)
+
+
+def _log_as_json() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for logger, level in ((LOG, logging.INFO), (logging.getLogger("uvicorn"), logging.WARNING)):
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").handlers = [handler]
