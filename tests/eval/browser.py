@@ -2,8 +2,13 @@
 
 import base64
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from eval.report.page import ReportInputs
 from tests.report_runs import make_rounds, make_stored
@@ -23,6 +28,31 @@ def stored_inputs(tmp_path: Path) -> ReportInputs:
 def audit(browser: "webdriver.Chrome") -> list[str]:
     """What a reader could not read, find or be told by a screen reader, as it is drawn now; see page_audit.js."""
     return browser.execute_script(AUDIT)
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator["webdriver.Chrome"]:
+    """A browser without a window, that keeps its things in `profile`; skips the test where there is none, or no
+    selenium."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium.webdriver.chrome.service import Service
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    binary, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("no Chromium with its chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in (
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+        "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1200,900",
+        f"--user-data-dir={profile}",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=Service(driver))
+    yield found
+    found.quit()
 
 
 def resize(browser: "webdriver.Chrome", width: int, height: int = 900) -> None:

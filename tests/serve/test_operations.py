@@ -1,0 +1,112 @@
+"""What an operator needs: counts that add up, logs without prompts, traces freed at once, a stop that loses none."""
+
+import json
+import signal
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serve.running import TEXTS, Server, chat_body
+
+LONG = {"n": 128, "secateur": {"rule": "shortest_wait"}}
+"""Fields of a request that takes a second or more."""
+
+
+def test_tokens_of_all_responses_are_the_counters(server: Server) -> None:
+    before = server.metrics()
+    with ThreadPoolExecutor(4) as callers:
+        got = list(callers.map(lambda k: server.chat(TEXTS[k % 3], seed=k).json(), range(12)))
+    after = server.metrics()
+    spent = {"generated": "completion_tokens", "prompt": "prompt_tokens", "overrun": "overrun_tokens"}
+    for kind, name in (spent | {"judge": "judge_tokens", "cached": "cached_tokens"}).items():
+        counter = f'secateur_tokens_total{{kind="{kind}"}}'
+        assert after[counter] - before.get(counter, 0) == sum(one["usage"][name] for one in got)
+    full = "secateur_full_vote_tokens_total"
+    assert after[full] - before[full] == sum(one["secateur"]["full_vote_tokens"] or 0 for one in got)
+    told = server.live()
+    assert (
+        told["totals"]["saved"]
+        == after["secateur_saved_tokens"]
+        == told["totals"]["full_vote"] - told["totals"]["spent"]
+    )
+    assert told["recent"][0]["answer"] in [one["secateur"]["answer"] for one in got]
+    for status in ("finished", "stopped"):
+        counter = f'secateur_traces_total{{status="{status}"}}'
+        assert after[counter] - before.get(counter, 0) == sum(one["secateur"]["traces"][status] for one in got)
+
+
+def test_health_and_readiness(server: Server) -> None:
+    assert server.client.get("/health").json() == {"status": "ok"}
+    assert server.client.get("/ready").json() == {"status": "ready"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_caller_that_leaves_frees_its_traces_and_nobody_else_s(server: Server, stream: bool) -> None:
+    alone = server.chat().json()["choices"]
+    before = server.metrics().get('secateur_tokens_total{kind="unanswered"}', 0)
+    for _ in range(3):
+        leaving = server.send(chat_body(stream=stream, **LONG))
+        server.wait(lambda told: any(one["tokens"] for one in told["live"]))
+        with ThreadPoolExecutor(1) as other:
+            stays = other.submit(server.chat)
+            leaving.close()
+            assert stays.result().json()["choices"] == alone
+        server.wait(lambda told: not told["live"] and not told["load"]["rows"] and not told["load"]["running"])
+    assert server.metrics()['secateur_tokens_total{kind="unanswered"}'] > before
+
+
+def begin(server: Server, **fields: object) -> tuple[ThreadPoolExecutor, "Future[httpx.Response]"]:
+    """A long request that runs by now."""
+    callers = ThreadPoolExecutor(1)
+    asked = callers.submit(server.chat, **LONG, **fields)
+    server.wait(lambda told: any(one["tokens"] for one in told["live"]))
+    return callers, asked
+
+
+def test_a_stop_finishes_what_runs(tmp_path: Path) -> None:
+    with Server(tmp_path / "log.jsonl") as stopping:
+        expected = stopping.chat(**LONG).json()["choices"]
+        callers, asked = begin(stopping)
+        code = stopping.stop()
+        assert asked.result().json()["choices"] == expected and code == 0
+        callers.shutdown()
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{stopping.url}/health")
+        assert [line["message"] for line in stopping.log()][-1] == "stopped"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_does_not_finish_in_time_is_handed_back(tmp_path: Path, stream: bool) -> None:
+    with Server(tmp_path / "log.jsonl", "--drain_s", "0.05") as stopping:
+        callers, asked = begin(stopping, stream=stream)
+        assert stopping.stop(signal.SIGINT) == 0
+        response = asked.result()
+        if stream:
+            error = json.loads(response.text.split("data: ")[-2])["error"]
+            assert response.text.endswith("data: [DONE]\n\n")
+        else:
+            assert response.status_code == 503 and int(response.headers["retry-after"]) >= 1
+            error = response.json()["error"]
+        assert error["code"] == "stopping"
+        callers.shutdown()
+
+
+def test_the_log_is_json_and_holds_no_prompt_unless_asked(tmp_path: Path) -> None:
+    for words, held in (((), False), (("--log_prompts", "true"), True)):
+        with Server(tmp_path / f"log-{held}.jsonl", *words) as running:
+            assert running.chat("Rule gorse. Start with 7. a+1 b-1.").status_code == 200
+            assert running.client.post("/v1/chat/completions", content="{").status_code == 415
+            assert running.stop() == 0
+            assert ("gorse" in running.log_file.read_text()) == held
+            lines = [line for line in running.log() if line["message"] == "request"]
+            assert [line["status"] for line in lines] == [200, 415]
+            assert (
+                lines[0]["tokens"] > 0 and lines[0]["ended"] == "decided" and lines[0]["id"].startswith("chatcmpl-")
+            )
+
+
+def test_a_deadline_returns_the_best_vote_so_far(server: Server) -> None:
+    got = server.chat(n=128, secateur={"rule": "shortest_wait", "deadline_s": 0.01}).json()
+    assert got["secateur"]["ended"] == "deadline" and got["choices"][0]["finish_reason"] in ("stop", "length")
