@@ -27,7 +27,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.process import current_ranks, entry_point
 from secateur.serve.answering import Offer
 from secateur.serve.app import Limits
-from secateur.serve.server import bind, serve
+from secateur.serve.server import Place, bind, serve
 from secateur.tasks.answers.kinds import Answers
 from secateur.tasks.prompts import Prompt, prompt_of
 
@@ -150,6 +150,7 @@ class ServeConfig(SamplingKeys):
             seed=self.seed,
             token_budget=self.token_budget,
             deadline_s=self.deadline_s,
+            most_waiting=self.most_waiting,
             hidden=tuple(filter(None, (self.model, self.judge, self.upstream, str(Path(self.model).absolute())))),
             log_prompts=self.log_prompts,
         )
@@ -182,11 +183,11 @@ def run(config: ServeConfig) -> None:
     engine = config.open_engine("model", layers)
     try:
         serve(
-            lambda: Pruner(engine, judge, max_rows=config.rows, max_waiting=config.most_waiting),
+            Pruner(engine, judge, max_rows=config.rows, max_waiting=config.most_waiting),
+            engine.tokenizer,
             config.offer(judge),
             config.limits(),
-            bound,
-            config.drain_s,
+            Place(bound, config.drain_s),
         )
     finally:
         engine.close()

@@ -94,7 +94,8 @@ class LiveResult:
     """One problem's run: its traces in the order of the job's seeds, the vote's answer, and every token spent.
 
     `votes`: answer → traces that voted for it, the most first; `text`: the shortest finished trace that voted
-    for the answer, None if none did. Where a limit `ended` it, those that had finished voted, with one vote each."""
+    for the answer, None if none did. Where a limit `ended` it, those that had finished voted, with one vote each. Of
+    the prompt, read for every trace, `cached_tokens` were found in the engine's cache."""
 
     problem_id: str
     traces: list[TraceResult]
@@ -104,3 +105,4 @@ class LiveResult:
     votes: Mapping[str, int] = field(default_factory=dict)
     text: str | None = None
     ended: Ended = "decided"
+    cached_tokens: int = 0

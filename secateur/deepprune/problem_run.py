@@ -99,6 +99,7 @@ class ProblemRun:
         self.traces: list[RunningTrace] = []  # those that were started
         self.tokens = 0
         self.usage = Usage()
+        self.cached_tokens = 0
         self.result: LiveResult | None = None
         self.error: Exception | None = None
         self._ended: Ended = "decided"
@@ -143,6 +144,7 @@ class ProblemRun:
         if self._marks is not None:
             self._marks.prober.close()
         self.usage = self._usage()
+        self.cached_tokens = sum(self._engine.usage(handle).prefill_cached for handle in self._index)
         self._engine.release(list(self._index))
 
     @property
@@ -294,8 +296,8 @@ class ProblemRun:
             decision = Decision(None, voters, [1.0] * len(voters), voters, self._policy.judge_failure)
             key = weighted_vote(finished, dict.fromkeys(voters, 1.0))
         answer, votes, text = self._keys.answer(key), self._votes(decision), self._text(decision, key)
-        traces = self._records(decision)
-        return LiveResult(self.job.problem_id, traces, decision, answer, self.usage, votes, text, self._ended)
+        traces, cached = self._records(decision), self.cached_tokens
+        return LiveResult(self.job.problem_id, traces, decision, answer, self.usage, votes, text, self._ended, cached)
 
     def _records(self, decision: Decision) -> list[TraceResult]:
         started = len(self.traces)

@@ -36,11 +36,21 @@ from secateur.engines.base import Engine, Interruptible, SamplingSpec, warn_of_c
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.extraction import ANSWER, Extract
 from secateur.tasks.answers.kinds import MATHEMATICS, Answers
-from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages, prompt_of, starts_inside_thinking
+from secateur.tasks.prompts import (
+    Prompt,
+    encode_prompt,
+    ends_inside_thinking,
+    evaluation_messages,
+    prompt_of,
+    starts_inside_thinking,
+)
 
 DEFAULT_SPEC = SamplingSpec(temperature=0.6, top_p=0.95, max_tokens=32_768)
 """How reasoning models are usually sampled (that of the R1-distills and of the paper's setting); a shorter context
 lowers the cap."""
+
+Problem = str | Sequence[Mapping[str, str]] | Sequence[int]
+"""Its text, chat messages, or a prompt's token ids."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,8 @@ class PruneResult:
     ended it: "decided" by its rule, or the "token_budget" or "deadline" that it came to, which make the vote one of
     those that had finished. `full_vote_tokens` [tokens]: what n full traces would have cost, n times the mean of the
     finished ones, which the earliest make too small; None where none finished. `judge`: the judge's verdict on
-    itself, "" without one.
+    itself, "" without one. `prompt_tokens` counts the prompt once, `cached_tokens` what of its readings, one for each
+    trace, was found in the engine's cache.
     """
 
     answer: str | None
@@ -69,6 +80,8 @@ class PruneResult:
     ended: Ended
     full_vote_tokens: int | None
     judge: str = field(default="", compare=False)
+    prompt_tokens: int = 0
+    cached_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ class PruneRequest:
     """One problem and how it is to be answered: what `prune` is given beside engine and judge. Raises `InputError`
     for values out of range. `began` [seconds of `time.monotonic`]: from when the deadline counts."""
 
-    problem: str | Sequence[Mapping[str, str]]
+    problem: Problem
     n: int = 64
     spec: SamplingSpec = DEFAULT_SPEC
     rule: Rule | None = None
@@ -112,7 +125,7 @@ class PruneRequest:
             self.spec,
             judge,
             rule,
-            self.answers.extract(starts_inside_thinking(engine.tokenizer)),
+            self.answers.extract(_inside_thinking(self.problem, engine)),
             self.answers.groups,
             self.token_budget,
             None if self.deadline_s is None else self.began + self.deadline_s,
@@ -120,7 +133,7 @@ class PruneRequest:
 
 
 def prune(
-    problem: str | Sequence[Mapping[str, str]],
+    problem: Problem,
     engine: Engine,
     judge: Judge | None = None,
     n: int = 64,
@@ -143,13 +156,13 @@ def prune(
     `EVIDENCE_RULE`: cuts add to the vote what the judge has earned on development problems, and a judge that has
     earned nothing is not asked, which a warning says. `ADAPTIVE_RULE` and `PUBLISHED_RULE`, the paper's, ask any.
 
-    `problem` is the problem's text, or chat messages, which are rendered as they are. A text gets the sentences of
-    `prompt_family` (deepseek, qwen, or plain for none) or `system_prompt` and `instruction` of your own
-    (secateur/tasks/prompts.py); what is not given is as the judge's traces were prompted, deepseek's where it does
-    not say. The final answer is taken from the last `\\boxed{…}` after the thinking and compared as mathematics,
-    unless `answer_from` says where else it is (`anywhere`, `pattern:REGEX`, or a function from text to answer or
-    None), or `answers` that it is none of mathematics: `choice`, `exact`, `json:KEY.PATH`, `pattern:REGEX`, or, with
-    n = 1, `none` for free text (secateur/tasks/answers/kinds.py). `seed` makes the run repeatable. A cap of `spec`
+    `problem` is the problem's text, or chat messages or a prompt's token ids, which are taken as they are. A text
+    gets the sentences of `prompt_family` (deepseek, qwen, or plain for none) or `system_prompt` and `instruction` of
+    your own (secateur/tasks/prompts.py); what is not given is as the judge's traces were prompted, deepseek's where
+    it does not say. The final answer is taken from the last `\\boxed{…}` after the thinking and compared as
+    mathematics, unless `answer_from` says where else it is (`anywhere`, `pattern:REGEX`, or a function from text to
+    answer or None), or `answers` that it is none of mathematics: `choice`, `exact`, `json:KEY.PATH`, `pattern:REGEX`,
+    or, with n = 1, `none` for free text (secateur/tasks/answers/kinds.py). `seed` makes the run repeatable. A cap of `spec`
     that the model's context does not hold is lowered, with a warning. The engine may be used again, but for one call
     at a time.
 
@@ -211,11 +224,13 @@ def result_of(task: ProblemTask, live: LiveResult) -> PruneResult:
         ended=live.ended,
         full_vote_tokens=round(len(live.traces) * sum(lengths) / len(lengths)) if lengths else None,
         judge=(judge.verdict or "") if judge is not None else "",
+        prompt_tokens=len(task.job.prompt_ids),
+        cached_tokens=live.cached_tokens,
     )
 
 
 def job_of(
-    problem: str | Sequence[Mapping[str, str]],
+    problem: Problem,
     engine: Engine,
     prompt: Prompt,
     n: int,
@@ -227,7 +242,7 @@ def job_of(
         raise InputError(
             "the engine has no tokenizer, so no prompt can be rendered: open it with the model's tokenizer"
         )
-    prompt_ids = encode_prompt(engine.tokenizer, _messages(problem, prompt))
+    prompt_ids = _token_ids(problem) or encode_prompt(engine.tokenizer, _messages(problem, prompt))
     name = hashlib.sha256(repr(prompt_ids).encode()).hexdigest()[:16]
     return ProblemJob.sampled(name, prompt_ids, n, seed, voteless)
 
@@ -260,7 +275,18 @@ def rule_for(rule: Rule | None, judge: Judge | None) -> Rule:
     return weighed
 
 
-def _messages(problem: str | Sequence[Mapping[str, str]], prompt: Prompt) -> list[dict[str, str]]:
+def _token_ids(problem: Problem) -> list[int]:
+    """Those of a prompt that is given by them; [] for one that is not."""
+    ids = [] if isinstance(problem, str) else [item for item in problem if isinstance(item, int)]
+    return ids if len(ids) == len(problem) else []
+
+
+def _inside_thinking(problem: Problem, engine: Engine) -> bool:
+    ids = _token_ids(problem)
+    return ends_inside_thinking(engine.tokenizer, ids) if ids else starts_inside_thinking(engine.tokenizer)
+
+
+def _messages(problem: Problem, prompt: Prompt) -> list[dict[str, str]]:
     if isinstance(problem, str):
         if not problem.strip():
             raise InputError("the problem is empty: give its text or chat messages")

@@ -8,14 +8,14 @@ thread is in driver.py.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from secateur.deepprune.driver import Busy, Driver, Load, Opened, PruneProgress, Ticket
 from secateur.deepprune.evidence import Rule
 from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.judges.folder import load_judge
-from secateur.deepprune.prune import DEFAULT_SPEC, PruneRequest, PruneResult
+from secateur.deepprune.prune import DEFAULT_SPEC, Problem, PruneRequest, PruneResult
 from secateur.engines.base import Engine, SamplingSpec
 from secateur.engines.registry import engine_kind, open_engine
 from secateur.runtime.errors import InputError
@@ -83,7 +83,7 @@ class Pruner:
 
     async def prune(
         self,
-        problem: str | Sequence[Mapping[str, str]],
+        problem: Problem,
         n: int = 64,
         *,
         spec: SamplingSpec = DEFAULT_SPEC,

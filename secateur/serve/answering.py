@@ -9,19 +9,24 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from secateur.deepprune.driver import Busy, PruneProgress
 from secateur.deepprune.evidence import Rule
+from secateur.deepprune.job import TraceResult
 from secateur.deepprune.prune import PruneResult
-from secateur.deepprune.pruner import Busy, PruneProgress, Pruner
+from secateur.deepprune.pruner import Pruner
 from secateur.engines.base import EngineError, SamplingSpec
 from secateur.runtime.errors import InputError
 from secateur.serve.replies import Consensus, Form, Reply, Spent
 from secateur.serve.schema import ChatRequest, CompletionRequest, Message, Refusal, Request
 from secateur.serve.watch import LOG, Watch
-from secateur.tasks.answers.extraction import THINKING, answer_part
-from secateur.tasks.answers.kinds import BOXED, Answers
-from secateur.tasks.prompts import Prompt, evaluation_messages, starts_inside_thinking
+from secateur.tasks.answers.extraction import answer_part
+from secateur.tasks.answers.kinds import BOXED, NONE, Answers
+from secateur.tasks.prompts import Prompt, encode_prompt, ends_inside_thinking, evaluation_messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Offer:
     at most where a request does not say, and never more than `most_n`. `rules` are the rules that run here, `rule`
     that of requests that name none. `answers` says how answers are taken and compared. `prompt` holds the sentences
     around the last turn of a chat. `token_budget` [tokens, of all traces of a request] and `deadline_s` [seconds]
-    hold for every request, which may ask for less. `hidden` are words (paths, addresses) that no caller is told.
+    hold for every request, which may ask for less. No more than `most_waiting` requests wait. `hidden` are words
+    (paths, addresses) that no caller is told.
     """
 
     model: str
@@ -46,6 +52,7 @@ class Offer:
     seed: int
     token_budget: int | None
     deadline_s: float
+    most_waiting: int
     hidden: tuple[str, ...] = ()
     log_prompts: bool = False
 
@@ -58,9 +65,10 @@ class Offer:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A request with all defaults filled in."""
+    """A request with all defaults filled in; `inside`: its completions begin inside the thinking."""
 
-    problem: Sequence[Message] | Sequence[int]
+    prompt_ids: Sequence[int]
+    inside: bool
     n: int
     spec: SamplingSpec
     rule: str
@@ -71,50 +79,50 @@ class _Wanted:
 
 
 class Service:
-    """Answers requests with one `Pruner`. `closing` is set when no answer is waited for any longer."""
+    """Answers requests with one `Pruner`, whose engine has this tokenizer. `draining`: it is about to stop; `closing`
+    is set when no answer is waited for any longer."""
 
-    def __init__(self, pruner: Pruner, offer: Offer) -> None:
+    def __init__(self, pruner: Pruner, tokenizer: "PreTrainedTokenizerBase", offer: Offer) -> None:
         self.pruner, self.offer = pruner, offer
         self.watch = Watch(pruner.load)
-        self.draining = False
         self.created = int(time.time())
+        self.draining = False
         self.closing = asyncio.Event()
-        self._inside = starts_inside_thinking(pruner.tokenizer)
+        self._tokenizer = tokenizer
 
     async def reply(self, request: Request, form: Form, caller: str) -> Reply:
         """Raises `Refusal`. Cancelled, it frees the traces of the request."""
-        wanted, begun = self._wanted(request), time.monotonic()
-        with self.watch.answering(form.name, wanted.n, wanted.rule) as note:
-            result = await self._prune(wanted, caller, note)
-        reply = self._written(result, wanted, request)
+        begun = time.monotonic()
+        try:
+            wanted = self._wanted(request)
+            with self.watch.answering(form.name, wanted.n, wanted.rule) as note:
+                result = await self._prune(wanted, caller, note)
+            reply = self._written(result, wanted, request.secateur.thinking)
+        except Exception as error:
+            self._refuse(error)
         self.watch.answered(form.name, reply, time.monotonic() - begun)
         return reply
 
     async def _prune(self, wanted: _Wanted, caller: str, note: Callable[[PruneProgress], None]) -> PruneResult:
-        seen: list[int] = [0]
+        """One trace has no vote, but an answer it may have."""
+        result = await self.pruner.prune(
+            wanted.prompt_ids,
+            wanted.n,
+            spec=wanted.spec,
+            rule=self.offer.rules[wanted.rule],
+            answers=wanted.answers if wanted.n > 1 else Answers(NONE),
+            seed=wanted.seed,
+            caller=caller,
+            token_budget=wanted.token_budget,
+            deadline_s=wanted.deadline_s,
+            on_progress=note,
+        )
+        if wanted.n > 1 or result.text is None:
+            return result
+        answer = await asyncio.to_thread(wanted.answers.extract(wanted.inside), result.text)
+        return replace(result, answer=answer, votes={} if answer is None else {answer: 1})
 
-        def noted(progress: PruneProgress) -> None:
-            seen[0] = progress.tokens
-            note(progress)
-
-        try:
-            return await self.pruner.prune(
-                wanted.problem,
-                wanted.n,
-                spec=wanted.spec,
-                rule=self.offer.rules[wanted.rule],
-                answers=wanted.answers,
-                seed=wanted.seed,
-                caller=caller,
-                token_budget=wanted.token_budget,
-                deadline_s=wanted.deadline_s,
-                on_progress=noted,
-            )
-        except BaseException as error:
-            self.watch.unanswered(seen[0])
-            self._refuse(error)
-
-    def _refuse(self, error: BaseException) -> NoReturn:
+    def _refuse(self, error: Exception) -> NoReturn:
         """Raise what the caller is told of an error; one that is not for callers as it is."""
         if isinstance(error, Busy):
             raise self.busy(error.retry_after_s) from None
@@ -149,8 +157,10 @@ class Service:
             raise Refusal(400, told, param="secateur.rule", code="invalid_value")
         answers, spec = self._answers(wishes.answers), self._spec(request)
         alone = not answers.votes or not spec.temperature  # free text has no vote, and greedy traces are all the same
+        prompt_ids = self._prompt_ids(request, answers)
         return _Wanted(
-            self._problem(request, answers),
+            prompt_ids,
+            ends_inside_thinking(self._tokenizer, prompt_ids),
             request.n or (1 if alone else offer.n),
             spec,
             rule,
@@ -167,48 +177,63 @@ class Service:
         try:
             return Answers(kind)
         except InputError as error:
-            raise Refusal(400, str(error), param="secateur.answers", code="invalid_value") from None
+            told = f"'secateur.answers': {error}"
+            raise Refusal(400, told, param="secateur.answers", code="invalid_value") from None
 
     def _spec(self, request: Request) -> SamplingSpec:
         given = {"temperature": request.temperature, "top_p": request.top_p, "max_tokens": request.cap}
         given |= {"top_k": None if request.top_k is None else max(request.top_k, 0)}
         return replace(self.offer.spec, **{key: value for key, value in given.items() if value is not None})
 
-    def _problem(self, request: Request, answers: Answers) -> Sequence[Message] | Sequence[int]:
+    def _prompt_ids(self, request: Request, answers: Answers) -> list[int]:
         """The family's own sentence asks for a box, which only answers of that kind have."""
+        if isinstance(request, CompletionRequest):
+            return self._tokenizer(request.prompt)["input_ids"]
+        assert isinstance(request, ChatRequest), request
         prompt = self.offer.prompt
         if answers.kind != BOXED and prompt.instruction is None:
             prompt = replace(prompt, instruction="")
-        if isinstance(request, CompletionRequest):
-            return self.pruner.tokenizer(request.prompt)["input_ids"]
-        assert isinstance(request, ChatRequest), request
-        return with_sentences([turn.message for turn in request.messages], prompt)
+        return encode_prompt(self._tokenizer, with_sentences([turn.message for turn in request.messages], prompt))
 
-    def _written(self, result: PruneResult, wanted: _Wanted, request: Request) -> Reply:
-        text = result.text or ""
-        inside = _opens_thinking(request.prompt) if isinstance(request, CompletionRequest) else self._inside
-        shown = text if request.secateur.thinking else (answer_part(text, inside) or "").lstrip()
-        usage = result.usage
-        consensus = Consensus(
-            answer=result.answer,
-            votes=result.votes,
-            n=len(result.traces),
-            started=result.started,
-            finished=result.finished,
-            stopped=result.stopped,
-            full_vote_tokens=result.full_vote_tokens,
-            rule=wanted.rule,
-            judge=result.judge,
-            ended=result.ended,
-        )
-        spent = Spent(
-            prompt=result.prompt_tokens,
-            cached=result.cached_tokens,
-            generated=round(usage.generated),
-            overrun=round(usage.overrun),
-            judge=round(usage.judge_prefill + usage.judge_generated),
-        )
-        return Reply(shown, result.finish_reason, spent, consensus)
+    def _written(self, result: PruneResult, wanted: _Wanted, thinking: bool) -> Reply:
+        chosen = _chosen(result)
+        text = chosen.text if chosen is not None else ""
+        shown = text if thinking else (answer_part(text, wanted.inside) or "").lstrip()
+        finish_reason = (chosen is not None and chosen.finish_reason) or "length"
+        return Reply(shown, finish_reason, _spent(result), _consensus(result, wanted.rule))
+
+
+def _chosen(result: PruneResult) -> TraceResult | None:
+    """The trace that is shown: the one of the answer, or without an answer the shortest that ended."""
+    ended = [trace for trace in result.traces if trace.finish_reason is not None]
+    mine = [trace for trace in ended if trace.text == result.text] or ended
+    return min(mine, key=lambda trace: len(trace.token_ids), default=None)
+
+
+def _consensus(result: PruneResult, rule: str) -> Consensus:
+    return Consensus(
+        answer=result.answer,
+        votes=result.votes,
+        n=len(result.traces),
+        started=result.started,
+        finished=result.finished,
+        stopped=result.stopped,
+        full_vote_tokens=result.full_vote_tokens,
+        rule=rule,
+        judge=result.judge,
+        ended=result.ended,
+    )
+
+
+def _spent(result: PruneResult) -> Spent:
+    usage = result.usage
+    return Spent(
+        prompt=result.prompt_tokens,
+        cached=result.cached_tokens,
+        generated=round(usage.generated),
+        overrun=round(usage.overrun),
+        judge=round(usage.judge_prefill + usage.judge_generated),
+    )
 
 
 def with_sentences(messages: Sequence[Message], prompt: Prompt) -> list[dict[str, str]]:
@@ -222,10 +247,6 @@ def with_sentences(messages: Sequence[Message], prompt: Prompt) -> list[dict[str
     *system, turn = evaluation_messages(last["content"], prompt)
     told = any(message["role"] == "system" for message in earlier)
     return [*([] if told else system), *map(dict, earlier), turn]
-
-
-def _opens_thinking(prompt: str) -> bool:
-    return any(prompt.rstrip().endswith(mark) for mark, _ in THINKING)
 
 
 def _within(param: str, value: int | None, most: int, unit: str) -> None:

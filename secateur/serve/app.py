@@ -21,7 +21,7 @@ from secateur.serve.answering import Service
 from secateur.serve.page import PAGE_HEADERS, dashboard
 from secateur.serve.replies import KEEP_ALIVE, Form, Reply, broken
 from secateur.serve.schema import ChatRequest, CompletionRequest, Refusal, read_request
-from secateur.serve.watch import log
+from secateur.serve.watch import LOG, log
 
 _CHAT, _COMPLETION = "/v1/chat/completions", "/v1/completions"
 _OPEN = {"/health", "/ready", "/dashboard"}  # the page holds no figure; it asks for the key
@@ -30,6 +30,8 @@ _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 _READ_S = 30.0  # a body that takes longer is given up
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+
+_FAULT = Refusal(500, "the server failed on this request", kind="server_error", code="internal_error")
 
 
 @dataclass(frozen=True)
@@ -83,59 +85,49 @@ class _Endpoints:
             told |= {"request": asked.model_dump(exclude_unset=True)}
         caller = asked.user or (request.client.host if request.client else "")
         task = asyncio.ensure_future(self._service.reply(asked, form, caller))
-        if asked.stream:
-            return await self._stream(task, form, asked.wants_usage, told)
         try:
-            return JSONResponse(form.whole(_told(await self._unless_gone(request, task), told)))
-        finally:
-            task.cancel()
-
-    async def _unless_gone(self, request: Request, task: "asyncio.Future[Reply]") -> Reply:
-        """The reply. Raises `ClientDisconnect` once nobody waits for it, and `Refusal` when the server closes."""
-        gone = asyncio.ensure_future(_end_of(request))
-        closing = asyncio.ensure_future(self._service.closing.wait())
-        try:
-            await asyncio.wait({task, gone, closing}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            if closing.done():
-                raise self._service.busy(1)
-            raise ClientDisconnect
-        finally:
-            gone.cancel()
-            closing.cancel()
-
-    async def _stream(
-        self, task: "asyncio.Future[Reply]", form: Form, with_usage: bool, told: dict[str, object]
-    ) -> Response:
-        """What is refused at once has its own status; a stream that has begun ends with an error in it."""
-        try:
-            await asyncio.wait({task}, timeout=self._limits.keep_alive_s)
-            if task.done():
-                task.result()
+            if await self._settled(task, self._limits.keep_alive_s if asked.stream else None, request):
+                task.result()  # what is refused at once has its own status, a stream's too
         except BaseException:
             task.cancel()
             raise
-        return _Held(self._events(task, form, with_usage, told), task)
+        if asked.stream:
+            return _Held(self._events(task, form, asked.wants_usage, told), task)
+        return JSONResponse(form.whole(_told(task.result(), told)))
+
+    async def _settled(
+        self, task: "asyncio.Future[Reply]", patience_s: float | None, request: Request | None = None
+    ) -> bool:
+        """Whether the task is done within `patience_s` [seconds], None for however long. Raises `Refusal` when the
+        server closes, and `ClientDisconnect` once the caller of `request` has left."""
+        closing = asyncio.ensure_future(self._service.closing.wait())
+        gone = closing if request is None else asyncio.ensure_future(_end_of(request))
+        try:
+            await asyncio.wait({task, closing, gone}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and closing.done():
+                raise self._service.busy(1)
+            if not task.done() and gone.done():
+                raise ClientDisconnect
+            return task.done()
+        finally:
+            closing.cancel()
+            gone.cancel()
 
     async def _events(
         self, task: "asyncio.Future[Reply]", form: Form, with_usage: bool, told: dict[str, object]
     ) -> AsyncIterator[bytes]:
-        closing = asyncio.ensure_future(self._service.closing.wait())
+        """A stream that has begun ends with an error in it, if it must."""
         try:
             while not task.done():
                 yield KEEP_ALIVE
-                waited = {task, closing}
-                await asyncio.wait(waited, timeout=self._limits.keep_alive_s, return_when=asyncio.FIRST_COMPLETED)
-                if closing.done() and not task.done():
-                    raise self._service.busy(1)
+                await self._settled(task, self._limits.keep_alive_s)
             for chunk in form.chunks(_told(task.result(), told), with_usage):
                 yield chunk
-        except Refusal as refusal:
-            for chunk in broken(refusal):
+        except Exception as error:
+            if not isinstance(error, Refusal):
+                LOG.error("a stream failed", exc_info=error)
+            for chunk in broken(error if isinstance(error, Refusal) else _FAULT):
                 yield chunk
-        finally:
-            closing.cancel()
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model]})
@@ -156,8 +148,8 @@ class _Endpoints:
 
     async def ready(self, request: Request) -> Response:
         """Whether more requests may be sent here: not while it stops, nor while its queue is full."""
-        load = self._service.pruner.load()
-        status = "stopping" if self._service.draining else "full" if load.waiting >= load.max_waiting else "ready"
+        full = self._service.pruner.load().waiting >= self._service.offer.most_waiting
+        status = "stopping" if self._service.draining else "full" if full else "ready"
         return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
     async def metrics(self, request: Request) -> Response:
@@ -238,7 +230,7 @@ async def _left(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     """Of a fault of ours; the server logs it."""
-    return _answer(Refusal(500, "the server failed on this request", kind="server_error", code="internal_error"))
+    return _answer(_FAULT)
 
 
 class _Gate:

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 Message = Mapping[str, str]
 """A turn of a chat: `role` and `content`."""
@@ -58,12 +58,18 @@ class TextPart(BaseModel):
     text: str
 
 
+def _shape(content: object) -> str:
+    return "<parts>" if isinstance(content, list) else "<text>"
+
+
 class Turn(BaseModel):
     """A message of a chat."""
 
     model_config = _STRICT
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Annotated[
+        Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Tag("<parts>")], Discriminator(_shape)
+    ]
 
     @property
     def message(self) -> dict[str, str]:
@@ -163,7 +169,7 @@ def read_request(kind: type[Request], body: bytes) -> Request:
 def _refusal(kind: type[Request], error: ValidationError) -> Refusal:
     """The first thing that is wrong."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = [str(part) for part in first["loc"] if part != "str" and not str(part).startswith("list[")]
+    path = [str(part) for part in first["loc"] if not str(part).startswith("<")]
     if first["type"] == "json_invalid":
         return Refusal(400, f"the body is no JSON: {first['msg'].partition(': ')[2]}", code="invalid_json")
     if first["type"] == "extra_forbidden":

@@ -9,8 +9,9 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -19,6 +20,9 @@ from secateur.runtime.errors import InputError
 from secateur.serve.answering import Offer, Service
 from secateur.serve.app import Limits, application
 from secateur.serve.watch import LOG, JsonLines, log
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _LAST_S = 5  # for answers that are on their way when everything else was handed back
 
@@ -38,19 +42,27 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def serve(pruner: Callable[[], Pruner], offer: Offer, limits: Limits, bound: socket.socket, drain_s: float) -> None:
+@dataclass(frozen=True)
+class Place:
+    """Where a service listens, and how long what runs may go on when it is told to stop [seconds]."""
+
+    bound: socket.socket
+    drain_s: float
+
+
+def serve(pruner: Pruner, tokenizer: "PreTrainedTokenizerBase", offer: Offer, limits: Limits, place: Place) -> None:
     """Answer requests until a signal stops it; returns when all are answered or handed back."""
     _log_as_json()
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: None)  # uvicorn raises it once more when all is done
-    asyncio.run(_serve(pruner, offer, limits, bound, drain_s))
+    asyncio.run(_serve(pruner, tokenizer, offer, limits, place))
 
 
 async def _serve(
-    pruner: Callable[[], Pruner], offer: Offer, limits: Limits, bound: socket.socket, drain_s: float
+    pruner: Pruner, tokenizer: "PreTrainedTokenizerBase", offer: Offer, limits: Limits, place: Place
 ) -> None:
-    async with pruner() as running:
-        service = Service(running, offer)
+    async with pruner:
+        service = Service(pruner, tokenizer, offer)
         config = uvicorn.Config(
             application(service, limits),
             http="h11",
@@ -60,11 +72,11 @@ async def _serve(
             access_log=False,
             server_header=False,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=round(drain_s) + _LAST_S,
+            timeout_graceful_shutdown=round(place.drain_s) + _LAST_S,
         )
-        host, port = bound.getsockname()[:2]
+        host, port = place.bound.getsockname()[:2]
         log("listening", host=host, port=port, model=offer.model)
-        await _Server(config, service, drain_s).serve(sockets=[bound])
+        await _Server(config, service, place.drain_s).serve(sockets=[place.bound])
     log("stopped")
 
 

@@ -1,7 +1,7 @@
 """What the service has done: counted for Prometheus, kept for the dashboard, logged as lines of JSON.
 
-Every token of every request is counted once, under the same names as in `usage`; what a request took that was not
-answered (its caller left, the engine broke down) is of the kind `unanswered`.
+The tokens of answered requests are counted under the same names as in `usage`. What the engine has spent in all, also
+for requests that were not answered (their callers left, or it broke down), is `secateur_spent_tokens`.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from secateur.deepprune.pruner import Load, PruneProgress
+from secateur.deepprune.driver import Load, PruneProgress
 from secateur.runtime.files import JSON
 from secateur.serve.replies import Reply, Spent
 
@@ -111,6 +111,8 @@ class Watch:
         self._judge_failures.set_function(lambda: self.load().judge_failures)
         saved = Gauge("secateur_saved_tokens", "Tokens that the full votes would have cost more", registry=own)
         saved.set_function(lambda: self.totals.saved)
+        spent = Gauge("secateur_spent_tokens", "Tokens that all requests that are over have generated", registry=own)
+        spent.set_function(lambda: self.load().spent.generated)
         self._gauges()
 
     def _gauges(self) -> None:
@@ -160,10 +162,6 @@ class Watch:
     def _count(self, spent: Spent) -> None:
         for kind, count in asdict(spent).items():
             self._tokens.labels(kind).inc(count)
-
-    def unanswered(self, tokens: int) -> None:
-        """Count what a request took that nobody gets an answer for."""
-        self._tokens.labels("unanswered").inc(tokens)
 
     def responded(self, endpoint: str, status: int) -> None:
         """Count a response by what it began with."""

@@ -38,6 +38,9 @@ PROBLEM = "{problem}"
 CHOICE_LETTERS = "ABCD"
 CHOICE_SENTENCE = "Answer with the letter of the right option."
 
+_THINK = "<think>"
+_MARK_TOKENS = 12  # that hold it, whatever the tokenizer, with the blanks behind it
+
 Messages = list[dict[str, str]]
 
 
@@ -235,7 +238,12 @@ def _reaches_the_model(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[
 
 def starts_inside_thinking(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the chat template pre-fills `<think>`, so that completions begin inside the thinking part."""
-    return render_chat(tokenizer, [{"role": "user", "content": "x"}]).rstrip().endswith("<think>")
+    return render_chat(tokenizer, [{"role": "user", "content": "x"}]).rstrip().endswith(_THINK)
+
+
+def ends_inside_thinking(tokenizer: "PreTrainedTokenizerBase", prompt_ids: Sequence[int]) -> bool:
+    """`starts_inside_thinking` of a prompt that is given by its token ids."""
+    return tokenizer.decode(list(prompt_ids[-_MARK_TOKENS:])).rstrip().endswith(_THINK)
 
 
 def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:

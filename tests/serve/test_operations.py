@@ -23,6 +23,7 @@ def test_tokens_of_all_responses_are_the_counters(server: Server) -> None:
     for kind, name in (spent | {"judge": "judge_tokens", "cached": "cached_tokens"}).items():
         counter = f'secateur_tokens_total{{kind="{kind}"}}'
         assert after[counter] - before.get(counter, 0) == sum(one["usage"][name] for one in got)
+    assert unanswered(server) >= 0
     full = "secateur_full_vote_tokens_total"
     assert after[full] - before[full] == sum(one["secateur"]["full_vote_tokens"] or 0 for one in got)
     told = server.live()
@@ -45,7 +46,7 @@ def test_health_and_readiness(server: Server) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_caller_that_leaves_frees_its_traces_and_nobody_else_s(server: Server, stream: bool) -> None:
     alone = server.chat().json()["choices"]
-    before = server.metrics().get('secateur_tokens_total{kind="unanswered"}', 0)
+    before = unanswered(server)
     for _ in range(3):
         leaving = server.send(chat_body(stream=stream, **LONG))
         server.wait(lambda told: any(one["tokens"] for one in told["live"]))
@@ -54,7 +55,13 @@ def test_a_caller_that_leaves_frees_its_traces_and_nobody_else_s(server: Server,
             leaving.close()
             assert stays.result().json()["choices"] == alone
         server.wait(lambda told: not told["live"] and not told["load"]["rows"] and not told["load"]["running"])
-    assert server.metrics()['secateur_tokens_total{kind="unanswered"}'] > before
+    assert unanswered(server) > before
+
+
+def unanswered(server: Server) -> float:
+    """Tokens that nobody got an answer for."""
+    told = server.metrics()
+    return told["secateur_spent_tokens"] - told['secateur_tokens_total{kind="generated"}']
 
 
 def begin(server: Server, **fields: object) -> tuple[ThreadPoolExecutor, "Future[httpx.Response]"]:
@@ -79,7 +86,8 @@ def test_a_stop_finishes_what_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_does_not_finish_in_time_is_handed_back(tmp_path: Path, stream: bool) -> None:
-    with Server(tmp_path / "log.jsonl", "--drain_s", "0.05") as stopping:
+    """A stream that has begun is told in the stream."""
+    with Server(tmp_path / "log.jsonl", "--drain_s", "0.05", "--keep_alive_s", "0.05") as stopping:
         callers, asked = begin(stopping, stream=stream)
         assert stopping.stop(signal.SIGINT) == 0
         response = asked.result()

@@ -1,6 +1,7 @@
 """What is refused has OpenAI's form, names field, value and remedy, and no path, key or traceback."""
 
 import json
+import re
 import socket
 import string
 import subprocess
@@ -12,6 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from eval.serve import ServeConfig, run
+from secateur.runtime.config import parse_config
+from secateur.runtime.errors import InputError
 from tests.serve.running import KEYS, MODEL, Server, chat_body
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
@@ -179,10 +183,20 @@ def test_a_full_queue_is_429_with_a_time(tmp_path: Path) -> None:
         (("--port", "99999"), "cannot be had"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(repository: Path, words: tuple[str, ...], told: str) -> None:
-    command = ["python", "eval/serve.py", *KEYS, *words]
+def test_what_cannot_be_served_is_refused(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, words: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.delenv("SECATEUR_API_KEY", raising=False)
+    with pytest.raises(InputError, match=re.escape(told)):
+        run(parse_config(ServeConfig, [*KEYS, *words]))
+
+
+def test_a_port_that_is_taken_is_one_line(repository: Path, server: Server) -> None:
+    port = server.url.rpartition(":")[2]
+    command = ["python", "eval/serve.py", *KEYS, "--port", port]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and told in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and f"127.0.0.1:{port} cannot be had" in done.stderr
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
