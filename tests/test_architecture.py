@@ -20,6 +20,7 @@ ROOMS = {
     "secateur.tasks": {"secateur.runtime"},
     "secateur.engines": {"secateur.tasks", "secateur.runtime"},
     "secateur.deepprune": {"secateur.engines", "secateur.tasks", "secateur.runtime"},
+    "secateur.serve": {"secateur.deepprune", "secateur.engines", "secateur.tasks", "secateur.runtime"},
     "rewards": {"secateur.tasks", "secateur.runtime"},
     "schedules": {
         *("secateur.runtime", "secateur.results", "secateur.engines.registry", "secateur.tasks.prompts"),
@@ -54,6 +55,7 @@ WITHOUT_HEAVY = (
     "secateur/tasks/**/*.py",
     "rewards/*.py",
     "secateur/deepprune/*.py",
+    "secateur/serve/*.py",
     "eval/table/method.py",
     "eval/table/votes.py",
     "eval/table/answers.py",

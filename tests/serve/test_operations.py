@@ -101,18 +101,15 @@ def test_what_does_not_finish_in_time_is_handed_back(tmp_path: Path, stream: boo
         callers.shutdown()
 
 
-def test_the_log_is_json_and_holds_no_prompt_unless_asked(tmp_path: Path) -> None:
-    for words, held in (((), False), (("--log_prompts", "true"), True)):
-        with Server(tmp_path / f"log-{held}.jsonl", *words) as running:
+def test_the_log_is_json_and_holds_no_prompt_unless_asked(server: Server, tmp_path: Path) -> None:
+    with Server(tmp_path / "log.jsonl", "--log_prompts", "true") as telling:
+        for running in (server, telling):
             assert running.chat("Rule gorse. Start with 7. a+1 b-1.").status_code == 200
             assert running.client.post("/v1/chat/completions", content="{").status_code == 415
-            assert running.stop() == 0
-            assert ("gorse" in running.log_file.read_text()) == held
-            lines = [line for line in running.log() if line["message"] == "request"]
-            assert [line["status"] for line in lines] == [200, 415]
-            assert (
-                lines[0]["tokens"] > 0 and lines[0]["ended"] == "decided" and lines[0]["id"].startswith("chatcmpl-")
-            )
+            assert ("gorse" in running.log_file.read_text()) == (running is telling)
+            first, second = [line for line in running.log() if line["message"] == "request"][-2:]
+            assert (first["status"], second["status"], first["ended"]) == (200, 415, "decided")
+            assert first["tokens"] > 0 and first["id"].startswith("chatcmpl-")
 
 
 def test_a_deadline_returns_the_best_vote_so_far(server: Server) -> None:
