@@ -34,7 +34,6 @@ class Spent:
             "prompt_tokens": self.prompt,
             "completion_tokens": self.generated,
             "total_tokens": self.prompt + self.generated,
-            "prompt_tokens_details": {"cached_tokens": self.cached},
             "generated_tokens": self.generated,
             "overrun_tokens": self.overrun,
             "judge_tokens": self.judge,

@@ -49,7 +49,6 @@ def test_a_chat_gets_what_prune_answers(
         assert choice.message.role == "assistant"
         assert got.usage.completion_tokens == expected.usage.generated
         assert got.usage.total_tokens == got.usage.prompt_tokens + got.usage.completion_tokens
-        assert got.usage.prompt_tokens_details.cached_tokens == got.usage.model_extra["cached_tokens"]
 
 
 def test_content_is_the_answer_without_its_thinking_unless_asked_for(client: openai.OpenAI) -> None:

@@ -1,0 +1,80 @@
+"""docs/serve.md: its commands start a server and get the answers that stand there; the container files say no less."""
+
+import contextlib
+import io
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eval.serve import ServeConfig
+from secateur.runtime.config import split_command_line
+from tests.conftest import REPOSITORY
+from tests.serve.running import Server
+
+PAGE = (REPOSITORY / "docs" / "serve.md").read_text(encoding="utf-8")
+ADDRESS = "http://127.0.0.1:8080"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The last server of the page's first commands, on a free port."""
+    words = shlex.split(blocks("sh")[0].replace("\\\n", " ").splitlines()[-1])
+    assert words[:2] == ["secateur", "serve"]
+    log = tmp_path_factory.mktemp("serve") / "log.jsonl"
+    with Server(log, *words[2:], "--device", "cpu", keys=("--port", "0")) as running:
+        yield running
+
+
+def shape(value: object) -> object:
+    """All but the figures, which differ from machine to machine, and what no two answers share."""
+    if isinstance(value, dict):
+        left = {key: part for key, part in value.items() if key not in ("id", "votes")}
+        return {key: shape(part) for key, part in left.items()}
+    if isinstance(value, list):
+        return [shape(part) for part in value]
+    return "a number" if isinstance(value, int) else value
+
+
+def test_curl_gets_the_answer_of_the_page(shown: Server) -> None:
+    (command,) = [block for block in blocks("sh") if block.startswith("curl")]
+    command = command.replace(ADDRESS, shown.url)
+    said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert shape(json.loads(said)) == shape(json.loads(blocks("json")[0]))
+
+
+def test_the_client_s_code_of_the_page_runs(shown: Server) -> None:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(blocks("python")[0].replace(ADDRESS, shown.url), "docs/serve.md", "exec"), {})
+    assert "</think>" in said.getvalue() and "\\boxed{" in said.getvalue()
+
+
+@pytest.mark.parametrize("path", ["compose.yaml"])
+def test_the_composed_service_has_keys_that_there_are(path: str) -> None:
+    told = yaml.safe_load((REPOSITORY / "examples" / "serve" / path).read_text(encoding="utf-8"))
+    service = told["services"]["secateur"]
+    _, keys = split_command_line(service["command"])
+    assert set(keys) <= {field.name for field in fields(ServeConfig) if field.init}
+    assert float(service["stop_grace_period"].removesuffix("s")) > float(keys["drain_s"])
+    assert (REPOSITORY / "examples" / "serve" / service["build"]["context"]).resolve() == REPOSITORY
+    assert (REPOSITORY / service["build"]["dockerfile"]).is_file()
+
+
+def test_the_container_listens_where_its_port_is() -> None:
+    text = (REPOSITORY / "examples" / "serve" / "Dockerfile").read_text(encoding="utf-8")
+    port = next(field.default for field in fields(ServeConfig) if field.name == "port")
+    assert f"EXPOSE {port}" in text and f"127.0.0.1:{port}/health" in text
+    (entry,) = re.findall(r"^ENTRYPOINT (\[.*\])$", text, re.M)
+    assert json.loads(entry) == ["secateur", "serve", "--host", "0.0.0.0"]
+    assert Path(REPOSITORY / ".dockerignore").is_file()
