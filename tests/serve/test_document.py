@@ -1,4 +1,4 @@
-"""docs/serve.md: its commands start a server and get the answers that stand there; the container files say no less."""
+"""docs/serve.md: its commands start a server and get the answers that stand there; and the container files."""
 
 import contextlib
 import io
