@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Literal
 import httpx
 
 from eval.prune import RULES
-from eval.traces.sampling import SamplingKeys, quiet_library_bars
+from eval.traces.sampling import SamplingKeys, local_device, quiet_library_bars
 from secateur.deepprune.evidence import JudgedRule, Rule
 from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.pruner import Pruner
+from secateur.engines.models import load_tokenizer
 from secateur.engines.openai.protocol import ApiKey
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import use_one_torch_thread
@@ -179,18 +180,18 @@ def run(config: ServeConfig) -> None:
     """Open everything, and answer until a signal comes."""
     bound = bind(config.host, config.port)
     judge = None if config.judge is None else load_judge(config.judge, config.model)
-    layers = None if judge is None else judge.capture_layers or None
-    engine = config.open_engine("model", layers)
-    try:
-        serve(
-            Pruner(engine, judge, max_rows=config.rows, max_waiting=config.most_waiting),
-            engine.tokenizer,
-            config.offer(judge),
-            config.limits(),
-            Place(bound, config.drain_s),
-        )
-    finally:
-        engine.close()
+    tokenizer = load_tokenizer(config.tokenizer_of("model"))
+    pruner = Pruner(
+        config.model,
+        judge,
+        max_rows=config.rows,
+        max_waiting=config.most_waiting,
+        kind=config.engine,
+        dtype=config.dtype,
+        device=local_device(config.device),
+        engine_options=config.engine_options,
+    )
+    serve(pruner, tokenizer, config.offer(judge), config.limits(), Place(bound, config.drain_s))
 
 
 @entry_point

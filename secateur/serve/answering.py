@@ -28,6 +28,8 @@ from secateur.tasks.prompts import Prompt, encode_prompt, ends_inside_thinking, 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_FAILING_S = 10.0  # that long others are asked first
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -89,17 +91,29 @@ class Service:
         self.draining = False
         self.closing = asyncio.Event()
         self._tokenizer = tokenizer
+        self._broke_at = float("-inf")
+
+    @property
+    def status(self) -> str:
+        """ "ready" for more requests, or why not: "stopping", "full", or "failing" a while after the engine broke
+        down, unless it has answered since."""
+        if self.draining:
+            return "stopping"
+        if time.monotonic() - self._broke_at < _FAILING_S:
+            return "failing"
+        return "full" if self.pruner.load().waiting >= self.offer.most_waiting else "ready"
 
     async def reply(self, request: Request, form: Form, caller: str) -> Reply:
         """Raises `Refusal`. Cancelled, it frees the traces of the request."""
         begun = time.monotonic()
         try:
-            wanted = self._wanted(request)
+            wanted = await asyncio.to_thread(self._wanted, request)  # a long prompt takes its time to encode
             with self.watch.answering(form.name, wanted.n, wanted.rule) as note:
                 result = await self._prune(wanted, caller, note)
             reply = self._written(result, wanted, request.secateur.thinking)
         except Exception as error:
             self._refuse(error)
+        self._broke_at = float("-inf")
         self.watch.answered(form.name, reply, time.monotonic() - begun)
         return reply
 
@@ -129,6 +143,7 @@ class Service:
         if isinstance(error, InputError):
             raise Refusal(400, self.offer.shown(str(error)), code="invalid_value") from None
         if isinstance(error, EngineError):
+            self._broke_at = time.monotonic()
             LOG.error("the engine broke down", exc_info=error)
             told = "the engine broke down while it worked on this request; send it again"
             raise Refusal(502, told, kind="server_error", code="engine_error") from None

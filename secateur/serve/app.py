@@ -147,9 +147,8 @@ class _Endpoints:
         return JSONResponse({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """Whether more requests may be sent here: not while it stops, nor while its queue is full."""
-        full = self._service.pruner.load().waiting >= self._service.offer.most_waiting
-        status = "stopping" if self._service.draining else "full" if full else "ready"
+        """Whether more requests may be sent here."""
+        status = self._service.status
         return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
     async def metrics(self, request: Request) -> Response:

@@ -53,8 +53,6 @@ class Place:
 def serve(pruner: Pruner, tokenizer: "PreTrainedTokenizerBase", offer: Offer, limits: Limits, place: Place) -> None:
     """Answer requests until a signal stops it; returns when all are answered or handed back."""
     _log_as_json()
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop, lambda *_: None)  # uvicorn raises it once more when all is done
     asyncio.run(_serve(pruner, tokenizer, offer, limits, place))
 
 
@@ -63,6 +61,8 @@ async def _serve(
 ) -> None:
     async with pruner:
         service = Service(pruner, tokenizer, offer)
+        for stop in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(stop, lambda *_: None)  # uvicorn raises it once more when all is done
         config = uvicorn.Config(
             application(service, limits),
             http="h11",
@@ -74,6 +74,7 @@ async def _serve(
             timeout_keep_alive=30,
             timeout_graceful_shutdown=round(place.drain_s) + _LAST_S,
         )
+        place.bound.listen(config.backlog)
         host, port = place.bound.getsockname()[:2]
         log("listening", host=host, port=port, model=offer.model)
         await _Server(config, service, place.drain_s).serve(sockets=[place.bound])

@@ -164,10 +164,11 @@ class Watch:
             self._tokens.labels(kind).inc(count)
 
     def responded(self, endpoint: str, status: int) -> None:
-        """Count a response by what it began with."""
+        """Count a response by what it began with; the dashboard tells of those that were asked for an answer."""
         self._requests.labels(endpoint, str(status)).inc()
-        self.totals.refused += 400 <= status < 500
-        self.totals.failed += status >= 500
+        if endpoint.endswith("completions"):
+            self.totals.refused += 400 <= status < 500
+            self.totals.failed += status >= 500
 
     def metrics(self) -> bytes:
         """Prometheus' text form."""

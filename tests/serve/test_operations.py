@@ -1,7 +1,9 @@
 """What an operator needs: counts that add up, logs without prompts, traces freed at once, a stop that loses none."""
 
 import json
+import random
 import signal
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,6 +58,32 @@ def test_a_caller_that_leaves_frees_its_traces_and_nobody_else_s(server: Server,
             assert stays.result().json()["choices"] == alone
         server.wait(lambda told: not told["live"] and not told["load"]["rows"] and not told["load"]["running"])
     assert unanswered(server) > before
+
+
+def leave_at_random(server: Server, count: int) -> None:
+    """Callers that come and go; nothing of them is left, and the next one is answered as if they had not been."""
+    draw = random.Random(count)
+    alone = server.chat().json()["choices"]
+    for _ in range(count):
+        leaving = server.send(
+            chat_body(stream=draw.random() < 0.5, seed=draw.randrange(100), n=draw.randrange(1, 40))
+        )
+        time.sleep(draw.random() * 0.2)
+        leaving.close()
+    server.wait(
+        lambda told: not told["live"] and not any(told["load"][key] for key in ("rows", "running", "waiting"))
+    )
+    assert server.chat().json()["choices"] == alone
+    assert unanswered(server) >= 0
+
+
+def test_callers_may_leave_at_any_moment(server: Server) -> None:
+    leave_at_random(server, 30)
+
+
+@pytest.mark.slow
+def test_five_hundred_callers_may_leave_at_any_moment(server: Server) -> None:
+    leave_at_random(server, 500)
 
 
 def unanswered(server: Server) -> float:

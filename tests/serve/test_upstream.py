@@ -50,7 +50,9 @@ def test_a_server_that_dies_costs_those_that_run(upstream: CompletionsServer, fr
         error = response.json()["error"]
         assert (response.status_code, error["type"], error["code"]) == (502, "server_error", "engine_error")
         assert upstream.url not in response.text and "127.0.0.1" not in response.text
+        assert front.client.get("/ready").json() == {"status": "failing"}
         upstream.habits.die_after, upstream.habits.deaths = None, 0
         assert ask(front, TEXTS[1]).status_code == 200
+        assert front.client.get("/ready").json() == {"status": "ready"}
     told = front.live()
     assert told["load"]["rows"] == told["load"]["running"] == 0 and told["totals"]["failed"] == 5
