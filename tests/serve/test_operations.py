@@ -12,6 +12,7 @@ import pytest
 
 from tests.serve.running import TEXTS, Server, chat_body
 
+HELD = ("rows", "running", "waiting")
 LONG = {"n": 128, "secateur": {"rule": "shortest_wait"}}
 """Fields of a request that takes a second or more."""
 
