@@ -20,7 +20,7 @@ from eval.traces.sampling import SamplingKeys, local_device, quiet_library_bars
 from secateur.deepprune.evidence import JudgedRule, Rule
 from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.pruner import Pruner
-from secateur.engines.models import load_tokenizer
+from secateur.engines.model_files import load_tokenizer
 from secateur.engines.openai.protocol import ApiKey
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import use_one_torch_thread
