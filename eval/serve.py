@@ -53,6 +53,8 @@ class ServeConfig(SamplingKeys):
       judge `adaptive` or `published`.
     answers: how answers are taken out of texts and compared, of requests that do not say: boxed, choice, exact,
       json:KEY.PATH, pattern:REGEX, or none (free text, one trace).
+    request_patterns: whether a request may name an expression of its own (pattern:REGEX); it may hold the engine up
+      for a second with each text that it is slow on.
     rows: traces that the engine holds at once, of all requests; most_waiting: requests that may wait for room before
       others are refused with 429.
     token_budget: the most that all traces of a request may generate together [tokens]; null: no such bound.
@@ -76,6 +78,7 @@ class ServeConfig(SamplingKeys):
     most_n: int = 256
     rule: Literal["automatic", "fewest_tokens", "shortest_wait", "adaptive", "published"] = "automatic"
     answers: str = "boxed"
+    request_patterns: bool = True
     rows: int = 256
     most_waiting: int = 1024
     token_budget: int | None = None
@@ -152,6 +155,7 @@ class ServeConfig(SamplingKeys):
             token_budget=self.token_budget,
             deadline_s=self.deadline_s,
             most_waiting=self.most_waiting,
+            request_patterns=self.request_patterns,
             hidden=tuple(filter(None, (self.model, self.judge, self.upstream, str(Path(self.model).absolute())))),
             log_prompts=self.log_prompts,
         )

@@ -21,7 +21,7 @@ from secateur.runtime.errors import InputError
 from secateur.serve.replies import Consensus, Form, Reply, Spent
 from secateur.serve.schema import ChatRequest, CompletionRequest, Message, Refusal, Request
 from secateur.serve.watch import LOG, Watch
-from secateur.tasks.answers.extraction import answer_part
+from secateur.tasks.answers.extraction import PATTERN, answer_part
 from secateur.tasks.answers.kinds import BOXED, NONE, Answers
 from secateur.tasks.prompts import Prompt, encode_prompt, ends_inside_thinking, evaluation_messages
 
@@ -39,8 +39,9 @@ class Offer:
     at most where a request does not say, and never more than `most_n`. `rules` are the rules that run here, `rule`
     that of requests that name none. `answers` says how answers are taken and compared. `prompt` holds the sentences
     around the last turn of a chat. `token_budget` [tokens, of all traces of a request] and `deadline_s` [seconds]
-    hold for every request, which may ask for less. No more than `most_waiting` requests wait. `hidden` are words
-    (paths, addresses) that no caller is told.
+    hold for every request, which may ask for less. No more than `most_waiting` requests wait.
+    `request_patterns`: a request may bring a regular expression of its own. `hidden` are words (paths, addresses)
+    that no caller is told.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Offer:
     token_budget: int | None
     deadline_s: float
     most_waiting: int
+    request_patterns: bool = True
     hidden: tuple[str, ...] = ()
     log_prompts: bool = False
 
@@ -147,6 +149,8 @@ class Service:
             LOG.error("the engine broke down", exc_info=error)
             told = "the engine broke down while it worked on this request; send it again"
             raise Refusal(502, told, kind="server_error", code="engine_error") from None
+        if not isinstance(error, Refusal):
+            self._broke_at = time.monotonic()
         raise error
 
     def busy(self, retry_after_s: float) -> Refusal:
@@ -189,6 +193,9 @@ class Service:
         """Raises `Refusal` for what is no kind of answers."""
         if kind is None or kind == self.offer.answers.kind:
             return self.offer.answers
+        if kind.startswith(PATTERN) and not self.offer.request_patterns:
+            told = "'secateur.answers': this server takes no patterns from requests"
+            raise Refusal(400, told, param="secateur.answers", code="invalid_value")
         try:
             return Answers(kind)
         except InputError as error:

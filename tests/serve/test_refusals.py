@@ -143,8 +143,10 @@ def test_what_is_no_http_gets_no_traceback(server: Server) -> None:
 
 
 def test_callers_need_the_key_where_there_is_one(tmp_path: Path) -> None:
-    with Server(tmp_path / "log.jsonl", key="a-secret-of-ours") as locked:
+    with Server(tmp_path / "log.jsonl", "--request_patterns", "false", key="a-secret-of-ours") as locked:
         assert locked.client.get("/v1/models").status_code == 200
+        refused = locked.chat(secateur={"answers": "pattern:(a+)+b"})
+        assert refused.status_code == 400 and "no patterns" in error_of(refused)["message"]
         for given in ({}, {"Authorization": "Bearer a-secret-of-our"}, {"Authorization": "a-secret-of-ours"}):
             with httpx.Client(base_url=locked.url, headers=given) as other:
                 for path in ("/v1/models", "/metrics", "/dashboard/data", "/v1/nothing"):
