@@ -291,13 +291,12 @@ def _messages(problem: Problem, prompt: Prompt) -> list[dict[str, str]]:
         if not problem.strip():
             raise InputError("the problem is empty: give its text or chat messages")
         return evaluation_messages(problem, prompt)
-    messages = [dict(message) for message in problem]
-    if not messages or any(not {"role", "content"} <= message.keys() for message in messages):
+    if not problem or not all(isinstance(turn, Mapping) and {"role", "content"} <= turn.keys() for turn in problem):
         raise InputError(
-            f"the problem is {messages!r:.200}: give a text, or chat messages such as "
+            f"the problem is {problem!r:.200}: give a text, or chat messages such as "
             '[{"role": "user", "content": "…"}]'
         )
-    return messages
+    return [dict(turn) for turn in problem]
 
 
 def _check_states(engine: Engine, judge: Judge) -> None:

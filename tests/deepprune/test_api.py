@@ -51,6 +51,16 @@ def test_a_problem_is_answered_by_the_vote_of_survivors(
     assert prune(PROBLEM, engine, judge, n=6, spec=SPEC, seed=1).traces != result.traces
 
 
+def test_a_prompt_may_be_given_by_its_token_ids(engine: TransformersEngine) -> None:
+    messages = evaluation_messages(PROBLEM, Prompt())
+    ids = encode_prompt(engine.tokenizer, messages)
+    result = prune(ids, engine, n=3, spec=SPEC)
+    assert result == prune(messages, engine, n=3, spec=SPEC) == prune(PROBLEM, engine, n=3, spec=SPEC)
+    assert result.prompt_tokens == len(ids) and result.cached_tokens == len(ids) * (result.started - 1)
+    with pytest.raises(InputError, match="give a text, or chat messages"):
+        prune([1, "2"], engine, n=3, spec=SPEC)
+
+
 def test_without_a_judge_traces_start_as_answers_ask_for_them(engine: TransformersEngine) -> None:
     """Random weights give no answer, so one trace after another starts until all have; answers of one's own agree."""
     silent = prune(PROBLEM, engine, n=5, spec=SPEC)

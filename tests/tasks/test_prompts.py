@@ -8,6 +8,7 @@ from secateur.tasks.prompts import (
     Prompt,
     choice_question,
     encode_prompt,
+    ends_inside_thinking,
     evaluation_messages,
     in_known_roles,
     prompt_of,
@@ -91,6 +92,8 @@ def test_encoded_prompt_is_the_rendered_chat() -> None:
     assert not starts_inside_thinking(tokenizer)
     tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
     assert starts_inside_thinking(tokenizer)
+    assert ends_inside_thinking(tokenizer, encode_prompt(tokenizer, [{"role": "user", "content": "x"}]))
+    assert not ends_inside_thinking(tokenizer, tokenizer("1 + 1")["input_ids"])
 
 
 def test_own_sentences_are_the_same_in_training_and_evaluation() -> None:
