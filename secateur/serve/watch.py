@@ -23,6 +23,14 @@ _BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)  # secon
 _KEPT = 1000  # latencies of which percentiles are told
 _SHOWN_LIVE, _SHOWN_RECENT, _SHOWN_TRACES = 24, 12, 64
 _PERCENTILES = (50, 90, 99)
+_GAUGES: Mapping[str, tuple[str, Callable[[Load], float]]] = {
+    "rows": ("Traces that the engine holds", lambda load: load.rows),
+    "max_rows": ("Traces that it may hold", lambda load: load.max_rows),
+    "running": ("Requests whose traces run", lambda load: load.running),
+    "waiting": ("Requests that wait for room", lambda load: load.waiting),
+    "judge_failures": ("Requests whose judge failed, since the start", lambda load: load.judge_failures),
+    "spent_tokens": ("Tokens that all requests that are over have generated", lambda load: load.spent.generated),
+}
 
 
 @dataclass(frozen=True)
@@ -95,36 +103,18 @@ class Watch:
             "secateur_requests", "Requests by endpoint and HTTP status", ["endpoint", "status"], registry=own
         )
         self._seconds = Histogram(
-            "secateur_request_seconds",
-            "Seconds from an answered request to its answer",
-            buckets=_BUCKETS,
-            registry=own,
+            "secateur_request_seconds", "Seconds that answered requests took", buckets=_BUCKETS, registry=own
         )
         self._tokens = Counter("secateur_tokens", "Tokens by kind, as in usage", ["kind"], registry=own)
         self._traces = Counter("secateur_traces", "Traces by what became of them", ["status"], registry=own)
         self._full = Counter(
             "secateur_full_vote_tokens", "Tokens that the full votes would have generated (estimated)", registry=own
         )
-        self._judge_failures = Gauge(
-            "secateur_judge_failures", "Problems whose judge failed, since the start", registry=own
-        )
-        self._judge_failures.set_function(lambda: self.load().judge_failures)
         saved = Gauge("secateur_saved_tokens", "Tokens that the full votes would have cost more", registry=own)
         saved.set_function(lambda: self.totals.saved)
-        spent = Gauge("secateur_spent_tokens", "Tokens that all requests that are over have generated", registry=own)
-        spent.set_function(lambda: self.load().spent.generated)
-        self._gauges()
-
-    def _gauges(self) -> None:
-        told = {
-            "rows": "Traces that the engine holds",
-            "max_rows": "Traces that it may hold",
-            "running": "Requests whose traces run",
-            "waiting": "Requests that wait for room",
-        }
-        for name, words in told.items():
-            gauge = Gauge(f"secateur_{name}", words, registry=self.registry)
-            gauge.set_function(lambda name=name: getattr(self.load(), name))
+        for name, (words, read) in _GAUGES.items():
+            gauge = Gauge(f"secateur_{name}", words, registry=own)
+            gauge.set_function(lambda read=read: read(self.load()))
 
     @contextmanager
     def answering(self, name: str, n: int, rule: str) -> Iterator[Callable[[PruneProgress], None]]:
