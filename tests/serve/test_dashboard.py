@@ -1,7 +1,9 @@
 """The dashboard in a real browser, fed by a real server: what runs, what is saved, and nothing unescaped."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,11 @@ webdriver = pytest.importorskip("selenium.webdriver")
 AUDIT = (Path(__file__).parent.parent / "eval" / "page_audit.js").read_text(encoding="utf-8")
 LONG = {"n": 64, "secateur": {"rule": "shortest_wait"}}
 KEY = "a-secret-of-ours"
+FREEZE = """
+const seen = document.querySelector(".request .lane .bar") !== null;
+if (seen) document.getElementById("pause").click();
+return seen;
+"""
 
 
 @pytest.fixture(scope="module")
@@ -64,41 +71,60 @@ def test_it_shows_what_was_saved_and_answered(page: "webdriver.Chrome", locked: 
     assert texts(page, "#idle") == ["None at the moment."]
 
 
-def test_live_traces_grow_and_can_be_folded_and_paused(page: "webdriver.Chrome", locked: Server) -> None:
+@contextmanager
+def asking(server: Server) -> Iterator[None]:
+    """Somebody asks all the time; every request is answered."""
+    done = threading.Event()
+
+    def ask(text: str) -> None:
+        while not done.is_set():
+            assert server.chat(text, **LONG).status_code == 200
+
+    with ThreadPoolExecutor(len(TEXTS)) as callers:
+        asked = [callers.submit(ask, text) for text in TEXTS]
+        try:
+            yield
+        finally:
+            done.set()
+        for one in asked:
+            one.result()
+
+
+def freeze(page: "webdriver.Chrome") -> None:
+    """Pause at a moment when traces are shown."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    with ThreadPoolExecutor(3) as callers:
-        asked = [callers.submit(locked.chat, text, **LONG) for text in TEXTS]
-        wait_for(page, ".request .lane .bar")
-        tokens = lambda: sum(one["tokens"] for one in locked.live()["live"])  # noqa: E731
-        assert tokens() >= 0
+    WebDriverWait(page, 120, 0.1).until(lambda browser: browser.execute_script(FREEZE))
+
+
+def test_live_traces_can_be_folded_and_paused(page: "webdriver.Chrome", locked: Server) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with asking(locked):
+        freeze(page)
+        assert texts(page, "#state") == ["paused"] and texts(page, "#pause") == ["Go on"]
+        assert any(" of 64 traces" in told for told in texts(page, ".request summary"))
         page.execute_script("document.querySelector('.request summary').focus()")
-        press(page, "\ue007")
+        press(page, "\ue007")  # Enter
         assert not page.execute_script("return document.querySelector('.request').open")
-        for scheme in ("light", "dark"):
-            prefer(page, scheme)
-            assert page.execute_script(AUDIT) == []
-            keep_picture(page, f"dashboard-{scheme}")
-        assert all(one.result().status_code == 200 for one in asked)
-    WebDriverWait(page, 60).until(lambda b: not find(b, ".request"))
-    page.find_element("id", "pause").send_keys("\ue007")
-    assert texts(page, "#state") == ["paused"] and texts(page, "#pause") == ["Go on"]
+    WebDriverWait(page, 120).until(lambda _: not locked.live()["live"])
     page.find_element("id", "pause").send_keys(" ")
-    WebDriverWait(page, 60).until(lambda b: texts(b, "#state") == ["live"])
+    WebDriverWait(page, 120).until(lambda _: texts(page, "#state") == ["live"] and not find(page, ".request"))
+    assert texts(page, "#idle") == ["None at the moment."]
 
 
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_scrolls_sideways(page: "webdriver.Chrome", locked: Server, width: int, scheme: str) -> None:
+def test_nothing_scrolls_sideways_and_all_can_be_read(
+    page: "webdriver.Chrome", locked: Server, width: int, scheme: str
+) -> None:
     prefer(page, scheme)
     resize(page, width)
-    with ThreadPoolExecutor(1) as callers:
-        asked = callers.submit(locked.chat, **LONG)
-        wait_for(page, ".request .lane .bar")
-        keep_picture(page, f"dashboard-{width}-{scheme}")
-        assert page.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-        assert page.execute_script(AUDIT) == []
-        assert asked.result().status_code == 200
+    with asking(locked):
+        freeze(page)
+    keep_picture(page, f"dashboard-{width}-{scheme}")
+    assert page.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.execute_script(AUDIT) == []
 
 
 def test_texts_of_models_are_texts(page: "webdriver.Chrome") -> None:
