@@ -135,7 +135,7 @@ class ModelJudges:
         own = [self.prints[i] for i, judge in enumerate(self.judges) if judge.needs_states]
         settings: dict[str, Any] = {"cut": asdict(self.cut_rule) if self.cut_rule else None}
         if own and self.config.keep_states:
-            return settings | {"states_of_layers": list(self.own_states.capture_layers)}
+            return settings | {"layers": list(self.own_states.capture_layers)}
         return settings | {"vectors_of_judge": own[0] if own else None}
 
     def score_settings(self, index: int) -> str:

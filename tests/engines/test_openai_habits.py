@@ -296,8 +296,8 @@ def test_a_text_server_needs_a_tokenizer_and_one_with_ids_does_not(served: Serve
 
 
 def test_close_leaves_no_thread(served: Served) -> None:
-    server, before = served.server(), threading.active_count()
+    server, before = served.server(), set(threading.enumerate())
     engine = served.engine(server)
     engine.start(PROMPT, list(range(20)), SamplingSpec(max_tokens=1500))
     engine.close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before  # one of another test may have ended meanwhile

@@ -62,10 +62,11 @@ def measure_worth(judge: Judge, within: WithinProblems, data: JudgeData, config:
 
 
 def verdict(weight: float, added: AddsOverAhead | None, within: WithinProblems) -> str:
-    """The worth of a judge in a sentence."""
+    """The worth of a judge in a sentence. Whether it is at chance is found on the development problems."""
     auroc = "" if within.value is None else f" (AUROC within problems {within.value:.2f})"
     if added is None:
-        return f"no better than chance within problems{auroc}: running without it"
+        tested = "" if within.value is None else f" (AUROC within problems {within.value:.2f} on the test problems)"
+        return f"no better than chance within the development problems{tested}: running without it"
     points = f"{100 * added.accuracy.value:+.1f} points ({_points(added.accuracy)})"
     saves = f"{100 * added.saving.value:+.0f} % of what ahead spends ({_points(added.saving)}) at {points}"
     if not weight:
