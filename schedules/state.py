@@ -37,8 +37,8 @@ from rich.markup import escape
 
 from schedules.choice import START, Candidate, Selection, choose, name_of, pick_reference, shortens_enough
 from schedules.config import RunConfig, ScheduleConfig
-from schedules.export import drop_training_state, finish_removals, remove_folder
-from schedules.integrity import damage, export_damage, read_marker, saved_checkpoints, step_of
+from schedules.export import drop_training_state, finish_removals, is_training_state, remove_folder
+from schedules.integrity import MARKER, damage, export_damage, read_marker, saved_checkpoints, step_of
 from schedules.records import SELECTION, VALIDATION, SelectionRecord, has_chosen, read_selection, read_validation
 from schedules.rounds import Round, draw_limit
 from secateur.engines.registry import engine_kind
@@ -312,14 +312,19 @@ def clear_stop(run_folder: Path) -> None:
 
 
 def candidate_steps(round_folder: Path, round_: Round, whole_files: bool = True) -> list[int]:
-    """Steps of the round's whole checkpoints that were saved in turn; says which damaged ones are passed over.
+    """Steps of the round's whole checkpoints that were saved in turn; says which unfinished ones are passed over.
     `whole_files`: whether their contents are read to the end, see `damage`.
 
-    Raises `InputError` if one was saved at another limit.
+    Raises `InputError` if one was saved at another limit, and with `whole_files` if the model of one was changed
+    since it was saved: without it the round might choose another. Training state is not needed any more.
     """
     steps = []
     for folder in saved_checkpoints(round_folder):
-        if fault := damage(folder, whole_files):
+        if fault := damage(folder, whole_files, is_training_state):
+            if whole_files and (folder / MARKER).is_file():
+                raise InputError(
+                    f"{folder}: {fault}; restore it, or delete the folder, and the round is chosen from what is left"
+                )
             say(f"  passed over: {escape(str(folder))}: {escape(fault)}")
             continue
         marker = read_marker(folder)

@@ -1,6 +1,7 @@
 """The run folder after a kill at every point: what is on disk decides, and nothing is done twice."""
 
 import itertools
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -246,11 +247,18 @@ def test_candidates_are_whole_and_saved_in_turn(tmp_path, capsys) -> None:
     write_checkpoint(tmp_path, 9, regular=False)
     (tmp_path / "checkpoint-10").mkdir()
     (tmp_path / "checkpoint-8" / "config.json").write_text("{}")
-    assert candidate_steps(tmp_path, ROUND) == [4, 12]
+    (tmp_path / "checkpoint-4" / "global_step" / "shard.json").unlink()  # nothing that a choice needs
+    assert candidate_steps(tmp_path, ROUND, whole_files=False) == [4, 12]
     output = capsys.readouterr().out.splitlines()
     assert len(output) == 2
     assert "checkpoint-8: config.json has 2 bytes where" in output[0]
     assert "checkpoint-10: it has no complete.json" in output[1]
+    with pytest.raises(
+        InputError, match=r"checkpoint-8: config.json has 2 bytes where .*; restore it, or delete the"
+    ):
+        candidate_steps(tmp_path, ROUND)
+    shutil.rmtree(tmp_path / "checkpoint-8")
+    assert candidate_steps(tmp_path, ROUND) == [4, 12]
     with pytest.raises(InputError, match="trained at the limit 220, this round has 160"):
         candidate_steps(tmp_path, Round(2, 160, 12))
 
