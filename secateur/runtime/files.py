@@ -86,9 +86,11 @@ def first_changed(folder: Path, known: Mapping[str, str]) -> str | None:
 
 def model_fingerprint(folder: str | Path) -> str:
     """Sixteen hex digits that tell two model folders apart: config and weights (size, and the first and last MiB of
-    every weight file, so that large models cost milliseconds)."""
+    every weight file, so that large models cost milliseconds). What the Trainer leaves beside them says nothing of
+    the model."""
     folder = Path(folder)
     files = sorted(path for pattern in ("config.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))
+    files = [path for path in files if path.name != "training_args.bin"]
     if not files:
         raise InputError(f"{folder}: no config.json and no weights there; give a Hugging Face model folder")
     return sampled_digest((path.name, path) for path in files)

@@ -5,13 +5,14 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, read_json, write_json
+from secateur.runtime.files import JSON, model_fingerprint, read_json, write_json
 from secateur.runtime.records import (
     check_start_model,
     read_record,
@@ -89,3 +90,13 @@ def test_other_weights_at_the_path_of_a_training_are_named(tmp_path, tiny_model)
     (model / "config.json").write_text("{}")
     with pytest.raises(InputError, match=r"begun with other weights in key 'model': \w{16} then, \w{16} in .*"):
         check_start_model(tmp_path, str(model))
+
+
+def test_a_model_is_known_by_its_weights_and_not_by_what_a_trainer_left_beside_them(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text(name)
+    known = model_fingerprint(tmp_path)
+    (tmp_path / "training_args.bin").write_text("arguments")
+    assert model_fingerprint(tmp_path) == known
+    (tmp_path / "pytorch_model.bin").write_text("weights")
+    assert model_fingerprint(tmp_path) != known
