@@ -15,7 +15,7 @@ from types import FrameType
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.process import REFUSAL, STOP_SIGNALS, end_launch, end_with_parent
+from secateur.runtime.process import LAST_WORDS, STOP_SIGNALS, end_launch, end_with_parent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STOPPED = 128 + signal.SIGTERM  # exit code after a clean stop
@@ -101,7 +101,7 @@ class Launcher:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             told = Path(folder) / "told"
-            code = self._ended(command, {REFUSAL: str(told)}, ask_to_stop)
+            code = self._ended(command, {LAST_WORDS: str(told)}, ask_to_stop)
             said = told.read_text(encoding="utf-8").partition(" ") if told.is_file() else None
         if code in (STOPPED, -signal.SIGTERM):
             self.stopped = True

@@ -70,7 +70,7 @@ def claim_gpus(per_process: int) -> None:
 
 
 Ts = TypeVarTuple("Ts")
-REFUSAL = "SECATEUR_REFUSAL"
+LAST_WORDS = "SECATEUR_LAST_WORDS"
 """Environment variable: the file in which who started a launch wants to find why it ended: exit code and words."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What a scheduler may send before it takes a machine away: a run then ends saved, with the exit code of SIGTERM."""
@@ -101,7 +101,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
 
     Exit codes: 2 for an `InputError` and for a file or folder that may not be used (`is_no_access`), 130 for Ctrl-C,
     1 for a full disk and for the end of another process of the launch. In a launch of several processes an error is
-    shown once; torchrun and who has set `REFUSAL` are told its words, to repeat them below what else is said. A
+    shown once; torchrun and who has set `LAST_WORDS` are told its words, to repeat them below what else is said. A
     launcher that dies takes its processes with it.
     """
 
@@ -135,13 +135,13 @@ def _leave(message: str, code: int) -> None:
 
 
 def _main_has_told() -> bool:
-    return REFUSAL in os.environ and Path(os.environ[REFUSAL]).is_file()
+    return LAST_WORDS in os.environ and Path(os.environ[LAST_WORDS]).is_file()
 
 
 def _tell_launchers(message: str, code: int) -> None:
     """accelerate ends with code 1 and a traceback of its own, whatever its processes ended with."""
-    if current_ranks().is_main and code in (1, 2) and REFUSAL in os.environ:
-        Path(os.environ[REFUSAL]).write_text(f"{code} {message}", encoding="utf-8", errors="replace")
+    if current_ranks().is_main and code in (1, 2) and LAST_WORDS in os.environ:
+        Path(os.environ[LAST_WORDS]).write_text(f"{code} {message}", encoding="utf-8", errors="replace")
     if table := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # what torchrun shows last
         told = {"message": {"message": f"error: {message}", "extraInfo": {"timestamp": str(int(time.time()))}}}
         Path(table).write_text(json.dumps(told), encoding="utf-8")
