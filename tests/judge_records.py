@@ -76,11 +76,10 @@ def measure_judge(
         adds_over_ahead=AddsOverAhead(
             saving=Estimate(0.2, (0.1, 0.3)),
             accuracy=Estimate(0.0, (-0.01, 0.01)),
-            oracle_saving=Estimate(0.5, (0.4, 0.6)),
-            oracle_accuracy=Estimate(0.0, (0.0, 0.0)),
             problems=9,
             n=16,
         ),
+        oracle=AddsOverAhead(saving=Estimate(0.5, (0.4, 0.6)), accuracy=Estimate(0.0, (0.0, 0.0)), problems=9, n=16),
         verdict="a judged cut counts 0.50 of a vote",
         baselines={"ngram": score_figures(0.8), "zero_shot": score_figures(None)},
         models={},

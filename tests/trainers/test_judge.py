@@ -63,7 +63,7 @@ def check_worth(metrics: JudgeMetrics, printed: str, card: str) -> None:
     assert within.value > 0.8 and within.ci95[0] <= within.value <= within.ci95[1]
     assert within.minus_ngram is not None and 0 <= within.problem_mean <= 1
     assert metrics.kappa.value > 0.5 and added is not None and added.problems == metrics.training.dev_problems
-    assert added.oracle_saving.value >= added.saving.value - 0.05
+    assert metrics.oracle.saving.value >= added.saving.value - 0.05
     assert metrics.weight in (0, min(1, metrics.kappa.value))
     assert (metrics.weight > 0) == (added.saving.ci95[0] > 0 and added.accuracy.value >= -0.005)
     for sentence in worth_words(metrics):

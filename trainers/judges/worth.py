@@ -58,7 +58,13 @@ def measure_worth(judge: Judge, within: WithinProblems, data: JudgeData, config:
         added = _adds(scored, min(1.0, kappa.value), judge.parameters, parameters)
     pays = added is not None and added.saving.ci95[0] > 0 and added.accuracy.value >= -MOST_LOST
     weight = min(1.0, kappa.value) if pays else 0.0
-    return Worth(weight=weight, kappa=kappa, adds_over_ahead=added, verdict=verdict(weight, added, within))
+    return Worth(
+        weight=weight,
+        kappa=kappa,
+        adds_over_ahead=added,
+        oracle=_adds([_all_knowing(one) for one in scored], 1.0, 0, parameters),
+        verdict=verdict(weight, added, within),
+    )
 
 
 def verdict(weight: float, added: AddsOverAhead | None, within: WithinProblems) -> str:
@@ -130,17 +136,10 @@ def _adds(
     """Without `parameters` of the generator a token that the judge reads counts like one that is generated."""
     generator = parameters or judge_parameters or 1
     ahead = [_ahead(one.problem, generator) for one in scored]
-    judged = [_judged(one, one.scores, one.cost, weight, generator, judge_parameters) for one in scored]
-    oracle = [_judged(one, _truth(one.problem), JudgeUsage(), 1.0, generator, 0) for one in scored]
+    judged = [_judged(one, weight, generator, judge_parameters) for one in scored]
     saving, accuracy = _less(judged, ahead)
-    oracle_saving, oracle_accuracy = _less(oracle, ahead)
     return AddsOverAhead(
-        saving=saving,
-        accuracy=accuracy,
-        oracle_saving=oracle_saving,
-        oracle_accuracy=oracle_accuracy,
-        problems=len(scored),
-        n=max(len(one.problem.cuts) for one in scored),
+        saving=saving, accuracy=accuracy, problems=len(scored), n=max(len(one.problem.cuts) for one in scored)
     )
 
 
@@ -152,10 +151,10 @@ def _less(rule: Sequence[Spent], ahead: Sequence[Spent]) -> tuple[Estimate, Esti
     return Estimate(saving[0], saving[1:]), Estimate(accuracy[0], accuracy[1:])
 
 
-def _truth(problem: LabelledProblem) -> np.ndarray:
-    """The scores [n, n] of a judge that knows the answers; a trace without one resembles nobody."""
-    keys = np.array([-1 - place if key is None else key for place, key in enumerate(problem.keys)])
-    return (keys[:, None] == keys[None, :]).astype(float)
+def _all_knowing(one: ScoredProblem) -> ScoredProblem:
+    """As a judge for nothing that knows the answers scores it; a trace without one resembles nobody."""
+    keys = np.array([-1 - place if key is None else key for place, key in enumerate(one.problem.keys)])
+    return ScoredProblem(one.problem, (keys[:, None] == keys[None, :]).astype(float), JudgeUsage())
 
 
 def _orders(problem: LabelledProblem) -> list[np.ndarray]:
@@ -171,16 +170,14 @@ def _ahead(problem: LabelledProblem, generator: int) -> Spent:
     return _mean(problem, [(run.key, net_cost(run.usage, generator, 0)) for run in runs])
 
 
-def _judged(
-    one: ScoredProblem, scores: np.ndarray, cost: JudgeUsage, weight: float, generator: int, judge_parameters: int
-) -> Spent:
+def _judged(one: ScoredProblem, weight: float, generator: int, judge_parameters: int) -> Spent:
     problem, rule = one.problem, EVIDENCE_RULE.weighed(weight)
     runs = []
     for order in _orders(problem):
         lengths, keys = ([values[place] for place in order] for values in (problem.lengths, problem.keys))
         cuts = [None if problem.whole[place] else len(problem.cuts[place].token_ids) for place in order]
-        own = scores[np.ix_(order, order)]
-        runs.append(replay(lengths, cuts, keys, own, rule, 0, cost.reordered(order)))
+        own = one.scores[np.ix_(order, order)]
+        runs.append(replay(lengths, cuts, keys, own, rule, 0, one.cost.reordered(order)))
     return _mean(problem, [(run.key, net_cost(run.usage, generator, judge_parameters)) for run in runs])
 
 

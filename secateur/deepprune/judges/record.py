@@ -99,7 +99,7 @@ def store_measured(folder: str | Path, calibration: Calibration, weight: float, 
     write_judge(folder, dataclasses.replace(read_judge(folder), **measured))
 
 
-METRICS_FORMAT = 2
+METRICS_FORMAT = 3
 METRICS_FILE = "metrics.json"
 
 
@@ -169,14 +169,11 @@ class AddsOverAhead:
     """The judged rule less `ahead`, which asks no judge: paired by development problem, replayed in several orders.
 
     saving: of what `ahead` spends, the judge's own work paid (share, negative where more is spent). accuracy: of the
-    vote (fraction 0-1). oracle_saving, oracle_accuracy: the same with a judge that knows the answers, on the same
-    cuts: as much as any judge could add. `n` traces per problem.
+    vote (fraction 0-1). `n` traces per problem.
     """
 
     saving: Estimate
     accuracy: Estimate
-    oracle_saving: Estimate
-    oracle_accuracy: Estimate
     problems: int
     n: int
 
@@ -187,12 +184,14 @@ class Worth:
 
     weight: votes (0-1) of a judged cut in the judged rule; 0: not worth asking, and `prune` runs without the judge.
     kappa: how much better than chance within its problem the judge puts pairs together (see `metrics.kappa`).
-    adds_over_ahead: None where that cannot be told from 0. verdict: all of it in words.
+    adds_over_ahead: None where that cannot be told from 0. oracle: what a judge that knows the answers adds, on the
+    same cuts: as much as any judge could. verdict: all of it in words.
     """
 
     weight: float
     kappa: Estimate
     adds_over_ahead: AddsOverAhead | None
+    oracle: AddsOverAhead
     verdict: str
 
 
@@ -275,16 +274,16 @@ class JudgeMetrics(JudgeFigures, Worth):
 
 def worth_words(metrics: JudgeMetrics) -> list[str]:
     """What a judge is worth, what it knows within problems, and what any judge could add: a sentence each."""
-    within, added = metrics.auroc_within_problems, metrics.adds_over_ahead
+    within, oracle = metrics.auroc_within_problems, metrics.oracle
     found = [f"Verdict: {metrics.verdict}."]
     if within.value is not None:
         low, high = within.ci95
         found.append(f"Within problems: AUROC {within.value:.3f} ({low:.3f} … {high:.3f}){_beside(within)}.")
-    if added is not None:
-        saving, points = added.oracle_saving.value, 100 * added.oracle_accuracy.value
-        found.append(
-            f"One that knows the answers would save {saving:+.0%} on the same cuts, at {points:+.1f} points."
-        )
+    saving, points = oracle.saving.value, 100 * oracle.accuracy.value
+    found.append(
+        f"One that knows the answers would save {saving:+.0%} of what ahead spends, on the same cuts of "
+        f"{oracle.problems} development problems, at {points:+.1f} points."
+    )
     return found
 
 
