@@ -199,7 +199,10 @@ def test_what_left_sides_decide() -> None:
 
 
 MULTIPLE = {  # as OlympiadBench writes golds: its final_answer, other forms of it, and what it is not
-    "$m_{\\max }=n^{2}-n-1$": (["n^2-n-1", "m_{\\max}=n(n-1)-1"], ["n^2-n", "m_{\\max}=n^2-1"]),
+    "$m_{\\max }=n^{2}-n-1$": (
+        ["n^2-n-1", "m_{\\max}=n(n-1)-1", "m=n^2-n-1", "m_{max}=n^2-n-1"],
+        ["n^2-n", "m_{\\max}=n^2-1", "m=n^2-n", "k=n^2-n-1", "m_{\\min}=n^2-n-1"],
+    ),
     "$t(0,4]$": (["(0,4]", "t\\in(0,4]", "0<t\\le4"], ["[0,4]", "(0,4)"]),
     "$N=n$": (["n", "N=n"], ["n+1"]),
     "$1,-2,-5$": (["-5,-2,1", "x=1,x=-2,x=-5", "x\\in\\{1,-2,-5\\}"], ["1,-2", "(1,-2,-5)"]),
@@ -213,13 +216,18 @@ MULTIPLE = {  # as OlympiadBench writes golds: its final_answer, other forms of 
             "\\frac{\\pi}{3}+2\\pi n\\text{ where }n\\text{ is an integer}",
             "\\frac{\\pi}{3}+2\\pi n\\text{ for all }n\\in\\mathbb{Z}",
             "\\frac{\\pi}{3}+2\\pi n,\\text{ for any integer }n",
+            "\\frac{\\pi}{3}+2m\\pi",
         ],
-        ["\\frac{\\pi}{3}+\\pi n, n\\in\\mathbb{Z}", "\\frac{\\pi}{3}"],
+        ["\\frac{\\pi}{3}+\\pi n, n\\in\\mathbb{Z}", "\\frac{\\pi}{3}", "\\frac{\\pi}{3}+2\\pi x"],
     ),
     "$\\frac{\\pi}{6}+2\\pi k,\\frac{5\\pi}{6}+2\\pi k, k\\in\\mathbb{Z}$": (
-        ["x=\\frac{5\\pi}{6}+2\\pi n, \\frac{\\pi}{6}+2\\pi n, n\\in\\mathbb{Z}"],
+        [
+            "x=\\frac{5\\pi}{6}+2\\pi n, \\frac{\\pi}{6}+2\\pi n, n\\in\\mathbb{Z}",
+            "\\frac{5\\pi}{6}+2\\pi n, \\frac{\\pi}{6}+2\\pi n",
+        ],
         ["x=\\frac{\\pi}{6}+2\\pi n, n\\in\\mathbb{Z}"],
     ),
+    "$n\\pi$": (["\\pi n"], ["k\\pi, k\\in\\mathbb{Z}", "k\\pi"]),  # a letter of the problem's own
 }
 
 

@@ -145,7 +145,7 @@ def _is_right(answer: Reading, gold: Reading) -> bool:
     if answer.named and gold.named and _names(answer) == _names(gold):  # whatever the order of a tuple
         return answer.named == gold.named
     left_out = not gold.whole and _leaves_out(answer, gold)
-    return answer.key in (gold.key, gold.implied) or left_out or _leaves_out(gold, answer)
+    return answer.key in (gold.key, *gold.implied) or left_out or _leaves_out(gold, answer)
 
 
 def _names(reading: Reading) -> list[str]:

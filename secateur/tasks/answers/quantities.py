@@ -265,7 +265,7 @@ def read_notation(text: str) -> Reading | None:
         sign, digits = digits[: digits.startswith("-")], digits.lstrip("-0") or "0"
         base = _BASE_NAMES.get(base, base)
         plain = sign + digits if base == "10" else None
-        return Reading(f"{sign}{digits} in base {base}", bare=plain, implied=sign + digits)
+        return Reading(f"{sign}{digits} in base {base}", bare=plain, implied=(sign + digits,))
     if _RATIO.fullmatch(text):
         terms = [int(term) for term in text.split(":")]
         bare = number_key(Fraction(*terms)) if len(terms) == 2 and terms[1] else None

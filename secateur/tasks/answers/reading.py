@@ -154,11 +154,18 @@ class _Reader:
     def answer(self, text: str) -> Reading:
         """A whole answer: one item, or several with commas, `and`, `or` or a union sign between them.
 
-        A condition such as `k\\in\\mathbb{Z}` behind a formula is dropped; its letter may be any.
+        A condition such as `k\\in\\mathbb{Z}` is dropped; its letter may be any, and who answers need
+        not say of it what the gold answer says.
         """
         if text.startswith("\\begin{") and text.count("\\begin") == 1 and text.endswith("}"):
             return self.item(text)
-        text = without_condition(text)
+        text, respelled = without_condition(text)
+        found = self._unconditional(text)
+        if not found.free or not respelled:
+            return found
+        return replace(found, implied=(*found.implied, *(self._unconditional(other).key for other in respelled)))
+
+    def _unconditional(self, text: str) -> Reading:
         text = _OPEN_WORD.sub(r" \1 \\text{\2}", _WORDS_BETWEEN.sub(_word_between, text))
         text = _BRACED_THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
         level = depths(text)

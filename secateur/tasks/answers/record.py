@@ -17,8 +17,8 @@ class NeedsAlgebra(Exception):
 class Reading:
     """The keys of one answer.
 
-    `bare`: the key without what others leave out. `also`: further keys that say the same. `implied`: the key of an
-    answer that is right for this one as a gold answer, while this one is not for that. `sequence`: of a plain list,
+    `bare`: the key without what others leave out. `also`: further keys that say the same. `implied`: keys of
+    answers that are right for this one as a gold answer, while this one is not for them. `sequence`: of a plain list,
     its items in their order. `mark`: that was dropped (`degree`, `percent`, `dollar`). `whole`: as a gold answer it
     wants its left side. `named`: of values with names, each with its name. `free`: it holds variables. `members`: the
     keys of a set, else empty. `problem`: why it cannot be read; its key then is its own text, so that it is still
@@ -28,7 +28,7 @@ class Reading:
     key: str
     bare: str | None = None
     also: tuple[str, ...] = ()
-    implied: str | None = None
+    implied: tuple[str, ...] = ()
     sequence: str | None = None
     mark: str = ""
     whole: bool = False
@@ -39,7 +39,7 @@ class Reading:
 
     @classmethod
     def of_json(cls, fields: dict[str, Any]) -> "Reading":
-        return cls(**{**fields, **{name: tuple(fields[name]) for name in ("also", "members", "named")}})
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in ("also", "implied", "members", "named")}})
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ _IN_WORDS = re.compile(r"(?:[a-zA-Z]+|\\text\{[^{}]*\}|\\(?:triangle|angle|overl
 _DENIED = re.compile(r"(?<![a-z])(?:not|no|never|neither|nor|isn.t|wrong|false|incorrect|without|or)(?![a-z])", re.I)
 _VARIABLE = re.compile(r"\\[a-z]+(?=_)|[a-zA-Z](?:\s*_\s*(?:\w|\{[^{}]*\}))?")
 _MATRIX_NAME = re.compile(r"[A-Za-z]+(?:\^\{?(?:-1|T|\d|\\top)\s*\}?)?")
+_EXTREME = re.compile(r"([a-zA-Z])\s*_\s*\{?\s*\\?(max|min)\s*\}?")
 _NAMES = re.compile(r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\)")
 _SHORT_NAMES = ("max", "min", "sum", "ans", "avg", "gcd", "lcm", "hcf", "det", "deg", "dim", "arg", "lhs", "rhs")
 _DECIMAL = re.compile(r"-?\d+\.?(\d*)|-?\.(\d+)")
@@ -92,6 +93,9 @@ def _equation(reader: Reader, sides: list[str], keep_name: bool) -> Reading:
         return Reading(f"{re.sub(r'[{} ]', '', heads[0])} = {value.key}", bare=value.key, free=True)
     if "\\text" in heads[0] or (is_label(heads[0]) and not is_name(heads[0])):
         return value
+    if (extreme := _EXTREME.fullmatch(heads[0])) is not None:
+        shorter = reader.algebra.relation(extreme[1], right, "=").key  # whose extreme value was asked for is known
+        return Reading(f"{extreme[1]}_{extreme[2]} = {value.key}", bare=value.key, also=(shorter,), free=True)
     if is_name(heads[0]) and "\\" in heads[0]:
         return Reading(f"{re.sub(r'[{} ]', '', heads[0])} = {value.key}", bare=value.key, free=True)
     return replace(reader.algebra.relation(heads[0], right, "="), bare=value.key if is_name(heads[0]) else None)

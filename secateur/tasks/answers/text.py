@@ -164,18 +164,23 @@ def braced(text: str, start: int) -> int:
 BRACES = re.compile(r"\\.|(?P<opening>\{)|(?P<closing>\})", re.DOTALL)
 
 
-def without_condition(text: str) -> str:
+def without_condition(text: str) -> tuple[str, list[str]]:
     """A formula without the condition on its letter behind it: `k\\in\\mathbb{Z}`, `where n is an integer`.
 
-    A letter for any whole number is always `k` then.
+    A letter for any whole number is always `k` then. With it come the same formula in the other usual letters.
+
+    >>> without_condition("n\\\\pi, n\\\\in\\\\mathbb{Z}")
+    ('k\\\\pi', ['n\\\\pi', 'm\\\\pi'])
     """
     match = _CONDITION.match(text) or _CONDITION_IN_WORDS.match(text)
     if match is None:
-        return text
+        return text, []
     formula, letter = match.group(1), next(filter(None, match.groups()[1:]))
-    if match.groups()[-1] in ("Q", "R") or re.search(r"(?<![a-zA-Z\\])k", formula):
-        return formula
-    return re.sub(rf"(?<![a-zA-Z\\]){letter}(?![a-zA-Z])", "k", formula)
+    others = [other for other in "knm" if other != letter and re.search(rf"(?<![a-zA-Z\\]){other}", formula)]
+    if match.groups()[-1] in ("Q", "R") or "k" in others:
+        return formula, []
+    found = [re.sub(rf"(?<![a-zA-Z\\]){letter}(?![a-zA-Z])", each, formula) for each in "knm" if each not in others]
+    return found[0], found[1:]
 
 
 _BETWEEN = r"(?:\\text\{|[\s},])*"
