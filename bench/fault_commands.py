@@ -147,6 +147,13 @@ COMMANDS: dict[str, Command] = {
             **{"budgets": [50, 100, 200], "answer_tokens": 20, **_SAMPLING},
         },
     ),
+    "eval/prune.py": Command(
+        "eval/prune.py",
+        {
+            **{"model": "{model}", "judge": "{judge}", "problems": "arithmetic:test", "problem_count": 12, "n": 8},
+            **_SAMPLING,
+        },
+    ),
     "eval/combined.py": Command(
         "eval/combined.py",
         {
@@ -256,7 +263,7 @@ def _content(path: Path) -> object:
         return _comparable(read_json(path))
     if path.suffix == ".jsonl":
         lines = [_comparable(record) for _, record in read_jsonl(path)]
-        return sorted(lines, key=json.dumps) if path.name.startswith("traces") else lines
+        return sorted(lines, key=json.dumps) if path.name.startswith(("traces", "answers")) else lines
     if path.suffix == ".npz":
         return {name: _array(array) for name, array in read_arrays(path, "").items()}
     return path.read_bytes()

@@ -34,7 +34,7 @@ from secateur.runtime.console import progress, say, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, model_identity, read_jsonl, repair_torn_tail
 from secateur.runtime.process import current_ranks, entry_point
-from secateur.runtime.records import FORMAT_KEY, as_json, record_of
+from secateur.runtime.records import FORMAT_KEY, as_json, read_with_checksums, record_of, with_checksum
 from secateur.tasks.answers.equality import grade_answers
 from secateur.tasks.prompts import Prompt, prompt_of
 from secateur.tasks.sources import is_drawn, load_problems
@@ -235,12 +235,12 @@ def answered(question: Question, result: LiveResult, settings: str) -> Answered:
 
 
 def read_answers(path: Path, settings: str) -> list[Answered]:
-    """Raises `InputError` for lines that were made with other settings."""
+    """Raises `InputError` for lines that were made with other settings, or were changed since."""
     if not path.is_file():
         return []
     repair_torn_tail(path)
     found = []
-    for number, line in read_jsonl(path):
+    for number, line in read_with_checksums(path, "delete the line, and its problem is answered again"):
         if line.pop(FORMAT_KEY, None) != _FORMAT or line.get("settings") != settings:
             raise InputError(
                 f"{path}, line {number}: was made with another model, judge or key; give another output_dir, or "
@@ -278,7 +278,7 @@ def answer_all(config: PruneConfig) -> None:
         for one in answering.run(missing):
             done[one.problem_id] = one
             if path is not None:
-                append_jsonl(path, [{FORMAT_KEY: _FORMAT, **as_json(one)}])
+                append_jsonl(path, [with_checksum({FORMAT_KEY: _FORMAT, **as_json(one)})])
             shown.advance()
     show([done[question.id] for question in questions])
     if path is not None:

@@ -55,6 +55,10 @@ def test_a_file_is_answered_as_by_the_function_and_a_cut_run_goes_on(questions: 
     assert other.returncode == 2 and "was made with another model, judge or key" in other.stderr
     assert sorted((output / "answers.jsonl").read_bytes().splitlines()) == sorted(stored.splitlines())
 
+    (output / "answers.jsonl").write_bytes(stored.replace(b'"started": ', b'"started": 1', 1))
+    changed = run(repository, *words)
+    assert changed.returncode == 2 and "answers.jsonl, line 1: was changed since it was written" in changed.stderr
+
 
 def test_one_problem_is_answered_on_the_terminal(repository: Path) -> None:
     done = run(repository, "--problem", TEXTS[0])
