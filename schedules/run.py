@@ -145,11 +145,11 @@ class Driver:
     def _train(self, round_: Round, start_model: str) -> None:
         """One launch. Ranks stop at the end of a step when asked; the launcher would kill them too early."""
         say(f"[bold]round {round_.name}[/bold]: {round_.max_steps} steps from {escape(start_model)}")
-        run = self.folder.path
+        run, start = self.folder.path, self.folder.locate(start_model)
         refuse_dead(self.folder.round_folder(round_), self.config.schedule.stop_when_dead)
         if self.config.schedule.pass_rate is not None:
             folder = self.folder.round_folder(round_)
-            Screening(self.config, self.argv, round_, folder).run(self.launcher, self.folder.locate(start_model))
+            Screening(self.config, self.argv, round_, folder).run(self.launcher, start)
         log = self.folder.round_folder(round_) / "train.jsonl"
         command = self.launcher.command(TRAINER, self.argv)
         try:
@@ -187,6 +187,7 @@ class Driver:
 
     def _choose(self, round_: Round, start_model: str) -> None:
         folder, selection = self.folder.round_folder(round_), self.folder.choice(round_)
+        candidate_steps(folder, round_)  # damaged since it was validated, one would be dropped without a word
         next_limit, reason = self.folder.next_limit(round_, selection.chosen), explain(selection)
         record = selection_record(round_.limit, start_model, selection, reason, next_limit)
         show_selection(round_, selection, reason)

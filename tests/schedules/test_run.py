@@ -100,6 +100,19 @@ def test_a_selection_is_read_as_it_was_written_and_no_other_file_is_taken_for_on
             read_selection(folder)
 
 
+def test_a_checkpoint_damaged_after_its_validation_ends_the_choice_before_it_is_written(
+    config_file, repository
+) -> None:
+    driver = make_driver(config_file, repository)
+    folder = driver.folder.round_folder(driver.folder.rounds[0])
+    write_text(folder / "checkpoint-8" / "complete.json", '{"step": 8, "fil')
+    with pytest.raises(InputError, match=r"checkpoint-8: its marker is damaged: .*complete\.json"):
+        choose_two_rounds(driver)
+    assert not (folder / "selection.json").exists()
+    with pytest.raises(InputError, match=r"checkpoint-8: the chosen model was damaged"):
+        driver._train(driver.folder.rounds[1], f"rounds/{folder.name}/checkpoint-8")
+
+
 def test_choices_are_drawn_and_told(config_file, repository, capsys) -> None:
     driver = make_driver(config_file, repository)
     choose_two_rounds(driver)
