@@ -351,7 +351,7 @@ def prune_checkpoints(round_folder: Path, chosen_step: int, keep: str) -> None:
     for folder in round_folder.glob("incomplete-checkpoint-*"):
         shutil.rmtree(folder)
     for folder in saved_checkpoints(round_folder):
-        whole = damage(folder, whole_files=False) is None
+        whole = damage(folder, whole_files=False, spared=is_training_state) is None
         if step_of(folder) == chosen_step:
             if whole:
                 drop_training_state(folder)
