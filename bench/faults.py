@@ -218,7 +218,8 @@ def _full_disk(trials: Trials, rng: random.Random) -> Cell:
     """A file system that is too small by a drawn share of what the run adds; then it is made larger."""
     cell = Cell(trials.name, "disk full", "", "left out")
     sizes = [sum(size for _, size in snapshot(folder)) for folder in (trials._begun, trials.alone)]
-    size = int(sizes[0] * 1.1 + 32_768 + rng.uniform(0.1, 0.7) * (sizes[1] - sizes[0]))
+    added = sizes[1] - sizes[0]
+    size = int(sizes[0] * 1.1 + min(32_768, added // 2) + rng.uniform(0.1, 0.7) * added)
     trials.begin(None)
     with mounted(trials.run, "-t", "tmpfs", "-o", f"size={size}", "tmpfs") as there:
         if not there:
