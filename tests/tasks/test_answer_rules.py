@@ -131,6 +131,18 @@ RIGHT = {  # rule: gold, what is right for it, what is wrong
         ["42_{10}", "42_{\\text{ten}}", "42_{dec}"],
         ["42_b", "42_n", "42_{(8)}", "42_{base 8}", "42_{oct}", "42\\text{ base }8", "42 base 8", "42_{8}+0"],
     ),
+    "counted": (
+        "42",
+        ["42\\text{ people per square mile}", "42\\text{ pounds of green apples}", "42\\text{ groups of 5}",
+         "42\\text{ (cm)}", "42\\text{ times}"],
+        ["42\\text{ point 5}", "42\\text{ onwards}", "42\\text{ ...}", "42\\text{ (thousand)}", "42\\text{ (not)}",
+         "42\\text{ because other things differ}", "42\\text{ pounds minus some apples}"],
+    ),
+    "options": (
+        "\\textbf{(E)}\\ {-}\\frac12",
+        ["E", "(E) -\\frac12", "-\\frac12", "\\text{(E)}", "\\text{E: }-0.5"],
+        ["(D) -\\frac12", "E-\\frac12", "\\text{(E) ruled out}", "\\text{(E) or not (E)}", "\\frac12"],
+    ),
     "digits that are letters": ("2A_{16}", ["2A", "2a_{hex}", "2A\\text{ (base 16)}"], ["2B", "42", "2A_8"]),
     "a base in words": ("52_8", ["52\\text{ in base }8", "{52}_8", "52_{\\text{base eight}}", "52"], ["42", "52_9"]),
     "letters": ("B", ["\\text{Ans. (B)}", "\\text{So B}", "\\text{Solution: B}"], ["A=B", "A=B=C"]),

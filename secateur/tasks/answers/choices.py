@@ -25,7 +25,8 @@ _LETTER = re.compile(
     r"(?<![\w\\'])([A-J])"
     r"(?=\s+[-–]\s+[a-zA-Z]|\s+is (?:the )?(?:correct|right|true)|\s*,\s+not\s|\s+\([^()]*[a-zA-Z]{2}|\s*$)"
 )
-_FORMULA_BEHIND = re.compile(r"\s*(?:[+*/^_!=<>]|-\s*[\d\\(]|\((?![A-J]\)))")
+_FORMULA_BEHIND = re.compile(r"\s*(?:[+*/^_!=<>]|\((?![A-J]\)))|(?:-\s*|\s+-\s+)[\d\\(]")
+_BETWEEN = re.compile(r"^(?:\s|[:.,]|[-–](?=\s|[a-zA-Z]))+")  # a dash before a number is its sign
 _DENIED_BEFORE = re.compile(
     r"\b(?:not|never|isn.t|neither|nor|except|(?:all|any|anything|everything|each) but|exclude|eliminate|reject|"
     r"discard|cannot be|rules? out)\s*(?:option|choice)?\s*\(?$",
@@ -36,7 +37,7 @@ _DENIED_BEHIND = re.compile(  # an option itself may be `No` or `cannot be deter
     rf"[\s):,–-]*(?:which\s+)?"
     rf"(?:(?:is|are|was|were|must|can|has been|gets)\b[^,;.]*?(?:\bnot\b|n.t\b|\bout\b|{_WRONG})|"
     rf"\(?(?:isn.t|doesn.t|does not|won.t|fails?|contradicts|(?:cannot|can.t) be (?:it|so|right|correct|true))\b|"
-    rf"\(?(?-i:no\b|not\b|false\b|{_WRONG})\)?\s*$)",
+    rf"\(?(?-i:no\b|not\b|false\b|{_WRONG})(?:\s+out)?\)?\s*$)",
     re.I,
 )
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
@@ -50,7 +51,9 @@ def read_choice(text: str, answer: Callable[[str], Reading]) -> Reading | None:
     marks = [mark for mark in found if not _denied(plain, mark)]
     if found and not marks:
         return words_reading(plain)
-    letters = {next(filter(None, mark.groups())) for mark in marks}
+    letters, ruled_out = _letters(marks), _letters([mark for mark in found if mark not in marks])
+    if letters & ruled_out:
+        return words_reading(plain)
     if len(letters) != 1 or any(mark.group(3) for mark in marks[1:]):
         return None
     letter, behind = letters.pop(), plain[marks[0].end() :]
@@ -59,7 +62,7 @@ def read_choice(text: str, answer: Callable[[str], Reading]) -> Reading | None:
         return reading
     if marks[0].start() > 0 or (not marks[0].group(3) and _FORMULA_BEHIND.match(behind)):
         return None
-    rest = behind.strip(" -–:.,")
+    rest = _BETWEEN.sub("", behind).rstrip(" -–:.,")
     if not rest:
         return reading
     try:
@@ -76,6 +79,10 @@ def without_label(text: str) -> str:
     opened = label.group().count("{") - label.group().count("}")
     rest = ("\\text{" if opened > 0 else "") + text[label.end() :]
     return normalise(rest) if _STATED.search(label.group()) and opened in (0, 1) and text[label.end() :] else text
+
+
+def _letters(marks: list[re.Match[str]]) -> set[str]:
+    return {next(filter(None, mark.groups())) for mark in marks}
 
 
 def _denied(text: str, mark: re.Match[str]) -> bool:

@@ -72,7 +72,7 @@ NO_UNIT_WORDS = frozenset(
     negations negatives opposites reciprocals inverses factorials doubles doubled tripled halved googols fails
     contradicts violates exceeds lacks misses differs varies seems looks appears becomes increases decreases
     grows shrinks overshoots undershoots repeats means implies suggests loses does goes says claims denies
-    cannot can't doesn't won't
+    onwards upwards downwards afterwards backwards forwards cannot can't doesn't won't
     """.split()  # noqa: SIM905 - a list of a word a line would fill pages
 )
 """Words that make another answer of a number, judge it, or go on with a sentence about it."""
@@ -137,7 +137,9 @@ def is_unit(text: str) -> bool:
         words = words[1:]
     if not words or len(words) > _MAX_UNIT_WORDS or not _PLAIN.fullmatch(text):
         return False
-    if any(word not in "aA" and word not in _LETTER_UNITS for word in _ALONE.findall(text)):
+    if _NUMBER_APART.search(text) or any(
+        word not in "aA" and word not in _LETTER_UNITS for word in _ALONE.findall(text)
+    ):
         return False
     if any(word in NO_UNIT_WORDS or word in MULTIPLIERS or _singular(word) in MULTIPLIERS for word in words):
         return False
@@ -146,6 +148,7 @@ def is_unit(text: str) -> bool:
 
 
 _ALONE = re.compile(r"(?<![^\W\d_])(?<![.'’])[^\W\d_](?![^\W\d_])(?![.'’])")  # no letter of `p.m.` or `o'clock`
+_NUMBER_APART = re.compile(r"(?<!of)(?<!per)(?<!in)\s\d")  # `groups of 5`, but not `point 5`
 _MAX_UNIT_WORDS = 5
 _PLAIN = re.compile(r"[^\W\d_][^\W_]*(?:(?:[ .'’/*^-]|\\cdot)+[^\W_]+)*\.?")
 

@@ -190,7 +190,8 @@ class _Reader:
             if (found := read(text)) is not None:
                 return found
         if len(_PROSE.findall(text)) > 2:
-            return words_reading(text)
+            counted = read_quantity(text, self.item) if re.match(r"[+-]?\d", text) else None
+            return counted or words_reading(text)
         parts = split_outside(text, RELATION)
         if len(parts) > 1:
             return read_relation(self, parts, keep_name)

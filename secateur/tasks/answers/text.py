@@ -69,7 +69,7 @@ _TYPED = {">=": "\\ge ", "<=": "\\le ", "==": "=", "!=": "\\ne ", ":=": "="}
 _TYPED_RELATION = re.compile(r"[<>=:]=|(?<=[\sxyz])!=")  # right behind a number or a bracket, `!` is a factorial
 _EDGES = re.compile(
     r"^(?:\{\}|\\\\|\\(?:therefore|implies|Longrightarrow|Rightarrow)(?![a-zA-Z])|\s)+|"
-    r"(?:(?<![\w}\]])\{\}|(?<=[\d)])\{\}|\\\\|\\(?:checkmark|blacksquare|square|qed)(?![a-zA-Z])|\\text\{[\s.]*\}|"
+    r"(?:(?<![\w}\]])\{\}|(?<=[\d)])\{\}|\\\\|\\(?:checkmark|blacksquare|square|qed)(?![a-zA-Z])|\\text\{\s*\.?\s*\}|"
     r"[✓✔✅]|\s)+$"
 )  # decoration
 _SPACING = re.compile(r"\\[hv]space\*?\s*\{[^{}]*\}")
