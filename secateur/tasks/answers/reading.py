@@ -18,6 +18,7 @@ and `1/3`, `3.14159` and `\\pi`, 99999 and 100000 do not.
   234`.
 - **Words** are compared without case; `(A)` and `A` are one; letters of formulas have no case either, unless an
   answer uses both cases of one letter.
+- **What stands below a number** makes it another one (`42_8`, `42_b`), if it is not its base ten.
 - **Choices**: one letter with a mark, words or a value behind it (`(B) 14`, `Option B`) states that letter; several
   state none, unless the others are ruled out.
 
