@@ -161,6 +161,10 @@ RIGHT = {  # rule: gold, what is right for it, what is wrong
          "(y,x)=(3,2)", "(r,\\theta)=(2,3)"],
         ["(y,x)=(2,3)", "x=2\\text{ or }y=3", "P(3,2)", "P(2,3), Q(4,5)", "\\begin{aligned}x&=2\\end{aligned}"],
     ),
+    "named": (
+        "x=2, y=3", ["y=3\\text{ and }x=2", "(x,y)=(2,3)", "(2,3)"], ["x=2\\text{ or }y=3", "x=2"],
+    ),
+    "indexed": ("2, 3", ["x_1=2\\text{ or }x_2=3", "x=2\\text{ or }x=3"], ["x=2\\text{ or }y=3", "(2,3)"]),
     "cases": (
         "f(x)=\\begin{cases}1 & x>0\\\\ -1 & x\\le 0\\end{cases}",
         ["\\begin{cases}-1, & \\text{if }x\\le 0\\\\ 1, & \\text{if }x>0\\end{cases}",

@@ -150,13 +150,14 @@ class _Reader:
         if any("\\cap" in joint or "\\cup" in joint for joint in joints):
             return _joined("\\cap" if "\\cap" in joints else "\\cup", [self.item(text) for text in texts])
         names = [text.partition("=")[0].strip() for text in texts if has_name(text)]
-        either = any("or" in joint for joint in joints) and len(set(names)) == len(names)
+        letters = {name.partition("_")[0] for name in names}
+        either = any("or" in joint for joint in joints) and 1 < len(letters) == len(names)
         if len(names) == len(texts) and len(set(names)) > 1 and not either:
             return _named(names, [self.item(text, keep_name=True) for text in texts])
         items = [self.item(text, keep_name=len(set(names)) > 1) for text in texts]
         listed = "list " + "; ".join(item.key for item in items)
-        if either and len(names) > 1:
-            return set_reading(items)
+        if either:  # `x=2 or y=3` says neither of both
+            return Reading(f"one of {set_reading(items).key}", free=True)
         short = [item if item.whole else replace(item, key=item.bare or item.key) for item in items]
         found = set_reading(items)
         return replace(found, sequence=listed, bare=set_reading(short).key) if found.members else found
