@@ -27,6 +27,7 @@ from eval.traces.sampling import (
 )
 from secateur.engines.base import Engine
 from secateur.engines.model_files import load_tokenizer
+from secateur.engines.registry import check_installed
 from secateur.engines.trace_folder import TraceFolderWriter
 from secateur.runtime.console import say, use_one_torch_thread
 from secateur.runtime.errors import InputError
@@ -147,7 +148,9 @@ def sample_model(model: OpenedModel, config: SingleConfig, problems: Problems) -
 
 
 def check_inputs(config: SingleConfig) -> None:
-    """Read all that a run reads before it opens a model. Raises `InputError` for the first that cannot be read."""
+    """Read all that a run reads before it opens a model, and see that its engine is installed. Raises `InputError`
+    for the first that is not so."""
+    check_installed(config.engine)
     check_models(config, all_of(config.load()), say_caps=True)
 
 

@@ -1,7 +1,7 @@
 """The benchmarks of a run: a name for each source of problems, and numbers that may differ between them."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from secateur.runtime.errors import InputError
@@ -36,12 +36,25 @@ def sources_of(problems: str | dict[str, str]) -> dict[str, str]:
     return problems if isinstance(problems, dict) else {benchmark_name(problems): problems}
 
 
+def check_folder_names(key: str, names: Iterable[str]) -> None:
+    """Raise `InputError` for a name in a config's `key` that cannot name a folder."""
+    for name in names:
+        if not _FOLDER.fullmatch(name):
+            raise InputError(
+                f"key '{key}' has the name '{name}': a folder is called by it, so letters, digits, '_', '.', '+' and "
+                "'-' are wanted; give another, as in {base: <path>}"
+            )
+
+
+_FOLDER = re.compile(r"\w[\w.+-]*")
+
+
 def check_names(benchmarks: Collection[str], reserved: Collection[str]) -> None:
     """Raise `InputError` unless there is a benchmark and every name can name a folder and is not `reserved`."""
     if not benchmarks:
         raise InputError("key 'problems' names no benchmark; give at least one, for example {aime24: aime24}")
     for name in benchmarks:
-        if name in reserved or not re.fullmatch(r"\w[\w.+-]*", name):
+        if name in reserved or not _FOLDER.fullmatch(name):
             raise InputError(
                 f"key 'problems' calls a benchmark '{name}': the name of a folder is wanted, not this; give it "
                 "another, as in {mine: <its source>}"

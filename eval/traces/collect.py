@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eval.traces.benchmarks import check_folder_names
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import AUTO, DEFAULT_SHARE, CutRule, check_share
 from secateur.engines.model_files import check_capture_layers, read_model_config
@@ -48,6 +49,8 @@ class CollectConfig(SamplingKeys, SamplingPlanKeys):
         self.check_plan()
         self.require_positive("samples")
         self._check_cut()
+        check_folder_names("problems", self.problems)
+        check_folder_names("imports", self.imports)
         for name in self.problem_counts:
             if name not in self.problems:
                 raise InputError(f"key 'problem_counts' names the set '{name}', which key 'problems' does not have")

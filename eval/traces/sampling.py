@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from eval.traces.benchmarks import check_folder_names
 from secateur.deepprune.cut import CutDetector, CutRule
 from secateur.engines.base import Engine, SamplingSpec, TellsSampling, trace_seed
 from secateur.engines.gguf import plain_model
@@ -85,6 +86,7 @@ class SamplingKeys(EngineKeys, PromptKeys):
         _ = self.spec  # its own checks
         if not self.models and self.needs_models:
             raise InputError("key 'models' is empty; give at least one name and folder, for example {base: path}")
+        check_folder_names("models", self.models)
         in_process = engine_kind(self.engine).in_process
         if in_process:
             self.models = {name: plain_model(path) for name, path in self.models.items()}

@@ -2,12 +2,14 @@
 
 transformers is imported by what asks it, so that a mistaken key is answered before."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.hub import require_reach
+from secateur.tasks.answers.extraction import THINKING
 from secateur.tasks.prompts import turn_end
 
 if TYPE_CHECKING:
@@ -48,7 +50,23 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: its tokenizer cannot be loaded ({error})") from None
     _check_round_trip(tokenizer, str(path))
+    _show_thinking(tokenizer)
     return tokenizer
+
+
+def _show_thinking(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Marks of thinking that are special tokens, as Magistral's `[THINK]`, become plain ones: without them a text
+    would not tell its thinking from its answer."""
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    marks = {mark for pair in THINKING for mark in pair}
+    added = {} if backend is None else backend.get_added_tokens_decoder()
+    if any(token.special and token.content in marks for token in added.values()):
+        state = json.loads(backend.to_str())
+        for token in state["added_tokens"]:
+            token["special"] = token["special"] and token["content"] not in marks
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
 
 
 def _check_round_trip(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:

@@ -166,6 +166,11 @@ def check_options(name: str, options: Mapping[str, JSON]) -> None:
         reject_unknown(own, known, f"key 'engine_options' of the {name} engine")
 
 
+def check_installed(name: str) -> None:
+    """Raises `InputError` where the library of an engine is missing, as its class says in `check_installed`."""
+    getattr(engine_class(name), "check_installed", lambda: None)()
+
+
 def check_dtype(name: str, dtype: str) -> None:
     """Raises `InputError` for a precision that the engine does not know."""
     known = engine_kind(name).dtypes

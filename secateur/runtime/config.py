@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import math
 import os
 import re
 import sys
@@ -108,11 +109,20 @@ def check_types(cls: type, values: Mapping[str, JSON], where: str) -> dict[str, 
     for key, value in values.items():
         try:
             checked[key] = TypeAdapter(hints[key]).validate_python(_as_wanted(value, hints[key]))
+            _require_finite(checked[key])
         except ValueError as error:  # a ValidationError is one
             raise InputError(
                 f"{where}: key '{key}' has the value {value!r}: {_expected(hints[key], error)}{_example(hints[key])}"
             ) from None
     return checked
+
+
+def _require_finite(value: JSON) -> None:
+    """Raises `ValueError` for a number that is none or has no end: it would pass every later comparison, or none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number with an end")
+    for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        _require_finite(entry)
 
 
 def _expected(hint: object, error: ValueError) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_jsonl
-from secateur.tasks.answers.text import unbalanced
+from secateur.tasks.answers.text import normalise, unbalanced
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def trace_of(record: Mapping[str, JSON], where: str) -> Trace:
             problem=problem.problem,
             gold=problem.answer,
             sample=_number_or_name(record["sample"]),
-            text=_optional_text(record.get("text")),
+            text=_text(record.get("text")),
             model=_optional_text(record.get("model")),
             token_ids=_token_ids(record.get("token_ids")),
             n_tokens=_count(record, "n_tokens"),
@@ -182,11 +182,18 @@ def _optional_text(value: JSON) -> str | None:
     return None if value is None else str(value)
 
 
+def _text(value: JSON) -> str | None:
+    if isinstance(value, list | dict):  # of messages, say, whose spelling in Python nobody means
+        raise TypeError(f"text is a {type(value).__name__}")
+    return _optional_text(value)
+
+
 def _gold(value: JSON, key: str, where: str) -> str:
     """A right answer, in words or as a number. A table that was exported without one has an empty one, or NaN."""
     found = _answer(value) if isinstance(value, str | int | float) else None
-    if found is None or found.strip().lower() == "nan" or _LIST.fullmatch(found.strip()):
-        one = "; give the answer itself, not a list of it" if found or isinstance(value, list) else ""
+    listed = isinstance(value, list) or (found is not None and _LIST.fullmatch(found.strip()) is not None)
+    if found is None or not normalise(found) or found.strip().lower() in _NO_GOLDS or listed:
+        one = "; give the answer itself, not a list of it" if listed else ""
         raise InputError(
             f"{where}: the key '{key}' has the value {value!r}; every problem needs its right answer{one}"
         )
@@ -198,6 +205,7 @@ def _gold(value: JSON, key: str, where: str) -> str:
     return found
 
 
+_NO_GOLDS = ("nan", "inf", "-inf", "[]", "{}", "()", "\\boxed{}")
 _LIST = re.compile(r"\[\s*(['\"]).*\1\s*\]", re.DOTALL)
 _EATEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]|[\t\n\r](?:imes|ext\{|frac|heta|an\b|eq\b|ight|ho\b)")
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, LlamaConfig
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig
 
 from schedules.export import export_model
+from secateur.engines.detokenize import Detokenizer
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.model_files import (
     check_cache_layers,
@@ -55,6 +56,21 @@ def test_a_tokenizer_that_glues_words_is_refused_and_the_remedy_mends_it(tiny_mo
     file.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}))
     text = "hello world,\n\tand \u20ac 12"
     assert load_tokenizer(folder).decode(load_tokenizer(tiny_model)(text)["input_ids"]) == text
+
+
+def test_marks_of_thinking_stay_in_the_text(tiny_model: Path, tmp_path: Path) -> None:
+    """As in Magistral's tokenizer, where `[THINK]` is a special token, which decoding leaves out."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    tokenizer.save_pretrained(tmp_path)
+    text = "[THINK]it is \\boxed{3}[/THINK]so \\boxed{4}"
+    ids = tokenizer(text)["input_ids"]
+    assert "THINK" not in tokenizer.decode(ids, skip_special_tokens=True)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded(text)["input_ids"] == ids
+    assert loaded.decode([*ids, loaded.eos_token_id], skip_special_tokens=True) == text
+    stream = Detokenizer(loaded).stream()
+    assert "".join(map(stream.push, ids)) + stream.finish() == text
 
 
 @pytest.mark.parametrize(

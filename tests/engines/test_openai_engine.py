@@ -139,7 +139,15 @@ def test_a_metric_is_summed_over_its_labels() -> None:
     assert metric(page, ("running",)) is None
 
 
-@pytest.mark.parametrize("payload", ["{", '{"choices": 3}', "[]", "[" * 100_000, '{"choices": [{"text": 3}]}', "7"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "{", '{"choices": 3}', "[]", "[" * 100_000, '{"choices": [{"text": 3}]}', "7",
+        '{"choices": [{"token_ids": "ab"}]}',
+        '{"usage": {"completion_tokens": "5"}}', '{"usage": {"completion_tokens": NaN}}', '{"usage": [1]}',
+        '{"__verbose": {"tokens": [1.5]}}', "9" * 5000,
+    ],
+)  # fmt: skip
 def test_a_line_that_is_no_chunk_is_named(payload: str) -> None:
     with pytest.raises(EngineError):
         read_chunk(0, read_record(payload), 0)

@@ -248,6 +248,21 @@ def test_samples_of_any_name_are_kept(tmp_path: Path, samples: tuple[object, ...
         read_foreign(tmp_path / "t.jsonl")
 
 
+@pytest.mark.parametrize(
+    "gold", ["$", "$ $", "{}", "[]", "\\boxed{}", "Infinity", "['42']", "\\frac{1}{", ["42"], {}]
+)
+def test_what_can_be_no_gold_is_named(tmp_path: Path, gold: object) -> None:
+    path = answers_file(tmp_path / "t.jsonl", gold=float("inf") if gold == "Infinity" else gold)
+    with pytest.raises(InputError, match=r"t\.jsonl, line 1: the key 'gold' has the value"):
+        read_foreign(path)
+
+
+def test_a_text_is_no_list_of_messages(tmp_path: Path) -> None:
+    path = answers_file(tmp_path / "t.jsonl", problem="q", text=[{"role": "assistant", "content": "\\boxed{1}"}])
+    with pytest.raises(InputError, match=r"t\.jsonl, line 1: .*text is a list"):
+        read_foreign(path)
+
+
 @pytest.mark.slow
 def test_real_answers_make_the_first_table(shared_data: Path, tmp_path: Path, repository: Path) -> None:
     """Qwen3-8B on three benchmarks, 90 problems × 128, from the file as it is; consensus as facts.md has it."""

@@ -1,6 +1,7 @@
 """Measuring models: figures from stored samples, resumption, sharding, and the messages of the user's command."""
 
 import csv
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from eval.budget_forcing import BudgetForcingConfig
 from eval.one_model.figures import Graded, differences, figures_of, grade_folder, macro_figures
 from eval.one_model.report import read_summary
-from eval.one_model.sampling import SingleConfig, deal, for_each_model, longest_first
+from eval.one_model.sampling import SingleConfig, check_inputs, deal, for_each_model, longest_first
 from eval.single import main
 from eval.traces.benchmarks import benchmark_name
 from eval.traces.sampling import check_models, prompt_ids
@@ -80,6 +81,15 @@ def test_what_a_model_cannot_take_is_said_before_it_is_opened(tiny_model, tmp_pa
         check_models(replace(config, device="cuda:99"), [])
     with pytest.raises(InputError, match="'device' has the value 'gpu', which torch knows no device by"):
         check_models(replace(config, device="gpu"), [])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_the_check_before_a_round_sees_that_an_engine_is_not_installed(tmp_path, tiny_model) -> None:
+    config = SingleConfig(
+        models={"m": str(tiny_model)}, problems="arithmetic:test", output_dir=str(tmp_path), engine="vllm"
+    )
+    with pytest.raises(InputError, match="engine 'vllm': vLLM is not installed"):
+        check_inputs(config)
 
 
 PROMPTS = {"p0": 5, "p1": 6, "p2": 7}
@@ -267,6 +277,7 @@ def test_budget_forcing_continues_the_samples_of_its_sibling(repository: Path) -
         (["--samples", "{other: 3}"], "key 'samples' names the benchmark 'other'"),
         (["--samples", "0"], "key 'samples' has the value 0"),
         (["--problems", "{a/b: 'arithmetic:test'}"], "calls a benchmark 'a/b'"),
+        (["--models", "{../x: m}"], "key 'models' has the name '../x': a folder is called by it"),
         (["--problems", "{a: 'arithmetic:test', b: 'arithmetic:test'}", "--samples", "{a: 1}"], "no number for the"),
         (["--pass_k", "[4]"], "key 'pass_k' holds 4"),
     ],

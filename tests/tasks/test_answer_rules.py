@@ -2,7 +2,7 @@
 
 import pytest
 
-from secateur.tasks.answers.equality import compare_answers
+from secateur.tasks.answers.equality import compare_answers, grade_answers
 
 EQUAL = {
     "numbers": [
@@ -116,3 +116,100 @@ def check(pairs: list[tuple[str, str]], same: bool) -> None:
     verdicts = compare_answers(pairs + [(b, a) for a, b in pairs])
     wrong = [pair for pair, verdict in zip(pairs * 2, verdicts, strict=True) if verdict is not same]
     assert not wrong
+
+
+RIGHT = {  # rule: gold, what is right for it, what is wrong
+    "announced": (
+        "42",
+        ["\\therefore x=42", "\\implies 42", "\\text{So }42", "\\text{Thus, }42", "\\text{Total: }42", "*42*",
+         "\\text{The sum is }42", "42\\text{.}", "42\\ \\square", "x:=42", "{-}(-42)", "\\left. 42\\right."],
+        ["\\text{So not }42", "\\text{Total: not }42", "\\text{Total: }42, 43", "\\text{The value is at most }42",
+         "41\\Rightarrow 42", "*42* or *43*", "\\therefore x\\ne 42", "\\text{The wrong answer is }42"],
+    ),
+    "below a number": (
+        "42",
+        ["42_{10}", "42_{\\text{ten}}", "42_{dec}"],
+        ["42_b", "42_n", "42_{(8)}", "42_{base 8}", "42_{oct}", "42\\text{ base }8", "42 base 8", "42_{8}+0"],
+    ),
+    "counted": (
+        "42",
+        ["42\\text{ people per square mile}", "42\\text{ pounds of green apples}", "42\\text{ groups of 5}",
+         "42\\text{ (cm)}", "42\\text{ times}"],
+        ["42\\text{ point 5}", "42\\text{ onwards}", "42\\text{ ...}", "42\\text{ (thousand)}", "42\\text{ (not)}",
+         "42\\text{ because other things differ}", "42\\text{ pounds minus some apples}"],
+    ),
+    "options": (
+        "\\textbf{(E)}\\ {-}\\frac12",
+        ["E", "(E) -\\frac12", "-\\frac12", "\\text{(E)}", "\\text{E: }-0.5"],
+        ["(D) -\\frac12", "E-\\frac12", "\\text{(E) ruled out}", "\\text{(E) or not (E)}", "\\frac12"],
+    ),
+    "digits that are letters": ("2A_{16}", ["2A", "2a_{hex}", "2A\\text{ (base 16)}"], ["2B", "42", "2A_8"]),
+    "a base in words": ("52_8", ["52\\text{ in base }8", "{52}_8", "52_{\\text{base eight}}", "52"], ["42", "52_9"]),
+    "letters": ("B", ["\\text{Ans. (B)}", "\\text{So B}", "\\text{Solution: B}"], ["A=B", "A=B=C"]),
+    "left sides without a value": (
+        "7",
+        ["V_{\\text{cone}}=7",
+         "\\lim_{x\\to0}f(x)=7", "\\int_0^1 f(x)\\,dx=7", "\\sum a_i=7", "\\max f=7", "\\|v\\|=7",
+         "\\alpha+\\beta=7", "f(1)+f(2)=7", "\\cos^2 A=7", "\\hat{p}=7", "\\sin 2\\theta=7", "R_\\theta=7"],
+        ["\\lim_{x\\to0}\\frac{\\sin x}{x}=7", "\\int_0^1 x\\,dx=7", "\\sum_{k=1}^3 k=7", "\\max(1,2)=7",
+         "\\cos\\pi=7", "2f(2)=7", "3\\alpha=7", "f(1)+f(2)=3+3=7"],
+    ),
+    "lines": (
+        "(2,3)",
+        ["\\begin{aligned}x&=2\\\\y&=3\\end{aligned}", "x=2 \\\\ y=3", "x=2\\text{, }y=3", "P(2,3)",
+         "(x_0,y_0)=(2,3)",
+         "(y,x)=(3,2)", "(r,\\theta)=(2,3)"],
+        ["(y,x)=(2,3)", "x=2\\text{ or }y=3", "P(3,2)", "P(2,3), Q(4,5)", "\\begin{aligned}x&=2\\end{aligned}"],
+    ),
+    "named": (
+        "x=2, y=3", ["y=3\\text{ and }x=2", "(x,y)=(2,3)", "(2,3)"], ["x=2\\text{ or }y=3", "x=2"],
+    ),
+    "indexed": ("2, 3", ["x_1=2\\text{ or }x_2=3", "x=2\\text{ or }x=3"], ["x=2\\text{ or }y=3", "(2,3)"]),
+    "cases": (
+        "f(x)=\\begin{cases}1 & x>0\\\\ -1 & x\\le 0\\end{cases}",
+        ["\\begin{cases}-1, & \\text{if }x\\le 0\\\\ 1, & \\text{if }x>0\\end{cases}",
+         "\\left\\{\\begin{array}{ll}1 & 0<x\\\\ -1 & x\\le 0\\end{array}\\right.",
+         "\\begin{dcases}1 & x>0\\\\[2pt] -1 & x\\le 0\\end{dcases}"],
+        ["\\begin{cases}-1 & x>0\\\\ 1 & x\\le 0\\end{cases}", "2\\begin{cases}1 & x>0\\\\ -1 & x\\le 0\\end{cases}"],
+    ),
+    "matrices": (
+        "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}",
+        ["\\left(\\begin{smallmatrix}1&2\\\\3&4\\end{smallmatrix}\\right)",
+         "\\begin{pmatrix}1&2\\cr 3&4\\end{pmatrix}",
+         "\\begin{pmatrix}{1}&{2}\\\\{3}&{4}\\end{pmatrix}", "M^n=\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"],
+        ["\\begin{pmatrix}{2}&{2}\\\\{3}&{4}\\end{pmatrix}"],
+    ),
+    "powers": ("\\sqrt[3]{2}", ["2^\\frac13", "2^(1/3)", "2**(1/3)", "2^{1/3}"], ["2^(1)/3", "2^(3)", "2^\\frac31"]),
+    "small powers": ("0.001", ["10^-3", "10**-3", "10^{-3}"], ["10^3", "10-3"]),
+    "negated relations": ("x<3", ["x\\ngeq 3", "x\\not\\ge 3"], ["x\\ge 3", "x\\ngtr 3", "x\\nleq 3"]),
+    "approximations": (
+        "\\frac{2}{3}", ["\\frac23\\simeq0.667", "\\frac{2}{3} (\\approx 0.667)"], ["\\frac23 (\\approx 0.5)"],
+    ),
+    "membership": (
+        "[1,2]",
+        ["x in [1,2]", "x\\text{ in }[1,2]", "x\\in\\mathbb{R}, 1\\le x\\le 2"],
+        ["x not in [1,2]", "x\\in[1,2)\\text{ and }x\\in(3,4)"],
+    ),
+    "joined": (
+        "(0,1)\\cup(2,3)",
+        ["x\\in(0,1)\\text{ or }x\\in(2,3)", "(0,1) U (2,3)", "(0,1)\\bigcup(2,3)"],
+        ["x\\in(0,1)\\text{ and }x\\in(2,3)", "(0,1)\\cap(2,3)"],
+    ),
+    "sets within sets": (
+        "\\{1,2,3\\}", ["1,2,3", "\\{3,1,2\\}"], ["\\{\\{1,2\\},\\{3\\}\\}", "\\{\\{1,2,3\\}\\}"]
+    ),
+    "nothing": ("\\emptyset", ["\\{\\}", "\\varnothing"], ["\\{\\emptyset\\}", "\\{\\{\\}\\}", "\\{0\\}"]),
+    "no solutions": ("\\text{no solution}", ["No solutions."], ["\\text{one solution}"]),
+    "repeating decimals": ("\\frac{1}{6}", ["0.1\\dot6", "0.1(6)", "0.1\\bar6"], ["0.(1)6", "0.16", "0.(16)"]),
+    "complex": (
+        "2e^{i\\pi/6}", ["2\\operatorname{cis}\\frac{\\pi}{6}", "2\\text{ cis }30^\\circ"], ["2\\cos\\frac{\\pi}{6}"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RIGHT)
+def test_right_answers(rule: str) -> None:
+    gold, right, wrong = RIGHT[rule]
+    answers = [gold, *right, *wrong]
+    verdicts = grade_answers(answers, [gold] * len(answers))
+    assert dict(zip(answers, verdicts, strict=True)) == {one: one in (gold, *right) for one in answers}

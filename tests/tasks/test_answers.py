@@ -54,6 +54,12 @@ from secateur.tasks.records import read_problems
         ("[THINK]\\boxed{3}", False, None),
         ("<|channel|>analysis<|message|>\\boxed{3}", False, None),
         ("<|channel|>analysis<|message|>\\boxed{3}<|end|><|channel|>final<|message|>\\boxed{4}", False, "4"),
+        ("<|channel|>final <|constrain|>json<|message|>\\boxed{4}<|end|>\\boxed{5}", False, "4"),
+        ("analysisWe need \\boxed{3}.assistantfinalIt is \\boxed{4}.", False, "4"),  # special tokens left out
+        ("analysisWe need \\boxed{3}.", False, None),
+        ("analysis of \\boxed{3}", False, "3"),
+        ("<|START_THINKING|>\\boxed{3}<|END_THINKING|>\\boxed{4}", False, "4"),
+        ("<thought>\\boxed{3}", False, None),
         ("the answer is 7", False, None),
         ("", False, None),
     ],

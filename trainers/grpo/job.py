@@ -22,6 +22,7 @@ from schedules.config import RunConfig, ScheduleConfig
 from schedules.records import read_pass_rates
 from schedules.rounds import Round, validate_limits
 from schedules.state import RunFolder
+from secateur.engines.base import SamplingSpec
 from secateur.engines.model_files import (
     check_context,
     context_tokens,
@@ -141,6 +142,10 @@ _COUNTS = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "num_iterations"),
     *("generation_batch_size", "steps_per_generation", "vllm_tensor_parallel_size"),
 )
+_NOT_NEGATIVE = (
+    *("learning_rate", "weight_decay", "max_grad_norm", "beta", "epsilon", "epsilon_high", "delta", "min_p"),
+    *("repetition_penalty", "warmup_steps", "adam_epsilon"),
+)
 # What TRL looks at only once it trains.
 CHOICES: dict[str, tuple[JSON, ...]] = {
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"),
@@ -184,10 +189,14 @@ def trainer_values(config: RunConfig) -> dict[str, JSON]:
 
 
 def _check_numbers(values: Mapping[str, JSON], where: str) -> None:
-    """Raises `InputError` for a number that something is divided by and that must not be 0."""
+    """Raises `InputError` for a number out of its range, which TRL would say only in training, or never."""
     for key in _COUNTS:
         if values.get(key) is not None and values[key] < 1:
             raise InputError(f"{where}: key '{key}' has the value {values[key]}; it must be at least 1")
+    for key in _NOT_NEGATIVE:
+        if values.get(key) is not None and values[key] < 0:
+            raise InputError(f"{where}: key '{key}' has the value {values[key]}; it must be 0 or more")
+    SamplingSpec(top_p=values["top_p"], top_k=values["top_k"] or 0)  # which refuses what it cannot draw by
     if values["temperature"] <= 0:
         raise InputError(
             f"{where}: key 'temperature' has the value {values['temperature']}; it must be above 0: greedy "

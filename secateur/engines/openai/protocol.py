@@ -235,7 +235,7 @@ def read_chunk(trace: int, record: Mapping[str, JSON], top_logprobs: int) -> Chu
         _read_verbose(chunk, record.get("__verbose"))
         for choice in record.get("choices") or ():
             chunk.text += choice.get("text") or ""
-            chunk.token_ids += tuple(choice.get("token_ids") or ())
+            chunk.token_ids += tuple(map(_whole, choice.get("token_ids") or ()))
             reason = choice.get("finish_reason")
             chunk.done = _ENDS.get(reason, reason) or chunk.done
             if top_logprobs:
@@ -247,15 +247,21 @@ def read_chunk(trace: int, record: Mapping[str, JSON], top_logprobs: int) -> Chu
 
 def _read_usage(chunk: Chunk, usage: Mapping[str, JSON] | None) -> None:
     if usage:
-        chunk.computed = usage.get("completion_tokens")
-        chunk.cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        chunk.computed = _whole(usage.get("completion_tokens"))
+        chunk.cached = _whole((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
+
+
+def _whole(value: JSON) -> int | None:
+    if value is None or type(value) is int:
+        return value
+    raise ValueError(f"{value!r} is no whole number")
 
 
 def _read_verbose(chunk: Chunk, verbose: Mapping[str, JSON] | None) -> None:
     """The ids and the count that llama.cpp puts into a field for debugging, its end token's among them."""
     if verbose:
-        chunk.token_ids = tuple(verbose.get("tokens") or ())
-        chunk.computed = verbose.get("tokens_predicted", chunk.computed)
+        chunk.token_ids = tuple(map(_whole, verbose.get("tokens") or ()))
+        chunk.computed = _whole(verbose.get("tokens_predicted", chunk.computed))
 
 
 def confidences(logprobs: Mapping[str, JSON] | None, count: int) -> tuple[float, ...]:

@@ -135,6 +135,7 @@ class VLLMEngine:
     """
 
     exact = False
+    check_installed = staticmethod(check_vllm)
 
     def __init__(
         self,

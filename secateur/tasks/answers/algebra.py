@@ -30,12 +30,14 @@ _MAX_DENOMINATOR = 10**10  # of a constant that is recognised as rational; 45 di
 _DECIMAL = re.compile(r"(?<!\d)(\d*)\.(\d+)")
 _TOKEN = re.compile(r"\\text\{\s*([a-zA-Z])\s*\}|\\[a-zA-Z]+|[a-zA-Z]+|.", re.DOTALL)
 _PLAIN_FUNCTIONS = (
-    "arcsin", "arccos", "arctan", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "pi",
+    "arcsin", "arccos", "arctan", "sqrt", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "sec", "csc", "log",
+    "ln", "exp", "pi",
 )  # fmt: skip
 _DEGREES = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*\^\\circ(?![a-zA-Z])")
 _SIDE_BY_SIDE = re.compile(r"(?<![\d_^])\d+\s+\d")
 _NO_MATHEMATICS = re.compile(
-    r"\\(?:[hv]?phantom|[bx]?cancel|sout|not|tag|label|def|input|include)(?![a-zA-Z])|(?<=[\d)}])\s*'"
+    r"\\(?:[hv]?phantom|[bx]?cancel|sout|not|tag|label|def|input|include)(?![a-zA-Z])|(?<=[\d)}])\s*'|"
+    r"(?<![\^\d_.])\d+\s*_"  # the parser drops what stands below a number
 )
 _PRIMED = re.compile(r"(?<![a-zA-Z])([a-zA-Z])\s*(?:'+|\^\{?(?:\\prime\s*)+\}?)")
 _DIFFERENTIATED = re.compile(r"\\i+nt(?![a-z])|\\frac\s*\{\s*d\s*[\^}]")
@@ -184,7 +186,8 @@ def _for_parser(text: str, both: set[str]) -> str:
     spelled = "".join(_spelled(match, both) for match in _TOKEN.finditer(text))
     if not _DIFFERENTIATED.search(spelled):
         spelled = _DIFFERENTIAL.sub("{d}", spelled)
-    return _FACTOR.sub(r"\1\\cdot (", _braced_arguments(spelled)).replace("\\lg ", "\\log_{10} ")
+    spelled = _braced_exponents(_braced_arguments(spelled))
+    return _FACTOR.sub(r"\1\\cdot (", spelled).replace("\\lg ", "\\log_{10} ")
 
 
 def _primed(match: re.Match[str]) -> str:
@@ -215,6 +218,21 @@ def _braced_arguments(text: str) -> str:
     for command, before in zip(pieces[-2::-2], pieces[-3::-2], strict=True):
         rest = before + command + _arguments(rest, 1 if command == "\\sqrt" else 2)
     return rest
+
+
+def _braced_exponents(text: str) -> str:
+    """`2^\\frac{1}{3}` and, as in code, `x^(1/3)`, with the exponent in braces."""
+    pieces = _OPEN_EXPONENT.split(text)
+    done = pieces[0]
+    for opening, rest in zip(pieces[1::2], pieces[2::2], strict=True):
+        end = matching(rest, 0)
+        if end > 0 and opening.endswith("frac"):
+            end = matching(rest, end + 1)
+        done += f"^{{{opening[1:]}{rest[: end + 1]}}}{rest[end + 1 :]}" if end > 0 else opening + rest
+    return done
+
+
+_OPEN_EXPONENT = re.compile(r"(\^(?:\\frac|\\sqrt)(?=\{)|\^(?=\())")
 
 
 def _arguments(text: str, count: int) -> str:

@@ -29,8 +29,16 @@ THINKING = (
     ("<seed:think>", "</seed:think>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("◁think▷", "◁/think▷"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
 )  # begin and end, as published models write them
-CHANNEL, FINAL_CHANNEL = "<|channel|>", "<|channel|>final<|message|>"
+CHANNEL = "<|channel|>"
+_FINAL_CHANNEL = re.compile(r"<\|channel\|>final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
+_CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
+_BARE_ANALYSIS = re.compile(r"analysis(?=[^\sa-z:,.;])")  # as gpt-oss begins where special tokens were left out
+_BARE_FINAL = "assistantfinal"
+_MAYBE_THINKING = re.compile("think|thought|reasoning", re.I)  # every mark holds one of these
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:([0-9])|\{\s*\}|\{)")
 _PATTERN_S = 1.0  # a pattern that backtracks without end on some text finds no answer there
 
@@ -88,7 +96,8 @@ def extract_answer(text: str, thinking: bool = False) -> str | None:
 
     The answer part is what follows the last `</think>`, or another mark of `THINKING`; thinking that was opened
     after it (or with `thinking=True` is open from the start, because the chat template pre-fills `<think>`) and never
-    closed has no answer. Where the text has channels, as gpt-oss writes it, it is the last final channel. An unclosed
+    closed has no answer. Where the text has channels, as gpt-oss writes it, it is the last final channel, also where
+    special tokens were left out (`analysis…assistantfinal…`). An unclosed
     last box is no answer. A box that is empty or has no braces is only mentioned and passed over, except before a
     digit (`\\boxed 5`), where LaTeX boxes that digit.
     """
@@ -99,8 +108,11 @@ def extract_answer(text: str, thinking: bool = False) -> str | None:
 def answer_part(text: str, thinking: bool = False) -> str | None:
     """What follows the thinking of a text; None if the thinking never ended."""
     if CHANNEL in text:
-        return text.rpartition(FINAL_CHANNEL)[2] if FINAL_CHANNEL in text else None
-    if not (thinking or "think" in text or "THINK" in text or "thought" in text):  # every mark holds one of these
+        finals = list(_FINAL_CHANNEL.finditer(text))
+        return _CHANNEL_END.split(text[finals[-1].end() :], maxsplit=1)[0] if finals else None
+    if _BARE_ANALYSIS.match(text):
+        return text.rpartition(_BARE_FINAL)[2] if _BARE_FINAL in text else None
+    if not (thinking or _MAYBE_THINKING.search(text)):
         return text
     ended = max(text.rfind(mark) + len(mark) if mark in text else 0 for _, mark in THINKING)
     rest = text[ended:]

@@ -7,7 +7,7 @@ from fractions import Fraction
 _LONG_BITS = 10_000
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _SIMPLE = re.compile(rf"([+-]?)\s*({_DECIMAL})")
-_REPEATING = re.compile(r"([+-]?)\s*(\d*)\.(\d*)\\overline\s*\{\s*(\d+)\s*\}")
+_REPEATING = re.compile(r"([+-]?)\s*(\d*)\.(\d*)(?:\\overline\s*\{\s*(\d+)\s*\}|\((\d+)\))")
 _GROUP = r"(?:\{\s*([+-]?\s*" + _DECIMAL + r")\s*\}|(\d))"
 _FRACTION = re.compile(rf"([+-]?)\s*(\d+(?!\d))?\s*\\frac\s*{_GROUP}\s*{_GROUP}")
 _SLASH = re.compile(rf"([+-]?)\s*(?:(\d+)\s+)?({_DECIMAL})\s*/\s*({_DECIMAL})")
@@ -61,7 +61,7 @@ def _scientific(match: re.Match[str]) -> Fraction:
 
 
 def _repeating(match: re.Match[str]) -> Fraction:
-    whole, fixed, period = match.group(2, 3, 4)
+    whole, fixed, period = match.group(2), match.group(3), match.group(4) or match.group(5)
     scale = 10 ** len(fixed)
     return (
         Fraction(int(whole or 0))

@@ -72,7 +72,7 @@ NO_UNIT_WORDS = frozenset(
     negations negatives opposites reciprocals inverses factorials doubles doubled tripled halved googols fails
     contradicts violates exceeds lacks misses differs varies seems looks appears becomes increases decreases
     grows shrinks overshoots undershoots repeats means implies suggests loses does goes says claims denies
-    cannot can't doesn't won't
+    onwards upwards downwards afterwards backwards forwards cannot can't doesn't won't
     """.split()  # noqa: SIM905 - a list of a word a line would fill pages
 )
 """Words that make another answer of a number, judge it, or go on with a sentence about it."""
@@ -137,7 +137,9 @@ def is_unit(text: str) -> bool:
         words = words[1:]
     if not words or len(words) > _MAX_UNIT_WORDS or not _PLAIN.fullmatch(text):
         return False
-    if any(word not in "aA" and word not in _LETTER_UNITS for word in _ALONE.findall(text)):
+    if _NUMBER_APART.search(text) or any(
+        word not in "aA" and word not in _LETTER_UNITS for word in _ALONE.findall(text)
+    ):
         return False
     if any(word in NO_UNIT_WORDS or word in MULTIPLIERS or _singular(word) in MULTIPLIERS for word in words):
         return False
@@ -146,6 +148,7 @@ def is_unit(text: str) -> bool:
 
 
 _ALONE = re.compile(r"(?<![^\W\d_])(?<![.'’])[^\W\d_](?![^\W\d_])(?![.'’])")  # no letter of `p.m.` or `o'clock`
+_NUMBER_APART = re.compile(r"(?<!of)(?<!per)(?<!in)\s\d")  # `groups of 5`, but not `point 5`
 _MAX_UNIT_WORDS = 5
 _PLAIN = re.compile(r"[^\W\d_][^\W_]*(?:(?:[ .'’/*^-]|\\cdot)+[^\W_]+)*\.?")
 
@@ -166,7 +169,11 @@ def _singular(word: str) -> str:
 
 
 Item = Callable[[str], Reading]
-_BASE = re.compile(r"\(?(-?\s*[0-9a-zA-Z]+)\)?\s*_\s*(?:(\d)|\{\s*(\d+|\\text\{[a-z]+\})\s*\})")
+_BASE = re.compile(
+    r"[({]?(-?\s*\d[0-9a-zA-Z]*)[)}]?\s*(?:_\s*(?:(\w)|\{(.*)\})|\\text\{\s*\(?(?:in )?(base ?\w*)\)?\s*\}\s*(\w*)$|"
+    r"(?<=\d)\s*\(?(?:in )?(base \w+)\)?)"
+)
+_OF_BASE = re.compile(r"\\text|[{}()\s]|base")
 _TEXT_UNIT = re.compile(r"(.*\S)(\s*)\\text\{([^{}]*)\}\s*(?:\^\s*\{?\s*(\d)\s*\}?)?")
 _PLAIN_UNIT = re.compile(r"(.*[\d})])( ?)([a-zA-Z]+(?:/[a-zA-Z]+| [a-zA-Z]+)*)\s*(?:\^\s*\{?\s*(\d)\s*\}?)?")
 _MONEY = re.compile(r"([+-]?)\s*(\\\$|€|£|¥)\s*")
@@ -202,7 +209,16 @@ _FUNCTIONS = frozenset(
 )
 _FUNCTION = re.compile(rf"(?:{'|'.join(sorted(_FUNCTIONS, reverse=True))})(?![a-z]{{2}})")
 _BASE_NAMES = dict(zip(["two", "three", "four", "five", "six", "seven", "eight", "nine"], "23456789", strict=True))
-_BASE_NAMES["ten"] = "10"
+_BASE_NAMES |= {
+    "ten": "10",
+    "eleven": "11",
+    "twelve": "12",
+    "sixteen": "16",
+    "dec": "10",
+    "oct": "8",
+    "hex": "16",
+    "bin": "2",
+}
 
 
 def read_quantity(text: str, item: Item) -> Reading | None:
@@ -225,6 +241,8 @@ def read_quantity(text: str, item: Item) -> Reading | None:
 def _with_words(match: re.Match[str], item: Item) -> Reading | None:
     """A number with a number word (`42 million`), a unit or both behind it; None for other words."""
     number, words = match.group(1), match.group(3).strip()
+    if words.startswith("(") and words.endswith(")"):
+        words = words[1:-1].strip()
     first, _, rest = words.partition(" ")
     factor = MULTIPLIERS.get(first.lower()) or MULTIPLIERS.get(_singular(first.lower()))
     if factor is not None and (value := _as_fraction(item(number).key)) is not None:
@@ -257,15 +275,19 @@ def _amount(match: re.Match[str]) -> str:
     return " \\text{" + {"k": "thousand", "m": "million", "b": "billion", "t": "trillion"}[letter] + "}"
 
 
-def read_notation(text: str) -> Reading | None:
-    """Numbers in a stated base, which say more than their value, and ratios."""
-    if (match := _BASE.fullmatch(text)) and match.group(1).lstrip("- ")[0].isdigit():
-        base = (match.group(2) or match.group(3)).removeprefix("\\text{").removesuffix("}")
+def read_notation(text: str, item: Item) -> Reading | None:
+    """Numbers in a stated base, which say more than their value, and ratios; `item` reads digits that are letters.
+
+    Whatever stands below a number, known or not, makes it another than that of the same digits in base ten.
+    """
+    if match := _BASE.fullmatch(text):
+        base = _OF_BASE.sub("", "".join(filter(None, match.groups()[1:])))
         digits = match.group(1).replace(" ", "").upper()
         sign, digits = digits[: digits.startswith("-")], digits.lstrip("-0") or "0"
         base = _BASE_NAMES.get(base, base)
         plain = sign + digits if base == "10" else None
-        return Reading(f"{sign}{digits} in base {base}", bare=plain, implied=(sign + digits,))
+        alone = sign + digits if digits.isdecimal() else item(sign + digits).key
+        return Reading(f"{sign}{digits} in base {base}", bare=plain, implied=(alone,))
     if _RATIO.fullmatch(text):
         terms = [int(term) for term in text.split(":")]
         bare = number_key(Fraction(*terms)) if len(terms) == 2 and terms[1] else None
@@ -289,8 +311,9 @@ def read_words(text: str, formula: Item) -> Reading | None:
 
 
 def words_reading(text: str) -> Reading:
-    """The key of words, without case and full stops."""
-    return Reading("text " + " ".join(re.sub(r"[\s.,]+", " ", _TEXT.sub(r" \1 ", text)).lower().split()))
+    """The key of words, without case and full stops; of several that are missing, as `no solutions`, of one."""
+    words = " ".join(re.sub(r"[\s.,]+", " ", _TEXT.sub(r" \1 ", text)).lower().split())
+    return Reading("text " + (words.removesuffix("s") if words.startswith("no ") else words))
 
 
 def _as_fraction(key: str) -> Fraction | None:

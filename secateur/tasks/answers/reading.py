@@ -18,6 +18,7 @@ and `1/3`, `3.14159` and `\\pi`, 99999 and 100000 do not.
   234`.
 - **Words** are compared without case; `(A)` and `A` are one; letters of formulas have no case either, unless an
   answer uses both cases of one letter.
+- **What stands below a number** makes it another one (`42_8`, `42_b`), if it is not its base ten.
 - **Choices**: one letter with a mark, words or a value behind it (`(B) 14`, `Option B`) states that letter; several
   state none, unless the others are ruled out.
 
@@ -31,6 +32,7 @@ import itertools
 import re
 from dataclasses import replace
 
+from secateur.tasks.answers.choices import read_choice, without_label
 from secateur.tasks.answers.numbers import number_key, read_number
 from secateur.tasks.answers.quantities import read_notation, read_quantity, read_words, words_reading
 from secateur.tasks.answers.record import Algebra, NeedsAlgebra, Reading, Unreadable, interval, set_reading, unread
@@ -56,46 +58,32 @@ from secateur.tasks.answers.text import (
 )
 
 _SEPARATOR = re.compile(
-    r"[,;]\s*(?:(?:and|or)(?![a-z])\s*)?|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\c[ua]p(?![a-z])\s*"
+    r"[,;]\s*(?:(?:and|or)(?![a-z])\s*)?|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\c[ua]p(?![a-z])\s*|"
+    r"\\\\\s*"
 )
 _COMMA = re.compile("[,;]")
 _WORD = re.compile(r"and|or|\\c[ua]p")
 _WORDS_BETWEEN = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}|\\(wedge|vee)(?![a-z])")
+_TEXT_COMMA = re.compile(r"\\text\{\s*([,;])\s*\}")
 _OPEN_WORD = re.compile(r"\\text\{\s*,?\s*(and|or)\s+(?=[^{}]*\d)([^{}]*)\}")  # `42\text{ or 43}`
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d]|,\d)")
-_ORDERED = re.compile(r"<|>|\\(?:le|ge|ne|notin)(?![a-zA-Z])")
+_ORDERED = re.compile(r"<|>|\\(?:le|ge|ne|in|notin)(?![a-zA-Z])")
 _DIFFERENCE = re.compile(r"\\setminus(?![a-z])|-(?=\s*\\\{)")
 _BRACED_THOUSANDS = re.compile(r"(?<!\\)\{\d{1,3}(?:,\d{3})+\}")
 _OUTWARD = re.compile(r"([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])")
 _OF_INTERVAL = re.compile(r"[a-z]\s*(\([^()\[\]]*\]|\[[^()\[\]]*[)\]])")  # `t(0,4]`, where the sign is missing
-_STATING = re.compile(
-    r"(?:\s*(?:(?:the|final|correct|right|answer|ans|result|option|choice|is)\b|:|=|\}|\\text\s*\{))*\s*", re.I
-)
-_STATED = re.compile(r"\b(?:(?:answer|ans|result)\b.*(?:is\b|:|=)|option\b|choice\b)", re.I)
-_LETTER = re.compile(
-    r"\(\s*([A-J])\s*\)|(?<![\w\\'])([A-J])\s*[.:)](?!\w)|"
-    r"(?<![\w\\'])([A-J])"
-    r"(?=\s+[-–]\s+[a-zA-Z]|\s+is (?:the )?(?:correct|right|true)|\s*,\s+not\s|\s+\([^()]*[a-zA-Z]{2}|\s*$)"
-)
-_FORMULA_BEHIND = re.compile(r"\s*(?:[+*/^_!=<>]|-\s*[\d\\(]|\((?![A-J]\)))")
-_DENIED_BEFORE = re.compile(
-    r"\b(?:not|never|isn.t|neither|nor|except|(?:all|any|anything|everything|each) but|exclude|eliminate|reject|"
-    r"discard|cannot be|rules? out)\s*(?:option|choice)?\s*\(?$",
-    re.I,
-)
-_WRONG = r"(?:wrong|false|incorrect|untrue|invalid|impossible|excluded|eliminated|rejected|discarded|ruled)\b"
-_DENIED_BEHIND = re.compile(  # an option itself may be `No` or `cannot be determined`
-    rf"[\s):,–-]*(?:which\s+)?"
-    rf"(?:(?:is|are|was|were|must|can|has been|gets)\b[^,;.]*?(?:\bnot\b|n.t\b|\bout\b|{_WRONG})|"
-    rf"\(?(?:isn.t|doesn.t|does not|won.t|fails?|contradicts|(?:cannot|can.t) be (?:it|so|right|correct|true))\b|"
-    rf"\(?(?-i:no\b|not\b|false\b|{_WRONG})\)?\s*$)",
-    re.I,
-)
+_DOMAIN = re.compile(r"\\mathbb\s*\{?\s*([A-Z])\s*\}?")
+_POINT = re.compile(r"[A-Z]'?\s*(\([^()]*,[^()]*\))")
 _PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,}(?![a-zA-Z])")
-_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _ROW_END = re.compile(r"\\\\\s*(?:\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\s*\])?")
 _DOTS = ("\\ldots", "\\dots", "\\cdots", "...")
-_MATRIX = re.compile(r"\\begin\{([bpvBV]?matrix|array|cases)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_MATRIX = re.compile(
+    r"\\begin\{((?:[bpvBV]|small)?matrix|[dr]?cases|array(?=\})|align(?:ed)?\*?|gather(?:ed)?\*?|split)\}"
+    r"(?:(?<=array\})\{[^{}]*\})?(.*)\\end\{\1\}",
+    re.DOTALL,
+)
+_LINED_UP = ("align", "gather", "split")
+_CASE = re.compile(r"^\s*(?:\\text\s*\{\s*(?:if|for|when|where)\s*\}|(?:if|for|when|where)(?![a-z]))")
 
 
 def read_answer(answer: str, algebra: Algebra | None = None) -> Reading:
@@ -111,9 +99,9 @@ def read_answer(answer: str, algebra: Algebra | None = None) -> Reading:
         return unread(text, "its braces do not balance")
     if max(depths(text)) > MAX_DEPTH:
         return unread(text, f"its brackets are nested deeper than {MAX_DEPTH}")
-    reader, stated = _Reader(algebra), _without_label(text)
+    reader, stated = _Reader(algebra), without_label(text)
     try:
-        return reader.choice(stated) or reader.answer(stated)
+        return read_choice(stated, reader.answer) or reader.answer(stated)
     except Unreadable as error:
         return unread(text, str(error))
     except RecursionError:
@@ -125,31 +113,6 @@ class _Reader:
 
     def __init__(self, algebra: Algebra | None) -> None:
         self._algebra = algebra
-
-    def choice(self, text: str) -> Reading | None:
-        """The one letter that a text states as its choice, with the words or the value that it puts behind it."""
-        plain = _TEXT.sub(r" \1 ", text).strip()
-        found = list(_LETTER.finditer(plain))
-        marks = [mark for mark in found if not _denied(plain, mark)]
-        if found and not marks:
-            return words_reading(plain)
-        letters = {next(filter(None, mark.groups())) for mark in marks}
-        if len(letters) != 1 or any(mark.group(3) for mark in marks[1:]):
-            return None
-        letter, behind = letters.pop(), plain[marks[0].end() :]
-        reading = Reading(f"letter {letter.lower()}", free=True)
-        if len(found) > len(marks):  # others were ruled out
-            return reading
-        if marks[0].start() > 0 or (not marks[0].group(3) and _FORMULA_BEHIND.match(behind)):
-            return None
-        rest = behind.strip(" -–:.,")
-        if not rest:
-            return reading
-        try:
-            said = self.answer(rest).key
-        except Unreadable:
-            said = words_reading(rest).key
-        return Reading(f"choice {letter.lower()} {said}", bare=reading.key, also=(said,))
 
     def answer(self, text: str) -> Reading:
         """A whole answer: one item, or several with commas, `and`, `or` or a union sign between them.
@@ -166,7 +129,8 @@ class _Reader:
         return replace(found, implied=(*found.implied, *(self._unconditional(other).key for other in respelled)))
 
     def _unconditional(self, text: str) -> Reading:
-        text = _OPEN_WORD.sub(r" \1 \\text{\2}", _WORDS_BETWEEN.sub(_word_between, text))
+        text = _TEXT_COMMA.sub(r"\1", _WORDS_BETWEEN.sub(_word_between, text))
+        text = _OPEN_WORD.sub(r" \1 \\text{\2}", text)
         text = _BRACED_THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
         level = depths(text)
         text = _THOUSANDS.sub(lambda m: m.group().replace(",", "") if level[m.start()] == 0 else m.group(), text)
@@ -186,10 +150,14 @@ class _Reader:
         if any("\\cap" in joint or "\\cup" in joint for joint in joints):
             return _joined("\\cap" if "\\cap" in joints else "\\cup", [self.item(text) for text in texts])
         names = [text.partition("=")[0].strip() for text in texts if has_name(text)]
-        if len(names) == len(texts) and len(set(names)) > 1:
+        letters = {name.partition("_")[0] for name in names}
+        either = any("or" in joint for joint in joints) and 1 < len(letters) == len(names)
+        if len(names) == len(texts) and len(set(names)) > 1 and not either:
             return _named(names, [self.item(text, keep_name=True) for text in texts])
         items = [self.item(text, keep_name=len(set(names)) > 1) for text in texts]
         listed = "list " + "; ".join(item.key for item in items)
+        if either:  # `x=2 or y=3` says neither of both
+            return Reading(f"one of {set_reading(items).key}", free=True)
         short = [item if item.whole else replace(item, key=item.bare or item.key) for item in items]
         found = set_reading(items)
         return replace(found, sequence=listed, bare=set_reading(short).key) if found.members else found
@@ -202,6 +170,7 @@ class _Reader:
             said = zip(["", *joints], texts, items, strict=True)
             keys = sorted(f"{next((n for n in names if n in text), '')} {item.key}" for _, text, item in said)
             return Reading(f"{' '.join(sorted(words))} {{{'; '.join(keys)}}}", free=True)
+        items = [item for item in items if item.key != "(-oo; oo)"] or items  # `x\\in\\mathbb{R}` leaves all as it is
         both = _joined("\\cap", items)
         if words == {"and"} and both.key == "{}":  # most who write so mean `or`: it is neither
             return Reading(f"all of {set_reading(items).key}", free=True)
@@ -223,13 +192,18 @@ class _Reader:
             if (found := read(text)) is not None:
                 return found
         if len(_PROSE.findall(text)) > 2:
-            return words_reading(text)
+            counted = read_quantity(text, self.item) if re.match(r"[+-]?\d", text) else None
+            return counted or words_reading(text)
         parts = split_outside(text, RELATION)
         if len(parts) > 1:
             return read_relation(self, parts, keep_name)
         if (interval_of := _OF_INTERVAL.fullmatch(text)) is not None and "," in text:
             return self.item(interval_of.group(1))
-        found = read_quantity(text, self.item) or read_notation(text) or read_words(text, self._formula)
+        if (point := _POINT.fullmatch(text)) is not None:
+            return self.item(point.group(1))
+        found = (
+            read_quantity(text, self.item) or read_notation(text, self._formula) or read_words(text, self._formula)
+        )
         return found or self._formula(text)
 
     def _formula(self, text: str) -> Reading:
@@ -237,6 +211,8 @@ class _Reader:
             return Reading("-oo" if text.startswith("-") else "oo")
         if text in ("\\mathbb{R}", "\\mathbb R"):
             return interval(Reading("-oo"), Reading("oo"), False, False)
+        if (domain := _DOMAIN.fullmatch(text)) is not None:
+            return Reading(f"text {domain[1]}", free=True)
         if text in _DOTS:
             return Reading("…")
         if text == "\\emptyset":
@@ -301,11 +277,17 @@ class _Reader:
             found = self.answer(condition[1][1])
             real = re.sub(r"[{}\s]", "", domain) in ("", "\\mathbbR")
             return found if real else Reading(f"{found.key} in {domain}", free=True)
-        return set_reading([self.answer(part) for _, part in split_outside(inner, _COMMA) if part])
+        return set_reading([self._member(part) for _, part in split_outside(inner, _COMMA) if part])
+
+    def _member(self, part: str) -> Reading:
+        """A set within a set is one member."""
+        found = self.answer(part)
+        inner = found.key == "{}" or (part.startswith("\\{") and part.endswith("\\}"))
+        return Reading(f"set {found.key}", free=found.free) if inner else found
 
     def _matrix(self, text: str) -> Reading | None:
         """Round and square brackets are one; `vmatrix` is a determinant and left to algebra. A factor may stand
-        before it; a system of equations is their list."""
+        before it; a system of equations is their list, and so are lines that are only lined up."""
         body = text.rstrip("()[]| ")
         match = _MATRIX.search(body) if "\\begin" in text else None
         if match is None or match.group(1) in ("vmatrix", "Vmatrix") or match.end() != len(body):
@@ -313,12 +295,17 @@ class _Reader:
         factor = re.sub(r"\\(?:cdot|times)\s*$", "", text[: match.start()].strip("()[]| "))
         if RELATION.search(factor) or "\\begin" in factor:
             return None
-        rows = [row.split("&") for row in _ROW_END.split(match.group(2).replace("\\hline", "")) if row.strip()]
-        if all(len(row) == 1 and has_name(normalise(row[0])) for row in rows):
+        kind, inner = match.group(1), match.group(2).replace("\\hline", "")
+        inner = inner.replace("&", "") if kind.startswith(_LINED_UP) else inner
+        rows = [row.split("&") for row in _ROW_END.split(inner) if row.strip()]
+        if kind.startswith(_LINED_UP) or all(len(row) == 1 and has_name(normalise(row[0])) for row in rows):
             return self.answer(", ".join(normalise(row[0]) for row in rows))
+        cases, factor = kind.endswith("cases") or factor == "\\{", factor.removeprefix("\\{")
+        if cases and not factor:
+            rows = [[_CASE.sub("", cell) for cell in row] for row in rows]
         cells = [[self.item(_times(factor, cell)) for cell in row] for row in rows]
         keys = [", ".join(cell.key for cell in row) for row in cells]
-        key = "; ".join(sorted(keys) if match.group(1) == "cases" else keys)
+        key = "; ".join(sorted(keys) if cases else keys)
         return Reading(f"matrix {key}", free=any(cell.free for row in cells for cell in row))
 
 
@@ -330,20 +317,6 @@ def _with_joints(parts: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _times(factor: str, cell: str) -> str:
     return cell if not factor else f"-({cell})" if factor == "-" else f"{factor}\\cdot ({cell})"
-
-
-def _without_label(text: str) -> str:
-    """An answer without the words that only say that it is one: `\\text{Answer: }42`, `the answer is 42`."""
-    label = _STATING.match(text)
-    assert label is not None
-    opened = label.group().count("{") - label.group().count("}")
-    rest = ("\\text{" if opened > 0 else "") + text[label.end() :]
-    return normalise(rest) if _STATED.search(label.group()) and opened in (0, 1) and text[label.end() :] else text
-
-
-def _denied(text: str, mark: re.Match[str]) -> bool:
-    behind = text[mark.end() :]
-    return bool(_DENIED_BEFORE.search(text[: mark.start()]) or _DENIED_BEHIND.match(behind))
 
 
 def _word_between(match: re.Match[str]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import string
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Protocol
@@ -10,9 +11,15 @@ from secateur.tasks.answers.record import Algebra, Reading, Unreadable, interval
 from secateur.tasks.answers.text import matching, split_outside
 
 RELATION = re.compile(r"\\(?:le|ge|ne|in|notin|approx)(?![a-zA-Z])|[=<>]")
-_NAME = re.compile(r"(?:\\?[a-zA-Z]+|\\text\{[^{}]*\})'?(?:\s*_\s*(?:\w|\{[^{}]*\}))?\s*(?:\([a-zA-Z0-9, ]*\))?")
-_LABEL = re.compile(r"(?:m ?)?(?:\\(?:angle|triangle|overline|vec|deg|det)\s*)?\{?\s*[A-Za-z]+\s*\}?")
-_LENGTH = re.compile(r"\|\s*(?:\\(?:overline|vec)\s*)?\{?\s*(?:[A-Z]+|[a-wz])\s*\}?\s*\|")  # |x| = 2 is to be solved
+_INDEX = r"(?:\s*_\s*(?:\w|\\[a-z]+\s*|\{(?:[^{}]|\{[^{}]*\})*\}))"
+_NAME = re.compile(rf"(?:\\?[a-zA-Z]+|\\text\{{[^{{}}]*\}})'?{_INDEX}?\s*(?:\([a-zA-Z0-9, ]*\))?")
+_LABEL = re.compile(
+    r"(?:m ?)?(?:\\(?:angle|triangle|overline|vec|hat|widehat|tilde|overrightarrow|deg|det|arg)\s*)?"
+    r"\{?\s*[A-Za-z]+\s*\}?"
+)
+_LENGTH = re.compile(
+    r"\\?\|\s*(?:\\(?:overline|vec)\s*)?\{?\s*(?:[A-Z]+|[a-wz])\s*\}?\s*\\?\|"
+)  # |x| = 2 is to be solved
 _AREA = re.compile(r"\[\s*[A-Z]{3,}\s*\]")
 _RATIO_OF_NAMES = re.compile(r"[^:]+(?::[^:]+)+")
 _CALLED = re.compile(
@@ -20,14 +27,24 @@ _CALLED = re.compile(
     r"(?:'|_\w|_\{[^{}]*\}|\^\{?-1\}?|\^\{\(\d+\)\})*\s*(?=\()"
 )
 _ANGLE = re.compile(
-    r"\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?2\}?)?\s*[({]?\s*(?:\\angle\s*)?(?:[A-Z]{1,3}|\\[a-z]+)\s*[)}]?"
+    r"\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\{?2\}?)?\s*[({]?\s*\d*(?:\\angle\s*)?"
+    r"(?:[A-Z]{1,3}|\\(?!pi(?![a-z])|frac)[a-z]+|\\frac\{(?:[A-Z]|\\(?!pi(?![a-z]))[a-z]+)\s*\}\{\d\})\s*[)}]?"
 )
 _IN_WORDS = re.compile(r"(?:[a-zA-Z]+|\\text\{[^{}]*\}|\\(?:triangle|angle|overline)\s*\{?[A-Z]+\}?|\s)+")
 _DENIED = re.compile(r"(?<![a-z])(?:not|no|never|neither|nor|isn.t|wrong|false|incorrect|without|or)(?![a-z])", re.I)
-_VARIABLE = re.compile(r"\\[a-z]+(?=_)|[a-zA-Z](?:\s*_\s*(?:\w|\{[^{}]*\}))?")
-_MATRIX_NAME = re.compile(r"[A-Za-z]+(?:\^\{?(?:-1|T|\d|\\top)\s*\}?)?")
-_EXTREME = re.compile(r"([a-zA-Z])\s*_\s*\{?\s*\\?(max|min)\s*\}?")
-_NAMES = re.compile(r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\)")
+_GREEK = r"(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|lambda|mu|nu|xi|rho|sigma|tau|phi|varphi|psi|omega)"
+_VARIABLE = re.compile(rf"(?:\\{_GREEK}|[a-zA-Z]){_INDEX}?")
+_NO_VARIABLE = re.compile(rf"\\(?!{_GREEK}(?![a-z]))[a-z]+(?!_)")
+_MATRIX_NAME = re.compile(r"[A-Za-z]+(?:\^(?:\w|\{[^{}]*\}))?")
+_EXTREME = re.compile(r"([a-zA-Z])\s*_\s*\{?\s*(?:\\text\{|\\)?(max|min)\s*\}*")
+_COORDINATE = rf"(?:[a-zA-Z]|\\{_GREEK}\s*){_INDEX}?"
+_NAMES = re.compile(rf"\(\s*{_COORDINATE}(?:\s*,\s*{_COORDINATE})*\s*\)")
+_OPERATED = re.compile(  # over a function or a sequence that is not known: `\lim_{x\to 0} f(x)`, `\sum a_i`
+    r"\\(?:lim|int|sum|prod|max|min|sup|inf)(?![a-z]).*?"
+    r"(?:(?<![a-zA-Z\\])[fghFGH](?:'|_\w)*\s*(?:[(\\}]|$)|(?<![a-zA-Z\\])[a-zA-Z]\s*_\s*\{?\s*[ijkn])"
+)
+_CHOICE = re.compile("[A-J]")  # `A=B` states neither
+_COMPUTED = re.compile(r"\\(?:gcd|max|min)\s*\([^a-zA-Z]*\)")
 _SHORT_NAMES = ("max", "min", "sum", "ans", "avg", "gcd", "lcm", "hcf", "det", "deg", "dim", "arg", "lhs", "rhs")
 _DECIMAL = re.compile(r"-?\d+\.?(\d*)|-?\.(\d+)")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
@@ -77,16 +94,18 @@ def _equation(reader: Reader, sides: list[str], keep_name: bool) -> Reading:
     if len(sides) == 2 and is_name(sides[1]) and not is_label(sides[0]):
         sides = sides[::-1]
     *heads, right = sides
+    if all(_CHOICE.fullmatch(side) for side in sides):
+        return reader.algebra.relation(heads[0], right, "=")
     value = reader.answer(right)
     if len(heads) == 1 and _NAMES.fullmatch(heads[0]) and value.key[0] == "(":
-        return replace(value, named=_names_of(heads[0], value.key))
+        return _named_tuple(heads[0], value)
     formulas = [head for head in heads if not _agrees(reader, head, value)]
     if not value.free:
         if keep_name and is_name(heads[0]):
             return Reading(f"{re.sub(r'[{} ]', '', heads[0])} = {value.key}", bare=value.key)
         if not formulas:
             return value
-        several = all(len(set(_VARIABLE.findall(re.sub(r"\\[a-z]+(?!_)", "", head)))) > 1 for head in formulas)
+        several = all(len(_unknowns(head)) > 1 for head in formulas)
         stated = reader.algebra.relation(formulas[0], right, "=")
         return replace(stated, bare=value.key if several else None, whole=several)
     if keep_name and is_name(heads[0]):
@@ -101,10 +120,27 @@ def _equation(reader: Reader, sides: list[str], keep_name: bool) -> Reading:
     return replace(reader.algebra.relation(heads[0], right, "="), bare=value.key if is_name(heads[0]) else None)
 
 
-def _names_of(names: str, values: str) -> tuple[str, ...]:
-    """The values of a tuple, each with its name: `(y,x)=(1,2)`."""
-    pairs = zip(re.findall("[a-zA-Z]", names), split_outside(values[1:-1], re.compile("; ")), strict=False)
-    return tuple(sorted(f"{name} = {value}" for name, (_, value) in pairs))
+def _named_tuple(names: str, value: Reading) -> Reading:
+    """A tuple whose values have names. Letters that follow each other in the alphabet are put in order:
+    `(y,x)=(1,2)` says `(2,1)`."""
+    letters = re.findall(_COORDINATE, names[1:-1])
+    values = [part for _, part in split_outside(value.key[1:-1], re.compile("; "))]
+    if len(letters) != len(values):
+        return value
+    pairs = sorted(zip(letters, values, strict=True))
+    named = tuple(f"{letter} = {part}" for letter, part in pairs)
+    if "".join(letter for letter, _ in pairs) not in string.ascii_lowercase or value.key[-1] != ")":
+        return replace(value, named=named)
+    return replace(value, key=f"({'; '.join(part for _, part in pairs)})", named=named)
+
+
+def _unknowns(head: str) -> set[str]:
+    """The letters of a left side, and the values of functions in it: `\\alpha+\\beta`, `f(1)+f(2)`."""
+    found = set()
+    while (call := _CALLED.search(head)) is not None and (end := matching(head, call.end())) > 0:
+        found.add(head[call.start() : end + 1])
+        head = f"{head[: call.start()]} {head[end + 1 :]}"
+    return found | set(_VARIABLE.findall(_NO_VARIABLE.sub("", head)))
 
 
 def _agrees(reader: Reader, head: str, value: Reading) -> bool:
@@ -191,9 +227,16 @@ def _is_product(text: str) -> bool:
 def is_label(text: str) -> bool:
     """Whether a left side says what the value is of, and has none itself: `x`, `f(g(2))`, `|AB|`, `S_1:S_2`."""
     text = text.strip()
-    if _DENIED.search(text) or text in ("\\pi", "\\infty", "e", "i", "\\emptyset") or _is_product(text):
+    if (
+        _COMPUTED.fullmatch(text)
+        or _DENIED.search(text)
+        or text in ("\\pi", "\\infty", "e", "i", "\\emptyset")
+        or _is_product(text)
+    ):
         return False
     if any(form.fullmatch(text) for form in (_NAME, _NAMES, _LABEL, _LENGTH, _AREA, _ANGLE, _IN_WORDS)):
+        return True
+    if _OPERATED.match(text):
         return True
     if (call := _CALLED.match(text)) is not None and matching(text, call.end()) == len(text) - 1:
         return True

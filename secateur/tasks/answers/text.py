@@ -7,7 +7,8 @@ MAX_ANSWER_CHARS = 1000  # a longer "answer" is runaway text: equal to nothing b
 MAX_DEPTH = 16  # brackets inside brackets; no real answer comes near, and parsers are slow or recursive beyond
 
 FUNCTIONS = (
-    "arcsin", "arccos", "arctan", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "lg", "exp",
+    "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc",
+    "log", "ln", "lg", "exp",
 )  # fmt: skip
 _UNICODE = str.maketrans(
     {
@@ -15,16 +16,18 @@ _UNICODE = str.maketrans(
         "∞": "\\infty ", "°": "^\\circ ", "√": "\\sqrt ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "±": "\\pm ",
         "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∉": "\\notin ", "∅": "\\emptyset ", "∖": "\\setminus ",
         "ℝ": "\\mathbb{R}", "、": ",", "⟨": "(", "⟩": ")", "⁄": "/",
+        "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}",
         "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ",
-        "≈": "\\approx ",
+        "≈": "\\approx ", "≃": "\\approx ",
     }
 )  # fmt: skip
 _TEXT = (
-    "text mbox textbf textrm textit texttt textnormal textsf mathrm mathbf mathit mathsf operatorname boldsymbol bm"
+    "text mbox textbf textrm textit texttt textnormal textsf textsc textup textsl textmd mathrm mathbf mathit mathsf "
+    "mathtt mathnormal operatorname boldsymbol bm bold pmb"
 )
 _DROPPED = (
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr displaystyle textstyle limits nolimits "
-    "mathopen mathclose rm bf it underline uline emph ensuremath hbox mathstrut strut "
+    "mathopen mathclose mathbin mathrel mathord rm bf it underline uline emph ensuremath hbox mathstrut strut "
     "tiny small normalsize large Large LARGE huge Huge"
 )
 _BLANKS = "quad qquad thinspace enspace medspace thickspace nobreakspace space"
@@ -38,9 +41,15 @@ _RENAMED = {
     **dict.fromkeys(["varnothing", "O"], "\\emptyset"),
     **dict.fromkeys(["langle", "lparen"], "("),
     **dict.fromkeys(["rangle", "rparen"], ")"),
-    "neq": "\\ne", "lt": "<", "gt": ">", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]",
+    **dict.fromkeys(["ngeq", "ngeqslant", "nge", "lt"], "<"),
+    **dict.fromkeys(["nleq", "nleqslant", "nle", "gt"], ">"),
+    **dict.fromkeys(["simeq", "doteq", "approxeq", "thickapprox"], "\\approx"),
+    **dict.fromkeys(["backslash", "smallsetminus"], "\\setminus "),
+    "neq": "\\ne", "nless": "\\ge", "ngtr": "\\le", "coloneqq": "=",
+    "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]",
     "degree": "^\\circ", "infinity": "\\infty", "colon": ":", "fbox": "\\boxed", "percent": "\\%", "dollar": "\\$",
-    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "backslash": "\\setminus ", "R": "\\mathbb{R}",
+    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "Vert": "\\|", "lVert": "\\|", "rVert": "\\|",
+    "R": "\\mathbb{R}", "Z": "\\mathbb{Z}", "Bbb": "\\mathbb", "cr": "\\\\",
     "land": "\\wedge ", "lor": "\\vee ", "dot": "\\overline", "bar": "\\overline",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\(?:([a-zA-Z]+)\*?|(.)|$)|\$", re.DOTALL)
@@ -52,16 +61,33 @@ _LEADING_SPACE_IN_TEXT = re.compile(r"\\text\s*\{")
 _UPRIGHT_FUNCTION = re.compile(rf"\\text\s*\{{\s*({'|'.join(FUNCTIONS)})\s*\}}")
 _UPRIGHT_COMMAND = re.compile(r"\\text\s*\{\s*(\\[a-z]+)\s*\}")
 _COLOUR = re.compile(r"\\(?:text)?color(?:box)?\s*(?:\[[^\]]*\]\s*)?\{[^{}]*\}")
-_EMPHASIS = re.compile(r"(\*\*|__|`)((?:(?!\1).)+)\1", re.DOTALL)
+_EMPHASIS = re.compile(r"(\*\*|__|`|\*)((?:(?!\1).)+)\1", re.DOTALL)
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿⁱ]+")
 _NEGATED = {"\\in": "\\notin ", "=": "\\ne ", "<": "\\ge ", ">": "\\le ", "\\le": ">", "\\ge": "<"}
 _NEGATION = re.compile(r"\\not\s*(\\(?:in|le|ge)(?![a-zA-Z])|[=<>])")
-_TYPED = {">=": "\\ge ", "<=": "\\le ", "==": "=", "!=": "\\ne "}
-_TYPED_RELATION = re.compile(r"[<>=]=|(?<=[\sxyz])!=")  # right behind a number or a bracket, `!` is a factorial
+_TYPED = {">=": "\\ge ", "<=": "\\le ", "==": "=", "!=": "\\ne ", ":=": "="}
+_TYPED_RELATION = re.compile(r"[<>=:]=|(?<=[\sxyz])!=")  # right behind a number or a bracket, `!` is a factorial
 _EDGES = re.compile(
-    r"^(?:\{\}|\\\\|\s)+|(?:(?<![\w}\]])\{\}|(?<=[\d)])\{\}|\\\\|\\checkmark|[✓✔✅]|\s)+$"
+    r"^(?:\{\}|\\\\|\\(?:therefore|implies|Longrightarrow|Rightarrow)(?![a-zA-Z])|\s)+|"
+    r"(?:(?<![\w}\]])\{\}|(?<=[\d)])\{\}|\\\\|\\(?:checkmark|blacksquare|square|qed)(?![a-zA-Z])|\\text\{\s*\.?\s*\}|"
+    r"[✓✔✅]|\s)+$"
 )  # decoration
 _SPACING = re.compile(r"\\[hv]space\*?\s*\{[^{}]*\}")
+_NO_BRACKET = re.compile(r"\\(?:left|right)\s*\.(?!\d)")
+_POWER = re.compile(r"(?<=[\w)}\]])\s*\*\*\s*(?=[\w({-])")
+_REWRITTEN = (
+    (re.compile(r"\{([-+])\}"), r"\1"),
+    (re.compile(r"\^\s*([-+]\s*(?:\d+|[a-zA-Z]))"), r"^{\1}"),
+    (re.compile(r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\\(?:text\{\s*cis\s*\}|cis(?![a-z]))\s*([^+,;=]+)$"), r"e^{i(\1)}"),
+    (re.compile(r"([a-zA-Z])\s*(?:\\text\{\s*in\s*\}|(?<=\s)in(?=\s))\s*(?=[\[(\]]|\\\{|\\mathbb)"), r"\1\\in "),
+    (re.compile(r"(?<=[)\]])\s*(?:U|\\bigcup(?!\s*_))\s*(?=[(\[\]])"), r"\\cup "),
+    (re.compile(r"\(\s*(\\approx[^()]*)\)$"), r"\1"),
+    (re.compile(r"(\.\d*)\\overline\s+(\d)"), r"\1\\overline{\2}"),
+)
+"""Notations that are spelled in another way: `{-}5`, `10^-3`, `{n \\choose 2}`, `2 cis 30`, `x in [1,2]`,
+`(1,2) U (3,4)`, `1/3 (\\approx 0.33)`, `0.\\dot3`."""
+_MAY_BE_REWRITTEN = re.compile(r"\{[-+]|\^\s*[-+]|choose|cis|in[\s}]|U|cup|approx|overline")
 _REPETEND = re.compile(r"\\overline\s*\{?\s*(\d)\s*\}?(\d*)\\overline\s*\{?\s*(\d)\s*\}?")
 
 
@@ -74,12 +100,15 @@ def normalise(answer: str) -> str:
     if (whole := _EMPHASIS.fullmatch(text)) is not None:  # before a star is taken for that of a command
         text = whole.group(2)
     text = _THOUSANDS_MARK.sub("", _ascii(text.translate(_UNICODE)))
+    text = _POWER.sub("^", _NO_BRACKET.sub("", text))
     text = _COMMAND.sub(_rename, _SPACING.sub(" ", _COLOUR.sub("", text)))
     text = _DEGREE.sub(r"^\\circ ", text.replace("~", " "))
     text = _UPRIGHT_COMMAND.sub(r"\1 ", text)
     text = _UPRIGHT_FUNCTION.sub(r"\\\1 ", _LEADING_SPACE_IN_TEXT.sub(r"\\text{", text))
     text = _NEGATION.sub(lambda match: _NEGATED[match.group(1)], text)
     text = _TYPED_RELATION.sub(lambda match: _TYPED[match.group()], text)
+    for form, other in _REWRITTEN if _MAY_BE_REWRITTEN.search(text) else ():
+        text = form.sub(other, text)
     text = _trim(_REPETEND.sub(r"\\overline{\1\2\3}", text))
     while inner := _unwrapped(text):
         text = _trim(inner)
@@ -108,15 +137,18 @@ def matching(text: str, opening: int) -> int:
 
 
 _CLOSERS = {"{": "}", "\\{": "\\}", "(": ") ]", "[": ") ]"}
+_MAYBE_ENVIRONMENT = {"\\b", "\\e"}
 _OPEN, _CLOSE = {"{", "\\{", "(", "["}, {"}", "\\}", ")", "]"}
 
 
 def depths(text: str) -> list[int]:
-    """For every character how many brackets are open before it."""
+    """For every character how many brackets and environments are open before it."""
     found, depth, index = [0] * len(text), 0, 0
     while index < len(text):
         width = 2 if text[index] == "\\" and index + 1 < len(text) else 1
         token = text[index : index + width]
+        if token in _MAYBE_ENVIRONMENT:
+            depth += text.startswith("\\begin{", index) - text.startswith("\\end{", index)
         depth -= token in _CLOSE
         found[index : index + width] = [depth] * width
         depth += token in _OPEN
