@@ -8,6 +8,11 @@ wrong. `<output_dir>/answers.jsonl` gets a line per problem as it is done, and a
 others. Without a judge the rule is `ahead`.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import hashlib
 import json
 from collections import Counter

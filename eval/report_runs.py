@@ -8,7 +8,11 @@ A run is the folder of a table, of a schedule, or of `make demo` and `make real`
 and nothing in the folder is changed but report.html.
 """
 
-import argparse
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +24,7 @@ from eval.report.runs import Run, read_run, render_runs
 from eval.run_summary import SUMMARY_FILE, held_out_lengths, read_run_summary
 from secateur.deepprune.judges.record import METRICS_FILE
 from secateur.results import Table
+from secateur.runtime.commands import OneLineParser
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
@@ -37,7 +42,7 @@ class Options:
 
 
 def parse_options() -> Options:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser()
     parser.add_argument("runs", nargs="+", type=Path, help="folders of tables, schedules or whole runs")
     parser.add_argument(
         "--output", type=Path, help="the page; by default report.html in the run, runs.html for several"
