@@ -206,8 +206,8 @@ def tune(config: FormatTuningConfig) -> None:
 
 @entry_point
 def main() -> None:
-    silence_libraries()
     config = parse_config(FormatTuningConfig)
+    silence_libraries()
     use_one_torch_thread()
     return_memory_early()
     with hold_folder(config.output_dir) if current_ranks().is_main else contextlib.nullcontext():
