@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from bench.command_lines import CASES, Case, judged
 from schedules.config import read_run_config
 from secateur import cli, doctor
 from secateur.runtime.commands import HELP_FILE, read_help
@@ -197,6 +198,12 @@ def test_a_wrong_value_is_one_line_before_torch_is_loaded(words: tuple[str, ...]
     said = secateur(repository, *words, allowed="('pydantic', 'numpy')")
     assert (said.returncode, said.stdout) == (2, ""), said.stderr
     assert said.stderr.count("\n") == 1 and said.stderr.startswith("error: ") and VALUES[words] in said.stderr
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_our_reader_is_right_where_libraries_are_not(case: Case) -> None:
+    """bench/command_lines.md has what they do."""
+    assert judged(case, "ours") == "right"
 
 
 def test_a_value_from_the_command_line_is_blamed_on_it(repository: Path, tmp_path: Path) -> None:
