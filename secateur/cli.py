@@ -70,7 +70,9 @@ def parser_of(said: Mapping[str, CommandHelp]) -> argparse.ArgumentParser:
         "planned", choices=[name for name, told in said.items() if told.plans], help="its keys follow as they are"
     )
     shells = commands.add_parser(_COMPLETION, help="a script that completes commands and keys in your shell")
-    shells.add_argument("shell", choices=_SHELLS, help='for example: eval "$(secateur completion bash)"; fish has none')
+    shells.add_argument(
+        "shell", choices=_SHELLS, help='for example: eval "$(secateur completion bash)"; fish has none'
+    )
     return parser
 
 
