@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol, runtime_checkable
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import current_ranks, entry_point
@@ -79,6 +79,14 @@ def read_help() -> dict[str, CommandHelp]:
     }
 
 
+@runtime_checkable
+class NamesInputs(Protocol):
+    """Keys that name what a run reads."""
+
+    def check_inputs(self) -> None:
+        """Raise `InputError` for what is not there; called before anything heavy is imported."""
+
+
 class BookFormatter(argparse.RawDescriptionHelpFormatter):
     """Lines are no longer than those of a book."""
 
@@ -135,12 +143,14 @@ def escaped(text: str) -> str:
 
 def check_words(told: CommandHelp, words: Sequence[str]) -> None:
     """Raises `InputError` for keys that a command does not take and, where its class of keys can be loaded alone, for
-    values that cannot be."""
+    values that cannot be or name what is not there."""
     from secateur.runtime.config import import_named, parse_config, read_yaml, split_command_line
 
     _check_names(told, [word[2:].partition("=")[0] for word in words if word.startswith("--")], "command line")
     if told.config:
-        parse_config(import_named(told.config, "config"), words)
+        config = parse_config(import_named(told.config, "config"), words)
+        if isinstance(config, NamesInputs):
+            config.check_inputs()
     elif told.takes_config and (path := split_command_line(words)[0]):
         _check_names(told, list(read_yaml(path)), path)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from secateur.deepprune.cut import AUTO, DEFAULT_SHARE, check_share
@@ -14,7 +15,7 @@ from secateur.runtime.config import check_seed
 from secateur.runtime.dry_run import PLAN_KEYS, PlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
-from secateur.runtime.hub import check_key
+from secateur.runtime.hub import check_key, require_model_folder
 from secateur.tasks.answers.extraction import ANSWER, extraction
 
 FOCAL_GAMMA, MINORITY_FACTOR = 2.0, 2.0
@@ -33,6 +34,12 @@ _AT_LEAST_ONE = (
     "test_pairs",
 )
 _OF_KINDS = tuple(kind.keys for kind in JUDGE_KINDS.values() if kind.keys is not None)
+
+
+def require_traces(folder: str) -> None:
+    """Raises `InputError` where there is no such folder."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder of traces; make it with eval/collect_traces.py")
 
 
 @dataclass(kw_only=True)
@@ -117,6 +124,11 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
         self._check_training()
         self._check_adapters()
         self._check_language_model()
+
+    def check_inputs(self) -> None:
+        """The folders of traces are there."""
+        for folder in filter(None, (self.train, self.dev, *self.tests.values())):
+            require_traces(folder)
 
     def _check_cut(self) -> None:
         check_share(self.cut_share)
@@ -255,6 +267,14 @@ class ScorerConfig:
             raise InputError("key 'model' is not given, but states are read or traces are cut; name the generator")
         if self.epochs <= 0 or self.learning_rate <= 0:
             raise InputError(f"keys 'epochs' ({self.epochs}) and 'learning_rate' must be above 0")
+        check_seed(self.seed)
+
+    def check_inputs(self) -> None:
+        """The generator and the folders of traces are there."""
+        if self.model is not None:
+            require_model_folder("model", self.model)
+        for folder in (self.train, self.dev, self.test):
+            require_traces(folder)
 
     @property
     def reads_states(self) -> bool:
