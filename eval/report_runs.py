@@ -54,6 +54,9 @@ def parse_options() -> Options:
     given = parser.parse_args()
     if given.every < 1:
         raise InputError(f"command line: key 'every' has the value {given.every}; give 1 or more seconds")
+    for run in given.runs:
+        if not run.exists():
+            raise InputError(f"{run}: no such folder; give that of a table, a schedule or a whole run")
     alone = given.runs[0] / "report.html" if len(given.runs) == 1 else Path("runs.html")
     return Options(tuple(given.runs), given.output or alone, given.watch, given.every)
 

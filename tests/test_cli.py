@@ -198,6 +198,8 @@ VALUES = {
     ("doctor", "now"): "unrecognized arguments: now; --help explains them all",
     ("problems",): "the following arguments are required: source, path; --help explains them all",
     ("problems", "aime24", "x.jsonl", "--count", "few"): "argument --count: invalid int value: 'few'",
+    ("tune", "--model", "/nope", "--output_dir", "x"): "key 'model' has the value '/nope': no such folder",
+    ("report", "nowhere"): "nowhere: no such folder; give that of a table, a schedule or a whole run",
     ("report",): "the following arguments are required: ",
     ("check-reward",): "nothing to try: give 'reward', 'answer_from', or both",
     ("completion", "fish"): "no completion for 'fish'; there is one for bash, zsh, tcsh",

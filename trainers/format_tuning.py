@@ -28,6 +28,7 @@ from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, hold_folder, model_identity, read_jsonl
+from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import current_ranks, entry_point, return_memory_early
 from secateur.runtime.records import read_record, write_record
 from secateur.tasks.prompts import PromptKeys, evaluation_messages
@@ -79,6 +80,10 @@ class FormatTuningConfig(PromptKeys):
         if self.solutions != WORDS and not Path(self.solutions).is_file():
             raise InputError(f"key 'solutions' has the value '{self.solutions}': no such file; give one, or {WORDS}")
         self.model = plain_model(self.model)
+
+    def check_inputs(self) -> None:
+        """The model is there."""
+        require_model_folder("model", self.model)
 
     def conversations(self) -> list[dict[str, JSON]]:
         """Prompt and completion of each solution as chat messages."""
@@ -207,6 +212,7 @@ def tune(config: FormatTuningConfig) -> None:
 @entry_point
 def main() -> None:
     config = parse_config(FormatTuningConfig)
+    config.check_inputs()
     silence_libraries()
     use_one_torch_thread()
     return_memory_early()
