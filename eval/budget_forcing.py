@@ -14,6 +14,11 @@ Every trace of every budget is stored in `<output_dir>/budget_forcing/<model>/<b
 thinking, the string and the answer; `cut_tokens` says after how many tokens thinking was cut, if it was.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

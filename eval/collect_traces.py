@@ -8,6 +8,11 @@ Each set of problems gets a folder `<output_dir>/<model>/<set>` (see secateur/en
 elsewhere too. A run that was cut off goes on where it stood; at its end it says how redundant the traces are
 (eval/studies/redundancy.py)."""
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from contextlib import closing
 from pathlib import Path
 

@@ -8,6 +8,11 @@ controller beside the replay and reports whether both agree. `report.html` shows
 again at any time; what is added to a finished run, a benchmark, a larger n, a model, is all that is then sampled.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from pathlib import Path
 
 from rich.markup import escape

@@ -3,6 +3,11 @@
 python eval/demo.py --output_dir outputs/demo --seed 0 --judge linear_own_states --control false
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from dataclasses import dataclass
 
 from eval.whole_run import Course, WholeRun, WholeRunConfig, start

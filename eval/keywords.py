@@ -7,6 +7,11 @@ The first model is "before", every other one is compared with it. Which words ar
 in eval/studies/keywords.py.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -5,7 +5,11 @@
 What cannot be read is shown with the reason, and nothing is changed.
 """
 
-import argparse
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ from eval.one_model.report import SUMMARY_FILE, read_summary
 from schedules.records import finished_rounds
 from secateur.deepprune.judges.record import JUDGE_FILE, read_judge
 from secateur.results import TABLE_FILE, Row, Table, read_table
+from secateur.runtime.commands import OneLineParser
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point
@@ -131,7 +136,7 @@ _KINDS = (
 
 @entry_point
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser()
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="what is looked through")
     folder = parser.parse_args().folder
     if not folder.is_dir():

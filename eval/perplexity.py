@@ -9,6 +9,11 @@ was cut off goes on; `perplexity.json` holds the figures. Text is never tokenise
 ids of another tokenizer, are refused.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from dataclasses import asdict, dataclass
 from pathlib import Path
 

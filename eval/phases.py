@@ -9,6 +9,11 @@ is asked for once more, then counted as unreadable and left out; nothing is gues
 trace as it comes, so a run that was cut off goes on; `phases.json` and `phases.png` hold the shares.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

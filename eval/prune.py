@@ -8,6 +8,11 @@ wrong. `<output_dir>/answers.jsonl` gets a line per problem as it is done, and a
 others. Without a judge the rule is `ahead`.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import hashlib
 import json
 from collections import Counter
@@ -25,7 +30,8 @@ from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT, answer_rule
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.evidence import JudgedRule, Rule
 from secateur.deepprune.job import LiveResult, ProblemJob
-from secateur.deepprune.judges.folder import load_judge
+from secateur.deepprune.judges.folder import find_judge, load_judge
+from secateur.deepprune.judges.registry import UNTRAINED
 from secateur.deepprune.prune import job_of, rule_for
 from secateur.deepprune.rule import ADAPTIVE_RULE, PUBLISHED_RULE, PruneRule
 from secateur.engines.base import Engine
@@ -37,7 +43,7 @@ from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.records import FORMAT_KEY, as_json, read_with_checksums, record_of, with_checksum
 from secateur.tasks.answers.equality import grade_answers
 from secateur.tasks.prompts import Prompt, prompt_of
-from secateur.tasks.sources import is_drawn, load_problems
+from secateur.tasks.sources import check_drawn, check_source, is_drawn, load_problems
 
 if TYPE_CHECKING:
     from secateur.deepprune.judges.base import Judge
@@ -124,6 +130,14 @@ class PruneConfig(SamplingKeys):
             raise InputError(f"key 'n' has the value {self.n}; a vote takes at least 2 traces")
         if isinstance(self.chosen_rule, JudgedRule) and self.judge is None:
             raise InputError(f"key 'rule' has the value '{self.rule}', which asks a judge; give 'judge' as well")
+
+    def check_inputs(self) -> None:
+        """What `problems` and `judge` name is there."""
+        if self.problems is not None:
+            check_source(self.problems)
+            check_drawn(self.problems, self.problem_count)
+        if self.judge is not None and self.judge not in UNTRAINED:
+            find_judge(self.judge)
 
     def key_of(self, model: str) -> str:
         return model
@@ -288,6 +302,7 @@ def answer_all(config: PruneConfig) -> None:
 @entry_point
 def main() -> None:
     config = parse_config(PruneConfig)
+    config.check_inputs()
     if current_ranks().world_size > 1:
         raise InputError("eval/prune.py runs in one process; start it without a launcher")
     config.claim_devices()

@@ -6,6 +6,11 @@ Before what `make demo` does, the model is fetched, converted, and tuned for a f
 on word problems of secateur/tasks/word_problems.py. Everything is measured on templates that no training saw.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from dataclasses import dataclass
 from typing import Literal
 

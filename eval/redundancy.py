@@ -6,6 +6,11 @@ Reads trace folders and trace files. The share of pairs with the same answer is 
 (arXiv 2510.08483: over 80 % on its models); the cuts are those that a judge would read.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -8,7 +8,11 @@ A run is the folder of a table, of a schedule, or of `make demo` and `make real`
 and nothing in the folder is changed but report.html.
 """
 
-import argparse
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +24,7 @@ from eval.report.runs import Run, read_run, render_runs
 from eval.run_summary import SUMMARY_FILE, held_out_lengths, read_run_summary
 from secateur.deepprune.judges.record import METRICS_FILE
 from secateur.results import Table
+from secateur.runtime.commands import OneLineParser
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
@@ -37,7 +42,7 @@ class Options:
 
 
 def parse_options() -> Options:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser()
     parser.add_argument("runs", nargs="+", type=Path, help="folders of tables, schedules or whole runs")
     parser.add_argument(
         "--output", type=Path, help="the page; by default report.html in the run, runs.html for several"
@@ -49,6 +54,9 @@ def parse_options() -> Options:
     given = parser.parse_args()
     if given.every < 1:
         raise InputError(f"command line: key 'every' has the value {given.every}; give 1 or more seconds")
+    for run in given.runs:
+        if not run.exists():
+            raise InputError(f"{run}: no such folder; give that of a table, a schedule or a whole run")
     alone = given.runs[0] / "report.html" if len(given.runs) == 1 else Path("runs.html")
     return Options(tuple(given.runs), given.output or alone, given.watch, given.every)
 

@@ -7,6 +7,11 @@ No model runs: every rule is replayed on what eval/combined.py stored (tau is th
 compared K1, largest K2, singletons K3; any other value of secateur/deepprune/rule.py can be swept as well). Can be
 killed and started again; cells that are done are not computed twice."""
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any

@@ -7,6 +7,11 @@ Clients change their base URL to http://localhost:8080/v1 and nothing else. What
 /dashboard. Callers need the key that the environment variable SECATEUR_API_KEY holds, if it holds one.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -8,6 +8,11 @@ where it stood; `results.jsonl` beside them holds the verdicts, `<output_dir>/su
 figures, `lengths.png` their picture. Of several models all are compared with the first one, problem by problem.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from pathlib import Path
 
 from rich.markup import escape

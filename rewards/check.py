@@ -7,6 +7,11 @@ Each promise is a line, `ok` or `FAULT` with the smallest case that broke it, an
 rewards and extractions that are here keep all of them.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import itertools
 import math
 import random

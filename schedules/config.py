@@ -11,7 +11,7 @@ from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import AUTO, Limit, Round, make_rounds
 from secateur.engines.gguf import plain_model
 from secateur.engines.registry import engine_kind
-from secateur.runtime.config import answer_help, blamed, check_seed, check_types, read_yaml, split_command_line
+from secateur.runtime.config import blamed, check_seed, check_types, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.hub import check_key, require_model_folder
@@ -273,11 +273,6 @@ class RunConfig:
     def resolved(self) -> dict[str, JSON]:
         """All keys of the run, ours with their defaults: what `config.yaml` of the run folder holds."""
         return dataclasses.asdict(self.schedule) | self.trainer
-
-
-def answer_schedule_help(argv: Sequence[str]) -> None:
-    """Print all keys and end, if `--help` is asked for."""
-    answer_help(ScheduleConfig, argv, "\n  and TRL's own keys")
 
 
 def read_run_config(argv: Sequence[str]) -> RunConfig:

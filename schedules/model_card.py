@@ -7,7 +7,11 @@ figures of eval/single.py and eval/combined.py, which the card then keeps. A pus
 sends the new card.
 """
 
-import argparse
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from pathlib import Path
 
 from rich.markup import escape
@@ -17,6 +21,7 @@ from schedules.card.measured import Measured, Models, find_measurements, read_co
 from schedules.config import RunConfig, read_run_config
 from schedules.state import RunFolder
 from secateur.runtime.cards import describe_base, render_card, write_card
+from secateur.runtime.commands import OneLineParser
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import copy_file
@@ -57,7 +62,7 @@ def _pushed_to(run: Path) -> Target | None:
 
 @entry_point
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m schedules.model_card", description="Write a run's model card.")
+    parser = OneLineParser()
     parser.add_argument("--run", required=True, type=Path, help="run folder of a schedule that has ended")
     parser.add_argument("--single", type=Path, help="summary.json of eval/single.py that measures the final model")
     parser.add_argument("--combined", type=Path, help="combined.json of eval/combined.py that measures it")

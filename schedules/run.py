@@ -9,6 +9,11 @@ one path. One driver decides for all machines: `--launcher WORDS` puts a command
 it on each of them. `--num_processes N` overrides the accelerate config. `--dry_run true` prints the plan and stops.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +23,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from schedules.choice import START, Candidate, explain
-from schedules.config import TOKEN, RunConfig, answer_schedule_help, read_run_config
+from schedules.config import TOKEN, RunConfig, read_run_config
 from schedules.dead import refuse_dead
 from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
@@ -228,7 +233,6 @@ class Driver:
 
 @entry_point
 def main() -> None:
-    answer_schedule_help(sys.argv[1:])
     argv, accelerate_config = _take_option(sys.argv[1:], "--accelerate_config")
     argv, launcher = _take_option(argv, "--launcher")
     argv, processes = _take_option(argv, "--num_processes")

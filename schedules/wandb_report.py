@@ -7,13 +7,18 @@ It goes to the project that the schedule's runs went to and prints its address. 
 W&B's own page duplicates one for another schedule.
 """
 
-import argparse
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from schedules.records import FinishedRound, finished_rounds
+from secateur.runtime.commands import OneLineParser
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point
@@ -81,7 +86,7 @@ def _curves(named: dict[str, str], x: str) -> "list[wr.LinePlot]":
 
 @entry_point
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m schedules.wandb_report", description=__doc__.partition("\n")[0])
+    parser = OneLineParser()
     parser.add_argument("--run", required=True, type=Path, help="run folder of a schedule with report_to: wandb")
     parser.add_argument("--entity", help="user or team whose project it is in; by default the one of your key")
     options = parser.parse_args()

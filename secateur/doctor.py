@@ -5,6 +5,11 @@
 No key or token is printed, and nothing is changed. Exit code 1 if something that every run needs is missing.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import importlib.metadata
 import importlib.util
 import netrc
@@ -19,6 +24,7 @@ from typing import Literal
 import psutil
 from packaging.requirements import Requirement
 
+from secateur.runtime.commands import OneLineParser
 from secateur.runtime.console import console
 from secateur.runtime.process import entry_point
 
@@ -158,6 +164,7 @@ def _in_netrc(host: str) -> bool:
 
 @entry_point
 def main() -> None:
+    OneLineParser().parse_args()
     findings = list(examine())
     for one in findings:
         console.print(f"{_MARKS[one.state]} [bold]{one.what}[/bold]: {one.found}")

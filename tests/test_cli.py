@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from bench.command_lines import CASES, Case, judged
 from schedules.config import read_run_config
 from secateur import cli, doctor
+from secateur.runtime.commands import HELP_FILE, read_help
 from secateur.runtime.errors import InputError
 from tools import command_help
 from tools.config_keys import find_commands
@@ -38,7 +40,7 @@ def secateur(repository: Path, *words: str, allowed: str = "()") -> Ended:
 
 
 def test_the_help_is_current() -> None:
-    current = cli.HELP_FILE.read_text(encoding="utf-8") == command_help.text()
+    current = HELP_FILE.read_text(encoding="utf-8") == command_help.text()
     assert current, "commands.json is not what the source says: run `python -m tools.command_help`"
 
 
@@ -66,8 +68,43 @@ def test_help_may_come_behind_other_words(words: tuple[str, ...], repository: Pa
     assert (said.returncode, said.stderr) == (0, "") and "--steps_per_round" in said.stdout
 
 
+@pytest.mark.parametrize("script", [one.path for one in find_commands()])
+def test_scripts_answer_help_and_mistyped_keys_before_they_load_anything(script: str, repository: Path) -> None:
+    """`-X importtime` tells what was loaded."""
+    start, env = [sys.executable, "-X", "importtime", script], os.environ | {"COLUMNS": "100"}
+    helped, mistyped = (
+        subprocess.run([*start, *words], cwd=repository, capture_output=True, text=True, env=env)
+        for words in (["--help"], ["--no_such_key", "1"])
+    )
+    assert helped.returncode == 0 and helped.stdout.startswith(f"usage: python {script} ")
+    assert f"The same as python {script}." not in helped.stdout
+    told = next(line for line in mistyped.stderr.splitlines() if not line.startswith("import time:"))
+    assert mistyped.returncode == 2 and told.startswith("error: command line: unknown key 'no_such_key'; ")
+    for ended in (helped, mistyped):
+        loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+        assert "argparse" in loaded and not loaded & {"torch", "transformers", "numpy", "scipy", "matplotlib"}
+
+
+def test_a_launcher_of_several_processes_shows_the_help_once(repository: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
+    launch += ["--num_processes", "2", "trainers/grpo_len.py", "--help"]
+    said = subprocess.run(launch, cwd=repository, capture_output=True, text=True)
+    assert said.returncode == 0 and said.stdout.count("usage: python trainers/grpo_len.py") == 1, said.stderr
+
+
+def test_keys_that_cannot_be_set_say_why_from_the_file_too(repository: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("model: trainers/embedded_model\nmax_steps: 5\n")
+    start = [sys.executable, "trainers/grpo_len.py", "--config", str(config)]
+    ours = subprocess.run(start, cwd=repository, capture_output=True, text=True)
+    assert ours.stderr == f"error: {config}: key 'max_steps' cannot be set: set 'steps_per_round'\n"
+    config.write_text("model: trainers/embedded_model\nlearning_rat: 5\n")
+    theirs = subprocess.run(start, cwd=repository, capture_output=True, text=True)
+    assert theirs.stderr == f"error: {config}: unknown key 'learning_rat'; did you mean 'learning_rate'?\n"
+
+
 def test_examples_in_the_help_come_from_our_configs() -> None:
-    keys = [key for told in cli.read_help().values() for group in told.groups for key in group.keys]
+    keys = [key for told in read_help().values() for group in told.groups for key in group.keys]
     assert sum(bool(key.example) for key in keys) > 80
     assert all(key.example.partition(":")[0] in {name[2:] for name in key.names} for key in keys if key.example)
 
@@ -80,6 +117,13 @@ MISTAKES = {
     ): "error: command line: unknown key 'lerning_rate'; did you mean 'learning_rate'?",
     ("prune", "--modle=x"): "error: command line: unknown key 'modle'; did you mean 'model'?",
     ("trian",): "error: command line: no command 'trian'; did you mean 'train'?",
+    ("trian", "--help"): "error: command line: no command 'trian'; did you mean 'train'?",
+    ("completion",): "error: command line: the following arguments are required: shell; --help explains them all",
+    (
+        "train",
+        "--max_completion_length",
+        "9",
+    ): "error: command line: key 'max_completion_length' cannot be set: the limit of the round is the cap",
     ("plan", "ls"): "error: command line: 'plan' wants the command that is to be planned: train, traces,",
 }
 
@@ -97,6 +141,7 @@ ASKED = ("prune", *MODEL, "--problem", "x")
 TABLE = ("table", "--config", "configs/demo/combined.yaml", "--models", "{base: trainers/embedded_model}")
 TRACES = ("traces", "--config", "configs/demo/collect_judge_traces.yaml", *SINGLE[3:])
 JUDGE = ("judge", "--config", "configs/demo/judge_own_states.yaml", *MODEL)
+TUNE, SCORER = ("tune", *MODEL, "--output_dir", "x"), ("scorer", "--config", "configs/demo/scorer.yaml")
 TRAIN = ("train", "--config", "configs/demo/thinkprune.yaml", *CPU)
 VALUES = {
     (*SINGLE, "--temperature", "-1"): "key 'temperature' has the value -1.0: expected 0 (greedy) or more",
@@ -125,11 +170,37 @@ VALUES = {
     (*TRACES, "--cut_kind", "word"): "'word'",
     (*JUDGE, "--kind", "linaer"): "key 'kind' has the value 'linaer': choose one of linear_own_states, linear,",
     (*JUDGE, "--heads", "0"): "key 'heads' has the value 0; it must be at least 1",
+    (*TUNE, "--optim", "adamw"): "key 'optim' has the value 'adamw': choose one of adafactor, adamw_torch,",
+    (*TUNE, "--count", "0"): "key 'count' has the value 0; give at least 1",
+    (*TUNE, "--solutions", "no.jsonl"): "key 'solutions' has the value 'no.jsonl': no such file; give one, or words",
+    (*SCORER, "--heads", "0"): "key 'heads' has the value 0; it must be at least 1",
+    (*SCORER, "--reads", "[state]"): "key 'reads' has the value ['state']: expected list[",
+    (*SCORER, "--points", "middle"): "'middle'",
+    (*SCORER, "--cut_k", "9"): "give both 'cut_kind' and 'cut_k', or neither",
+    (*SINGLE, "--problems", "aime99"): "aime99: no such file and no known set; give a JSONL file",
+    (*SINGLE, "--problems", "arithmetic:tst"): "unknown split 'tst'; valid splits: train, validation,",
+    ("single", *SINGLE[3:], "--output_dir", "x", "--problems", "words:test"): "'words:test' is endless: say how many",
+    (*TABLE, "--judges", "{base: [random]}", "--problems", "aime99"): "aime99: no such file and no known set",
+    (*TRACES, "--problems", "{a: no.jsonl}", "--problem_counts", "{}"): "no.jsonl: no such file and no known set",
+    (*JUDGE, "--train", "/nope"): "/nope: no such folder of traces; make it with eval/collect_traces.py",
+    (*SCORER, "--model", "/nope"): "key 'model' has the value '/nope': no such folder",
+    (*SCORER, *MODEL, "--train", "/nope"): "/nope: no such folder of traces; make it with eval/collect_traces.py",
+    (*SCORER, "--seed", "-1"): "key 'seed' has the value -1; give a whole number from 0",
+    (*ASKED, "--judge", "/nope"): "/nope: no judge there (judge.json is missing); train one with",
+    ("prune", *MODEL, "--problems", "no.jsonl", "--output_dir", "x"): "no.jsonl: no such file and no known set",
     (*TRAIN[:3],): "--accelerate_config is missing; give a file of configs/accelerate/",
     (*TRAIN, "--limits", "[100, 200"): "--limits has the value '[100, 200', which is not YAML",
     (*TRAIN, "--limits", "[-100]"): "key 'limits' has the value -100; a limit is a positive number of tokens",
     (*TRAIN, "--reward", "hard"): "key 'reward' has the value 'hard'; choose one of hard_limit, reference,",
     (*TRAIN, "--num_processes", "two"): "--num_processes has the value 'two'; give a number",
+    ("ls", "nowhere"): "nowhere: no such folder; give the one that holds your runs",
+    ("ls", "a", "b"): "unrecognized arguments: b; --help explains them all",
+    ("doctor", "now"): "unrecognized arguments: now; --help explains them all",
+    ("problems",): "the following arguments are required: source, path; --help explains them all",
+    ("problems", "aime24", "x.jsonl", "--count", "few"): "argument --count: invalid int value: 'few'",
+    ("tune", "--model", "/nope", "--output_dir", "x"): "key 'model' has the value '/nope': no such folder",
+    ("report", "nowhere"): "nowhere: no such folder; give that of a table, a schedule or a whole run",
+    ("report",): "the following arguments are required: ",
     ("check-reward",): "nothing to try: give 'reward', 'answer_from', or both",
     ("completion", "fish"): "no completion for 'fish'; there is one for bash, zsh, tcsh",
 }
@@ -140,6 +211,12 @@ def test_a_wrong_value_is_one_line_before_torch_is_loaded(words: tuple[str, ...]
     said = secateur(repository, *words, allowed="('pydantic', 'numpy')")
     assert (said.returncode, said.stdout) == (2, ""), said.stderr
     assert said.stderr.count("\n") == 1 and said.stderr.startswith("error: ") and VALUES[words] in said.stderr
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_our_reader_is_right_where_libraries_are_not(case: Case) -> None:
+    """bench/command_lines.md has what they do."""
+    assert judged(case, "ours") == "right"
 
 
 def test_a_value_from_the_command_line_is_blamed_on_it(repository: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from trl import GRPOConfig
 from schedules.config import ScheduleConfig
 from secateur.cli import COMMANDS
 from secateur.runtime.config import split_command_line
+from secateur.tasks.arithmetic import SPLIT_BUCKETS, SPLIT_RULES
+from secateur.tasks.word_problems import SPLITS
 from tools.config_docs import slug
 from tools.config_keys import find_commands
 
@@ -111,3 +115,26 @@ def test_the_first_table_of_the_readme_leads_to_a_command(wish: str, words: str)
     anchor = re.search(r"\]\(#([\w-]+)\)", row)[1]
     section = next(part for part in re.split(r"^## ", text, flags=re.M) if slug(part.partition("\n")[0]) == anchor)
     assert words in re.search(r"^```\w+\n(.*?)^```", section, re.M | re.S)[1]
+
+
+def test_the_splits_of_drawn_tasks_are_in_the_table() -> None:
+    text = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    listed = {row[0].strip("`"): row for row in rows if len(row) == 4}
+    assert {name for name, row in listed.items() if row[1] != "–"} == set(SPLIT_BUCKETS)
+    assert {name for name, row in listed.items() if row[2] != "–"} == set(SPLITS)
+    seen = {name for name, row in listed.items() if row[1] == "the seen rules"}
+    assert seen == set(SPLIT_RULES), "the other splits draw from all rules"
+
+
+@pytest.mark.slow
+def test_the_page_to_begin_with_can_be_followed_as_it_stands(tmp_path: Path) -> None:
+    """All but the installation, with outputs in a folder of the test."""
+    for words in shown_commands("docs/start.md"):
+        if words[0] in ("make", ".", "eval"):
+            continue
+        moved = [word.replace("outputs/start", str(tmp_path)) for word in words]
+        done = subprocess.run([sys.executable, *moved], cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    assert len((tmp_path / "answers" / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 12
+    assert "At what loss?" in (tmp_path / "table" / "report.html").read_text(encoding="utf-8")

@@ -1,4 +1,5 @@
-"""Writes secateur/commands.json: what `secateur COMMAND --help` says, so that it need not import what it speaks of.
+"""Writes secateur/commands.json: what `--help` of every script says, so that it need not import what it
+speaks of.
 
     python -m tools.command_help
 
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from trl import GRPOConfig
 
 from schedules.config import ScheduleConfig
-from secateur.cli import COMMANDS, HELP_FILE, CommandHelp, Group, KeyHelp
+from secateur.runtime.commands import HELP_FILE, CommandHelp, Group, KeyHelp
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import say
 from secateur.runtime.files import JSON, write_text
@@ -30,22 +31,21 @@ from tools.config_docs import (
     type_text,
     value_text,
 )
-from tools.config_keys import REPOSITORY, Command, find_commands, purpose_of
+from tools.config_keys import REPOSITORY, Command, find_commands
 from trainers.grpo import job as grpo_job
 
 _EXAMPLE_CHARACTERS = 70
 
 
-def command_help(name: str) -> CommandHelp:
-    """What there is to say of a subcommand of `secateur`."""
-    command = next((command for command in find_commands() if command.path == COMMANDS[name]), None)
-    if command is None:  # it takes no keys
-        return CommandHelp(purpose_of(REPOSITORY / COMMANDS[name]), False, "", ())
+def command_help(command: Command) -> CommandHelp:
+    """What there is to say of a script."""
     groups = [Group("on the command line only", _launch_keys(command))] if command.launch_options else []
     if command.config is None:
         keys = [KeyHelp((key,), "", default, text) for key, default, text in command.arguments]
-        return CommandHelp(command.purpose, False, "", (Group("options", tuple(keys)),))
-    return CommandHelp(command.purpose, True, _read_first(command), tuple(groups) + tuple(_groups(command.config)))
+        return CommandHelp(command.purpose, False, "", {}, (Group("options", tuple(keys)),) if keys else ())
+    groups += _groups(command.config)
+    barred = grpo_job.OWNED if command.config is ScheduleConfig else {}
+    return CommandHelp(command.purpose, True, _read_first(command), barred, tuple(groups))
 
 
 def _read_first(command: Command) -> str:
@@ -137,15 +137,29 @@ def _given(fields: frozenset[str]) -> dict[str, list[JSON]]:
 
 
 def text() -> str:
-    """The whole file."""
-    values = {name: dataclasses.asdict(command_help(name)) for name in COMMANDS}
-    return json.dumps(values, ensure_ascii=False, indent=1) + "\n"
+    """The whole file, one key a line."""
+    told = {command.path: command_help(command) for command in find_commands()}
+    return "{\n" + ",\n".join(f" {_json(path)}: {_lines(one)}" for path, one in told.items()) + "\n}\n"
+
+
+def _lines(told: CommandHelp) -> str:
+    head = ", ".join(f"{_json(key)}: {_json(value)}" for key, value in vars(told).items() if key != "groups")
+    return f'{{{head},\n  "groups": [{",".join(map(_group_lines, told.groups))}]}}'
+
+
+def _group_lines(group: Group) -> str:
+    keys = ",\n".join(f"    {_json(dataclasses.asdict(key))}" for key in group.keys)
+    return f'\n   {{"title": {_json(group.title)}, "keys": [\n{keys}]}}'
+
+
+def _json(value: JSON) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 @entry_point
 def main() -> None:
     write_text(HELP_FILE, text())
-    say(f"secateur/{HELP_FILE.name}: {len(COMMANDS)} commands")
+    say(f"secateur/{HELP_FILE.name}: {len(find_commands())} scripts")
 
 
 if __name__ == "__main__":

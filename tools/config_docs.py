@@ -29,6 +29,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, write_text
 from secateur.runtime.process import entry_point
 from tools.config_keys import REPOSITORY, Command, Meaning, entries, find_commands, meanings_of
+from trainers.dry_run.report import PLAN_OPTIONS
 from trainers.grpo import job as grpo_job
 
 
@@ -129,6 +130,7 @@ LAUNCH_OPTIONS = {
     "--accelerate_config": "the launch config of accelerate, a file of `configs/accelerate/`; required",
     "--launcher": "words in front of every launch that start it on all machines (docs/training.md)",
     "--num_processes": "how many processes, in the place of the number in the launch config",
+    **{f"--{name}": text for name, text in PLAN_OPTIONS.items()},
 }
 _RULE = "The rule"
 _SHARED = {
@@ -160,7 +162,7 @@ def _sections(commands: Sequence[Command]) -> Iterator[tuple[str, str, str]]:
             yield "TRL's keys", "what a training config may also hold, and what not", _trl_text()
             yield "Rewards", "`reward_options` of each `reward`", _reward_text()
     for command in commands:
-        if command.config is None:
+        if command.arguments:
             rows = [Key((name,), ("",), (default,), text) for name, default, text in command.arguments]
             yield f"`{command.path}`", plain(command.purpose), table(rows)
     for shared, title in _shared(titles).items():

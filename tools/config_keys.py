@@ -15,6 +15,7 @@ from pathlib import Path
 
 from schedules.config import ScheduleConfig
 from secateur.runtime.errors import InputError
+from trainers.dry_run.report import PLAN_OPTIONS
 
 _NAME = r"`?[a-z_][a-z0-9_]*(?:_\*|_…)?`?"
 _ENTRY = re.compile(rf"(?:^|(?<=[.;] )|(?<=\n))({_NAME}(?:, {_NAME})*): ")
@@ -127,12 +128,14 @@ def _comments(source: str) -> Mapping[int, str]:
 REPOSITORY = Path(__file__).resolve().parent.parent
 _FOLDERS = ("schedules", "trainers", "eval", "rewards", "secateur")
 _DOOR = REPOSITORY / "secateur" / "cli.py"  # leads to all the others
+_BEGINNING = "@entry_point\ndef main("  # of a script that a user starts
 _READERS = ("parse_config", "HfArgumentParser")  # called with a config class
 
 
 @dataclass(frozen=True)
 class Command:
-    """A script that a user starts. `config` is the class of its keys, or `arguments` are its argparse options."""
+    """A script that a user starts. `config` is the class of its keys, or `arguments` are its argparse options; some
+    scripts take neither."""
 
     path: str
     purpose: str
@@ -148,7 +151,7 @@ def find_commands() -> tuple[Command, ...]:
         command
         for folder in _FOLDERS
         for path in sorted((REPOSITORY / folder).rglob("*.py"))
-        if path != _DOOR
+        if path != _DOOR and _BEGINNING in path.read_text(encoding="utf-8")
         for command in _commands_of(path)
     )
 
@@ -163,6 +166,8 @@ def _commands_of(path: Path) -> Iterator[Command]:
     elif config := _config_class(calls, name):
         launch_options = tuple(option for call in calls for option in _launch_option(call))
         yield Command(name, purpose, config, launch_options=launch_options)
+    else:
+        yield Command(name, purpose)
 
 
 def purpose_of(path: Path) -> str:
@@ -189,6 +194,8 @@ def _config_class(calls: list[ast.Call], name: str) -> type | None:
 
 def _launch_option(call: ast.Call) -> list[str]:
     """The `--option` that a script takes for itself, in a call such as `_take_option(argv, "--launcher")`."""
+    if _called(call) == "take_plan_options":
+        return [f"--{name}" for name in PLAN_OPTIONS]
     if _called(call) != "_take_option":
         return []
     return [arg.value for arg in call.args if isinstance(arg, ast.Constant)]

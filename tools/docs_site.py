@@ -2,8 +2,9 @@
 
     python -m tools.docs_site
 
-README.md is its first page, and a page of the public API is made from the docstrings. Links between documents lead to
-their pages, links to other files of the repository become plain text. A broken link or anchor ends the command.
+README.md is its first page, docs/start.md the one to begin with, and a page of the public API is made from the
+docstrings. Links between documents lead to their pages, links to other files of the repository become plain text. A
+broken link or anchor ends the command.
 """
 
 import os

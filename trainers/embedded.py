@@ -8,6 +8,11 @@ random, so that it learns to keep its place, to calculate, and to do what it has
 planted errors and waste, which is how it behaves afterwards. The result is a plain Hugging Face folder plus
 `training.json` with the measured figures; the copy in trainers/embedded_model was made by this script."""
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import json
 import random
 import time
@@ -27,6 +32,7 @@ from transformers import (
     set_seed,
 )
 
+from secateur.runtime.process import entry_point
 from secateur.tasks.arithmetic import iter_problems, make_problems
 from trainers.pretraining import Batch, corpus_text, evaluate, render_prompt, stream_batches, train_tokenizer
 
@@ -190,6 +196,7 @@ def prompt_lengths(tokenizer: PreTrainedTokenizerFast, count: int) -> list[int]:
     return [len(tokenizer(render_prompt(tokenizer, p.problem))["input_ids"]) for p in problems]
 
 
+@entry_point
 def main() -> None:
     """Train, measure, save."""
     (args,) = HfArgumentParser(EmbeddedArguments).parse_args_into_dataclasses()

@@ -7,32 +7,32 @@ TRL's SFT on worked solutions, with the loss on the solution alone. It is what h
 small model: where no completion has a box, no completion earns a reward. The result is a plain model folder.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from rich.markup import escape
-from transformers import PrinterCallback
-from transformers.training_args import OptimizerNames
 
 from schedules.export import remove_folder
 from schedules.integrity import saved_checkpoints
 from secateur.engines.gguf import plain_model
 from secateur.engines.model_files import load_tokenizer
-from secateur.engines.models import keep_special_tokens_only, reduce_gradients_in_place
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, hold_folder, model_identity, read_jsonl
+from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import current_ranks, entry_point, return_memory_early
 from secateur.runtime.records import read_record, write_record
 from secateur.tasks.prompts import PromptKeys, evaluation_messages
 from secateur.tasks.word_problems import make_solutions
-from trainers.grpo.callbacks import CompletionMarker, StepLog
-from trainers.grpo.checkpoints import prepare_resume
 
 if TYPE_CHECKING:
     from trl import SFTConfig
@@ -51,7 +51,8 @@ class FormatTuningConfig(PromptKeys):
     prompt_family, system_prompt, instruction: as the tuned model will be asked (see secateur/tasks/prompts.py).
     batch: solutions per optimizer step, on all processes together; rows: of these at once on each process.
     learning_rate: at its highest; it falls linearly to 0.
-    optim: transformers' name of the optimizer; adafactor keeps hardly any state, adamw_torch two numbers per weight.
+    optim: transformers' name of the optimizer; adafactor and sgd keep hardly any state, the others two numbers per
+      weight.
     bf16: calculate in bfloat16 with weights in float32.
     seed: of the solutions and of their order.
     """
@@ -65,7 +66,7 @@ class FormatTuningConfig(PromptKeys):
     batch: int = 16
     rows: int = 4
     learning_rate: float = 1e-4
-    optim: str = "adafactor"
+    optim: Literal["adafactor", "adamw_torch", "adamw_torch_fused", "sgd"] = "adafactor"
     bf16: bool = True
     seed: int = 0
 
@@ -74,13 +75,15 @@ class FormatTuningConfig(PromptKeys):
         for key in ("count", "epochs", "batch", "rows"):
             if getattr(self, key) < 1:
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; give at least 1")
-        if self.optim not in set(OptimizerNames):
-            raise InputError(f"key 'optim' has the value '{self.optim}'; choose one of {', '.join(OptimizerNames)}")
         if self.learning_rate <= 0:
             raise InputError(f"key 'learning_rate' has the value {self.learning_rate}; it must be above 0")
         if self.solutions != WORDS and not Path(self.solutions).is_file():
             raise InputError(f"key 'solutions' has the value '{self.solutions}': no such file; give one, or {WORDS}")
         self.model = plain_model(self.model)
+
+    def check_inputs(self) -> None:
+        """The model is there."""
+        require_model_folder("model", self.model)
 
     def conversations(self) -> list[dict[str, JSON]]:
         """Prompt and completion of each solution as chat messages."""
@@ -113,6 +116,7 @@ def read_solutions(path: str, count: int) -> list[tuple[str, str]]:
 
 def _arguments(config: FormatTuningConfig) -> "SFTConfig":
     """Raises `InputError` where the processes cannot share a batch."""
+    import torch
     from trl import SFTConfig
 
     processes = current_ranks().world_size
@@ -173,7 +177,12 @@ def _record(config: FormatTuningConfig) -> TuningRecord:
 def tune(config: FormatTuningConfig) -> None:
     """Train and save; goes on from the newest whole checkpoint of a run that was ended."""
     from datasets import Dataset, disable_progress_bars
+    from transformers import PrinterCallback
     from trl import SFTTrainer
+
+    from secateur.engines.models import keep_special_tokens_only, reduce_gradients_in_place
+    from trainers.grpo.callbacks import CompletionMarker, StepLog
+    from trainers.grpo.checkpoints import prepare_resume
 
     disable_progress_bars()
     folder, arguments = Path(config.output_dir), _arguments(config)
@@ -202,8 +211,9 @@ def tune(config: FormatTuningConfig) -> None:
 
 @entry_point
 def main() -> None:
-    silence_libraries()
     config = parse_config(FormatTuningConfig)
+    config.check_inputs()
+    silence_libraries()
     use_one_torch_thread()
     return_memory_early()
     with hold_folder(config.output_dir) if current_ranks().is_main else contextlib.nullcontext():

@@ -16,6 +16,11 @@ the model near its reference. Batches, loss and coefficients are keys of the con
 paper and says at each key where it cannot.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import contextlib
 import os
 import sys
@@ -28,7 +33,7 @@ import transformers
 from rich.markup import escape
 from trl import GRPOConfig
 
-from schedules.config import answer_schedule_help, read_run_config
+from schedules.config import read_run_config
 from schedules.dead import refuse_dead
 from schedules.integrity import step_of
 from schedules.records import write_data
@@ -166,7 +171,6 @@ def main() -> None:
     use_one_torch_thread()
     accept_indexed_cpu()
     check_sharding()
-    answer_schedule_help(sys.argv[1:])
     argv, planned = take_plan_options(sys.argv[1:])
     config = read_run_config(argv)
     if planned or config.schedule.dry_run:

@@ -14,6 +14,11 @@ problems; the three never share a problem. metrics.json holds every figure over 
 cuts (`unfinished`, the headline), per test folder where there are several (`models`), with baselines beside them.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 from contextlib import nullcontext
 from pathlib import Path
 

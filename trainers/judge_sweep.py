@@ -8,6 +8,11 @@ on the same problems and is measured on the same test pairs. A cell that is done
 can be killed, started again and extended. Run it once more when all cells are done to get the table alone.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import itertools
 import shutil
 import time

@@ -11,11 +11,15 @@ from `test`. Without states it is fitted on `train` and `dev`, for nothing is ch
 What a scorer is and what it may read: secateur/deepprune/scorer.py. Methods that use it: eval/table/scored.py.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -31,7 +35,6 @@ from secateur.deepprune.judges.metrics import auroc_within_problems
 from secateur.deepprune.judges.pairs import check_apart
 from secateur.deepprune.scorer import (
     CUT,
-    END,
     HeadShape,
     Observed,
     PointRecord,
@@ -39,8 +42,6 @@ from secateur.deepprune.scorer import (
     ScoreFigures,
     Scorer,
     ScorerRecord,
-    check_point,
-    every_of,
     features_of,
     fit_scores,
     new_head,
@@ -50,7 +51,6 @@ from secateur.deepprune.scorer import (
     score_figures,
 )
 from secateur.engines.detokenize import Detokenizer
-from secateur.engines.gguf import plain_model
 from secateur.engines.model_files import check_capture_layers, load_tokenizer
 from secateur.engines.models import load_model, read_states
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
@@ -60,87 +60,13 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, write_text
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import grade_batch
-from secateur.tasks.answers.extraction import ANSWER, extraction
+from secateur.tasks.answers.extraction import extraction
 from secateur.tasks.prompts import encode_prompt, evaluation_messages, prompt_of, starts_inside_thinking
+from trainers.judges.config import ScorerConfig
 from trainers.judges.data import check_sampled_by, read_settings
 from trainers.judges.fit import Fit, FitSettings
 
 _AT_ONCE = 16  # traces that the model reads in one pass
-
-
-@dataclass(kw_only=True)
-class ScorerConfig:
-    """What a scorer reads, where, and how it is trained.
-
-    output_dir: gets scorer.json, the heads and config.yaml.
-    train, dev, test: folders of traces without common problems.
-    model: the generator, whose states are read and whose tokenizer cuts the traces; not needed for other readings at
-      other points than the cut, as of traces that a server made.
-    reads: any of states, order (when a trace came to the point, beside its siblings) and confidences (the traces must
-      have been sampled with top_logprobs).
-    points: where a trace is looked at: cut, end, a share such as 25% (to see where a signal begins; no live run knows
-      it), or every 64 (tokens). Each has a head and a fit of its own.
-    head: attention pools the states before a point, linear is a probe of the newest one.
-    layers: indices into hidden_states that are read; null = the last.
-    window: how many states before a point are read [tokens].
-    heads, width: of the attention, and values of each.
-    cut_kind, cut_k: where the point cut is; by default the rule of the train folder.
-    prompt_family, system_prompt, instruction: how the problems were put; by default as the train folder says.
-    answer_from: where the final answer of a trace is (secateur/tasks/answers/extraction.py).
-    epochs, learning_rate, weight_decay, problems_per_step, evaluations: of each head's training; the best of the
-      evaluations is kept.
-    """
-
-    output_dir: str
-    train: str
-    dev: str
-    test: str
-    model: str | None = None
-    reads: list[Reading] = field(default_factory=lambda: ["states"])
-    points: list[str] = field(default_factory=lambda: [CUT, END])
-    head: Literal["attention", "linear"] = "attention"
-    layers: list[int] | None = None
-    window: int = 64
-    heads: int = 4
-    width: int = 16
-    cut_kind: Literal["words", "tokens"] | None = None
-    cut_k: int | None = None
-    prompt_family: Literal["deepseek", "qwen", "plain"] | None = None
-    system_prompt: str | None = None
-    instruction: str | None = None
-    answer_from: str = ANSWER
-    epochs: float = 8.0
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    problems_per_step: int = 4
-    evaluations: int = 8
-    dtype: Literal["float32", "bfloat16"] = "float32"  # the generator's
-    seed: int = 0  # of initial weights and order
-
-    def __post_init__(self) -> None:
-        self.model = None if self.model is None else plain_model(self.model)
-        for key in ("window", "heads", "width", "problems_per_step", "evaluations"):
-            if getattr(self, key) < 1:
-                raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
-        for key in ("reads", "points"):
-            if not getattr(self, key) or len(set(getattr(self, key))) < len(getattr(self, key)):
-                raise InputError(
-                    f"key '{key}' has the value {getattr(self, key)}; name each thing once, at least one"
-                )
-        for point in self.points:
-            check_point(point)
-            if every_of(point) and self.reads != ["states"]:
-                raise InputError(f"key 'points' names '{point}': only states are read while traces run; leave it out")
-        if (self.cut_kind is None) != (self.cut_k is None):
-            raise InputError("give both 'cut_kind' and 'cut_k', or neither to take the rule of the train folder")
-        if self.model is None and (self.reads_states or CUT in self.points):
-            raise InputError("key 'model' is not given, but states are read or traces are cut; name the generator")
-        if self.epochs <= 0 or self.learning_rate <= 0:
-            raise InputError(f"keys 'epochs' ({self.epochs}) and 'learning_rate' must be above 0")
-
-    @property
-    def reads_states(self) -> bool:
-        return "states" in self.reads
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.markup import escape
 
 from eval.one_model.figures import MACRO, Graded, grade_folder
-from eval.traces.benchmarks import Problems, all_of, check_counts, check_names, load_benchmarks, sources_of
+from eval.traces.benchmarks import (
+    Problems,
+    all_of,
+    check_benchmarks,
+    check_counts,
+    check_names,
+    load_benchmarks,
+    sources_of,
+)
 from eval.traces.sampling import (
     SamplingKeys,
     WantedTraces,
@@ -72,6 +80,10 @@ class SingleConfig(SamplingKeys):
             fewest = min(self.samples_of(name) for name in self.benchmarks)
             if not 1 <= k <= fewest:
                 raise InputError(f"key 'pass_k' holds {k}: expected 1 to {fewest}, the smallest number of samples")
+
+    def check_inputs(self) -> None:
+        """What `problems` names is there."""
+        check_benchmarks(self.benchmarks, self.problem_count)
 
     @property
     def benchmarks(self) -> dict[str, str]:

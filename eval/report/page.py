@@ -31,6 +31,7 @@ from eval.table.registry import method_about, method_label
 from secateur.results import TABLE_FILE, Difference, Table, read_table
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, write_text
+from secateur.runtime.pictures import COLOURS
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS = ("report.js", "trace_panels.js", "explorer.js")
@@ -204,7 +205,7 @@ def render_template(name: str, **values: object) -> str:
 
 def page_parts(names: Sequence[str] = _SCRIPTS) -> PageParts:
     """The style sheet and the scripts with these names."""
-    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    style = COLOURS + (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     scripts = [(_TEMPLATES / name).read_text(encoding="utf-8") for name in names]
     allowed = " ".join(_hash_source(script) for script in scripts)
     policy = f"default-src 'none'; style-src {_hash_source(style)}; script-src {allowed}; base-uri 'none'"

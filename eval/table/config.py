@@ -9,7 +9,15 @@ from pathlib import Path
 from eval.table.costs import TokenPrices, read_prices
 from eval.table.labels import ALL
 from eval.table.registry import METHOD_KEYS, METHODS
-from eval.traces.benchmarks import Problems, check_counts, check_names, count_of, load_benchmarks, sources_of
+from eval.traces.benchmarks import (
+    Problems,
+    check_benchmarks,
+    check_counts,
+    check_names,
+    count_of,
+    load_benchmarks,
+    sources_of,
+)
 from eval.traces.foreign import ImportKeys
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import CutRule
@@ -238,6 +246,10 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
     def largest_n(self) -> int:
         """How many traces of a problem are sampled."""
         return self.sizes[-1]
+
+    def check_inputs(self) -> None:
+        """What `problems` names is there; imports bring their own."""
+        check_benchmarks({} if self.imports else self.benchmarks, self.problem_count)
 
     def load(self) -> Problems:
         """The problems of every benchmark. Raises `InputError` for a source that cannot be read."""

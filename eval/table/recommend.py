@@ -156,16 +156,16 @@ def sentence(model: str, compared: Sequence[Compared], reference: Option, points
     """The recommendation for one model in words; `compared` is the cheapest first."""
     best = _cheapest(compared, "holds")
     cheaper = list(compared) if best is None else list(compared[: compared.index(best)])
-    unsure = _most_promising(cheaper)
-    of = "" if model == reference.model else f" of {reference.model}"
+    against = reference.name if model == reference.model else f"{reference.name} on {reference.model}"
     if best is None:
-        said = f"{model}: no method is shown to be within {points:g} points of {reference.name}{of}"
+        said = f"nothing is shown to lose no more than {points:g} points against {against}."
     elif best.option.id == reference.id:
-        said = f"{model}: {reference.name} itself; nothing cheaper is shown to be within {points:g} points of it"
+        said = f"stay with {against}. Nothing cheaper is shown to lose no more than {points:g} points."
     else:
-        said = f"{model}: {best.option.name} is the cheapest shown to be within {points:g} points of "
-        said += f"{reference.name}{of}: {_measured(best)}, {_saved(best.option, reference)}"
-    return f"{said}. {_unsure(unsure, len(reference.accuracies), best is not None)}".strip()
+        said = f"run {best.option.name}, the cheapest that is shown to lose no more than {points:g} points against "
+        said += f"{against}: {_measured(best)}. {_saved(best.option, reference)}"
+    doubt = _unsure(_most_promising(cheaper), len(reference.accuracies))
+    return f"{model}: {said} {doubt}".strip()
 
 
 def _most_promising(compared: Sequence[Compared]) -> Compared | None:
@@ -174,37 +174,41 @@ def _most_promising(compared: Sequence[Compared]) -> Compared | None:
     return next((one for one in unsure if one.found.problems_needed is not None), next(iter(unsure), None))
 
 
-def _unsure(unsure: Compared | None, problems: int, cheaper: bool) -> str:
+def _unsure(unsure: Compared | None, problems: int) -> str:
     """What might do as well, and how many problems would tell."""
     if unsure is None:
         return ""
-    enough = "if that is the truth, no number of problems would show it"
+    enough = "if that is the truth, no number of problems would tell"
     if unsure.found.problems_needed is not None:
-        enough = f"about {_about(unsure.found.problems_needed)} problems would be needed"
+        enough = f"about {_about(unsure.found.problems_needed)} would tell"
+    saved = _percent(unsure.option.saving_net)
     return (
-        f"{'Cheaper, but one' if cheaper else 'One'} cannot tell with {problems} problems: {unsure.option.name} "
-        f"({100 * unsure.option.saving_net:.1f} % saved net), {_measured(unsure)}, that is "
-        f"±{50 * (unsure.high - unsure.low):.1f}; {enough}."
+        f"Perhaps also {unsure.option.name}, which saves {saved} of the tokens: {_measured(unsure)}; "
+        f"{problems} problems are too few to tell, {enough}."
     )
 
 
 def _overall(best: Compared | None, points: float) -> str:
     if best is None:
-        return f"overall: nothing is shown to be within {points:g} points."
-    saved = f"{100 * best.option.saving_net:.1f} % saved net"
-    return f"overall: {best.option.name} on {best.option.model}, {saved}."
+        return f"overall: nothing is shown to lose no more than {points:g} points."
+    saved = _percent(best.option.saving_net)
+    return f"overall: run {best.option.name} on {best.option.model}; it saves {saved} of the tokens."
 
 
 def _measured(compared: Compared) -> str:
     difference, low, high = (
         _signed(100 * value) for value in (compared.found.difference, compared.low, compared.high)
     )
-    return f"{difference} points (cautious 95 % CI {low} … {high})"
+    return f"{difference} points, cautious 95 % interval {low} … {high}"
 
 
 def _saved(option: Option, reference: Option) -> str:
-    saved = f"{100 * option.saving_net:.1f} % saved net"
-    return f"{saved}, longest path {option.longest_path:,.0f} tokens (consensus: {reference.longest_path:,.0f})"
+    waits = f"{option.longest_path:,.0f} tokens to wait for instead of {reference.longest_path:,.0f}"
+    return f"It saves {_percent(option.saving_net)} of the tokens, with {waits}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _signed(points: float) -> str:

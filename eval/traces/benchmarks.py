@@ -6,7 +6,7 @@ from pathlib import Path
 
 from secateur.runtime.errors import InputError
 from secateur.tasks.records import Problem
-from secateur.tasks.sources import load_problems
+from secateur.tasks.sources import check_drawn, check_source, load_problems
 
 Problems = dict[str, list[Problem]]
 Counts = int | dict[str, int] | None
@@ -81,6 +81,13 @@ def count_of(value: Counts, benchmark: str) -> int | None:
 def all_of(problems: Problems) -> list[Problem]:
     """The problems of all benchmarks."""
     return [problem for of_one in problems.values() for problem in of_one]
+
+
+def check_benchmarks(sources: Mapping[str, str], count: Counts) -> None:
+    """Raise `InputError` for a source that is not there; nothing is loaded."""
+    for name, source in sources.items():
+        check_source(source)
+        check_drawn(source, count_of(count, name))
 
 
 def load_benchmarks(

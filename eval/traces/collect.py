@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.traces.benchmarks import check_folder_names
+from eval.traces.benchmarks import check_benchmarks, check_folder_names
 from eval.traces.sampling import SamplingKeys
 from secateur.deepprune.cut import AUTO, DEFAULT_SHARE, CutRule, check_share
 from secateur.engines.model_files import check_capture_layers, read_model_config
@@ -63,6 +63,10 @@ class CollectConfig(SamplingKeys, SamplingPlanKeys):
             raise InputError("key 'states' is true, but a server hands out no hidden states; write 'states: false'")
         if self.tokenizer is not None and not self.imports:
             raise InputError("key 'tokenizer' counts the tokens of imported text; give 'imports', or leave it out")
+
+    def check_inputs(self) -> None:
+        """What `problems` names is there."""
+        check_benchmarks(self.problems, self.problem_counts)
 
     def _check_cut(self) -> None:
         check_share(self.cut_share)

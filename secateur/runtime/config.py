@@ -7,7 +7,6 @@ Things of a user's own are named in a config as `package.module:Name`.
 import dataclasses
 import difflib
 import importlib
-import inspect
 import math
 import os
 import re
@@ -98,7 +97,8 @@ def reject_unknown(keys: Sequence[str], known: Sequence[str], where: str) -> Non
     for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            remedy = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
+            listed = f"known keys: {', '.join(sorted(known))}" if known else "there are none here; --help says more"
+            remedy = f"did you mean '{near[0]}'?" if near else listed
             raise InputError(f"{where}: unknown key '{key}'; {remedy}")
 
 
@@ -189,32 +189,12 @@ def _read_value(key: str, text: str) -> JSON:
         ) from None
 
 
-def usage(cls: type) -> str:
-    """What `--help` answers: how to write a command, what the class says of its keys, and every key's default."""
-    lines = ["usage: --config FILE.yaml [--key value …]", "", inspect.cleandoc(cls.__doc__ or ""), "", "keys:"]
-    for field in dataclasses.fields(cls):
-        if field.default_factory is not dataclasses.MISSING:
-            default = f"default {field.default_factory()!r}"
-        else:
-            default = "required" if field.default is dataclasses.MISSING else f"default {field.default!r}"
-        lines.append(f"  --{field.name}  ({default})")
-    return "\n".join(lines)
-
-
-def answer_help(cls: type, argv: Sequence[str], more: str = "") -> None:
-    """Print `usage` and end, if it is asked for."""
-    if {"--help", "-h"} & set(argv):
-        print(usage(cls) + more)
-        raise SystemExit(0)
-
-
 def parse_config(cls: type[C], argv: Sequence[str] | None = None) -> C:
     """Build the dataclass `cls` from `--config FILE` and overrides; its `__post_init__` checks combinations.
 
     A `ValueError` from `__post_init__` becomes an `InputError` naming the file.
     """
     argv = sys.argv[1:] if argv is None else argv
-    answer_help(cls, argv)
     path, overrides = split_command_line(argv)
     values = read_yaml(path) if path else {}
     known = [field.name for field in dataclasses.fields(cls) if field.init]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLOURS = (Path(__file__).parent / "colours.css").read_text(encoding="utf-8")
+"""What pages in a browser are coloured with: variables of CSS, for light and for dark."""
 PLOT_STYLE = {
     "font.size": 9,
     "text.parse_math": False,  # names come from outside: "$" is a dollar

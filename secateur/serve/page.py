@@ -9,7 +9,10 @@ import hashlib
 import re
 from pathlib import Path
 
-_PAGE = (Path(__file__).parent / "templates" / "dashboard.html").read_text(encoding="utf-8")
+from secateur.runtime.pictures import COLOURS
+
+_TEMPLATE = (Path(__file__).parent / "templates" / "dashboard.html").read_text(encoding="utf-8")
+_PAGE = _TEMPLATE.replace("/* colours */\n", COLOURS)
 
 
 def dashboard(needs_key: bool) -> str:

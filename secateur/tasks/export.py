@@ -9,6 +9,11 @@
 All commands take the file. The golds are not graded here: one with an unreadable answer is what one may want to mend.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from secateur.runtime.commands import answer_early
+
+    answer_early(__file__)
+
 import argparse
 import csv
 import json
@@ -19,6 +24,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from secateur.runtime.commands import OneLineParser
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, write_text
@@ -124,7 +130,7 @@ def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
 
 @entry_point
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser()
     parser.add_argument("source", help="a set's name, a file, a drawn task's split, or several joined by +")
     parser.add_argument("path", help="the JSONL file to write")
     parser.add_argument("--count", type=int, help="only the first so many; needed for drawn tasks")

@@ -69,9 +69,8 @@ def read_source(source: str, count: int | None = None, seed: int = 0) -> list[Lo
     if count is not None and count < 1:
         raise InputError(f"the number of problems must be at least 1, not {count}")
     check_source(source)
+    check_drawn(source, count)
     if is_drawn(source):
-        if count is None:
-            raise InputError(f"'{source}' is endless: say how many problems to draw")
         task, split = source.split(":", 1)
         return [Located(problem, source, False) for problem in DRAWN[task](split, count, seed=seed)]
     located = [one for part in split_source(source) for one in _read_part(part)]
@@ -112,6 +111,16 @@ def check_source(source: str) -> None:
                 f"{part}: make a JSONL file of it: secateur problems {part} problems.jsonl --problem_column NAME "
                 "--answer_column NAME"
             )
+
+
+def check_drawn(source: str, count: int | None) -> None:
+    """Raise `InputError` for a split that a drawn task does not have, and for one without a count."""
+    if not is_drawn(source):
+        return
+    task, split = source.split(":", 1)
+    DRAWN[task](split, 1)
+    if count is None:
+        raise InputError(f"'{source}' is endless: say how many problems to draw")
 
 
 def _read_part(part: str) -> list[Located]:

@@ -4,6 +4,7 @@ Screenshots are left where those of test_browser.py are.
 """
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,16 +48,20 @@ return [all.length, all.filter(e => e.getClientRects().length > 1).map(name), wi
 """
 
 
-def test_five_questions_are_answered_above_the_fold(page, tmp_path: Path) -> None:
-    browser = page(stored_inputs(tmp_path))
-    for width, height, within in ((1280, 800, 800), (400, 800, 1200)):
+@pytest.mark.parametrize("kind", ["stored", "grid"])
+def test_five_questions_are_answered_above_the_fold(kind: str, page, tmp_path: Path) -> None:
+    """The grid's page also has its choice of benchmark and n above them; the title is as long as a real run's."""
+    inputs = stored_inputs(tmp_path) if kind == "stored" else ReportInputs(make_grid(tmp_path / "in"))
+    browser = page(replace(inputs, title="base (trainers/embedded_model) and pruned (thinkprune/final)"))
+    for width, height in ((1280, 800), (760, 800), (400, 800), (360, 800)):
         resize(browser, width, height)
         browser.execute_script("scrollTo(0, 0)")
         found = browser.execute_script(_ENDS)
         assert [question.split("?")[0] + "?" for question, _, _ in found] == QUESTIONS
         assert all(length > 10 for _, length, _ in found)
-        assert max(end for _, _, end in found) <= within, found
-        keep_picture(browser, f"answer-{width}")
+        assert max(end for _, _, end in found) <= height, found
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        keep_picture(browser, f"answer-{kind}-{width}")
 
 
 def test_the_command_is_copied_as_it_stands(page, tmp_path: Path) -> None:

@@ -81,10 +81,10 @@ def test_a_stack_has_parts_costs_and_advice(inputs, tmp_path: Path) -> None:
     assert advice.reference == "base/consensus" and set(advice.per_model) == {"base", "twin"}
     ids = {entry.id for entry in combined.rows}
     assert {*advice.frontier_tokens, *advice.frontier_wall} <= ids
-    assert "cannot tell with 4 problems" in " ".join(advice.words)
+    assert "4 problems are too few to tell" in " ".join(advice.words)
     shown = io.StringIO()
     print_results(combined, Console(file=shown, width=100))
-    assert "cost of" in shown.getvalue() and "cannot tell with 4" in " ".join(shown.getvalue().split())
+    assert "cost of" in shown.getvalue() and "4 problems are too few" in " ".join(shown.getvalue().split())
     marked = replace(combined, rows=(replace(combined.rows[0], trained_on=True), *combined.rows[1:]))
     print_results(marked, Console(file=shown, width=100))
     assert "one trace†" in shown.getvalue() and "\n† the model or the judge was trained" in shown.getvalue()

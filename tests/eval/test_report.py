@@ -19,13 +19,15 @@ from eval.report import bars as trace_view
 from eval.report.bars import cluster_name, printable, problem_views
 from eval.report.cards import OneTrace
 from eval.report.frontier import frontier, on_frontier
-from eval.report.page import ReportInputs, render_report, write_report
+from eval.report.page import ReportInputs, page_parts, render_report, write_report
 from eval.report.table import columns, table_rows
 from eval.report.training import round_records
 from eval.table.explorer import read_explorer
 from schedules.records import finished_rounds
 from secateur.results import Control, Cost, SavingParts, read_table, write_table
 from secateur.runtime.errors import InputError
+from secateur.runtime.pictures import COLOURS
+from secateur.serve import page as serve_page
 from tests.judge_records import measure_judge
 from tests.report_runs import (
     HOSTILE,
@@ -222,8 +224,7 @@ def contrast(a: str, b: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_text_can_be_read_on_every_ground(theme: int) -> None:
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    found = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", style)
+    found = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", COLOURS)
     colours = {name: pair[theme] for name, *pair in found}
     grounds = [colours[name] for name in ("page", "card", "leaf-soft")]
     for name in ("ink", "soft", "leaf", "right", "wrong"):
@@ -231,6 +232,15 @@ def test_text_can_be_read_on_every_ground(theme: int) -> None:
     assert contrast(colours["ink"], colours["word"]) >= 4.5 and contrast(colours["soft"], colours["word"]) >= 4.5
     for name in ("edge", "ghost"):  # borders of controls and hatching: 3 to 1 is asked of what is no text
         assert min(contrast(colours[name], ground) for ground in grounds) >= 3, name
+
+
+def test_pages_take_their_colours_from_one_file() -> None:
+    """A colour of a page's own would be one that nobody has computed the contrast of."""
+    for page in (TEMPLATES / "report.css", Path(serve_page.__file__).parent / "templates" / "dashboard.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "light-dark(" not in text
+        assert set(re.findall(r"var\(--([\w-]+)\)", text)) - {"tint"} <= set(re.findall(r"--([\w-]+):", COLOURS))
+    assert COLOURS in serve_page.dashboard(needs_key=False) and COLOURS in str(page_parts([]).style)
 
 
 def test_a_cluster_s_letter_can_be_read_on_its_colour() -> None:

@@ -195,26 +195,6 @@ def test_too_few_gpus_are_said_and_one_process_keeps_all(monkeypatch) -> None:
         claim_gpus(1)
 
 
-def test_help_names_every_key_with_its_default(capsys) -> None:
-    @dataclass
-    class Options:
-        """What is done.
-
-        path: where.
-        """
-
-        path: str
-        count: int = 3
-        names: list[str] = field(default_factory=list)
-
-    with pytest.raises(SystemExit) as ended:
-        parse_config(Options, ["--help"])
-    assert ended.value.code == 0
-    told = capsys.readouterr().out
-    assert "path: where." in told
-    assert "--path  (required)" in told and "--count  (default 3)" in told and "--names  (default [])" in told
-
-
 def test_the_users_folder_is_written_out_wherever_it_stands(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     text = "model: ~/m\nnames: [~/a, b~/c, '~']\npaths: {x: ~/p}\n"

@@ -24,7 +24,7 @@ from schedules.records import (
     write_selection,
     write_validation,
 )
-from schedules.run import Driver, main
+from schedules.run import Driver
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, read_json, write_json, write_text
 from secateur.runtime.records import without_checksum
@@ -342,15 +342,6 @@ def check_wandb(folder: Path, selection: dict[str, Any]) -> None:
     samples = read_json(schedule.parent / "files" / run.history[0]["validation/samples/path"])
     assert {row[samples["columns"].index("verdict")] for row in samples["data"]} <= {"right", "wrong", "truncated"}
     assert samples["data"] and run.history[0]["validation/rounds/_type"] == "image-file"
-
-
-def test_help_names_every_key_without_a_launch_config(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["schedules/run.py", "--help"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    assert "--validation_problems  (required)" in shown and "TRL" in shown
 
 
 @pytest.mark.slow

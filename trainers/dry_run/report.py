@@ -404,12 +404,17 @@ def plan_only(config: RunConfig, options: dict[str, str]) -> None:
         check_machine(job.values, launch.processes, launch.stage, launch.use_cpu, four_bit)
 
 
+PLAN_OPTIONS = {
+    "check_for_processes": "processes of a launch that is to be checked, not made",
+    "accelerate_config": "the launch config of that launch",
+    "write_problems": "file that gets the problems a launch would train on",
+}
+
+
 def take_plan_options(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """`--check_for_processes N` and `--accelerate_config FILE` describe a launch to be checked, not made;
-    `--write_problems FILE` asks it for the problems that it would train on."""
-    names = ("check_for_processes", "accelerate_config", "write_problems")
+    """`argv` without `PLAN_OPTIONS`, and the values of those that it had."""
     _, overrides = split_command_line(argv)
-    taken = {name: str(overrides[name]) for name in names if name in overrides}
+    taken = {name: str(overrides[name]) for name in PLAN_OPTIONS if name in overrides}
     for name in taken:
         word = next(word for word in argv if word.partition("=")[0] == f"--{name}")
         index = argv.index(word)

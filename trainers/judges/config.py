@@ -1,19 +1,21 @@
-"""The options of `trainers/judge.py`: one YAML file, one judge."""
+"""The options of `trainers/judge.py` and `trainers/scorer.py`: one YAML file, one judge or scorer."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from secateur.deepprune.cut import AUTO, DEFAULT_SHARE, check_share
 from secateur.deepprune.judges.calibration import CalibrationKind
 from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind
 from secateur.deepprune.judges.registry import DEFAULT, JUDGE_KINDS, STORED
+from secateur.deepprune.scorer import CUT, END, Reading, check_point, every_of
 from secateur.engines.gguf import plain_model
 from secateur.runtime.config import check_seed
 from secateur.runtime.dry_run import PLAN_KEYS, PlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
-from secateur.runtime.hub import check_key
+from secateur.runtime.hub import check_key, require_model_folder
 from secateur.tasks.answers.extraction import ANSWER, extraction
 
 FOCAL_GAMMA, MINORITY_FACTOR = 2.0, 2.0
@@ -32,6 +34,12 @@ _AT_LEAST_ONE = (
     "test_pairs",
 )
 _OF_KINDS = tuple(kind.keys for kind in JUDGE_KINDS.values() if kind.keys is not None)
+
+
+def require_traces(folder: str) -> None:
+    """Raises `InputError` where there is no such folder."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder of traces; make it with eval/collect_traces.py")
 
 
 @dataclass(kw_only=True)
@@ -117,6 +125,11 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
         self._check_adapters()
         self._check_language_model()
 
+    def check_inputs(self) -> None:
+        """The folders of traces are there."""
+        for folder in filter(None, (self.train, self.dev, *self.tests.values())):
+            require_traces(folder)
+
     def _check_cut(self) -> None:
         check_share(self.cut_share)
         if self.chooses_cut and self.judge_kind.reads_states:
@@ -183,3 +196,86 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
     def tests(self) -> dict[str, str]:
         """Name → test folder; a single one is called "test"."""
         return {"test": self.test} if isinstance(self.test, str) else self.test
+
+
+@dataclass(kw_only=True)
+class ScorerConfig:
+    """What a scorer reads, where, and how it is trained.
+
+    output_dir: gets scorer.json, the heads and config.yaml.
+    train, dev, test: folders of traces without common problems.
+    model: the generator, whose states are read and whose tokenizer cuts the traces; not needed for other readings at
+      other points than the cut, as of traces that a server made.
+    reads: any of states, order (when a trace came to the point, beside its siblings) and confidences (the traces must
+      have been sampled with top_logprobs).
+    points: where a trace is looked at: cut, end, a share such as 25% (to see where a signal begins; no live run knows
+      it), or every 64 (tokens). Each has a head and a fit of its own.
+    head: attention pools the states before a point, linear is a probe of the newest one.
+    layers: indices into hidden_states that are read; null = the last.
+    window: how many states before a point are read [tokens].
+    heads, width: of the attention, and values of each.
+    cut_kind, cut_k: where the point cut is; by default the rule of the train folder.
+    prompt_family, system_prompt, instruction: how the problems were put; by default as the train folder says.
+    answer_from: where the final answer of a trace is (secateur/tasks/answers/extraction.py).
+    epochs, learning_rate, weight_decay, problems_per_step, evaluations: of each head's training; the best of the
+      evaluations is kept.
+    """
+
+    output_dir: str
+    train: str
+    dev: str
+    test: str
+    model: str | None = None
+    reads: list[Reading] = field(default_factory=lambda: ["states"])
+    points: list[str] = field(default_factory=lambda: [CUT, END])
+    head: Literal["attention", "linear"] = "attention"
+    layers: list[int] | None = None
+    window: int = 64
+    heads: int = 4
+    width: int = 16
+    cut_kind: Literal["words", "tokens"] | None = None
+    cut_k: int | None = None
+    prompt_family: Literal["deepseek", "qwen", "plain"] | None = None
+    system_prompt: str | None = None
+    instruction: str | None = None
+    answer_from: str = ANSWER
+    epochs: float = 8.0
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    problems_per_step: int = 4
+    evaluations: int = 8
+    dtype: Literal["float32", "bfloat16"] = "float32"  # the generator's
+    seed: int = 0  # of initial weights and order
+
+    def __post_init__(self) -> None:
+        self.model = None if self.model is None else plain_model(self.model)
+        for key in ("window", "heads", "width", "problems_per_step", "evaluations"):
+            if getattr(self, key) < 1:
+                raise InputError(f"key '{key}' has the value {getattr(self, key)}; it must be at least 1")
+        for key in ("reads", "points"):
+            if not getattr(self, key) or len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise InputError(
+                    f"key '{key}' has the value {getattr(self, key)}; name each thing once, at least one"
+                )
+        for point in self.points:
+            check_point(point)
+            if every_of(point) and self.reads != ["states"]:
+                raise InputError(f"key 'points' names '{point}': only states are read while traces run; leave it out")
+        if (self.cut_kind is None) != (self.cut_k is None):
+            raise InputError("give both 'cut_kind' and 'cut_k', or neither to take the rule of the train folder")
+        if self.model is None and (self.reads_states or CUT in self.points):
+            raise InputError("key 'model' is not given, but states are read or traces are cut; name the generator")
+        if self.epochs <= 0 or self.learning_rate <= 0:
+            raise InputError(f"keys 'epochs' ({self.epochs}) and 'learning_rate' must be above 0")
+        check_seed(self.seed)
+
+    def check_inputs(self) -> None:
+        """The generator and the folders of traces are there."""
+        if self.model is not None:
+            require_model_folder("model", self.model)
+        for folder in (self.train, self.dev, self.test):
+            require_traces(folder)
+
+    @property
+    def reads_states(self) -> bool:
+        return "states" in self.reads

@@ -24,7 +24,7 @@ from secateur.runtime.files import model_identity, read_json
 from secateur.tasks.answers.equality import group_answers
 from secateur.tasks.answers.extraction import Extract, extraction
 from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages, prompt_of, starts_inside_thinking
-from trainers.judges.config import JudgeConfig
+from trainers.judges.config import JudgeConfig, require_traces
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class TraceSettings:
 
 
 def read_settings(folder: str) -> TraceSettings:
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder of traces; make it with eval/collect_traces.py")
+    require_traces(folder)
     path = Path(folder) / "settings.json"
     values = read_json(path) if path.is_file() else {}
     cut, layers = values.get("cut"), values.get("layers")
