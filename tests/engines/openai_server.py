@@ -45,7 +45,10 @@ class Habits:
 
 @dataclass
 class Counters:
+    """`generated` and `sent` are tokens: what was generated but not sent when a client left is told nobody."""
+
     generated: int = 0
+    sent: int = 0
     requests: int = 0
     running: int = 0
     most_running: int = 0
@@ -217,6 +220,7 @@ class CompletionsServer:
                 self._queues[self.engine.start(prompt + ids, [len(ids)], spec)[0]] = queue
                 event = dataclasses.replace(event, done=None)
             _send(writer, self._chunk(event, prompt, ids, body))
+            self.counters.sent += len(event.token_ids)
             if dies and len(ids) >= self.habits.die_after:
                 await writer.drain()
                 writer.close()
