@@ -252,6 +252,7 @@ class Driver:
         for run, ticket in self._running.items():
             ticket.settle(gone)
             self._core.cancel(run)
+            self.spent += run.usage
 
     def _work(self) -> None:
         """The thread's whole life: some engines want to be opened where they are used."""

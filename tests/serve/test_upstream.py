@@ -1,14 +1,17 @@
 """In front of another server: its tokens are those of `usage`, and its death costs those that ran, nobody else."""
 
+import random
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from secateur.engines.local.engine import TransformersEngine
 from tests.engines.openai_server import CompletionsServer
-from tests.serve.running import TEXTS, Server
+from tests.serve.running import TEXTS, Server, chat_body
 
 OPTIONS = "{tokenizer: trainers/embedded_model, abort_check: 'off', max_retries: 0}"
 
@@ -27,20 +30,74 @@ def front(upstream: CompletionsServer, tmp_path_factory: pytest.TempPathFactory)
         yield running
 
 
-def ask(front: Server, text: str, **fields: object) -> dict:
+def ask(front: Server, text: str, **fields: object) -> httpx.Response:
     body = {"model": "served", "messages": [{"role": "user", "content": text}], **fields}
     return front.client.post("/v1/chat/completions", json=body)
 
 
 def test_tokens_of_all_requests_are_those_of_the_server(upstream: CompletionsServer, front: Server) -> None:
     assert [model["id"] for model in front.client.get("/v1/models").json()["data"]] == ["served"]
-    before = upstream.counters.generated
+    before = upstream.counters.sent
     with ThreadPoolExecutor(3) as callers:
         got = [response.json() for response in callers.map(lambda text: ask(front, text), TEXTS * 2)]
     spent = sum(one["usage"]["completion_tokens"] + one["usage"]["overrun_tokens"] for one in got)
     assert all(one["secateur"]["ended"] == "decided" for one in got)
-    # a server tells no more of a stream that is closed than what it has sent
-    assert sum(one["usage"]["completion_tokens"] for one in got) <= spent <= upstream.counters.generated - before
+    assert sum(one["secateur"]["traces"]["stopped"] for one in got) > 0
+    assert spent == upstream.counters.sent - before
+
+
+def ask_or_leave(front: Server, draw: random.Random) -> int:
+    """One caller: it waits for its answer, with a limit or without, or leaves at some moment. Tokens of its `usage`,
+    0 where it got none."""
+    wishes = {"rule": draw.choice(["fewest_tokens", "shortest_wait"])}
+    if draw.random() < 0.3:
+        wishes |= {"token_budget": draw.randrange(1, 400)}
+    if draw.random() < 0.3:
+        wishes |= {"deadline_s": draw.choice([0.001, 0.02, 0.1, 0.5])}
+    fields = {"n": draw.randrange(1, 9), "seed": draw.randrange(100), "secateur": wishes}
+    text = draw.choice(TEXTS)
+    if draw.random() < 0.3:
+        leaving = front.send(chat_body(text, **fields, stream=draw.random() < 0.5) | {"model": "served"})
+        time.sleep(draw.random() * 0.3)
+        leaving.close()
+        return 0
+    response = ask(front, text, **fields)
+    assert response.status_code == 200, response.text
+    usage = response.json()["usage"]
+    return usage["completion_tokens"] + usage["overrun_tokens"]
+
+
+def spent_on(front: Server) -> float:
+    """Tokens of all requests so far, those of callers that left included."""
+    front.wait(lambda told: not told["live"] and not any(told["load"][key] for key in ("rows", "running", "waiting")))
+    told = front.metrics()
+    return told["secateur_spent_tokens"] + told["secateur_spent_overrun_tokens"]
+
+
+def check_ledger(upstream: CompletionsServer, front: Server, seed: int, count: int) -> None:
+    print(f"seed {seed}")
+    spent, sent, draw = spent_on(front), upstream.counters.sent, random.Random(seed)
+    with ThreadPoolExecutor(4) as callers:
+        draws = [random.Random(draw.random()) for _ in range(count)]
+        answered = sum(callers.map(lambda one: ask_or_leave(front, one), draws))
+    assert spent_on(front) - spent == upstream.counters.sent - sent
+    assert 0 < answered < upstream.counters.sent - sent
+    assert upstream.counters.sent <= upstream.counters.generated
+
+
+def test_tokens_sent_are_those_in_the_ledger_whatever_becomes_of_requests(
+    upstream: CompletionsServer, front: Server
+) -> None:
+    """Stops, limits of every size, callers that leave."""
+    check_ledger(upstream, front, seed=random.randrange(2**32), count=24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_tokens_sent_are_those_in_the_ledger_of_many_requests(
+    upstream: CompletionsServer, front: Server, seed: int
+) -> None:
+    check_ledger(upstream, front, seed, count=100)
 
 
 def test_a_server_that_dies_costs_those_that_run(upstream: CompletionsServer, front: Server) -> None:

@@ -17,8 +17,9 @@ import httpx
 from secateur.engines.base import EngineError
 from secateur.engines.openai.protocol import ApiKey, error_text
 
-LINGER_S = 1.0
-"""For the end of an answer that is complete, or was hung up on."""
+HANG_UP_S = 5.0
+"""That long a server may go on sending after it was hung up on."""
+_LINGER_S = 1.0  # for the end of an answer that is complete
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _MOST_REFUSAL = 1 << 16  # bytes read of an answer that is not 200
 _LONGEST_LINE = 1 << 24  # bytes
@@ -119,7 +120,7 @@ async def lines_of(response: httpx.Response) -> AsyncIterator[bytes]:
 async def finish(lines: AsyncIterator[bytes]) -> None:
     """Read what is left behind `[DONE]`, the end of the body, so that the connection can be used again."""
     with suppress(TimeoutError):
-        async with timeout(LINGER_S):
+        async with timeout(_LINGER_S):
             async for _ in lines:
                 pass
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import httpx
 
 from secateur.engines.base import EngineError, TraceRefused
-from secateur.engines.openai.connections import LINGER_S, Connections, finish, lines_of, reason_of
+from secateur.engines.openai.connections import HANG_UP_S, Connections, finish, lines_of, reason_of
 from secateur.engines.openai.protocol import (
     BUSY,
     WAITED_FOR,
@@ -124,7 +124,7 @@ class Streams:
         """From here on a stream is read only for what its server has sent already."""
         if task in self._left:
             return
-        self._left[task] = self._loop.call_later(LINGER_S, self._cut_off, task)
+        self._left[task] = self._loop.call_later(HANG_UP_S, self._cut_off, task)
         task.add_done_callback(self._forget)
         if self._deaf >= _MOST_DEAF or not self._connections.hang_up(task):
             task.cancel()
