@@ -60,6 +60,8 @@ class ServeConfig(SamplingKeys):
     token_budget: the most that all traces of a request may generate together [tokens]; null: no such bound.
     deadline_s: the longest that a request may take [seconds]; its vote is then cut short.
     host, port: where it listens; port 0 takes a free one. Other hosts than this machine's own need a key.
+    shared_port: a port beside it that several such processes on this machine share, one for each GPU: one door to all
+      of them. Linux hands its connections out; `port` is this process's own, for its figures.
     without_key: let a host that others reach answer everybody, as behind a gateway that asks for keys itself.
     max_body_kib: longest body of a request [KiB].
     keep_alive_s: a stream that has nothing to say yet says so at least so often [seconds].
@@ -85,6 +87,7 @@ class ServeConfig(SamplingKeys):
     deadline_s: float = 600.0
     host: str = "127.0.0.1"
     port: int = 8080
+    shared_port: int | None = None
     without_key: bool = False
     max_body_kib: int = 1024
     keep_alive_s: float = 5.0
@@ -182,7 +185,8 @@ def only_model(upstream: str, key: ApiKey) -> str:
 
 def run(config: ServeConfig) -> None:
     """Open everything, and answer until a signal comes."""
-    bound = bind(config.host, config.port)
+    bound = [bind(config.host, config.port)]
+    bound += [] if config.shared_port is None else [bind(config.host, config.shared_port, shared=True)]
     judge = None if config.judge is None else load_judge(config.judge, config.model)
     tokenizer = load_tokenizer(config.tokenizer_of("model"))
     pruner = Pruner(
@@ -195,14 +199,16 @@ def run(config: ServeConfig) -> None:
         device=local_device(config.device),
         engine_options=config.engine_options,
     )
-    serve(pruner, tokenizer, config.offer(judge), config.limits(), Place(bound, config.drain_s))
+    serve(pruner, tokenizer, config.offer(judge), config.limits(), Place(tuple(bound), config.drain_s))
 
 
 @entry_point
 def main() -> None:
     config = parse_config(ServeConfig)
     if current_ranks().world_size > 1:
-        raise InputError("eval/serve.py runs in one process; start it without a launcher, once for each GPU")
+        raise InputError(
+            "eval/serve.py runs in one process; start it without a launcher, once for each GPU (shared_port)"
+        )
     config.claim_devices()
     use_one_torch_thread()
     quiet_library_bars()

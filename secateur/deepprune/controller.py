@@ -6,7 +6,7 @@ problem_run.py. An engine that fails ends all problems that run.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from secateur.deepprune.best_first import ScoreRule
@@ -24,7 +24,9 @@ from secateur.engines.base import (
     TraceRefused,
     warn_of_context,
 )
+from secateur.tasks.answers.equality import AnswerGroups
 from secateur.tasks.answers.extraction import Extract, extract_answer
+from secateur.tasks.answers.kinds import Groups
 
 
 class Controller:
@@ -128,6 +130,7 @@ def run_live(
     rule: Rule | ScoreRule,
     max_rows: int,
     extract: Extract = extract_answer,
+    groups: Callable[[], Groups] = AnswerGroups,
 ) -> Iterator[LiveResult]:
     """Run problems through one engine and yield each as it is done. A `PruneRule` asks the `judge`, a `ScoreRule` a
     scorer in its place; an `AnswerRule` or a `ProbeRule` asks none, and neither does an `EvidenceRule` beside a judge
@@ -137,10 +140,10 @@ def run_live(
     `max_rows`; one that is larger than that runs alone. Where answers are forced a trace counts twice, with its
     probe. An engine serves one such run at a time. A cap that its context does not hold is lowered, with a warning.
     `extract` takes the final answer out of a text; see
-    `secateur.tasks.answers.extraction.extraction`.
+    `secateur.tasks.answers.extraction.extraction`. `groups` makes empty groups of equal answers.
     """
     if isinstance(rule, EvidenceRule):
         rule = rule.weighed(judge.weight)
-    tasks = [ProblemTask(job, spec, judge, rule, extract) for job in jobs]
+    tasks = [ProblemTask(job, spec, judge, rule, extract, groups) for job in jobs]
     warn_of_context(engine, (task.job.prompt_ids for task in tasks), spec)
     yield from run_tasks(engine, tasks, max_rows)

@@ -1,7 +1,14 @@
 """In front of another server: its tokens are those of `usage`, and its death costs those that ran, nobody else."""
 
+import itertools
+import os
 import random
+import signal
+import subprocess
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,10 +17,11 @@ import httpx
 import pytest
 
 from secateur.engines.local.engine import TransformersEngine
-from tests.engines.openai_server import CompletionsServer
+from tests.conftest import REPOSITORY
+from tests.engines.openai_server import LEDGER, CompletionsServer
 from tests.serve.running import TEXTS, Server, chat_body
 
-OPTIONS = "{tokenizer: trainers/embedded_model, abort_check: 'off', max_retries: 0}"
+OPTIONS = "tokenizer: trainers/embedded_model, abort_check: 'off'"
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +32,15 @@ def upstream(embedded_model: Path) -> Iterator[CompletionsServer]:
 
 @pytest.fixture(scope="module")
 def front(upstream: CompletionsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    keys = ("--upstream", upstream.url, "--engine_options", OPTIONS, "--prompt_family", "plain", "--port", "0")
-    keys += ("--temperature", "1.0", "--top_p", "1.0", "--max_tokens", "300", "--n", "6")
+    keys = keys_of(upstream.url, f"{{{OPTIONS}, max_retries: 0}}")
     with Server(tmp_path_factory.mktemp("serve") / "log.jsonl", keys=keys) as running:
         yield running
+
+
+def keys_of(url: str, options: str) -> tuple[str, ...]:
+    """What a server in front of that at `url` is started with."""
+    keys = ("--upstream", url, "--engine_options", options, "--prompt_family", "plain", "--port", "0")
+    return (*keys, "--temperature", "1.0", "--top_p", "1.0", "--max_tokens", "300", "--n", "6")
 
 
 def ask(front: Server, text: str, **fields: object) -> httpx.Response:
@@ -113,3 +126,79 @@ def test_a_server_that_dies_costs_those_that_run(upstream: CompletionsServer, fr
         assert front.client.get("/ready").json() == {"status": "ready"}
     told = front.live()
     assert told["load"]["rows"] == told["load"]["running"] == 0 and told["totals"]["failed"] == 5
+
+
+class Mortal:
+    """A server in a process of its own, which lives again whenever it is killed; `sent` tokens by all its lives."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ledger = folder / "ledger"
+        self._ledger.write_bytes(bytes(LEDGER.size))
+        command = [sys.executable, "-m", "tests.engines.openai_server", "trainers/embedded_model", str(self._ledger)]
+        self._parent = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
+
+    def __enter__(self) -> "Mortal":
+        self._await_life(after=0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self._parent.pid, signal.SIGKILL)
+        self._parent.wait()
+
+    def _read(self) -> tuple[int, int, int]:
+        return LEDGER.unpack(self._ledger.read_bytes())
+
+    def _await_life(self, after: int) -> None:
+        for _ in range(12_000):
+            if self._read()[1] != after:
+                return
+            assert self._parent.poll() is None
+            time.sleep(0.01)
+        raise AssertionError("the server does not live again")
+
+    @property
+    def sent(self) -> int:
+        return self._read()[0]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._read()[2]}/v1"
+
+    def kill(self) -> None:
+        """Returns when the next one lives."""
+        lives = self._read()[1]
+        os.kill(lives, signal.SIGKILL)
+        self._await_life(after=lives)
+
+
+def kill_again_and_again(folder: Path, kills: int) -> None:
+    """Four callers ask all the time. Streams are opened again where they broke, unless that fails too often."""
+    draw, statuses, done = random.Random(kills), Counter[int](), threading.Event()
+    with Mortal(folder) as upstream, Server(folder / "log", keys=keys_of(upstream.url, f"{{{OPTIONS}}}")) as front:
+
+        def keep_asking(caller: int) -> None:
+            seeds = itertools.count(1000 * caller)
+            while not done.is_set():
+                response = ask(front, TEXTS[caller % len(TEXTS)], seed=next(seeds))
+                statuses[response.status_code] += 1
+                assert response.status_code == 200 or response.json()["error"]["code"] == "engine_error"
+
+        with ThreadPoolExecutor(4) as callers:
+            asked = [callers.submit(keep_asking, caller) for caller in range(4)]
+            for _ in range(kills):
+                time.sleep(draw.random())
+                upstream.kill()
+            done.set()
+        for one in asked:
+            one.result()
+        spent, sent = spent_on(front), upstream.sent
+        print(f"{kills} kills: {dict(statuses)}; {sent} tokens counted as sent, {spent:.0f} in the ledger")
+        assert set(statuses) <= {200, 502} and statuses[200]
+        assert sent <= spent <= sent + kills, "a kill may fall between a token's sending and its being counted"
+        assert ask(front, TEXTS[0]).status_code == 200 and front.client.get("/ready").status_code == 200
+
+
+@pytest.mark.slow
+def test_fifty_kills_of_the_upstream_server(tmp_path: Path) -> None:
+    """KILLS in the environment is how many."""
+    kill_again_and_again(tmp_path, int(os.environ.get("KILLS", "50")))
