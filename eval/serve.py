@@ -57,6 +57,8 @@ class ServeConfig(SamplingKeys):
       for a second with each text that it is slow on.
     rows: traces that the engine holds at once, of all requests; most_waiting: requests that may wait for room before
       others are refused with 429.
+    cache_gib: memory in which the keys and values of all traces must fit, were each to come to its cap [GiB]; null:
+      half of what is free once the model is loaded. Only for engine "transformers".
     token_budget: the most that all traces of a request may generate together [tokens]; null: no such bound.
     deadline_s: the longest that a request may take [seconds]; its vote is then cut short.
     host, port: where it listens; port 0 takes a free one. Other hosts than this machine's own need a key.
@@ -83,6 +85,7 @@ class ServeConfig(SamplingKeys):
     request_patterns: bool = True
     rows: int = 256
     most_waiting: int = 1024
+    cache_gib: float | None = None
     token_budget: int | None = None
     deadline_s: float = 600.0
     host: str = "127.0.0.1"
@@ -108,6 +111,10 @@ class ServeConfig(SamplingKeys):
             if not 0 < getattr(self, key) < float("inf"):
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; give seconds, more than 0")
         Answers(self.answers, self.answer_from)  # its own checks
+        if self.cache_gib is not None and not 0 < self.cache_gib < float("inf"):
+            raise InputError(f"key 'cache_gib' has the value {self.cache_gib}; give GiB, more than 0, or null")
+        if self.cache_gib is not None and self.engine in ("vllm", "openai"):
+            raise InputError(f"key 'cache_gib' goes with engine 'transformers', not with '{self.engine}'")
         if self.token_budget is not None:
             self.require_positive("token_budget")
         if not (self.is_loopback or self.without_key or ApiKey.from_environment(KEY_VARIABLE).value):
@@ -194,6 +201,7 @@ def run(config: ServeConfig) -> None:
         judge,
         max_rows=config.rows,
         max_waiting=config.most_waiting,
+        cache_gib=config.cache_gib,
         kind=config.engine,
         dtype=config.dtype,
         device=local_device(config.device),

@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = OwnStatesShape(LAYERS, hidden=96, heads=4, width=24, pair_hidden=32)
     judge = OwnStatesJudge(OwnStatesModel(shape), shape, CutRule("tokens", 30))
     folder = tmp_path_factory.mktemp("judges") / "own-states"
-    save_judge(judge, folder, JudgeOrigin(describe_generator(MODEL), prompt_family="plain"))
+    save_judge(judge, folder, JudgeOrigin(generator=describe_generator(MODEL), prompt_family="plain"))
     store_measured(folder, Calibration(), 0.5, VERDICT)
     return folder
 
