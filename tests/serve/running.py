@@ -24,6 +24,7 @@ KEYS = (
     *("--max_tokens", "300", "--device", "cpu", "--dtype", "float32", "--n", "8", "--port", "0"),
 )
 _PATIENCE_S = 120.0
+_START_S = 600.0  # a GGUF file is made a model folder first
 
 
 def lines_of(log: Path) -> list[dict]:
@@ -34,7 +35,7 @@ def lines_of(log: Path) -> list[dict]:
 
 def listening(process: subprocess.Popen, log: Path) -> int:
     """The port of a server, once it has one."""
-    for _ in range(round(_PATIENCE_S / 0.1)):
+    for _ in range(round(_START_S / 0.1)):
         if told := [line for line in lines_of(log) if line.get("message") == "listening"]:
             return told[0]["port"]
         assert process.poll() is None, log.read_text()
