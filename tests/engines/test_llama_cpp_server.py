@@ -261,8 +261,8 @@ def test_the_service_in_front_of_it_counts_what_it_sends(url: str, tokenizer_fol
 
 
 def test_the_service_answers_with_the_real_model_in_its_process(tmp_path: Path) -> None:
-    model = shutil.copy(smollm2_gguf(), tmp_path)  # a model folder is made beside it
-    keys = ("--model", model, "--prompt_family", "plain", "--temperature", "0.8", "--max_tokens", "60")
+    file = shutil.copy(smollm2_gguf(), tmp_path)  # a model folder is made beside it
+    keys = ("--model", file, "--prompt_family", "plain", "--temperature", "0.8", "--max_tokens", "60")
     keys += ("--dtype", "float32", "--device", "cpu", "--n", "8", "--answers", SUMS, "--port", "0")
     with Server(tmp_path / "log.jsonl", keys=keys) as front:
         (model,) = front.client.get("/v1/models").json()["data"]
