@@ -4,13 +4,15 @@
 
 Throughput: all problems at once by `run_live`, and by as many HTTP callers; in turn, with new traces each time. Lone
 requests: by `prune` and by HTTP in turn, the same seeds; shown are median, 95th percentile, and the ratio of these.
-Steady: requests one after another, 16 at once; resident memory and open handles of the process after each quarter.
+Steady: small requests (2 to 4 traces of 8 tokens) one after another, 16 at once; resident memory and open handles of
+the process after each tenth, and their growth in either half.
 The caller is in the same process as well, so that its work counts against the service. On a machine with other work
 to do the processor time says more than the clock.
 """
 
 import argparse
 import asyncio
+import gc
 import statistics
 import threading
 import time
@@ -44,7 +46,8 @@ EMBEDDED = ROOT / "trainers" / "embedded_model"
 SPEC = SamplingSpec(1.0, 1.0, 0, 300)
 PLAIN = Prompt("plain")
 _AT_ONCE = 16
-_QUARTERS = 4
+_PARTS = 10
+_FEW = 8  # tokens
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class Place:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         return httpx.AsyncClient(base_url=self.url, timeout=None, limits=limits)
 
-    async def ask(self, client: httpx.AsyncClient, text: str, seed: int) -> str | None:
-        """The vote's answer."""
-        body = {"model": "m", "messages": [{"role": "user", "content": text}], "n": self.n, "seed": seed}
+    async def ask(self, client: httpx.AsyncClient, text: str, seed: int, **fields: int) -> str | None:
+        """The vote's answer; `fields` of the request are others than usual."""
+        body = {"model": "m", "messages": [{"role": "user", "content": text}], "n": self.n, "seed": seed, **fields}
         response = await client.post("/v1/chat/completions", json=body)
         return response.raise_for_status().json()["secateur"]["answer"]
 
@@ -171,8 +174,8 @@ def show_lone(engine: Engine, place: Place, texts: Sequence[str], count: int) ->
 
 
 def show_steady(place: Place, texts: Sequence[str], count: int) -> None:
-    """Memory and handles after each quarter of the requests."""
-    process = psutil.Process()
+    """Memory and handles after each tenth of small requests, and how both grow in either half."""
+    process, seen = psutil.Process(), list[tuple[float, float, int]]()
 
     async def some(first: int, last: int) -> None:
         async with place.client() as client:
@@ -180,15 +183,20 @@ def show_steady(place: Place, texts: Sequence[str], count: int) -> None:
 
             async def caller() -> None:
                 for k in left:
-                    await place.ask(client, texts[k % len(texts)], k)
+                    await place.ask(client, texts[k % len(texts)], k, n=2 + k % 3, max_tokens=_FEW)
 
             await asyncio.gather(*(caller() for _ in range(_AT_ONCE)))
 
-    for quarter in range(_QUARTERS):
-        asyncio.run(some(count * quarter // _QUARTERS, count * (quarter + 1) // _QUARTERS))
-        mebibytes = process.memory_info().rss / 2**20
-        asked = count * (quarter + 1) // _QUARTERS
-        say(f"steady, after {asked:,} requests: {mebibytes:.0f} MiB resident, {process.num_fds()} open handles")
+    for part in range(_PARTS):
+        asked = count * (part + 1) // _PARTS
+        asyncio.run(some(count * part // _PARTS, asked))
+        gc.collect()
+        seen.append((asked / 1000, process.memory_info().rss / 2**20, process.num_fds()))
+        say(f"steady, after {asked:,} requests: {seen[-1][1]:.1f} MiB resident, {seen[-1][2]} open handles")
+    for name, half in (("first", seen[: _PARTS // 2]), ("second", seen[_PARTS // 2 :])):
+        thousands, memory, handles = zip(*half, strict=True)
+        slopes = [statistics.linear_regression(thousands, values).slope for values in (memory, handles)]
+        say(f"steady, {name} half: {slopes[0]:+.2f} MiB and {slopes[1]:+.2f} handles for 1,000 requests")
 
 
 @entry_point
@@ -208,7 +216,8 @@ def main() -> None:
     engine = TransformersEngine(str(EMBEDDED), dtype="float32")
     texts = [problem.problem for problem in load_problems("arithmetic:test", options.problems, 0)]
     with served(engine, options.n, options.rows) as place:
-        show_throughput(engine, place, texts, options.rows, options.repeats)
+        if options.repeats:
+            show_throughput(engine, place, texts, options.rows, options.repeats)
         if options.lone:
             show_lone(engine, place, texts, options.lone)
         if options.steady:

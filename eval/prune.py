@@ -5,7 +5,7 @@
 
 A line of the file has a `problem` and may have an `id` and an `answer`, against which it is then counted right or
 wrong. `<output_dir>/answers.jsonl` gets a line per problem as it is done, and a run that was cut off goes on with the
-others. Without a judge the rule is `ahead`.
+others. Without a judge the rule is `ahead`. Answers that are no mathematics: `--answers choice`, or another kind.
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -26,7 +26,7 @@ from rich.markup import escape
 
 from eval.table.pruning import changed_rule
 from eval.traces.sampling import SamplingKeys, hold_output, quiet_library_bars
-from secateur.deepprune.answers import FEWEST_TOKENS, SHORTEST_WAIT, answer_rule
+from secateur.deepprune.answers import AHEAD, FEWEST_TOKENS, SHORTEST_WAIT, answer_rule
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.evidence import JudgedRule, Rule
 from secateur.deepprune.job import LiveResult, ProblemJob
@@ -41,8 +41,8 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, model_identity, read_jsonl, repair_torn_tail
 from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.records import FORMAT_KEY, as_json, read_with_checksums, record_of, with_checksum
-from secateur.tasks.answers.equality import grade_answers
-from secateur.tasks.prompts import Prompt, prompt_of
+from secateur.tasks.answers.kinds import BOXED, Answers
+from secateur.tasks.prompts import Prompt, prompt_of, starts_inside_thinking
 from secateur.tasks.sources import check_drawn, check_source, is_drawn, load_problems
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ class PruneConfig(SamplingKeys):
       `rule_values` says.
     rule_values: values of `adaptive` or `published` that are to be others (secateur/deepprune/rule.py); or what
       `answers` stops and starts by (secateur/deepprune/answers.py), for example {stop: lead, lead: 3, start: pool}.
+    answers: how answers are taken out of texts and compared: boxed (where `answer_from` says), choice, exact,
+      json:KEY.PATH, pattern:REGEX, or none (free text, with n 1).
     """
 
     model: str
@@ -117,6 +119,7 @@ class PruneConfig(SamplingKeys):
     n: int = 64
     rule: Literal["automatic", "fewest_tokens", "shortest_wait", "adaptive", "published", "answers"] = "automatic"
     rule_values: dict[str, Any] = field(default_factory=dict)
+    answers: str = BOXED
 
     def __post_init__(self) -> None:
         self.models = {"model": self.model}
@@ -126,8 +129,10 @@ class PruneConfig(SamplingKeys):
             raise InputError("give either 'problem', a text, or 'problems', a file of them")
         if self.problems is not None and not self.output_dir:
             raise InputError("key 'output_dir' is required with 'problems'; it gets answers.jsonl")
-        if self.n < 2:
+        if self.kind.votes and self.n < 2:
             raise InputError(f"key 'n' has the value {self.n}; a vote takes at least 2 traces")
+        if not self.kind.votes and self.n != 1:
+            raise InputError(f"key 'n' has the value {self.n}; free text (answers none) has no vote, so give n 1")
         if isinstance(self.chosen_rule, JudgedRule) and self.judge is None:
             raise InputError(f"key 'rule' has the value '{self.rule}', which asks a judge; give 'judge' as well")
 
@@ -141,6 +146,11 @@ class PruneConfig(SamplingKeys):
 
     def key_of(self, model: str) -> str:
         return model
+
+    @property
+    def kind(self) -> Answers:
+        """Raises `InputError` for what is no kind of answers."""
+        return Answers(self.answers, self.answer_from)
 
     @property
     def chosen_rule(self) -> Rule | None:
@@ -170,6 +180,7 @@ class PruneConfig(SamplingKeys):
             **{key: getattr(self, key) for key in ("engine", "dtype", "rule", "n", "seed", "answer_from")},
             **{"sampling": asdict(self.spec), "prompt": prompt.stored},
             **({"rule_values": self.rule_values} if self.rule_values else {}),
+            **({"answers": self.answers} if self.answers != BOXED else {}),
         }
         return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -198,9 +209,9 @@ class Answering:
     def __init__(self, config: PruneConfig) -> None:
         self.config = config
         self.judge: Judge | None = None if config.judge is None else load_judge(config.judge, config.model)
-        self.rule = rule_for(config.chosen_rule, self.judge)
+        self.rule = rule_for(config.chosen_rule, self.judge) if config.kind.votes else AHEAD
         given = {key: getattr(config, key) for key in ("prompt_family", "system_prompt", "instruction")}
-        self.prompt = prompt_of(given, (self.judge and self.judge.prompt) or Prompt())
+        self.prompt = config.kind.prompted(prompt_of(given, (self.judge and self.judge.prompt) or Prompt()))
         self.settings = config.digest(self.prompt)
 
     def run(self, questions: Sequence[Question]) -> Iterator[Answered]:
@@ -215,19 +226,22 @@ class Answering:
             engine.close()
 
     def _run(self, engine: Engine, questions: Sequence[Question]) -> Iterator[Answered]:
-        config, extract = self.config, self.config.extract(engine.tokenizer)
+        config, kind = self.config, self.config.kind
+        extract = kind.extract(starts_inside_thinking(engine.tokenizer))
         jobs, by_job = list[ProblemJob](), dict[str, list[Question]]()
         for question in questions:
-            job = job_of(question.text, engine, self.prompt, config.n, config.seed)
+            job = job_of(question.text, engine, self.prompt, config.n, config.seed, not kind.votes)
             if job.problem_id not in by_job:
                 jobs.append(job)
             by_job.setdefault(job.problem_id, []).append(question)
-        for result in run_live(engine, jobs, config.spec, self.judge, self.rule, max(config.rows, config.n), extract):
+        how = (config.spec, self.judge, self.rule, max(config.rows, config.n), extract, kind.groups)
+        for result in run_live(engine, jobs, *how):
             for question in by_job[result.problem_id]:  # the same text twice is answered once
-                yield answered(question, result, self.settings)
+                right = None if question.gold is None else kind.right(result.answer, question.gold)
+                yield answered(question, result, self.settings, right)
 
 
-def answered(question: Question, result: LiveResult, settings: str) -> Answered:
+def answered(question: Question, result: LiveResult, settings: str, right: bool | None) -> Answered:
     """What a run came to, as it is stored."""
     states = Counter(trace.status for trace in result.traces)
     usage = result.usage
@@ -244,7 +258,7 @@ def answered(question: Question, result: LiveResult, settings: str) -> Answered:
         tokens=round(usage.generated),
         judge_tokens=round(usage.judge_prefill + usage.judge_generated),
         settings=settings,
-        right=None if question.gold is None else grade_answers([result.answer], [question.gold])[0],
+        right=right,
     )
 
 
@@ -268,7 +282,7 @@ def show(answers: Sequence[Answered]) -> None:
     """What it came to, in a few lines."""
     if len(answers) == 1:
         (one,) = answers
-        say(f"answer: {escape(one.answer or 'none: no trace that finished gave one')}")
+        say(f"answer: {escape(one.answer or one.text or 'none: no trace that finished gave one')}")
         say(f"votes:  {escape(', '.join(f'{answer} × {count}' for answer, count in one.votes.items()) or 'none')}")
     graded = [one.right for one in answers if one.right is not None]
     if graded:

@@ -62,9 +62,13 @@ class ServeConfig(SamplingKeys):
       for a second with each text that it is slow on.
     rows: traces that the engine holds at once, of all requests; most_waiting: requests that may wait for room before
       others are refused with 429.
+    cache_gib: memory in which the keys and values of all traces must fit, were each to come to its cap [GiB]; null:
+      half of what is free once the model is loaded. Only for engine "transformers".
     token_budget: the most that all traces of a request may generate together [tokens]; null: no such bound.
     deadline_s: the longest that a request may take [seconds]; its vote is then cut short.
     host, port: where it listens; port 0 takes a free one. Other hosts than this machine's own need a key.
+    shared_port: a port beside it that several such processes on this machine share, one for each GPU: one door to all
+      of them. Linux hands its connections out; `port` is this process's own, for its figures.
     without_key: let a host that others reach answer everybody, as behind a gateway that asks for keys itself.
     max_body_kib: longest body of a request [KiB].
     keep_alive_s: a stream that has nothing to say yet says so at least so often [seconds].
@@ -86,10 +90,12 @@ class ServeConfig(SamplingKeys):
     request_patterns: bool = True
     rows: int = 256
     most_waiting: int = 1024
+    cache_gib: float | None = None
     token_budget: int | None = None
     deadline_s: float = 600.0
     host: str = "127.0.0.1"
     port: int = 8080
+    shared_port: int | None = None
     without_key: bool = False
     max_body_kib: int = 1024
     keep_alive_s: float = 5.0
@@ -110,6 +116,10 @@ class ServeConfig(SamplingKeys):
             if not 0 < getattr(self, key) < float("inf"):
                 raise InputError(f"key '{key}' has the value {getattr(self, key)}; give seconds, more than 0")
         Answers(self.answers, self.answer_from)  # its own checks
+        if self.cache_gib is not None and not 0 < self.cache_gib < float("inf"):
+            raise InputError(f"key 'cache_gib' has the value {self.cache_gib}; give GiB, more than 0, or null")
+        if self.cache_gib is not None and self.engine in ("vllm", "openai"):
+            raise InputError(f"key 'cache_gib' goes with engine 'transformers', not with '{self.engine}'")
         if self.token_budget is not None:
             self.require_positive("token_budget")
         if not (self.is_loopback or self.without_key or ApiKey.from_environment(KEY_VARIABLE).value):
@@ -187,7 +197,8 @@ def only_model(upstream: str, key: ApiKey) -> str:
 
 def run(config: ServeConfig) -> None:
     """Open everything, and answer until a signal comes."""
-    bound = bind(config.host, config.port)
+    bound = [bind(config.host, config.port)]
+    bound += [] if config.shared_port is None else [bind(config.host, config.shared_port, shared=True)]
     judge = None if config.judge is None else load_judge(config.judge, config.model)
     tokenizer = load_tokenizer(config.tokenizer_of("model"))
     pruner = Pruner(
@@ -195,19 +206,22 @@ def run(config: ServeConfig) -> None:
         judge,
         max_rows=config.rows,
         max_waiting=config.most_waiting,
+        cache_gib=config.cache_gib,
         kind=config.engine,
         dtype=config.dtype,
         device=local_device(config.device),
         engine_options=config.engine_options,
     )
-    serve(pruner, tokenizer, config.offer(judge), config.limits(), Place(bound, config.drain_s))
+    serve(pruner, tokenizer, config.offer(judge), config.limits(), Place(tuple(bound), config.drain_s))
 
 
 @entry_point
 def main() -> None:
     config = parse_config(ServeConfig)
     if current_ranks().world_size > 1:
-        raise InputError("eval/serve.py runs in one process; start it without a launcher, once for each GPU")
+        raise InputError(
+            "eval/serve.py runs in one process; start it without a launcher, once for each GPU (shared_port)"
+        )
     config.claim_devices()
     use_one_torch_thread()
     quiet_library_bars()

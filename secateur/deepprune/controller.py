@@ -6,7 +6,7 @@ problem_run.py. An engine that fails ends all problems that run.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from secateur.deepprune.best_first import ScoreRule
@@ -24,7 +24,10 @@ from secateur.engines.base import (
     TraceRefused,
     warn_of_context,
 )
+from secateur.engines.memory import CacheRoom
+from secateur.tasks.answers.equality import AnswerGroups
 from secateur.tasks.answers.extraction import Extract, extract_answer
+from secateur.tasks.answers.kinds import Groups
 
 
 class Controller:
@@ -32,11 +35,12 @@ class Controller:
 
     `max_rows`: a problem is started while the traces it starts at once and those held for others, running or parked,
     are at most so many; one that is larger than that runs alone. Where answers are forced a trace counts twice, with
-    its probe.
+    its probe. `room`: the memory in which keys and values of all traces must fit, were they to come to their caps.
+    A problem waits for that too, and starts no more traces than fit; those it begins with it can always have.
     """
 
-    def __init__(self, engine: Engine, max_rows: int) -> None:
-        self._engine, self._max_rows = engine, max_rows
+    def __init__(self, engine: Engine, max_rows: int, room: CacheRoom | None = None) -> None:
+        self._engine, self._max_rows, self._room = engine, max_rows, room
         self.active: list[ProblemRun] = []
 
     @property
@@ -45,12 +49,28 @@ class Controller:
         return sum(run.places for run in self.active)
 
     def has_room(self, task: ProblemTask) -> bool:
-        return not self.active or task.first + self.rows <= self._max_rows
+        if not self.active:
+            return True
+        held = sum(run.reserved for run in self.active)
+        fits = self._room is None or self._room.fits(held + task.first, task.longest(self._engine))
+        return fits and task.first + self.rows <= self._max_rows
+
+    def _may_start(self, run: ProblemRun, count: int) -> int:
+        """How many of `count` traces that a problem wants to start there is memory for."""
+        if self._room is None:
+            return count
+        if not self.active:
+            self._room.clear()
+        others, columns = sum(other.reserved for other in self.active if other is not run), run.longest
+        most = max(self._room.rows_for(columns) - others, run.task.first)
+        started = max(0, min(count, most - run.places))
+        self._room.take(others + max(run.places + started, run.task.first), columns)
+        return started
 
     def submit(self, task: ProblemTask) -> ProblemRun:
         """Start a problem; one whose deadline has passed is over at once. Raises `InputError` where the engine
         refuses it."""
-        run = ProblemRun(task, self._engine)
+        run = ProblemRun(task, self._engine, self._may_start)
         run.begin()
         if not run.over:
             self.active.append(run)
@@ -128,6 +148,7 @@ def run_live(
     rule: Rule | ScoreRule,
     max_rows: int,
     extract: Extract = extract_answer,
+    groups: Callable[[], Groups] = AnswerGroups,
 ) -> Iterator[LiveResult]:
     """Run problems through one engine and yield each as it is done. A `PruneRule` asks the `judge`, a `ScoreRule` a
     scorer in its place; an `AnswerRule` or a `ProbeRule` asks none, and neither does an `EvidenceRule` beside a judge
@@ -137,10 +158,10 @@ def run_live(
     `max_rows`; one that is larger than that runs alone. Where answers are forced a trace counts twice, with its
     probe. An engine serves one such run at a time. A cap that its context does not hold is lowered, with a warning.
     `extract` takes the final answer out of a text; see
-    `secateur.tasks.answers.extraction.extraction`.
+    `secateur.tasks.answers.extraction.extraction`. `groups` makes empty groups of equal answers.
     """
     if isinstance(rule, EvidenceRule):
         rule = rule.weighed(judge.weight)
-    tasks = [ProblemTask(job, spec, judge, rule, extract) for job in jobs]
+    tasks = [ProblemTask(job, spec, judge, rule, extract, groups) for job in jobs]
     warn_of_context(engine, (task.job.prompt_ids for task in tasks), spec)
     yield from run_tasks(engine, tasks, max_rows)

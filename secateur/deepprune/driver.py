@@ -23,11 +23,14 @@ from secateur.deepprune.policy import Status
 from secateur.deepprune.problem_run import ProblemRun
 from secateur.deepprune.prune import PruneRequest, PruneResult, result_of
 from secateur.engines.accounting import Usage
-from secateur.engines.base import Engine, Interruptible, Shareable
+from secateur.engines.base import Engine, HoldsCache, Interruptible, Shareable
+from secateur.engines.memory import GIB, CacheRoom
+from secateur.runtime.errors import InputError
 
 _PROGRESS_S = 0.1  # a caller hears of its problem at most so often
 _ENDS = 32  # problems by whose ends the pace is measured
 _LONGEST_RETRY_S = 60.0
+_CACHE_SHARE = 0.5  # of the free memory; steps, prompts and parked traces need theirs
 
 
 class Busy(RuntimeError):
@@ -177,9 +180,9 @@ Opened = tuple[Engine, Judge | None]
 class Driver:
     """Drives the engine in a thread of its own, which alone calls what has no other remark."""
 
-    def __init__(self, opening: Callable[[], Opened], closes: bool, max_rows: int) -> None:
+    def __init__(self, opening: Callable[[], Opened], closes: bool, max_rows: int, cache_gib: float | None) -> None:
         """`opening` gives the engine and the judge; with `closes` the engine is closed at the end."""
-        self._opening, self._closes, self.max_rows = opening, closes, max_rows
+        self._opening, self._closes, self.max_rows, self._cache_gib = opening, closes, max_rows, cache_gib
         self.engine: Engine | None = None
         self.opened, self.closed = Future[None](), Future[None]()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -252,6 +255,7 @@ class Driver:
         for run, ticket in self._running.items():
             ticket.settle(gone)
             self._core.cancel(run)
+            self.spent += run.usage
 
     def _work(self) -> None:
         """The thread's whole life: some engines want to be opened where they are used."""
@@ -262,7 +266,7 @@ class Driver:
 
     def _open(self) -> None:
         self.engine, self._judge = self._opening()
-        self._core = Controller(self.engine, self.max_rows)
+        self._core = Controller(self.engine, self.max_rows, _room_in(self.engine, self._cache_gib))
         self._share(True)
 
     def _share(self, shared: bool) -> None:
@@ -328,6 +332,17 @@ class Driver:
         for run in self._core.lose():
             run.error = run.error or (None if run.over else error)
             self._settle(run)
+
+
+def _room_in(engine: Engine, gib: float | None) -> CacheRoom | None:
+    """Memory for keys and values, where that is for us to watch: of an engine in another process, or of vLLM, which
+    lets traces wait by itself, it is not. Raises `InputError` for memory that such an engine is given."""
+    if isinstance(engine, HoldsCache):
+        memory = engine.free_bytes() * _CACHE_SHARE if gib is None else gib * GIB
+        return CacheRoom.of(memory, engine.cache_token_bytes())
+    if gib is not None:
+        raise InputError(f"cache_gib = {gib}: this engine keeps its own watch over its memory; leave it out")
+    return None
 
 
 def _fulfil(future: Future[None], work: Callable[[], None]) -> None:

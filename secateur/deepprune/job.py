@@ -10,7 +10,7 @@ from secateur.deepprune.judges.base import Judge
 from secateur.deepprune.policy import Decision, decision_seed
 from secateur.deepprune.scorer import Scorer
 from secateur.engines.accounting import Usage
-from secateur.engines.base import SamplingSpec, trace_seed
+from secateur.engines.base import Engine, SamplingSpec, fit_to_context, trace_seed
 from secateur.runtime.errors import InputError
 from secateur.tasks.answers.equality import AnswerGroups
 from secateur.tasks.answers.extraction import Extract
@@ -62,6 +62,11 @@ class ProblemTask:
     def first(self) -> int:
         """Places in the engine that it takes at once."""
         return self.rule.first(len(self.job.seeds))
+
+    def longest(self, engine: Engine) -> int:
+        """Tokens that a trace of it may come to in this engine, the prompt included."""
+        prompt = self.job.prompt_ids
+        return len(prompt) + fit_to_context(engine, prompt, self.spec).max_tokens
 
 
 @dataclass(frozen=True)

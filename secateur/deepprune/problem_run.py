@@ -15,7 +15,7 @@ been pruned before run to their ends and vote, and a warning says so.
 import time
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from secateur.deepprune.answers import AnswerPolicy, AnswerRule
@@ -91,9 +91,17 @@ class ProblemRun:
     """One problem while it runs: `begin` it, then feed it every engine step's events of its `handles` until it is
     `over`. Then it has a `result` or an `error` and its `usage`, and the engine has forgotten its traces."""
 
-    def __init__(self, task: ProblemTask, engine: Engine) -> None:
+    def __init__(
+        self,
+        task: ProblemTask,
+        engine: Engine,
+        may_start: Callable[["ProblemRun", int], int] = lambda run, count: count,
+    ) -> None:
+        """`may_start`: how many of the traces that its rule wants to start now may do so; at least one where none
+        runs. The rule is asked again at the next end of a trace."""
         self.task, self.job, self._engine, self._judge = task, task.job, engine, task.judge
         self._spec = fit_to_context(engine, self.job.prompt_ids, task.spec)
+        self.longest, self._may_start = task.longest(engine), may_start
         n = len(self.job.seeds)
         self.progress = Progress(n)
         self.traces: list[RunningTrace] = []  # those that were started
@@ -186,6 +194,11 @@ class ProblemRun:
         """Room that it needs in the engine."""
         return self.progress.held * (2 if self._marks else 1)
 
+    @property
+    def reserved(self) -> int:
+        """Room that it has, whether it needs all of it now or not."""
+        return max(self.places, self.task.first)
+
     def answer_of(self, trace: int) -> str | None:
         """The answer that a trace has ended with, as its group's first put it; None for none so far."""
         return self._keys.answer(self.progress.finished.get(trace))
@@ -240,6 +253,9 @@ class ProblemRun:
             self._prune(sorted(self.progress.parked))
 
     def _start(self, count: int) -> None:
+        count = self._may_start(self, count)
+        if not count:
+            return
         cut_rule = self._judge.cut_rule if self._policy.cuts else None
         begun = self.progress.start(count, self._policy.cuts)
         handles = self._engine.start(self.job.prompt_ids, self.job.seeds[begun.start : begun.stop], self._spec)

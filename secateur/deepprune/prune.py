@@ -119,7 +119,8 @@ class PruneRequest:
             _check_states(engine, judge)
         known = (None if judge is None else judge.prompt) or Prompt()
         given = {key: getattr(self, key) for key in ("prompt_family", "system_prompt", "instruction")}
-        job = job_of(self.problem, engine, prompt_of(given, known), self.n, self.seed, not self.answers.votes)
+        prompt = self.answers.prompted(prompt_of(given, known))
+        job = job_of(self.problem, engine, prompt, self.n, self.seed, not self.answers.votes)
         return ProblemTask(
             job,
             self.spec,
@@ -162,7 +163,8 @@ def prune(
     it does not say. The final answer is taken from the last `\\boxed{…}` after the thinking and compared as
     mathematics, unless `answer_from` says where else it is (`anywhere`, `pattern:REGEX`, or a function from text to
     answer or None), or `answers` that it is none of mathematics: `choice`, `exact`, `json:KEY.PATH`, `pattern:REGEX`,
-    or, with n = 1, `none` for free text (secateur/tasks/answers/kinds.py). `seed` makes the run repeatable. A
+    or, with n = 1, `none` for free text (secateur/tasks/answers/kinds.py); a family's sentence that asks for a box is
+    left out with these. `seed` makes the run repeatable. A
     cap of `spec` that the model's context does not hold is lowered, with a warning. The engine may be used again, but
     for one call at a time.
 

@@ -8,6 +8,7 @@ thread is in driver.py.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
@@ -33,7 +34,9 @@ class Pruner:
 
     `max_rows`: a problem is started while the traces it starts at once and those held for others are at most so many
     (one that is larger than that runs alone); its rule may start more of them later. `max_waiting`: problems that
-    wait for that; more are refused with `Busy`. Callers take turns.
+    wait for that; more are refused with `Busy`. Callers take turns. `cache_gib` [GiB]: memory in which the keys and
+    values of all traces must fit, were each to come to its cap; None: half of what is free once the engine is open.
+    Only for the engine `transformers`: others look after it themselves.
 
     A request that fails, or whose caller was cancelled, touches no other. An engine that fails (`EngineError`) fails
     those that run; those that come later find out whether it works again, as that of a server does which is back.
@@ -47,6 +50,7 @@ class Pruner:
         *,
         max_rows: int = 256,
         max_waiting: int = 1024,
+        cache_gib: float | None = None,
         kind: str = "transformers",
         dtype: str | None = None,
         device: str = "auto",
@@ -55,9 +59,11 @@ class Pruner:
         for key, value in (("max_rows", max_rows), ("max_waiting", max_waiting)):
             if value < 1:
                 raise InputError(f"{key} = {value}: somebody must run; write 1 or more")
+        if cache_gib is not None and not 0 < cache_gib < math.inf:
+            raise InputError(f"cache_gib = {cache_gib}: write GiB above 0, or None for half of what is free")
         self._engine, self._judge, self._max_waiting = engine, judge, max_waiting
         self._kind, self._dtype, self._device, self._options = kind, dtype, device, dict(engine_options or {})
-        self._driver = Driver(self._open, isinstance(engine, str), max_rows)
+        self._driver = Driver(self._open, isinstance(engine, str), max_rows, cache_gib)
         self._closing = False
         self._futures: set[asyncio.Future[PruneResult]] = set()
 

@@ -137,6 +137,17 @@ class Interruptible(Protocol):
 
 
 @runtime_checkable
+class HoldsCache(Protocol):
+    """An engine that takes memory for keys and values as its traces grow, and breaks down where there is none."""
+
+    def cache_token_bytes(self) -> int:
+        """Keys and values of one token."""
+
+    def free_bytes(self) -> int:
+        """Memory that is free where it runs, as it is now."""
+
+
+@runtime_checkable
 class Shareable(Protocol):
     """An engine that many callers may share. `shared`: a trace that is refused (`TraceRefused`) is lost alone. Else
     all are, and closed before anybody looks: of one caller's traces none is wanted without the others."""

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.hub import require_reach
@@ -131,6 +134,47 @@ def grown_columns(columns: int, first: int = 0) -> int:
     while have < columns:
         have = max(have + 1, int(have * _GROWTH))
     return have
+
+
+@dataclass
+class CacheRoom:
+    """Room for keys and values in the engine of this package. Until it is empty again its buffers keep as many rows,
+    and as many columns, as were ever needed at once, and both grow by half at a time (kv_cache.py). `cells` [tokens]:
+    rows times columns that may be needed at most, so that what they grow by fits too."""
+
+    cells: int
+    _rows: int = 0
+    _columns: int = 0
+
+    @classmethod
+    def of(cls, memory: float, token_bytes: int) -> "CacheRoom":
+        """In so many bytes."""
+        return cls(int(memory / (token_bytes * _GROWTH**2)))
+
+    def rows_for(self, columns: int) -> int:
+        """Rows that may be held once the longest has so many columns."""
+        return self.cells // max(self._columns, columns)
+
+    def fits(self, rows: int, columns: int) -> bool:
+        """Whether so many rows may be held, the new ones with up to so many columns."""
+        return max(self._rows, rows) <= self.rows_for(columns)
+
+    def take(self, rows: int, columns: int) -> None:
+        """So many are held from now on."""
+        self._rows, self._columns = max(self._rows, rows), max(self._columns, columns)
+
+    def clear(self) -> None:
+        """No row is left."""
+        self._rows = self._columns = 0
+
+
+def free_host_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that this process can still have: what the machine has free, in a container what it is allowed."""
+    free = psutil.virtual_memory().available
+    limit, used = group / "memory.max", group / "memory.current"
+    if not limit.is_file() or not used.is_file() or (most := limit.read_text().strip()) == "max":
+        return free
+    return max(0, min(free, int(most) - int(used.read_text())))
 
 
 def transformers_items(load: SamplingLoad) -> list[Item]:

@@ -22,7 +22,7 @@ from secateur.serve.replies import Consensus, Form, Reply, Spent
 from secateur.serve.schema import ChatRequest, CompletionRequest, Message, Refusal, Request
 from secateur.serve.watch import LOG, Watch
 from secateur.tasks.answers.extraction import PATTERN, answer_part
-from secateur.tasks.answers.kinds import BOXED, NONE, Answers
+from secateur.tasks.answers.kinds import NONE, Answers
 from secateur.tasks.prompts import Prompt, encode_prompt, ends_inside_thinking, evaluation_messages
 
 if TYPE_CHECKING:
@@ -208,13 +208,10 @@ class Service:
         return replace(self.offer.spec, **{key: value for key, value in given.items() if value is not None})
 
     def _prompt_ids(self, request: Request, answers: Answers) -> list[int]:
-        """The family's own sentence asks for a box, which only answers of that kind have."""
         if isinstance(request, CompletionRequest):
             return self._tokenizer(request.prompt)["input_ids"]
         assert isinstance(request, ChatRequest), request
-        prompt = self.offer.prompt
-        if answers.kind != BOXED and prompt.instruction is None:
-            prompt = replace(prompt, instruction="")
+        prompt = answers.prompted(self.offer.prompt)
         return encode_prompt(self._tokenizer, with_sentences([turn.message for turn in request.messages], prompt))
 
     def _written(self, result: PruneResult, wanted: _Wanted, thinking: bool) -> Reply:

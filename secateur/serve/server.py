@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 _LAST_S = 5  # for answers that are on their way when everything else was handed back
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that does not listen yet; port 0 for any that is free. Raises `InputError` where it cannot be had."""
+def bind(host: str, port: int, shared: bool = False) -> socket.socket:
+    """A socket that does not listen yet; port 0 for any that is free. One that is `shared` may be had by several
+    processes, to which the kernel hands its connections out. Raises `InputError` where it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
     except (OSError, OverflowError) as error:
@@ -44,9 +45,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a service listens, and how long what runs may go on when it is told to stop [seconds]."""
+    """Where a service listens, at a port of its own first, and how long what runs may go on when it is told to stop
+    [seconds]."""
 
-    bound: socket.socket
+    bound: tuple[socket.socket, ...]
     drain_s: float
 
 
@@ -74,10 +76,11 @@ async def _serve(
             timeout_keep_alive=30,
             timeout_graceful_shutdown=round(place.drain_s) + _LAST_S,
         )
-        place.bound.listen(config.backlog)
-        host, port = place.bound.getsockname()[:2]
+        for bound in place.bound:
+            bound.listen(config.backlog)
+        host, port = place.bound[0].getsockname()[:2]
         log("listening", host=host, port=port, model=offer.model)
-        await _Server(config, service, place.drain_s).serve(sockets=[place.bound])
+        await _Server(config, service, place.drain_s).serve(sockets=list(place.bound))
     log("stopped")
 
 

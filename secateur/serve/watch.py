@@ -1,7 +1,8 @@
 """What the service has done: counted for Prometheus, kept for the dashboard, logged as lines of JSON.
 
-The tokens of answered requests are counted under the same names as in `usage`. What the engine has spent in all, also
-for requests that were not answered (their callers left, or it broke down), is `secateur_spent_tokens`.
+The tokens of answered requests are counted under the same names as in `usage`. What has been spent in all, also for
+requests that were not answered (their callers left, or the engine broke down), is `secateur_spent_tokens`,
+`secateur_spent_overrun_tokens` and `secateur_spent_judge_tokens`.
 """
 
 import json
@@ -30,6 +31,11 @@ _GAUGES: Mapping[str, tuple[str, Callable[[Load], float]]] = {
     "waiting": ("Requests that wait for room", lambda load: load.waiting),
     "judge_failures": ("Requests whose judge failed, since the start", lambda load: load.judge_failures),
     "spent_tokens": ("Tokens that all requests that are over have generated", lambda load: load.spent.generated),
+    "spent_overrun_tokens": ("Tokens of these that came after a stop", lambda load: load.spent.overrun),
+    "spent_judge_tokens": (
+        "Tokens that the judge has read or generated for them",
+        lambda load: load.spent.judge_prefill + load.spent.judge_generated,
+    ),
 }
 
 

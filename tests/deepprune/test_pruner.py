@@ -29,16 +29,20 @@ from secateur import (
     Usage,
     prune,
 )
+from secateur.deepprune.controller import Controller
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.untrained import RandomJudge
 from secateur.deepprune.probing import ParallelProbe
+from secateur.deepprune.prune import PruneRequest
 from secateur.engines.base import TraceRefused
+from secateur.engines.memory import CacheRoom, free_host_bytes
 from secateur.tasks.prompts import FORCING
 from tests.engines.openai_server import CompletionsServer
 
 T = TypeVar("T")
 SPEC = SamplingSpec(max_tokens=70)
 DIGIT = r"pattern:(\d)"
+ANY = Answers(r"pattern:(.)")
 PROBE = ParallelProbe(every=20, tokens=8, stable=1, patience=1, warm_up=0, forcing=FORCING["plain"])
 RULES = (None, AHEAD, SHORTEST_WAIT, PUBLISHED_RULE, PROBE)
 
@@ -434,3 +438,64 @@ def test_five_hundred_leave_and_fifty_deaths_and_nobody_hangs(server: Completion
     run(all_of_them())
     assert not engine._traces and not engine._streams._tasks
     engine.close()
+
+
+def held_bytes(engine: TransformersEngine) -> int:
+    """What the buffers for keys and values take."""
+    buffers = [slot.buffer for slot in engine._batch._cache._slots]
+    return sum(buffer.nbytes for buffer in buffers if buffer is not None)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_keys_and_values_never_take_more_than_they_may(tiny: TransformersEngine, seed: int) -> None:
+    """Problems of many sizes, with rules that start more traces later: all are done, and alone where need be."""
+    draw = random.Random(seed)
+    room = CacheRoom.of(memory := 40 * 60 * tiny.cache_token_bytes(), tiny.cache_token_bytes())
+    core, done = Controller(tiny, max_rows=1000, room=room), 0
+    asked = [
+        (draw.randrange(2, 14), draw.choice([5, 20, 40]), draw.choice([AHEAD, SHORTEST_WAIT])) for _ in range(30)
+    ]
+    waiting = [
+        PruneRequest("x" * draw.randrange(1, 9), n, SamplingSpec(max_tokens=cap), rule, answers=ANY, seed=k).task(
+            tiny, None
+        )
+        for k, (n, cap, rule) in enumerate(asked)
+    ]
+    crowds = set()
+    while waiting or core.active:
+        while waiting and core.has_room(waiting[0]):
+            core.submit(waiting.pop(0))
+        crowds.add(len(core.active))
+        done += len(core.step())
+        assert held_bytes(tiny) <= memory
+    assert done == 30 and max(crowds) > 1
+    assert held_bytes(tiny) == 0
+
+
+def test_a_problem_that_is_larger_than_the_memory_runs_alone(tiny: TransformersEngine) -> None:
+    core = Controller(tiny, max_rows=1000, room=CacheRoom(10))
+    tasks = [
+        PruneRequest("x", 6, SamplingSpec(max_tokens=30), answers=ANY, seed=k).task(tiny, None) for k in range(2)
+    ]
+    run, done = core.submit(tasks[0]), []
+    while not done:
+        assert not core.has_room(tasks[1]) and run.places <= tasks[0].first
+        done = core.step()
+    assert done == [run] and core.has_room(tasks[1])
+
+
+def test_memory_that_another_engine_looks_after_is_not_given(tmp_path: Path) -> None:
+    class Elsewhere:
+        """No more of an engine than is asked for before it runs."""
+
+    async def opened() -> None:
+        async with Pruner(Elsewhere(), cache_gib=1.0):
+            pass
+
+    with pytest.raises(InputError, match=r"cache_gib = 1\.0: this engine keeps"):
+        run(opened())
+    with pytest.raises(InputError, match="cache_gib = 0"):
+        Pruner("x", cache_gib=0)
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("400\n")
+    assert free_host_bytes(tmp_path) == 600 and free_host_bytes(tmp_path / "nowhere") > 600

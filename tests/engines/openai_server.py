@@ -6,6 +6,10 @@ It speaks what vLLM 0.31 speaks (ids in and out, running usage, `/metrics`, `/v1
 import asyncio
 import dataclasses
 import json
+import mmap
+import os
+import struct
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +49,10 @@ class Habits:
 
 @dataclass
 class Counters:
+    """`generated` and `sent` are tokens: what was generated but not sent when a client left is told nobody."""
+
     generated: int = 0
+    sent: int = 0
     requests: int = 0
     running: int = 0
     most_running: int = 0
@@ -217,6 +224,7 @@ class CompletionsServer:
                 self._queues[self.engine.start(prompt + ids, [len(ids)], spec)[0]] = queue
                 event = dataclasses.replace(event, done=None)
             _send(writer, self._chunk(event, prompt, ids, body))
+            self.counters.sent += len(event.token_ids)
             if dies and len(ids) >= self.habits.die_after:
                 await writer.drain()
                 writer.close()
@@ -263,3 +271,47 @@ def _send(writer: asyncio.StreamWriter, record: dict[str, Any] | str) -> None:
 
 def _answer(writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
     writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
+
+
+LEDGER = struct.Struct("3q")
+"""Of a server that is killed: tokens sent by all its lives, the process that lives now, and its port."""
+
+
+class _LastingCounters(Counters):
+    """`sent` lies in memory that outlives the process; a token is in it once its chunk was written."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        super().__init__(sent=self.sent)
+
+    @property
+    def sent(self) -> int:
+        return LEDGER.unpack_from(self._memory)[0]
+
+    @sent.setter
+    def sent(self, value: int) -> None:
+        LEDGER.pack_into(self._memory, 0, value, *LEDGER.unpack_from(self._memory)[1:])
+
+
+def main() -> None:
+    """MODEL FILE: serve, and begin anew on the same port whenever the process that serves is killed. What a process
+    has read once, its next life need not read again."""
+    model, ledger = sys.argv[1:]
+    torch.set_num_threads(1)
+    engine = TransformersEngine(model, dtype="float32")
+    with open(ledger, "r+b") as file:
+        memory = mmap.mmap(file.fileno(), LEDGER.size)
+    while True:
+        if (child := os.fork()) == 0:
+            sent, _, port = LEDGER.unpack_from(memory)
+            server = CompletionsServer(engine, port=port)
+            server.counters = _LastingCounters(memory)
+            with server:
+                port = int(server.url.rpartition(":")[2].partition("/")[0])
+                LEDGER.pack_into(memory, 0, sent, os.getpid(), port)
+                threading.Event().wait()
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """The engine for servers against llama.cpp's own server and a real language model: what it is asked to sample with,
 whose tokens are counted, aborts, and live pruning."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from secateur.engines.openai.protocol import Ids, Request, metric
 from secateur.runtime.errors import InputError
 from tests.engines.contract import advance, drain, ids_of, of, unfinished
 from tests.real_models import smollm2_gguf
+from tests.serve.running import Server, chat_body
 
 pytestmark = pytest.mark.slow
 NAME = "smollm2"
@@ -233,6 +235,42 @@ def test_live_pruning_over_it(engine: OpenAIEngine, url: str) -> None:
     counted = result.usage.generated + result.usage.overrun
     assert result.answer is not None and len(result.traces) == SLOTS
     assert 0 < counted <= generated(url) - before < SLOTS * spec.max_tokens
+
+
+SUMS = "pattern:(\\d+)(?!.*\\d)"
+
+
+def test_the_service_in_front_of_it_counts_what_it_sends(url: str, tokenizer_folder: Path, tmp_path: Path) -> None:
+    """What the server computed beyond that, before it noticed a stop, it has told nobody."""
+    options = f"{{tokenizer: {tokenizer_folder}, parameters: {PARAMETERS}}}"
+    keys = ("--upstream", url, "--engine_options", options, "--prompt_family", "plain", "--temperature", "0.8")
+    keys += ("--max_tokens", "60", "--n", str(SLOTS), "--answers", SUMS, "--port", "0")
+    with Server(tmp_path / "log.jsonl", keys=keys) as front:
+        before = generated(url)
+        got = []
+        for k in range(4):
+            body = chat_body(f"What is {k} + 3? Answer with a number.", seed=k) | {"model": NAME}
+            got.append(front.client.post("/v1/chat/completions", json=body).json())
+        told, stopped = front.metrics(), sum(one["secateur"]["traces"]["stopped"] for one in got)
+        assert all(one["secateur"]["answer"].isdigit() and one["choices"][0]["message"]["content"] for one in got)
+        spent = told["secateur_spent_tokens"] + told["secateur_spent_overrun_tokens"]
+        computed = generated(url) - before
+        print(f"{stopped} stopped; in usage {spent:.0f}, computed {computed:.0f}")
+        assert spent == sum(one["usage"]["completion_tokens"] + one["usage"]["overrun_tokens"] for one in got)
+        assert stopped > 0 and spent <= computed <= spent + 4 * stopped and front.stop() == 0
+
+
+def test_the_service_answers_with_the_real_model_in_its_process(tmp_path: Path) -> None:
+    file = shutil.copy(smollm2_gguf(), tmp_path)  # a model folder is made beside it
+    keys = ("--model", file, "--prompt_family", "plain", "--temperature", "0.8", "--max_tokens", "60")
+    keys += ("--dtype", "float32", "--device", "cpu", "--n", "8", "--answers", SUMS, "--port", "0")
+    with Server(tmp_path / "log.jsonl", keys=keys) as front:
+        (model,) = front.client.get("/v1/models").json()["data"]
+        body = chat_body("What is 2 + 3? Answer with a number.") | {"model": model["id"]}
+        told = front.client.post("/v1/chat/completions", json=body).json()
+        assert told["secateur"]["answer"].isdigit() and told["secateur"]["ended"] == "decided"
+        assert told["secateur"]["votes"][told["secateur"]["answer"]] >= 2
+        assert told["usage"]["completion_tokens"] == front.metrics()["secateur_spent_tokens"]
 
 
 def test_without_its_option_the_hint_names_it(tokenizer_folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Every habit of a server that the engine for servers must bear: breaks, silence, lateness, deafness to a close."""
 
+import random
 import threading
 import time
 import warnings
@@ -62,6 +63,41 @@ def test_what_the_client_counts_is_what_the_server_counts(served: Served) -> Non
     total = sum(engine.usage(trace).generated_tokens for trace in handles)
     assert total == server.counters.generated - before == sum(len(event.token_ids) for event in events)
     assert all(engine.usage(trace).prefill_cached == len(PROMPT) // 2 for trace in handles)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_stopped_the_client_counts_all_that_was_sent(served: Served, seed: int) -> None:
+    """Parked, resumed and pruned at random, also before a token came: what is on its way is counted, once."""
+    server = served.server()
+    engine = served.engine(server)
+    draw, before = random.Random(seed), server.counters.sent
+    handles = engine.start(PROMPT, list(range(30)), SPEC)
+    running, parked = set(handles), set[int]()
+    while running or parked:
+        if draw.random() < 0.8:
+            running -= {event.trace for event in engine.step() if event.done}
+        for pool, act in ((running, engine.park), (parked, engine.resume), (running, engine.prune)):
+            chosen = [trace for trace in sorted(pool) if draw.random() < 0.1]
+            act(chosen)
+            pool.difference_update(chosen)
+            {engine.park: parked, engine.resume: running}.get(act, set()).update(chosen)
+    usages = [engine.usage(trace) for trace in handles]
+    assert sum(usage.generated_tokens + usage.overrun_tokens for usage in usages) == server.counters.sent - before
+    assert any(usage.overrun_tokens for usage in usages)
+    wait_until(lambda: server.counters.running == 0)
+    assert server.counters.sent <= server.counters.generated
+    engine.release(handles)
+
+
+def test_a_connection_that_was_hung_up_is_not_used_again(served: Served) -> None:
+    """Not even where its answer came to a good end, as it may if the server has just sent the last token."""
+    server = served.server()
+    engine = served.engine(server, max_retries=0)
+    for count in range(20):
+        handles = engine.start(PROMPT, list(range(4)), SamplingSpec(temperature=0.9, max_tokens=1 + count % 4))
+        engine.step()
+        engine.prune([trace for trace in handles if trace in engine._running])
+    assert engine.retries == 0
 
 
 def test_connections_are_used_again(served: Served) -> None:

@@ -66,6 +66,26 @@ def test_one_problem_is_answered_on_the_terminal(repository: Path) -> None:
     assert "answer: " in done.stdout and "of 8 started" in done.stdout and "tokens: " in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("kind", "n", "gold"), [(r"pattern:boxed\{(.)", 8, "8"), ("exact", 8, "x"), ("none", 1, None)]
+)
+def test_other_kinds_of_answers_are_those_of_the_function(
+    kind: str, n: int, gold: str | None, repository: Path, tmp_path: Path
+) -> None:
+    path, output = tmp_path / "questions.jsonl", tmp_path / "out"
+    path.write_text(json.dumps({"problem": TEXTS[0]} | ({} if gold is None else {"answer": gold})))
+    words = ("--answers", kind, "--n", str(n), "--problems", str(path), "--output_dir", str(output))
+    done = run(repository, *words)
+    assert done.returncode == 0, done.stderr
+    (line,) = map(json.loads, (output / "answers.jsonl").read_text().splitlines())
+    engine, spec = TransformersEngine(str(repository / MODEL), dtype="float32"), SamplingSpec(1.0, 1.0, 0, 300)
+    result = prune(TEXTS[0], engine, n=n, spec=spec, prompt_family="plain", answers=kind)
+    assert (line["answer"], line["votes"], line["text"]) == (result.answer, dict(result.votes), result.text)
+    assert (line["answer"] is None) == (kind == "none") and line["text"] in (result.traces[0].text, result.text)
+    assert line["right"] == (None if gold is None else result.answer == gold)
+    assert (result.answer or result.text.splitlines()[0]) in done.stdout
+
+
 MISTAKES = {
     ('{"problem": ""}',): "line 1: no text under 'problem'",
     ('{"problem": "1"}', '{"problem": "2", "answer": 2}'): "line 2: 'answer' is 2; write it as text",
@@ -85,7 +105,16 @@ def test_a_file_that_cannot_be_read_names_its_line(lines: tuple[str, ...], repos
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("--problem", "1", "--problems", "x"), ("--problems", "x"), ("--problem", "1", "--rule", "adaptive")],
+    [
+        (),
+        ("--problem", "1", "--problems", "x"),
+        ("--problems", "x"),
+        ("--problem", "1", "--rule", "adaptive"),
+        ("--problem", "1", "--answers", "all"),
+        ("--problem", "1", "--answers", "none"),
+        ("--problem", "1", "--answers", "choice", "--n", "1"),
+        ("--problem", "1", "--answers", "choice", "--answer_from", "anywhere"),
+    ],
 )
 def test_what_does_not_go_together_is_refused(words: tuple[str, ...], repository: Path) -> None:
     done = run(repository, *words)

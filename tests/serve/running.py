@@ -24,6 +24,23 @@ KEYS = (
     *("--max_tokens", "300", "--device", "cpu", "--dtype", "float32", "--n", "8", "--port", "0"),
 )
 _PATIENCE_S = 120.0
+_START_S = 600.0  # a GGUF file is made a model folder first
+
+
+def lines_of(log: Path) -> list[dict]:
+    """The lines of JSON of a server's log; what a library wrote beside them is left out."""
+    lines = log.read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+def listening(process: subprocess.Popen, log: Path) -> int:
+    """The port of a server, once it has one."""
+    for _ in range(round(_START_S / 0.1)):
+        if told := [line for line in lines_of(log) if line.get("message") == "listening"]:
+            return told[0]["port"]
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
 
 
 class Server:
@@ -36,23 +53,13 @@ class Server:
         with log.open("w") as output:
             command = [sys.executable, "eval/serve.py", *keys, *words]
             self.process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=output, env=environment)
-        self.url = f"http://127.0.0.1:{self._port()}"
+        self.url = f"http://127.0.0.1:{listening(self.process, log)}"
         self.client = httpx.Client(
             base_url=self.url, timeout=_PATIENCE_S, headers={"Authorization": f"Bearer {key}"} if key else {}
         )
 
-    def _port(self) -> int:
-        for _ in range(round(_PATIENCE_S / 0.1)):
-            if told := [line for line in self.log() if line.get("message") == "listening"]:
-                return told[0]["port"]
-            assert self.process.poll() is None, self.log_file.read_text()
-            time.sleep(0.1)
-        raise AssertionError(self.log_file.read_text())
-
     def log(self) -> list[dict]:
-        """The lines of JSON of its log; what a library wrote beside them is left out."""
-        lines = self.log_file.read_text().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return lines_of(self.log_file)
 
     def chat(self, text: str = TEXTS[0], **fields: object) -> httpx.Response:
         return self.client.post("/v1/chat/completions", json=chat_body(text, **fields))

@@ -3,9 +3,14 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +21,7 @@ import yaml
 from eval.serve import ServeConfig
 from secateur.runtime.config import split_command_line
 from tests.conftest import REPOSITORY
-from tests.serve.running import Server
+from tests.serve.running import Server, listening
 
 PAGE = (REPOSITORY / "docs" / "serve.md").read_text(encoding="utf-8")
 ADDRESS = "http://127.0.0.1:8080"
@@ -78,3 +83,52 @@ def test_the_container_listens_where_its_port_is() -> None:
     (entry,) = re.findall(r"^ENTRYPOINT (\[.*\])$", text, re.M)
     assert json.loads(entry) == ["secateur", "serve", "--host", "0.0.0.0"]
     assert Path(REPOSITORY / ".dockerignore").is_file()
+
+
+def recipe() -> str:
+    """The container file with its line breaks undone."""
+    return (REPOSITORY / "examples" / "serve" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+
+
+def context(folder: Path) -> Path:
+    """What `COPY . .` brings: a fresh clone without what .dockerignore names."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True).stdout
+    ignored = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").split()
+    for name in filter(None, listed.decode().split("\0")):
+        if name.partition("/")[0] not in ignored and (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    return folder
+
+
+def test_the_container_file_copies_what_there_is_and_installs_an_extra_that_there_is() -> None:
+    assert re.findall(r"^(?:COPY|ADD) (.*)$", recipe(), re.M) == [". ."]
+    (extra,) = re.findall(r"^ARG EXTRAS=(\w+)$", recipe(), re.M)
+    assert extra in tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert 'pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" ".[${EXTRAS}]"' in recipe()
+
+
+@pytest.mark.slow
+def test_what_the_container_installs_serves_and_passes_its_health_check(tmp_path: Path) -> None:
+    """Its own steps in an ordinary shell, but for the packages that are here already."""
+    pytest.importorskip("setuptools", "77")
+    source, place = context(tmp_path / "src"), tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--target", str(place), str(source)], check=True, capture_output=True)
+    (entry,) = re.findall(r"^ENTRYPOINT (\[.*\])$", recipe(), re.M)
+    command = [str(place / "bin" / "secateur"), *json.loads(entry)[1:]]
+    (check,) = re.findall(r"CMD +python3 -c \"(.*)\"$", recipe(), re.M)
+    words = ("--model", str(REPOSITORY / "trainers" / "embedded_model"), "--port", "0", "--device", "cpu")
+    environment = os.environ | {"PYTHONPATH": str(place), "SECATEUR_API_KEY": "a-key-of-ours"}
+    home = tmp_path / "home"
+    home.mkdir()
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen([*command, *words], cwd=home, stdout=log, stderr=log, env=environment)
+    try:
+        port = listening(process, home / "log")
+        subprocess.run([sys.executable, "-c", check.replace("8080", str(port))], check=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -63,4 +63,5 @@ def test_two_hundred_callers_get_their_own_answers(repository: Path, tmp_path: P
         answered = 'secateur_requests_total{endpoint="/v1/chat/completions",status="200"}'
         assert told[answered] == statuses[200] and told["secateur_rows"] == told["secateur_waiting"] == 0
         assert told["secateur_spent_tokens"] == told['secateur_tokens_total{kind="generated"}']
+        assert told["secateur_spent_overrun_tokens"] == told['secateur_tokens_total{kind="overrun"}']
         assert server.stop() == 0

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import socket
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serve.running import TEXTS, Server, chat_body
+from tests.serve.running import MODEL, TEXTS, Server, chat_body
 
 HELD = ("rows", "running", "waiting")
 LONG = {"n": 128, "secateur": {"rule": "shortest_wait"}}
@@ -128,6 +129,24 @@ def test_what_does_not_finish_in_time_is_handed_back(tmp_path: Path, stream: boo
             error = response.json()["error"]
         assert error["code"] == "stopping"
         callers.shutdown()
+
+
+def test_two_processes_stand_behind_one_door(tmp_path: Path) -> None:
+    """Each has its own figures; when one stops the other answers all."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    door, asked = f"http://127.0.0.1:{port}/v1/models", 'secateur_requests_total{endpoint="/v1/models",status="200"}'
+    words = ("--shared_port", str(port))
+    with Server(tmp_path / "first", *words) as first, Server(tmp_path / "second", *words) as second:
+        assert all(httpx.get(door).json()["data"][0]["id"] == MODEL for _ in range(60))
+        shares = [running.metrics()[asked] for running in (first, second)]
+        assert sum(shares) == 60 and all(shares)
+        got = httpx.post(door.replace("models", "chat/completions"), json=chat_body(), timeout=120).json()
+        assert got["choices"] == first.chat().json()["choices"] == second.chat().json()["choices"]
+        assert first.stop() == 0
+        assert all(httpx.get(door).status_code == 200 for _ in range(20))
+        assert second.metrics()[asked] == shares[1] + 20
 
 
 def test_the_log_is_json_and_holds_no_prompt_unless_asked(server: Server, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,7 @@ from secateur.engines.base import EngineError, SamplingSpec
 from secateur.engines.openai.engine import OpenAIEngine
 from secateur.engines.openai.protocol import metric
 from tests.engines.contract import LONG, EngineContract, advance, drain
+from tests.serve.running import TEXTS, Server, chat_body
 
 NAME = "embedded"
 ENDLESS = SamplingSpec(max_tokens=900)
@@ -136,3 +138,25 @@ class TestVLLMServer(EngineContract):
         engine.start(prompts[0], [0], SamplingSpec(max_tokens=5, top_logprobs=400))
         with pytest.raises(EngineError, match=r"400.*logprobs"):
             engine.step()
+
+
+def test_the_service_in_front_of_it_counts_what_it_sends(url: str, embedded_model: Path, tmp_path: Path) -> None:
+    """What the server computed beyond that, before it noticed a stop, it has told nobody."""
+    keys = ("--upstream", url, "--engine_options", f"{{tokenizer: {embedded_model}}}", "--prompt_family", "plain")
+    keys += ("--temperature", "1.0", "--top_p", "1.0", "--max_tokens", "300", "--n", "8", "--port", "0")
+    with Server(tmp_path / "log.jsonl", keys=keys) as front:
+        before = generated(url)
+        bodies = [chat_body(TEXTS[k % 3], seed=k) | {"model": NAME} for k in range(12)]
+        with ThreadPoolExecutor(4) as callers:
+            got = list(callers.map(lambda body: front.client.post("/v1/chat/completions", json=body).json(), bodies))
+        leaving = front.send(chat_body(n=16, secateur={"rule": "shortest_wait"}) | {"model": NAME})
+        front.wait(lambda told: any(one["tokens"] for one in told["live"]))
+        leaving.close()
+        front.wait(lambda told: not told["live"] and not told["load"]["running"])
+        told, stopped = front.metrics(), sum(one["secateur"]["traces"]["stopped"] for one in got)
+        spent = told["secateur_spent_tokens"] + told["secateur_spent_overrun_tokens"]
+        answered = sum(one["usage"]["completion_tokens"] + one["usage"]["overrun_tokens"] for one in got)
+        computed = generated(url) - before
+        print(f"{stopped} stopped of {len(got)} requests; usage {answered}, all {spent:.0f}, computed {computed:.0f}")
+        assert answered < spent <= computed <= spent + 16 * (stopped + 16)
+        assert front.stop() == 0

@@ -19,6 +19,7 @@ from secateur.engines.detokenize import Detokenizer
 from secateur.engines.gguf import plain_model
 from secateur.engines.local.batch import LiveTrace, RowBatch
 from secateur.engines.local.drawing import UniformStream, draw_tokens, token_confidences
+from secateur.engines.memory import free_host_bytes, shape_of
 from secateur.engines.model_files import (
     check_cache_layers,
     check_capture_layers,
@@ -182,6 +183,16 @@ class TransformersEngine:
         wanted.capturing, wanted.saved_states = False, None
         # what was made in inference mode cannot be trained on, a copy made outside of it can
         return self._batch.no_states() if states is None else states.clone()
+
+    def cache_token_bytes(self) -> int:
+        """See `secateur.engines.base.HoldsCache`."""
+        shape = shape_of(self.model, self.model.config.get_text_config(decoder=True))
+        return shape.kv_bytes * self.model.dtype.itemsize // 2
+
+    def free_bytes(self) -> int:
+        """See `secateur.engines.base.HoldsCache`."""
+        device = self.model.device
+        return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
 
     def close(self) -> None:
         """Free everything; the engine can start new traces afterwards, old handles are gone."""

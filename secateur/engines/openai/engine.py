@@ -3,8 +3,8 @@
 Closing a stream is what stops a trace on the server; a resumed trace is a new request whose prompt ends with the
 tokens it had. Where the server takes and gives token ids (vLLM, llama.cpp) nothing is tokenised twice, but for a
 character that llama.cpp spreads over tokens; of other servers only text is known, and their counts are the
-tokenizer's. Not exact: what a server computes after its connection was closed
-is not told, so `overrun_tokens` holds only what still came in, and a resumed trace draws new random numbers.
+tokenizer's. Not exact: `overrun_tokens` holds all that a server sent until it noticed the close, but what it computed
+and never sent, a step or so for each stop, is told nobody; and a resumed trace draws new random numbers.
 
 A chunk costs this process about 80 µs (256 streams, one core): from some 12,000 chunks a second on the server runs
 ahead of us, and more is computed than a cut needs; let it send several tokens in a chunk (vLLM: --stream-interval).

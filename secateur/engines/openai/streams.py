@@ -5,14 +5,14 @@ import json
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import httpx
 
 from secateur.engines.base import EngineError, TraceRefused
+from secateur.engines.openai.connections import HANG_UP_S, Connections, finish, lines_of, reason_of
 from secateur.engines.openai.protocol import (
     BUSY,
     WAITED_FOR,
@@ -30,14 +30,11 @@ from secateur.engines.openai.protocol import (
 from secateur.runtime.files import JSON
 
 T = TypeVar("T")
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 _SILENT_FIELDS = (b"event:", b"id:", b"retry:", b":")  # of server-sent events; a line with a colon first is a ping
 _DONE: dict[str, JSON] = {}  # stands for the line `[DONE]`; known by identity, for a server may send such a record
 _MOST_STRAY = 2000  # bytes kept of what is no stream, to tell what it is
-_MOST_REFUSAL = 1 << 16  # bytes read of an answer that is not 200
 _SLACK = 16  # tokens
-_LINGER_S = 1.0
-_LONGEST_LINE = 1 << 24  # bytes
+_MOST_DEAF = 3
 _OWN_FAULT = (400, 413, 422)  # statuses of a request that is wrong, whatever becomes of others
 
 
@@ -89,32 +86,16 @@ class Streams:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="openai-streams", daemon=True)
         self._thread.start()
-        self._new_client = partial(
-            httpx.AsyncClient,
-            headers=httpx.Headers(key.headers),  # which hides a key where it is printed
-            verify=httpx.create_ssl_context(),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            timeout=httpx.Timeout(60.0, read=patience.read_timeout_s, pool=None),
-            trust_env=httpx.URL(base_url).host not in _LOCAL,  # no proxy on the way to this very machine
-        )
-        self._idle: list[httpx.AsyncClient] = []
-
-    @asynccontextmanager
-    async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
-        """A client for one stream alone. A common one would hold 512 traces to its limit of 100 connections, and
-        without that limit look at every connection whenever one is opened or closed."""
-        client = self._idle.pop() if self._idle else self._new_client()
-        try:
-            yield client
-        finally:
-            self._idle.append(client)
+        self._connections = Connections(base_url, key, patience.read_timeout_s)
+        self._left: dict[asyncio.Task[None], asyncio.TimerHandle] = {}
+        self._deaf = 0  # streams, one after another, that did not end when they were hung up
 
     async def get(self, url: str) -> httpx.Response:
         """Raises `Broken` where the server says that it is busy."""
-        async with self._client() as client:
-            response = await client.get(url)
-        if response.status_code in WAITED_FOR:
-            raise await self._refusal(response)
+        async with self._connections.open("GET", url) as response:
+            if response.status_code in WAITED_FOR:
+                raise await self._refusal(response)
+            await response.aread()
         return response
 
     def run(self, work: Coroutine[object, object, T]) -> T:
@@ -129,27 +110,43 @@ class Streams:
             self._tasks[request.trace] = asyncio.create_task(self._follow(request))
 
     def close_streams(self, traces: Iterable[int]) -> None:
-        """Close connections, which makes the server stop; once this returns no chunk of them comes any more."""
-        self.run(self._cancel(list(traces)))
+        """Leave them, which makes the server stop. What it had sent is in the inbox when this returns, and no chunk
+        of them comes any more."""
+        self.run(self._close(list(traces)))
 
-    async def _cancel(self, traces: list[int]) -> None:
-        tasks = [self._tasks.pop(trace) for trace in traces if trace in self._tasks]
+    async def _close(self, traces: list[int]) -> None:
+        tasks = [self._tasks[trace] for trace in traces if trace in self._tasks]
         for task in tasks:
-            task.cancel()
+            self._leave(task)
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        """From here on a stream is read only for what its server has sent already."""
+        if task in self._left:
+            return
+        self._left[task] = self._loop.call_later(HANG_UP_S, self._cut_off, task)
+        task.add_done_callback(self._forget)
+        if self._deaf >= _MOST_DEAF or not self._connections.hang_up(task):
+            task.cancel()
+
+    def _cut_off(self, task: asyncio.Task[None]) -> None:
+        """Its server goes on sending; one that always does is cut off at once in the end."""
+        self._deaf += 1
+        task.cancel()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._left.pop(task).cancel()
+        if not task.cancelled():
+            self._deaf = 0
 
     def shut_down(self) -> None:
         if self._loop.is_closed():
             return
         self.close_streams(list(self._tasks))
-        self.run(self._close_clients())
+        self.run(self._connections.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-    async def _close_clients(self) -> None:
-        for client in self._idle:
-            await client.aclose()
 
     async def _follow(self, request: Request) -> None:
         """Read one trace to its end, over breaks. Where it cannot be, the others are closed at once if their traces
@@ -159,16 +156,21 @@ class Streams:
                 request.restart()
                 self.retries += 1
             self.inbox.put(request.end())
-        except Exception as error:  # it is raised again where the user's thread waits for this stream
-            if isinstance(error, TraceRefused):
-                error.trace = request.trace
-            self.inbox.put(Chunk(request.trace, error=error))
-            for task in self._tasks.values() if self.loses_all(error) else ():
-                if task is not asyncio.current_task():
-                    task.cancel()
+        except Exception as error:
+            if asyncio.current_task() not in self._left:  # what breaks there is what was left
+                self._lose(request, error)
         finally:
             if self._tasks.get(request.trace) is asyncio.current_task():
                 del self._tasks[request.trace]
+
+    def _lose(self, request: Request, error: Exception) -> None:
+        """The error is raised again where the user's thread waits for this stream."""
+        if isinstance(error, TraceRefused):
+            error.trace = request.trace
+        self.inbox.put(Chunk(request.trace, error=error))
+        for task in self._tasks.values() if self.loses_all(error) else ():
+            if task is not asyncio.current_task():
+                self._leave(task)
 
     def loses_all(self, error: Exception) -> bool:
         """Whether the other traces are lost with one that ended by this error."""
@@ -182,6 +184,8 @@ class Streams:
         except (Broken, httpx.TransportError, TimeoutError) as error:
             if request.last is not None or request.received >= request.budget:
                 return True  # an end that has been told is an end, whatever becomes of the connection
+            if asyncio.current_task() in self._left:
+                raise
             await asyncio.sleep(self._pause(request, error))
             return False
         return True
@@ -283,14 +287,14 @@ class Streams:
         """The records of one completion, an empty one for `[DONE]`, with which it ends. Raises `Broken` where trying
         again makes sense, else `EngineError`."""
         url, stray, came = f"{self._url}/completions", b"", False
-        async with self._client() as client, client.stream("POST", url, json=dict(body)) as response:
+        async with self._connections.open("POST", url, dict(body)) as response:
             if response.status_code != 200:
                 raise await self._refusal(response)
-            async with aclosing(_lines(response)) as lines:
+            async with aclosing(lines_of(response)) as lines:
                 async for line in lines:
                     if line.replace(b" ", b"") == b"data:[DONE]":
                         yield _DONE
-                        await _finish(lines)
+                        await finish(lines)
                         return
                     if line.startswith((b"data:", b"error:")):  # llama.cpp has a field of its own for errors
                         came = True
@@ -335,7 +339,7 @@ class Streams:
     async def _refusal(self, response: httpx.Response) -> Exception:
         """What to raise for an answer that is not 200."""
         status = response.status_code
-        reason = f"the server answers {status}: {self.key.quote(await _reason(response))}"
+        reason = f"the server answers {status}: {self.key.quote(await reason_of(response))}"
         if status in BUSY:
             return Broken(reason, retry_after_s(response.headers.get("retry-after", "")), status in WAITED_FOR)
         if status in (401, 403):
@@ -346,39 +350,3 @@ class Streams:
         elif response.is_redirect:
             reason += f"; it points to {self.key.quote(response.headers['location'])}: correct 'base_url'"
         return (TraceRefused if status in _OWN_FAULT else EngineError)(f"{self._url}: {reason}")
-
-
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Its lines without space around them, blank ones left out. Not `aiter_lines`, which ends a line at U+2028 and
-    U+0085 too, that may stand inside a text."""
-    rest = b""
-    async for part in response.aiter_bytes():
-        *whole, rest = (rest + part).split(b"\n")
-        if len(rest) > _LONGEST_LINE:
-            raise EngineError("the server sends a line of more than 16 MiB")
-        for line in whole:
-            if line := line.strip():
-                yield line
-    if rest := rest.strip():
-        yield rest
-
-
-async def _finish(lines: AsyncIterator[bytes]) -> None:
-    """Read what is left behind `[DONE]`, the end of the body, so that the connection can be used again."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_LINGER_S):
-            async for _ in lines:
-                pass
-
-
-async def _reason(response: httpx.Response) -> str:
-    content = b""
-    async for part in response.aiter_bytes():
-        content += part
-        if len(content) > _MOST_REFUSAL:
-            break
-    text = content.decode("utf-8", "replace")
-    try:
-        return error_text(json.loads(text))
-    except (ValueError, RecursionError):
-        return text

@@ -11,13 +11,13 @@
 import json
 import re
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
-from secateur.tasks.answers.equality import AnswerGroups, choice_letter
+from secateur.tasks.answers.equality import AnswerGroups, choice_letter, grade_answers
 from secateur.tasks.answers.extraction import (
     ANSWER,
     PATTERN,
@@ -27,6 +27,7 @@ from secateur.tasks.answers.extraction import (
     extraction,
     last_box,
 )
+from secateur.tasks.prompts import Prompt
 
 BOXED, CHOICE, EXACT, NONE, FIELD = "boxed", "choice", "exact", "none", "json:"
 _STATED = re.compile(
@@ -102,6 +103,23 @@ class Answers:
                 "or none"
             )
         return partial(_TAKEN[self.kind], thinking=thinking)
+
+    def prompted(self, prompt: Prompt) -> Prompt:
+        """The prompt that goes with them: a family's own sentence asks for a box, which only boxed answers have.
+
+        >>> Answers("exact").prompted(Prompt("qwen")).instruction
+        ''
+        >>> Answers("exact").prompted(Prompt("qwen", instruction="Be brief.")).instruction
+        'Be brief.'
+        """
+        return prompt if self.kind == BOXED or prompt.instruction is not None else replace(prompt, instruction="")
+
+    def right(self, answer: str | None, gold: str) -> bool:
+        """Whether an answer, or None for none, equals the right one, spelled as this kind takes them."""
+        if self.kind == BOXED:
+            return grade_answers([answer], [gold])[0]
+        groups = self.groups()
+        return answer is not None and groups.add(0, gold) == groups.add(1, answer)
 
     def groups(self) -> Groups:
         """Empty groups, by the equality of this kind."""
