@@ -25,6 +25,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,13 @@ def accept_indexed_cpu() -> None:
     torch.serialization.register_package(15, lambda _: None, restore)
 
 
+def join_processes(patience_s: int | None) -> None:
+    """Open the process group of a launch on CPUs, where one process waits for another so long: transformers 5 hands
+    `ddp_timeout` on for GPUs alone, and gloo's own is 30 minutes. accelerate takes the group that it finds."""
+    if current_ranks().world_size > 1 and patience_s is not None:
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=patience_s))
+
+
 def next_training(folder: RunFolder) -> tuple[Action, Round] | None:
     """The round to train, None if the whole schedule is done.
 
@@ -181,6 +189,8 @@ def main() -> None:
     check_machine(
         job.values, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 0, on_cpus, job.config.schedule.load_in_4bit
     )
+    if on_cpus or job.values.get("use_cpu"):
+        join_processes(job.values.get("ddp_timeout"))
     with hold_folder(job.folder.path) if current_ranks().is_main else contextlib.nullcontext():
         train_next_round(job)
 
