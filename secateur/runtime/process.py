@@ -159,7 +159,10 @@ def _explain(error: BaseException) -> str | None:
     if (cause := _no_access(error)) is not None:
         return f"{cause.filename or 'a file'}: {cause.strerror}; give another path, or mend its rights"
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_TEXTS):
-        return "another process of this launch has ended; see its message, then start the same command again"
+        return (
+            "another process of this launch has ended; see its message, then start the same command again. Without a "
+            "message it was killed, often for lack of memory"
+        )
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _SILENT_TEXTS):
         return (
             "another process of this launch has not answered for as long as 'ddp_timeout' allows: its machine hangs, "
