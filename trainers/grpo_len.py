@@ -50,7 +50,15 @@ from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
 from trainers.grpo.adapters import LastCompletions, peft_config, quantization_config
-from trainers.grpo.callbacks import CleanStop, CompletionMarker, CompletionSample, DeadWatch, EngineNote, round_log
+from trainers.grpo.callbacks import (
+    CleanStop,
+    CompletionMarker,
+    CompletionSample,
+    DeadWatch,
+    EngineNote,
+    MemoryReturn,
+    round_log,
+)
 from trainers.grpo.checkpoints import prepare_resume, record_training
 from trainers.grpo.handover import check_launch
 from trainers.grpo.job import RoundJob, check_machine
@@ -118,6 +126,8 @@ def _make_trainer(
         trainer.add_callback(callback)
     if schedule.logged_completions is not None:
         trainer.add_callback(CompletionSample(trainer, schedule.logged_completions, schedule.seed))
+    if arguments.use_cpu:
+        trainer.add_callback(MemoryReturn())
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 

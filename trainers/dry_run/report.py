@@ -219,7 +219,7 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
     validation = load_problems(schedule.validation_problems, schedule.validation_count, schedule.seed)
     samples = len(validation) * schedule.validation_samples
     rounds = plan_rounds(schedule.rounds, job.batches, job.values, len(data.problems), samples)
-    tokens = schedule.max_prompt_tokens + schedule.limit_range[1]
+    tokens = data.longest_prompt + schedule.limit_range[1]
     setting = make_setting(
         shape, job.values, launch, tokens, schedule.gpu_memory_gib, job.adapters, schedule.float32_handover
     )
@@ -244,8 +244,8 @@ def _amounts(job: RoundJob, rounds: Sequence[RoundPlan], validated: int) -> Amou
     completions = round(sum(entry.completions for entry in rounds) / steps)
     schedule, problems = job.config.schedule, len(job.data.problems)
     each = problems * schedule.pass_rate_samples if schedule.pass_rate is not None else 0
-    saved, trained = [entry.checkpoints for entry in rounds], (EXPECTED_SHARE * most, most)
-    return Amounts(trained, completions, saved, validated, each * sum(schedule.limits))
+    saved = [entry.checkpoints for entry in rounds]
+    return Amounts(most, completions, saved, validated, each * sum(schedule.limits))
 
 
 def _run_table(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> Table:
