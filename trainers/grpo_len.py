@@ -52,17 +52,19 @@ from trainers.dry_run.report import plan_only, take_plan_options
 from trainers.grpo.adapters import LastCompletions, peft_config, quantization_config
 from trainers.grpo.callbacks import (
     CleanStop,
-    CompletionMarker,
     CompletionSample,
     DeadWatch,
     EngineNote,
     MemoryReturn,
     round_log,
 )
-from trainers.grpo.checkpoints import prepare_resume, record_training
+from trainers.grpo.dynamic import GROUPS
 from trainers.grpo.handover import check_launch
 from trainers.grpo.job import RoundJob, check_machine
+from trainers.grpo.record import record_training
 from trainers.grpo.rollout_server import check_rollout_server, explain_dead_server
+from trainers.steps.checkpoints import prepare_resume
+from trainers.steps.log import CompletionMarker
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
@@ -77,7 +79,7 @@ def train_round(job: RoundJob, round_: Round, start_model: str) -> None:
     check_launch(job.config.schedule, job.values, stage)
     if arguments.deepspeed_plugin is not None and current_ranks().is_main:
         own_key()  # which its checkpoints are sealed with: better missed now than when the first is saved
-    resume = prepare_resume(folder, arguments.world_size)
+    resume = prepare_resume(folder, arguments.world_size, GROUPS)
     if resume is None or step_of(resume) < round_.max_steps:
         with explain_dead_server(arguments):
             _fit(job, round_, start_model, arguments, resume)

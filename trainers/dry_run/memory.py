@@ -13,6 +13,7 @@ from secateur.engines.memory import RUNTIME_BYTES, Item, ModelShape, total_bytes
 # Defaults of DeepSpeed (runtime/zero/config.py), in elements.
 BUCKET_ELEMENTS = 500_000_000  # reduce_bucket_size and allgather_bucket_size, ZeRO-1 and 2
 LIVE_ELEMENTS = 1_000_000_000  # max_live_parameters and sub_group_size, ZeRO-3
+HOST_RUNTIME_BYTES = 1 << 29  # of a process that has imported torch, transformers and TRL, without a model
 # Tile of TRL's fused output layer (trl/kernels/chunked_logprob.py, trainer/utils.py): logits are never whole.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 
@@ -67,8 +68,10 @@ class Setting:
 
     @property
     def runtime(self) -> Item:
-        """What libraries take of a GPU."""
-        return Item("CUDA context, NCCL (assumed)", 0 if self.on_cpu else RUNTIME_BYTES)
+        """What libraries take of a GPU, or of a process's own memory."""
+        if self.on_cpu:
+            return Item("Python and libraries (measured)", HOST_RUNTIME_BYTES)
+        return Item("CUDA context, NCCL (assumed)", RUNTIME_BYTES)
 
 
 def model_states(setting: Setting) -> list[Item]:

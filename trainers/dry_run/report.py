@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from trainers.grpo.job import BatchSizes
 
 
-# While a round trains, its two newest checkpoints keep their training state (trainers/grpo/checkpoints.py) and a
+# While a round trains, its two newest checkpoints keep their training state (trainers/steps/checkpoints.py) and a
 # third is being written.
 STATES_ON_DISK = 3
 
