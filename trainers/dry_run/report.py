@@ -99,6 +99,7 @@ def make_setting(
     gpu_gib: float,
     adapters: "AdapterShape | None" = None,
     float32_handover: bool = False,
+    prompt: int = 0,
 ) -> Setting:
     rows = values["per_device_train_batch_size"]
     passes = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
@@ -130,6 +131,7 @@ def make_setting(
         quantized=adapters.quantized if adapters else 0,
         stored_width=adapters.stored_width if adapters else 2,
         float32_handover=float32_handover,
+        prompt=prompt,
     )
 
 
@@ -219,9 +221,15 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
     validation = load_problems(schedule.validation_problems, schedule.validation_count, schedule.seed)
     samples = len(validation) * schedule.validation_samples
     rounds = plan_rounds(schedule.rounds, job.batches, job.values, len(data.problems), samples)
-    tokens = data.longest_prompt + schedule.limit_range[1]
     setting = make_setting(
-        shape, job.values, launch, tokens, schedule.gpu_memory_gib, job.adapters, schedule.float32_handover
+        shape,
+        job.values,
+        launch,
+        data.longest_prompt + schedule.limit_range[1],
+        schedule.gpu_memory_gib,
+        job.adapters,
+        schedule.float32_handover,
+        data.longest_prompt,
     )
     say(f"[bold]dry run of {escape(config.where)}[/bold]: nothing is loaded, trained or written")
     show_table(_run_table(job, launch, shape))
