@@ -121,7 +121,7 @@ def replay(one: StoredRound, rule: Rule, kind: Kind, confidence: float, rng: np.
     start, full = figures(START, models[START], True), models[START].count
     original = start if START in one.sampled else figures(START, one.original, True)
     reference = pick_reference(original, start, rule.tolerance_reference).candidate
-    race = make_race(full, confidence, len(models) - 1, rule.tolerance, reference, start)
+    race = make_race(full, confidence, rule.tolerance, reference, start)
     had, launches = raced(models, race)
     everyone = {step: figures(step, drawn) for step, drawn in models.items()}
     seen = {step: figures(step, models[step].first(count)) for step, count in had.items()}
@@ -175,8 +175,8 @@ def _steps(tokens: np.ndarray, share: Ranks, rows: int) -> float:
 
 
 def show(title: str, replays: Mapping[str, Sequence[Replayed]]) -> None:
-    """A line for each round and one for all."""
-    table = plain_table(title, ("round", "replays", "share of tokens", "equal choices", "launches"))
+    """A line for each part and one for all."""
+    table = plain_table(title, ("", "replays", "share of tokens", "equal choices", "launches"))
     for name, found in {**replays, "all": [one for part in replays.values() for one in part]}.items():
         share = sum(one.raced_tokens for one in found) / sum(one.full_tokens for one in found)
         equal, launches = np.mean([one.equal for one in found]), np.mean([one.launches for one in found])
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128, help="traces that a process decodes at once")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rng = np.random.default_rng(options.seed)
+    rng, every = np.random.default_rng(options.seed), {}
     for run in options.runs:
         values = read_yaml(run / "config.yaml")
         rule = Rule(values["tolerance"], values["tolerance_reference"])
@@ -203,8 +203,11 @@ def main() -> None:
             found = {one.name: [replay(one, rule, kind, options.confidence, rng) for _ in range(options.replays)]
                      for one in rounds}  # fmt: skip
             show(f"{run}, {kind}", found)
+            every[f"{run.name}, {kind}"] = [one for part in found.values() for one in part]
         apart, dealt = np.sum([slowest(one, options.processes, options.rows) for one in rounds], axis=0)
         say(f"  steps of the slowest of {options.processes} processes: {apart:,.0f} apart, {dealt:,.0f} dealt")
+    if len(options.runs) > 1:
+        show("all schedules", every)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -21,6 +22,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 STOPPED = 128 + signal.SIGTERM  # exit code after a clean stop
 _GO_ON = "stopped; run the same command again to go on"
 _AGAIN = "start the same command again: it goes on from what is on disk"
+_LACK_OF_MEMORY = (
+    "\n  meanwhile the kernel has killed a process of this machine for lack of memory, which itself can say nothing: "
+    "--dry_run true says what the run needs and what would help"
+)
 # Seconds that torch's launcher leaves ranks after SIGTERM; its own 30 are less than a step of a real model.
 _SHUTDOWN = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
 
@@ -98,7 +103,7 @@ class Launcher:
         said once more, below the tracebacks of its own launchers, and our exit code is then the child's own.
         """
         self.end_if_stopped()
-        began = time.monotonic()
+        began, killed = time.monotonic(), memory_kills()
         with tempfile.TemporaryDirectory() as folder:
             told = Path(folder) / "told"
             code = self._ended(command, {LAST_WORDS: str(told)}, ask_to_stop)
@@ -108,7 +113,8 @@ class Launcher:
         self.end_if_stopped()
         if code != 0:
             if not quiet:
-                print(f"error: {said[2] if said else failure(code, command, log)}", file=sys.stderr, flush=True)
+                lack = _LACK_OF_MEMORY if memory_kills() > killed else ""
+                print(f"error: {said[2] if said else failure(code, command, log)}{lack}", file=sys.stderr, flush=True)
             raise SystemExit(int(said[0]) if said else code if code > 0 else 128 - code)
         if not quiet:
             say(f"  [dim]{done} in {time.monotonic() - began:.0f} s[/dim]")
@@ -141,6 +147,13 @@ class Launcher:
                 self._ask()
                 child.wait()
         end_launch(child)
+
+
+def memory_kills(counters: Path = Path("/proc/vmstat")) -> int:
+    """How many processes the kernel has killed for lack of memory since it started, in containers and without;
+    0 where it does not count them. The launchers between us and such a process end with code 1, as for any error."""
+    found = re.search(r"^oom_kill (\d+)$", counters.read_text() if counters.is_file() else "", re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def failure(code: int, command: Sequence[str], log: Path | None) -> str:

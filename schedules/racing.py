@@ -1,36 +1,36 @@
 """Racing: who of a round's candidates is still in reach of being chosen, after a part of the samples.
 
 The choice is the shortest candidate whose accuracy reaches the bar (schedules/choice.py). All get an eighth of their
-samples. Then the shortest of those that do not surely miss the bar gets as many again, together with all that are not
-surely longer than it, and so on up to all samples; the others wait. Once one has all of them and reaches the bar, who
-is surely longer is out of reach. What is chosen has all its samples, and so has what it is measured against.
+samples. Then it is asked how probable it is, of each, that the full validation would choose it. The fewest that reach
+`confidence` together get as many samples again, and so on; the others wait. The race is over when one alone reaches
+it, with all its samples: what is chosen has all of them, and so has what it is measured against.
 
-A full validation samples the same problems more often, so that all that is unknown are the samples not drawn yet:
-within every problem those drawn are a random part of all. A mean difference therefore errs by (1/k - 1/samples) /
-problems × the variance within problems, after k samples of each (stratified sampling without replacement: Cochran,
-Sampling Techniques, 3rd edition 1977, theorem 5.3); after one sample by no more than the variance over problems
-(collapsed strata, ibid. 5A.12). The bounds are Student's, one-sided. The right choice is lost only by a wrong
-statement about it: that it misses the bar, or that it is longer than a certain rival. Bonferroni's share of the
-allowed error for each of these, at every look, keeps the promise over all (races: Maron and Moore, NIPS 1993).
+A full validation samples the same problems more often, so that all that is unknown are the samples not drawn yet. By
+those drawn, the final mean of a candidate lies about its present mean with a variance of (1/k - 1/samples) / problems
+× the variance within problems, after k samples of each: the variance of stratified sampling without replacement
+(Cochran, Sampling Techniques, 3rd edition 1977, theorem 5.3), and the predictive one under a flat prior; after one
+sample by no more than the variance over problems (collapsed strata, ibid. 5A.12). Accuracy and length are drawn
+together (Student's t), candidates apart, and the rule of the choice is asked of every draw: the predictive
+probability of an outcome, as trials use it to stop early (Saville et al., Clinical Trials 11, 2014), over who is best
+(Russo, Simple Bayesian Algorithms for Best Arm Identification, COLT 2016). However often one looks, a race that
+ends when a probability has reached `confidence` is right with that probability: it is a martingale.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtrit
 
-from schedules.choice import Candidate
+from schedules.choice import START, Candidate
 from secateur.runtime.errors import InputError
 from secateur.tasks.graded import REMEDY, read_results
 
-_LOOKS = (0.125, 0.25, 0.5, 1.0)  # shares of the samples
+_LOOKS = (8, 4, 2, 1)  # the parts of the samples: an eighth, a quarter, half, all
 _PAIR_SQUARES = 0.5  # of a right and a wrong sample of one problem about their mean
 _ROUNDING = 1e-9  # as in `schedules.choice.choose`
+_DRAWS = 10_000  # a probability of .95 is known to .002
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,32 +54,19 @@ class Race:
     """What the candidates of a round race for.
 
     samples: of each problem in a full validation. confidence: probability (0-1) that the race chooses as that does.
-    entrants: how many candidates race; the round's start model, which has all its samples, is none of them.
-    reference: share of right samples of each problem (0-1), [problem, 1], of the model that accuracy is measured
-    against; start: lengths of the start model, mean tokens [problem, 1], None where it misses the bar itself.
+    bar: pass@1 that is asked for (0-1), 0 where nothing can be feasible. start_right, start_tokens: share of right
+    samples (0-1) and mean tokens of the round's start model on each problem, [problem]; it has all its samples.
     """
 
     samples: int
     confidence: float
-    entrants: int
-    tolerance: float
-    reference: np.ndarray
-    start: np.ndarray | None
+    bar: float
+    start_right: np.ndarray
+    start_tokens: np.ndarray
 
     @property
     def looks(self) -> list[int]:
         return looks(self.samples)
-
-    @property
-    def bar(self) -> np.ndarray:
-        """pass@1 that is asked for, as its parts on each problem [problem, 1]."""
-        return (1 - self.tolerance) * self.reference
-
-    @cached_property
-    def error(self) -> float:
-        """The probability with which one statement may be wrong."""
-        decisions = (self.entrants + 1) * max(1, len(self.looks) - 1)
-        return (1 - self.confidence) / decisions
 
 
 def read_samples(results: Path, count: int) -> Samples:
@@ -102,17 +89,14 @@ def looks(samples: int) -> list[int]:
     >>> looks(16), looks(4), looks(3), looks(1)
     ([2, 4, 8, 16], [1, 2, 4], [1, 2, 3], [1])
     """
-    return sorted({math.ceil(samples * share) for share in _LOOKS})
+    return sorted({-(-samples // part) for part in _LOOKS})
 
 
-def make_race(samples: int, confidence: float, entrants: int, tolerance: float, reference: Candidate, start: Candidate
-              ) -> Race:  # fmt: skip
+def make_race(samples: int, confidence: float, tolerance: float, reference: Candidate, start: Candidate) -> Race:
     """The race of candidates against `start`, which stays if none reaches the bar; both have all their samples."""
-    names = sorted(reference.per_problem)
-    rates = np.array([[reference.per_problem[name].pass_at_1] for name in names])
-    lengths = np.array([[start.per_problem[name].mean_tokens] for name in names])
-    fits = start.pass_at_1 >= (1 - tolerance) * reference.pass_at_1 - _ROUNDING
-    return Race(samples, confidence, entrants, tolerance, rates, lengths if fits else None)
+    own = [start.per_problem[name] for name in sorted(start.per_problem)]
+    figures = np.array([(one.pass_at_1, one.mean_tokens) for one in own])
+    return Race(samples, confidence, (1 - tolerance) * reference.pass_at_1, figures[:, 0], figures[:, 1])
 
 
 def lacking(race: Race, drawn: Mapping[int, Samples]) -> dict[int, int]:
@@ -124,47 +108,78 @@ def lacking(race: Race, drawn: Mapping[int, Samples]) -> dict[int, int]:
     first = race.looks[0]
     if new := {step: first for step, arm in drawn.items() if arm.count < first}:
         return new
-    running = in_reach(race, drawn)
-    if not running:
-        return {}
-    leader = min(running, key=lambda step: (drawn[step].tokens.mean(), step))
-    ahead = [step for step in running if not _longer(drawn[step], drawn[leader], race)]
-    if ahead == [leader]:
-        return {leader: race.samples}
-    return {step: min(look for look in race.looks if look > drawn[step].count) for step in ahead}
+    outcomes = foresee(race, drawn)
+    chance = outcomes.chances()
+    leader = max(chance, key=lambda step: (chance[step], -step))
+    reach = outcomes.likeliest(race.confidence, leader)
+    short = [step for step in reach if step != START and drawn[step].count < race.samples]
+    if chance[leader] >= race.confidence:
+        return dict.fromkeys(short, race.samples)
+    return {step: min(look for look in race.looks if look > drawn[step].count) for step in short}
 
 
-def in_reach(race: Race, drawn: Mapping[int, Samples]) -> list[int]:
-    """Those of the candidates, each with the samples of some look, that lack samples and may still be chosen."""
-    if not race.reference.any():
-        return []  # with a reference of 0 nothing is feasible
-    able = {step: arm for step, arm in drawn.items() if not _surely_above(race.bar - arm.right, race, shares=True)}
-    rivals = [arm.tokens.mean(axis=1, keepdims=True) for arm in able.values() if arm.count == race.samples]
-    if race.start is not None:
-        rivals.append(race.start)
-    unsure = {step: arm.tokens for step, arm in able.items() if arm.count < race.samples}
-    return [step for step, mine in unsure.items() if not any(_surely_above(mine - one, race) for one in rivals)]
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What full validations may come to, by many draws: `steps` of the candidates, the start model (0) first;
+    `feasible` [candidate, draw]; `chosen` [draw], the place of the choice in `steps`."""
+
+    steps: list[int]
+    feasible: np.ndarray
+    chosen: np.ndarray
+
+    def chances(self, able: int | None = None) -> dict[int, float]:
+        """Step → probability (0-1) of being chosen; `able`: given that this one reaches the bar."""
+        kept = self.chosen if able is None else self.chosen[self.feasible[self.steps.index(able)]]
+        shares = np.bincount(kept, minlength=len(self.steps)) / max(1, len(kept))
+        return dict(zip(self.steps, shares.tolist(), strict=True))
+
+    def likeliest(self, confidence: float, leader: int) -> list[int]:
+        """The leader, and the fewest others with which it holds `confidence` if it reaches the bar."""
+        chance = self.chances(able=leader)
+        ranked = sorted(chance, key=lambda step: (step != leader, -chance[step], step))
+        before = np.cumsum([0.0, *(chance[step] for step in ranked)])
+        return [step for step, held in zip(ranked, before, strict=False) if step == leader or held < confidence]
 
 
-def _longer(arm: Samples, other: Samples, race: Race) -> bool:
-    """Whether `arm` is surely longer than `other`, by the samples that both have."""
-    count = min(arm.count, other.count)
-    return arm is not other and _surely_above(arm.tokens[:, :count] - other.tokens[:, :count], race)
+def foresee(race: Race, drawn: Mapping[int, Samples]) -> Outcomes:
+    """The start model's figures are final; those of the others are drawn, each time by the same numbers."""
+    rng, steps = np.random.default_rng(0), [START, *sorted(drawn)]
+    start = np.broadcast_to([race.start_right.mean(), race.start_tokens.mean()], (_DRAWS, 2))
+    finals = np.stack([start, *(_finals(race, drawn[step], rng) for step in steps[1:])])  # [candidate, draw, 2]
+    feasible = (finals[..., 0] >= race.bar - _ROUNDING) & (race.bar > 0)
+    chosen = np.where(feasible, finals[..., 1], np.inf).argmin(axis=0)  # the first, where none is feasible
+    feasible[0] = True  # it stays whatever the others do
+    return Outcomes(steps, feasible, chosen)
 
 
-def _surely_above(gaps: np.ndarray, race: Race, shares: bool = False) -> bool:
-    """Whether the mean of `gaps` [problem, sample] stays above 0 once all samples are drawn, with the probability
-    that one statement is to have. `shares`: they are differences of verdicts, taken as if one problem more had been
-    right once and wrong once: a few samples that all agree prove nothing (Agresti and Coull 1998 add pairs so)."""
-    problems, count = gaps.shape
+def _finals(race: Race, arm: Samples, rng: np.random.Generator) -> np.ndarray:
+    """Draws of the share of right samples and of the mean tokens that a candidate has once all are drawn, [draw, 2].
+
+    Verdicts are taken as if one problem more had been right once and wrong once: a few samples that all agree prove
+    nothing (Agresti and Coull 1998 add pairs so).
+    """
+    values = np.stack([arm.right, arm.tokens], axis=-1)  # [problem, sample, 2]
+    problems, count, _ = values.shape
+    centre = values.mean(axis=(0, 1))
     if count == race.samples:
-        return bool(gaps.mean() > _ROUNDING)
-    strata = gaps if count > 1 else gaps.T
-    squares = float(((strata - strata.mean(axis=1, keepdims=True)) ** 2).sum())
-    freedom = strata.size - len(strata)
-    if shares:
-        squares, freedom = squares + _PAIR_SQUARES, freedom + 1
-    if freedom == 0:
-        return False
-    spread = np.sqrt(squares / freedom * (1 / count - 1 / race.samples) / problems)
-    return bool(gaps.mean() > stdtrit(freedom, 1 - race.error) * spread)
+        return np.broadcast_to(centre, (_DRAWS, 2))
+    rest, freedom = _within(values) if count > 1 else _beside(values[:, 0], race)
+    squares = rest.T @ rest + np.diag([_PAIR_SQUARES, 0.0])
+    freedom += 1
+    spread = squares / freedom * (1 / count - 1 / race.samples) / problems
+    normal = rng.multivariate_normal(np.zeros(2), spread, _DRAWS, method="eigh")
+    return centre + normal * np.sqrt(freedom / rng.chisquare(freedom, (_DRAWS, 1)))
+
+
+def _within(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """What samples differ by from the mean of their problem, [all samples, 2], and its degrees of freedom."""
+    problems, count, _ = values.shape
+    return (values - values.mean(axis=1, keepdims=True)).reshape(-1, 2), problems * (count - 1)
+
+
+def _beside(values: np.ndarray, race: Race) -> tuple[np.ndarray, int]:
+    """The same of one sample of each problem, [problem, 2]: what the start model's figures on the problem do not
+    explain (least squares), which holds no less."""
+    known = np.stack([np.ones_like(race.start_right), race.start_right, race.start_tokens], axis=-1)
+    found, _, rank, _ = np.linalg.lstsq(known, values)
+    return values - known @ found, max(0, len(values) - int(rank))

@@ -4,7 +4,7 @@
     start_model.json                the fingerprint of the model that round 1 starts from
     data.json                       which training problems were kept and left out, and why
     rounds/1-limit-4000/
-        checkpoint-*/               see trainers/grpo/checkpoints.py
+        checkpoint-*/               see trainers/steps/checkpoints.py
         incomplete-checkpoint-*/    a checkpoint that was found damaged, until the round has chosen
         pass_rate.json              rates of the training problems, with key pass_rate (validation/screening.py)
         train.jsonl                 metrics of every step

@@ -53,9 +53,12 @@ def write_config(output: Path) -> Path:
     return path
 
 
-def launch(config: Path, accelerate: tuple[str, ...] = DDP, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", *accelerate]
-    command += ["--main_process_port", "0", "trainers/grpo_len.py", "--config", str(config)]
+def launch(
+    config: Path, accelerate: tuple[str, ...] = DDP, inside: tuple[str, ...] = (), **options
+) -> subprocess.Popen:
+    """`accelerate`: launch file and options; `inside`: words in front of the command."""
+    command = [*inside, sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    command += ["--config_file", *accelerate, "trainers/grpo_len.py", "--config", str(config)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja, for DeepSpeed
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | {"PATH": path}, **output, **options)

@@ -181,8 +181,8 @@ def tune(config: FormatTuningConfig) -> None:
     from trl import SFTTrainer
 
     from secateur.engines.models import keep_special_tokens_only, reduce_gradients_in_place
-    from trainers.grpo.callbacks import CompletionMarker, StepLog
-    from trainers.grpo.checkpoints import prepare_resume
+    from trainers.steps.checkpoints import prepare_resume
+    from trainers.steps.log import CompletionMarker, StepLog
 
     disable_progress_bars()
     folder, arguments = Path(config.output_dir), _arguments(config)

@@ -25,6 +25,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,11 +50,21 @@ from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
 from trainers.dry_run.report import plan_only, take_plan_options
 from trainers.grpo.adapters import LastCompletions, peft_config, quantization_config
-from trainers.grpo.callbacks import CleanStop, CompletionMarker, CompletionSample, DeadWatch, EngineNote, round_log
-from trainers.grpo.checkpoints import prepare_resume, record_training
+from trainers.grpo.callbacks import (
+    CleanStop,
+    CompletionSample,
+    DeadWatch,
+    EngineNote,
+    MemoryReturn,
+    round_log,
+)
+from trainers.grpo.dynamic import GROUPS
 from trainers.grpo.handover import check_launch
 from trainers.grpo.job import RoundJob, check_machine
+from trainers.grpo.record import record_training
 from trainers.grpo.rollout_server import check_rollout_server, explain_dead_server
+from trainers.steps.checkpoints import prepare_resume
+from trainers.steps.log import CompletionMarker
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
@@ -68,7 +79,7 @@ def train_round(job: RoundJob, round_: Round, start_model: str) -> None:
     check_launch(job.config.schedule, job.values, stage)
     if arguments.deepspeed_plugin is not None and current_ranks().is_main:
         own_key()  # which its checkpoints are sealed with: better missed now than when the first is saved
-    resume = prepare_resume(folder, arguments.world_size)
+    resume = prepare_resume(folder, arguments.world_size, GROUPS)
     if resume is None or step_of(resume) < round_.max_steps:
         with explain_dead_server(arguments):
             _fit(job, round_, start_model, arguments, resume)
@@ -117,6 +128,8 @@ def _make_trainer(
         trainer.add_callback(callback)
     if schedule.logged_completions is not None:
         trainer.add_callback(CompletionSample(trainer, schedule.logged_completions, schedule.seed))
+    if arguments.use_cpu:
+        trainer.add_callback(MemoryReturn())
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
@@ -129,6 +142,13 @@ def accept_indexed_cpu() -> None:
         return storage if location.startswith("cpu:") else None
 
     torch.serialization.register_package(15, lambda _: None, restore)
+
+
+def join_processes(patience_s: int | None) -> None:
+    """Open the process group of a launch on CPUs, where one process waits for another so long: transformers 5 hands
+    `ddp_timeout` on for GPUs alone, and gloo's own is 30 minutes. accelerate takes the group that it finds."""
+    if current_ranks().world_size > 1 and patience_s is not None:
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=patience_s))
 
 
 def next_training(folder: RunFolder) -> tuple[Action, Round] | None:
@@ -181,6 +201,8 @@ def main() -> None:
     check_machine(
         job.values, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 0, on_cpus, job.config.schedule.load_in_4bit
     )
+    if on_cpus or job.values.get("use_cpu"):
+        join_processes(job.values.get("ddp_timeout"))
     with hold_folder(job.folder.path) if current_ranks().is_main else contextlib.nullcontext():
         train_next_round(job)
 

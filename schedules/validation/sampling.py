@@ -86,7 +86,6 @@ class RoundValidation:
         race = make_race(
             schedule.validation_samples,
             schedule.racing_confidence,
-            len(entrants),
             schedule.tolerance,
             pick_reference(original, start, schedule.tolerance_reference).candidate,
             start,

@@ -159,7 +159,10 @@ def _explain(error: BaseException) -> str | None:
     if (cause := _no_access(error)) is not None:
         return f"{cause.filename or 'a file'}: {cause.strerror}; give another path, or mend its rights"
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_TEXTS):
-        return "another process of this launch has ended; see its message, then start the same command again"
+        return (
+            "another process of this launch has ended; see its message, then start the same command again. Without a "
+            "message it was killed, often for lack of memory"
+        )
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _SILENT_TEXTS):
         return (
             "another process of this launch has not answered for as long as 'ddp_timeout' allows: its machine hangs, "
@@ -252,6 +255,14 @@ def return_memory_early() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**20)
         mallopt(_M_TRIM_THRESHOLD, 2**25)
+
+
+def return_freed_memory() -> None:
+    """Give all that is free back to the system, pages amid the heap too. A cheap call between two pieces of work of a
+    process that generates and trains, where `return_memory_early` costs too much; without glibc it does nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def each_in_its_own_process(work: Callable[[*Ts], None], calls: Iterable[tuple[*Ts]]) -> None:

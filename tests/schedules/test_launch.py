@@ -1,11 +1,15 @@
 """What a launch does when its child fails or is told to stop, with real children."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -55,6 +59,42 @@ def test_a_failing_child_ends_us_with_its_code_and_names_command_and_log(
     message = capsys.readouterr().err
     assert ended.value.code == code
     assert words in message and "train.jsonl" in message and "start the same command again" in message
+
+
+def control_group() -> Path | None:
+    """A new one of 200 MiB, of the first or the second kind, if this user may make one."""
+    for base, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(base) / f"secateur-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            if (group / limit).is_file():
+                (group / limit).write_text(str(200 << 20))
+                return group
+            group.rmdir()
+    return None
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """Who writes 0 into this file has 200 MiB."""
+    group = control_group()
+    if group is None:
+        pytest.skip("this user may not make control groups")
+    yield group / "cgroup.procs"
+    group.rmdir()
+
+
+def test_a_process_that_the_kernel_killed_for_lack_of_memory_is_told_of(launch_config, small_memory, capsys) -> None:
+    """As accelerate's launcher ends, which stands between: with code 1 and words of its own."""
+    greedy = f"open({str(small_memory)!r}, 'w').write('0'); x = b'1' * (1 << 30)"
+    between = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {greedy!r}]).returncode != 0)"
+    with pytest.raises(SystemExit) as ended:
+        Launcher(launch_config).run([sys.executable, "-c", between])
+    assert ended.value.code == 1
+    assert "the kernel has killed a process of this machine for lack of memory" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        Launcher(launch_config).run([sys.executable, "-c", "raise SystemExit(1)"])
+    assert "lack of memory" not in capsys.readouterr().err
 
 
 def refuse(words: str) -> str:

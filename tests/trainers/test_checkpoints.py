@@ -23,18 +23,16 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import fingerprint, key_file, own_key, read_json, write_json
 from secateur.runtime.records import without_checksum
 from trainers.grpo.callbacks import between_generations
-from trainers.grpo.checkpoints import (
-    TrainedBy,
+from trainers.grpo.job import batch_sizes
+from trainers.grpo.record import TrainedBy, record_training, write_trained_by
+from trainers.steps.checkpoints import (
     checkpoint_to_resume,
     drop_what_is_superseded,
     mark_complete,
     prepare_resume,
-    record_training,
     remove_later_than,
     set_damaged_aside,
-    write_trained_by,
 )
-from trainers.grpo.job import batch_sizes
 
 RANDOM_STATES = ("rng_state_0.pth", "rng_state_1.pth")
 ARCHIVES = ("scheduler.pt", "optimizer.pt", *RANDOM_STATES)

@@ -1,5 +1,5 @@
-"""A round that learns nothing: what is said of it, how it ends, and what the next start does. Five of the seven
-ways to be dead come about in real rounds on the embedded model."""
+"""A round that learns nothing: what is said of it, how it ends, and what the next start does. All seven ways to be
+dead come about in real rounds on the embedded model."""
 
 import json
 import subprocess
@@ -122,15 +122,17 @@ NEVER_RIGHT = "".join(
     json.dumps({"id": str(number), "problem": f"Rule oak. Start with {number}. a+1", "answer": "987654321"}) + "\n"
     for number in range(6)
 )
-# A way to be dead → what makes a round of the embedded model so. Collapsed entropy and clipped ratios are shown on
-# logged metrics alone (tests/schedules/test_dead.py).
+# A way to be dead → what makes a round of the embedded model so.
 CAUSES: dict[str, dict[str, object]] = {
     "weights": {"learning_rate": 1e39},
     "gradients": {"reward_weights": "[1.0e+38]", "scale_rewards": "none"},
     "truncated": {"limits": "[30]"},
     "reward": {"problems": "never_right.jsonl"},
     "groups": {"top_k": 1},
+    "entropy": {"temperature": 1e-4},
+    "ratios": {"num_iterations": 8, "epsilon": 1e-6, "steps_per_round": 8, "save_steps": 8, "dead_after_steps": 8},
 }
+BESIDE = {"entropy": ["groups"]}  # completions of a prompt that are all but equal earn the same
 
 
 def train(folder: Path, **keys: object) -> list[dict[str, float | None]]:
@@ -157,7 +159,7 @@ def test_each_way_to_be_dead_comes_about_in_a_real_round(tmp_path, capsys, way) 
         return
     logged = train(tmp_path, **CAUSES[way])
     found = [sign.name for sign in find_signs(logged, len(logged))]
-    assert found == [way], logged
+    assert found == [*BESIDE.get(way, []), way], logged
     assert "warning: over the last" in capsys.readouterr().out
 
 

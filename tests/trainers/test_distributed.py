@@ -1,5 +1,9 @@
-"""ZeRO-1, 2 and 3 against DDP: the user's own launch, two processes, real DeepSpeed; ranks that die in between."""
+"""ZeRO-1, 2 and 3 against DDP: the user's own launch, two processes, real DeepSpeed; ranks that die in between, and
+a link between two machines that drops."""
 
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from secateur.engines.memory import read_shape
 from secateur.runtime.files import read_json
 from secateur.runtime.launch_file import LaunchFile
 from tests.launches import (
+    DDP,
     ROUND,
     finish,
     kill_rank,
@@ -19,6 +24,7 @@ from tests.launches import (
     remove_stale_build_lock,
     training_record,
     wait_for_step,
+    weights,
     write_config,
     zero,
 )
@@ -110,3 +116,71 @@ def test_checkpoints_are_of_the_planned_size(uninterrupted, sharded, embedded_mo
     both = planned_and_real(uninterrupted, 8, 0, embedded_model) + planned_and_real(run, 8, stage, embedded_model)
     for planned, real in both:
         assert planned == pytest.approx(real, rel=0.04)  # files of fixed size count beside so small a model
+
+
+ADDRESSES, LINK = ("10.77.0.1", "10.77.0.2"), "secateur0"
+
+
+def ip(*words: str) -> bool:
+    try:
+        return subprocess.run(["ip", *words], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def machines() -> Iterator[list[str]]:
+    """Two network namespaces with a link between them: all that a launch sees of two machines."""
+    names = [f"secateur-{os.getpid()}-{rank}" for rank in (0, 1)]
+    made = [ip("netns", "add", name) for name in names]
+    linked = ip("link", "add", LINK, "netns", names[0], "type", "veth", "peer", "name", LINK, "netns", names[1])
+    for name, address in zip(names, ADDRESSES, strict=True):
+        linked = linked and ip("-n", name, "address", "add", f"{address}/24", "dev", LINK)
+        linked = linked and ip("-n", name, "link", "set", LINK, "up") and ip("-n", name, "link", "set", "lo", "up")
+    if linked:
+        yield names
+    for name, there in zip(names, made, strict=True):
+        assert not there or ip("netns", "delete", name)
+    if not linked:
+        pytest.skip("this user may not make network namespaces")
+
+
+def launch_on(machines: list[str], config: Path) -> list[subprocess.Popen]:
+    """The command of the guide on each machine, one process there."""
+    started = []
+    for rank, name in enumerate(machines):
+        place = ("--num_machines", "2", "--num_processes", "2", "--machine_rank", str(rank))
+        address = ("--main_process_ip", ADDRESSES[0], "--main_process_port", "29577")
+        inside = ("ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={LINK}")
+        started.append(launch(config, (*DDP, *place, *address), inside=inside))
+    return started
+
+
+def lose_every_packet(machines: list[str], lost: bool) -> None:
+    """Send what goes to the other machine to a network card that is none; nothing tells the sender so."""
+    for name, other in zip(machines, reversed(ADDRESSES), strict=True):
+        nowhere = ("lladdr", "02:00:00:00:00:99", "nud", "permanent")
+        assert ip(
+            "-n", name, "neighbour", *(["replace"] if lost else ["delete"]), other, *nowhere[: 4 * lost], "dev", LINK
+        )
+
+
+def test_a_link_that_drops_ends_both_launches_after_ddp_timeout_and_the_round_goes_on(
+    machines, uninterrupted, tmp_path
+) -> None:
+    run = tmp_path / "run"
+    config = write_config(run)
+    config.write_text(config.read_text() + "ddp_timeout: 20\n")
+    started = launch_on(machines, config)
+    wait_for_step(started[0], run, 5)
+    lose_every_packet(machines, True)
+    for process in started:
+        output = process.communicate(timeout=240)[0]  # of gloo's own 30 minutes nothing would be seen by then
+        assert process.returncode == 1
+        assert "has not answered for as long as 'ddp_timeout' allows" in output
+    lose_every_packet(machines, False)
+    first, second = launch_on(machines, config)
+    assert "going on from" in finish(first)
+    finish(second)
+    assert metrics(run) == metrics(uninterrupted)
+    assert weights(run) == weights(uninterrupted)

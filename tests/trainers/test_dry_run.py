@@ -19,8 +19,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from schedules.choice import choose, pick_reference
 from schedules.config import ScheduleConfig
-from schedules.records import VALIDATION, ValidationRecord, write_validation
+from schedules.records import selection_record, write_selection
 from schedules.rounds import make_rounds
 from secateur.engines.memory import ModelShape, read_shape, shape_of, total_bytes
 from secateur.runtime.errors import InputError
@@ -258,7 +259,7 @@ def hours_of(run: Path, **changes: Any) -> list[Work]:
     """Of three rounds on 8 processes, 9 checkpoints each, 60 problems × 16 samples: the numbers of the paper."""
     keys = {"model": "owner/model", "output_dir": str(run), "limits": [4000, 3000, 2000], "steps_per_round": 180}
     schedule = ScheduleConfig(**keys, problems="p", validation_problems="v", **changes)
-    return plan_hours(schedule, 8, Amounts((1.6e9, 3.2e9), 2048, [9, 9, 9], 60))
+    return plan_hours(schedule, 8, Amounts(3.2e9, 2048, [9, 9, 9], 60))
 
 
 def test_hours_are_tokens_over_the_speed_that_is_told(tmp_path) -> None:
@@ -277,16 +278,21 @@ def test_hours_are_tokens_over_the_speed_that_is_told(tmp_path) -> None:
 def test_hours_are_those_that_the_run_has_measured(tmp_path) -> None:
     folder = tmp_path / "rounds" / "1-limit-4000"
     times = [100.0, 110.0, 120.0, 5000.0, 5010.0]  # stopped for a while, and gone on
-    append_jsonl(folder / "train.jsonl", [{"time": at, "completions/mean_length": 1000.0} for at in times])
+    step = {"completions/mean_length": 1000.0, "limit": 4000}
+    append_jsonl(folder / "train.jsonl", [{"time": at, **step} for at in times])
     append_jsonl(folder / "validation" / "wall-rank0.jsonl", [{"model": "start", "tokens": 5000, "seconds": 2.0}])
     append_jsonl(folder / "validation" / "wall-rank1.jsonl", [{"model": "start", "tokens": 3000, "seconds": 2.0}])
-    write_validation(
-        folder / VALIDATION, ValidationRecord({}, (candidate(0, 0.5, 8000.0), candidate(20, 0.5, 6000.0)))
-    )
     training, full, _ = hours_of(tmp_path, tokens_per_second=1.0)
     assert training.speed.tokens_per_second == 2048 * 1000 / 10
+    assert training.tokens == training.most / 4, "completions have a quarter of their limit"
     assert full.speed.tokens_per_second == 8 * 8000 / 4.0
-    assert full.tokens == 28 * 960 * 7000
+    start, other = candidate(0, 0.5, 8000.0), candidate(20, 0.5, 6000.0)
+    choice = choose([start, other], pick_reference(start, start, "original"), 0.1)
+    write_selection(folder, selection_record(4000, "owner/model", choice, ""))
+    full = hours_of(tmp_path)[1]
+    assert full.tokens == pytest.approx(960 * (8000 + 27 * 6000)), "what comes next starts from the choice"
+    write_selection(tmp_path / "rounds" / "2-limit-3000", selection_record(3000, "rounds/1", choice, ""))
+    assert hours_of(tmp_path)[1].tokens == full.tokens, "a later start model is not sampled anew"
 
 
 def test_disk_follows_the_pruning_rule() -> None:

@@ -5,14 +5,16 @@ says that it is none. Training without a measurement counts generation alone: gr
 """
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
+from schedules.choice import START
 from schedules.config import ScheduleConfig
 from schedules.racing import looks
-from schedules.records import VALIDATION, read_validation
+from schedules.records import SELECTION, read_selection
 from secateur.engines.registry import engine_kind
 from secateur.runtime.console import say
 from secateur.runtime.dry_run import hours_words, millions, plan_table, show_table
@@ -46,11 +48,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Amounts:
-    """What a schedule does: `trained` completions' tokens, as expected and at most; `completions` of an optimiser
-    step; `checkpoints` of each round to validate, on so many `problems`; `screened`: the most tokens that the pass
-    rates of the training problems take."""
+    """What a schedule does: the most tokens that the completions have which are `trained` on; `completions` of an
+    optimiser step; `checkpoints` of each round to validate, on so many `problems`; `screened`: the most tokens that
+    the pass rates of the training problems take."""
 
-    trained: tuple[float, float]
+    trained: float
     completions: int
     checkpoints: Sequence[int]
     problems: int
@@ -66,10 +68,11 @@ def plan_hours(schedule: ScheduleConfig, processes: int, amounts: Amounts) -> li
     sampling = measured_sampling(run, engines) or _told(schedule, engines)
     all_samples = amounts.problems * (sum(amounts.checkpoints) + 1) * samples
     least = amounts.problems * least_raced(amounts.checkpoints, samples)
-    length = _validated_length(run) or EXPECTED_SHARE * schedule.validation_max_tokens
+    length = validated_length(run, amounts.checkpoints) or EXPECTED_SHARE * schedule.validation_max_tokens
+    expected = (trained_share(run) or EXPECTED_SHARE) * amounts.trained
     cap = float(schedule.validation_max_tokens)
     work = [
-        Work("training", *amounts.trained, training),
+        Work("training", expected, amounts.trained, training),
         Work("validation, all samples", all_samples * length, all_samples * cap, sampling),
         Work("validation, raced: at least", least * length, least * cap, sampling),
     ]
@@ -92,12 +95,28 @@ def measured_training(run: Path, completions: int) -> Speed | None:
     """From the times between the steps in train.jsonl, of so many completions each; the median, for a run that was
     stopped and went on has some that are longer."""
     rates = []
-    for path in sorted(run.glob("rounds/*/train.jsonl")):
-        lines = [line for _, line in read_jsonl(path) if _LENGTH in line]
+    for lines in trained_rounds(run):
         for before, after in itertools.pairwise(lines):
             if after["time"] > before["time"]:
                 rates.append(after[_LENGTH] * completions / (after["time"] - before["time"]))
-    return Speed(median(rates), f"measured over {len(rates)} steps, gradients included") if rates else None
+    return (
+        Speed(median(rates), f"measured over {len(rates)} steps, as were lengths; gradients included")
+        if rates
+        else None
+    )
+
+
+def trained_share(run: Path) -> float | None:
+    """Mean length of the completions trained on so far, as a share of their limit (0-1): a model that becomes shorter
+    meets a lower limit, so that the share stays about the same."""
+    shares = [line[_LENGTH] / line["limit"] for lines in trained_rounds(run) for line in lines]
+    return fmean(shares) if shares else None
+
+
+def trained_rounds(run: Path) -> Iterator[list[dict[str, float]]]:
+    """Of each round its logged steps with completions of their own."""
+    for path in sorted(run.glob("rounds/*/train.jsonl")):
+        yield [line for _, line in read_jsonl(path) if _LENGTH in line]
 
 
 def measured_sampling(run: Path, engines: int) -> Speed | None:
@@ -118,10 +137,16 @@ def _told(schedule: ScheduleConfig, processes: int, note: str = "") -> Speed:
     return Speed(processes * UNIT, f"{processes} × {UNIT:,.0f}, no measurement but a unit{note}")
 
 
-def _validated_length(run: Path) -> float | None:
-    """Mean tokens of the candidates validated so far."""
-    found = [one for path in run.glob(f"rounds/*/{VALIDATION}") for one in read_validation(path).candidates]
-    return fmean(one.mean_tokens for one in found) if found else None
+def validated_length(run: Path, checkpoints: Sequence[int]) -> float | None:
+    """Mean tokens of a sample over all `checkpoints` of all rounds: of those validated what they had, of the others
+    what the last choice has, which they start from."""
+    rounds = [read_selection(path.parent) for path in sorted(run.glob(f"rounds/*/{SELECTION}"))]
+    if not rounds:
+        return None
+    known = [one.mean_tokens for number, record in enumerate(rounds) for one in record.candidates
+             if number == 0 or one.step != START]  # fmt: skip
+    rest = max(0, sum(checkpoints) + 1 - len(known))
+    return (math.fsum(known) + rest * rounds[-1].chosen.mean_tokens) / (len(known) + rest)
 
 
 def show_hours(work: Sequence[Work], raced: bool) -> None:

@@ -13,6 +13,7 @@ from secateur.engines.memory import RUNTIME_BYTES, Item, ModelShape, total_bytes
 # Defaults of DeepSpeed (runtime/zero/config.py), in elements.
 BUCKET_ELEMENTS = 500_000_000  # reduce_bucket_size and allgather_bucket_size, ZeRO-1 and 2
 LIVE_ELEMENTS = 1_000_000_000  # max_live_parameters and sub_group_size, ZeRO-3
+HOST_RUNTIME_BYTES = 1 << 29  # of a process that has imported torch, transformers and TRL, without a model
 # Tile of TRL's fused output layer (trl/kernels/chunked_logprob.py, trainer/utils.py): logits are never whole.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 
@@ -28,7 +29,8 @@ class Setting:
     generates the completions; `share` (0-1) is the part of a GPU that a colocated vLLM takes. `device_bytes`: memory
     of the process, on its GPU or, `on_cpu`, of the machine's. `adapters`: parameters of LoRA's adapters, 0 where all
     weights are trained; `quantized`: of the frozen parameters those in 4 bits; `stored_width`: bytes of a number in
-    the files of the start model, and of a merged checkpoint; `float32_handover`: checkpoints have 32 bits.
+    the files of the start model, and of a merged checkpoint; `float32_handover`: checkpoints have 32 bits; `prompt`:
+    tokens of a sequence that no probability is computed of.
     """
 
     shape: ModelShape
@@ -52,6 +54,7 @@ class Setting:
     quantized: int = 0
     stored_width: int = 2
     float32_handover: bool = False
+    prompt: int = 0
 
     @property
     def handed_on(self) -> int:
@@ -67,8 +70,10 @@ class Setting:
 
     @property
     def runtime(self) -> Item:
-        """What libraries take of a GPU."""
-        return Item("CUDA context, NCCL (assumed)", 0 if self.on_cpu else RUNTIME_BYTES)
+        """What libraries take of a GPU, or of a process's own memory."""
+        if self.on_cpu:
+            return Item("Python and libraries (measured)", HOST_RUNTIME_BYTES)
+        return Item("CUDA context, NCCL (assumed)", RUNTIME_BYTES)
 
 
 def model_states(setting: Setting) -> list[Item]:
@@ -184,10 +189,14 @@ def layer_activations(setting: Setting) -> tuple[Item, Item]:
 
 
 def output_bytes(setting: Setting) -> Item:
-    """TRL's fused output layer: one tile of logits, gradients of hidden states and of the matrix in 32 bits."""
-    shape, tokens = setting.shape, setting.rows * setting.tokens
+    """TRL's fused output layer: one tile of logits, gradients of the hidden states and, where it is trained, of the
+    matrix in 32 bits. Without Triton torch works on the tile (trl/kernels/chunked_logprob.py, `_backward_tile`):
+    eight of it in 32 bits and a mask are there at once."""
+    shape, tokens = setting.shape, setting.rows * (setting.tokens - setting.prompt)
     tile = min(tokens, TILE_TOKENS) * min(shape.vocabulary, TILE_VOCABULARY)
-    return Item("output layer", 2 * tile + 4 * shape.hidden * (tokens + shape.vocabulary) + 4 * shape.hidden * tokens)
+    copies = 2 + (8 * 4 + 1 if setting.on_cpu else 0)
+    matrix = 0 if setting.adapters else 4 * shape.hidden * shape.vocabulary
+    return Item("output layer", copies * tile + matrix + 8 * shape.hidden * tokens)
 
 
 def generation(setting: Setting) -> Item:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from trainers.grpo.job import BatchSizes
 
 
-# While a round trains, its two newest checkpoints keep their training state (trainers/grpo/checkpoints.py) and a
+# While a round trains, its two newest checkpoints keep their training state (trainers/steps/checkpoints.py) and a
 # third is being written.
 STATES_ON_DISK = 3
 
@@ -99,6 +99,7 @@ def make_setting(
     gpu_gib: float,
     adapters: "AdapterShape | None" = None,
     float32_handover: bool = False,
+    prompt: int = 0,
 ) -> Setting:
     rows = values["per_device_train_batch_size"]
     passes = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
@@ -130,6 +131,7 @@ def make_setting(
         quantized=adapters.quantized if adapters else 0,
         stored_width=adapters.stored_width if adapters else 2,
         float32_handover=float32_handover,
+        prompt=prompt,
     )
 
 
@@ -219,9 +221,15 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
     validation = load_problems(schedule.validation_problems, schedule.validation_count, schedule.seed)
     samples = len(validation) * schedule.validation_samples
     rounds = plan_rounds(schedule.rounds, job.batches, job.values, len(data.problems), samples)
-    tokens = schedule.max_prompt_tokens + schedule.limit_range[1]
     setting = make_setting(
-        shape, job.values, launch, tokens, schedule.gpu_memory_gib, job.adapters, schedule.float32_handover
+        shape,
+        job.values,
+        launch,
+        data.longest_prompt + schedule.limit_range[1],
+        schedule.gpu_memory_gib,
+        job.adapters,
+        schedule.float32_handover,
+        data.longest_prompt,
     )
     say(f"[bold]dry run of {escape(config.where)}[/bold]: nothing is loaded, trained or written")
     show_table(_run_table(job, launch, shape))
@@ -244,8 +252,8 @@ def _amounts(job: RoundJob, rounds: Sequence[RoundPlan], validated: int) -> Amou
     completions = round(sum(entry.completions for entry in rounds) / steps)
     schedule, problems = job.config.schedule, len(job.data.problems)
     each = problems * schedule.pass_rate_samples if schedule.pass_rate is not None else 0
-    saved, trained = [entry.checkpoints for entry in rounds], (EXPECTED_SHARE * most, most)
-    return Amounts(trained, completions, saved, validated, each * sum(schedule.limits))
+    saved = [entry.checkpoints for entry in rounds]
+    return Amounts(most, completions, saved, validated, each * sum(schedule.limits))
 
 
 def _run_table(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> Table:

@@ -2,6 +2,6 @@
 train.jsonl, training.json.
 
 job.py checks and holds all that is known before a model is loaded, TRL's keys too; data.py writes the round's
-prompts; callbacks.py and checkpoints.py make a kill cost little; handover.py and adapters.py make each checkpoint a
-plain model; rollout_server.py watches vLLM.
+prompts; callbacks.py and the room steps/ make a kill cost little; handover.py and adapters.py make each checkpoint a
+plain model, and record.py says what trained it; rollout_server.py watches vLLM.
 """

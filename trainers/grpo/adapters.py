@@ -38,7 +38,7 @@ from secateur.engines.memory import empty_model
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_json, write_json
-from secateur.runtime.process import current_ranks
+from secateur.runtime.process import current_ranks, return_freed_memory
 from secateur.runtime.records import read_record, write_record
 from secateur.tasks.prompts import Messages, encode_prompt
 from trainers.grpo.handover import INDEX, copy_config, stored_weights, stored_width
@@ -247,6 +247,7 @@ class LastCompletions:
     def __call__(
         self, *, prompts: Sequence[Messages], completion_ids: Sequence[Sequence[int]], **columns: JSON
     ) -> list[float | None]:
+        return_freed_memory()  # that of the generation, before the gradients
         self._last = list(zip(prompts, completion_ids, strict=True))[:: max(1, len(prompts) // _COMPLETIONS)]
         return self.reward(completion_ids=completion_ids, **columns)
 

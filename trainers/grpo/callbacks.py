@@ -1,4 +1,4 @@
-"""What happens beside the training steps of a round: metrics, progress, checkpoints, and a clean stop.
+"""What happens beside the training steps of a round of GRPO: its log, signs that it is dead, and a clean stop.
 
 On SIGTERM or SIGUSR1, or when schedules/run.py asks for it, a round ends after its step, saved. All ranks agree at
 the end of every optimiser step, because a signal reaches them at different times or only one of them. The checkpoint
@@ -6,11 +6,10 @@ is saved out of turn, and only between two generation batches: completions that 
 resume within a batch would train on others. Training goes on up to the next such step, which takes no generation.
 """
 
-import contextlib
 import random
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,55 +31,16 @@ from schedules.dead import (
 )
 from schedules.rounds import Round
 from schedules.state import stop_requested
-from secateur.runtime.console import MetricLog, ProgressReporter, progress, say
+from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, read_json, read_jsonl, write_json
-from secateur.runtime.process import STOP_SIGNALS, current_ranks
-from trainers.grpo.checkpoints import TrainedBy, drop_what_is_superseded, is_finite, mark_complete, write_trained_by
+from secateur.runtime.files import read_jsonl
+from secateur.runtime.process import STOP_SIGNALS, current_ranks, return_freed_memory
+from trainers.grpo.record import TrainedBy, write_trained_by
+from trainers.steps.checkpoints import is_finite
+from trainers.steps.log import Metrics, StepLog
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
-
-Metrics = Mapping[str, float]
-
-
-class StepLog(TrainerCallback):
-    """Every logged metric as a line of `train.jsonl`, and a progress line.
-
-    title: of the progress line; counted: a metric that every step logs and the summary at the end does not; note:
-    what the progress line says of a step; facts: stand in every line of the log.
-    """
-
-    def __init__(self, title: str, path: Path, counted: str, note: Callable[[Metrics], str], **facts: JSON) -> None:
-        self.title, self.log, self.counted, self.note, self.facts = title, MetricLog(path), counted, note, facts
-        self._stack = contextlib.ExitStack()
-        self._progress: ProgressReporter | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        self._progress = self._stack.enter_context(progress(self.title, state.max_steps))
-        if state.global_step:
-            self._progress.advance(state.global_step)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: object,
-    ) -> None:
-        if not logs or self.counted not in logs:
-            return
-        self.log.write(step=state.global_step, **self.facts, **logs)
-        if self._progress is not None:
-            self._progress.advance(state.global_step - self._progress.done, self.note(logs))
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        self._stack.close()
 
 
 def round_log(round_: Round, path: Path) -> StepLog:
@@ -214,31 +174,15 @@ def describe_engine(trainer: Trainer) -> TrainedBy:
     )
 
 
-class CompletionMarker(TrainerCallback):
-    """Marks a checkpoint whole after every rank has written its part. `limit` [tokens]: of its round, if any."""
+class MemoryReturn(TrainerCallback):
+    """Gives freed memory back after every micro-batch and step of a training on CPUs, where the gaps that generation
+    and gradients leave for each other would add up."""
 
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
+    def on_substep_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        return_freed_memory()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        if not current_ranks().is_main:
-            return
-        folder = Path(args.output_dir)
-        use_cache_again(folder / f"checkpoint-{state.global_step}" / "config.json")
-        regular = state.global_step % args.save_steps == 0 or state.global_step == args.max_steps
-        mark_complete(folder / f"checkpoint-{state.global_step}", args.world_size, self.limit, regular)
-        if regular:
-            drop_what_is_superseded(folder)
-
-
-def use_cache_again(config: Path) -> None:
-    """The Trainer switches the cache of keys and values off in the model that it trains, and saves it so: whoever
-    generates with the checkpoint would compute every token's whole past anew."""
-    values = read_json(config)
-    if values.get("use_cache") is False:
-        write_json(config, {**values, "use_cache": True})
+    def on_step_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        return_freed_memory()
 
 
 class Why(IntEnum):

@@ -6,7 +6,7 @@ all ranks have finished, and lists every file with its size and checksum (see sc
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,20 +29,12 @@ from schedules.integrity import (
     step_of,
     write_marker,
 )
-from schedules.rounds import Round
-from schedules.state import TRAINING, candidate_steps
 from secateur.runtime.console import MetricLog, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import fingerprint
 from secateur.runtime.process import current_ranks
-from secateur.runtime.records import read_record, write_record
-from trainers.grpo.adapters import MergeLoss, read_merge_loss
-from trainers.grpo.dynamic import GROUPS
-from trainers.grpo.handover import moved_share
 
-ENGINE = "engine.json"
-ENGINE_FORMAT, TRAINING_FORMAT = 1, 2
-LITTLE_MOVED = 0.01  # share of the weights, under which a warning is due
+LOG = "train.jsonl"
 
 
 def mark_complete(folder: Path, world_size: int, limit: int | None, regular: bool = True) -> None:
@@ -184,78 +176,28 @@ def drop_what_is_superseded(round_folder: Path, keep: int = 2) -> None:
         drop_training_state(folder)
 
 
-def prepare_resume(round_folder: Path, world_size: int) -> Path | None:
+def prepare_resume(round_folder: Path, world_size: int, *logs: str) -> Path | None:
     """The checkpoint to go on from, None to start afresh; the same on all ranks.
 
-    The main process looks, after it has set aside what cannot be trusted, and cuts the metrics log back to that step.
+    The main process looks, after it has set aside what cannot be trusted, and cuts the metrics log and the other
+    `logs` back to that step.
     Raises `InputError` if the checkpoint was saved by another number of processes.
     """
-    found = [_tidy(round_folder, world_size) if current_ranks().is_main else None]
+    found = [_tidy(round_folder, world_size, [LOG, *logs]) if current_ranks().is_main else None]
     if PartialState().num_processes > 1:
         broadcast_object_list(found)
     return Path(found[0]) if found[0] else None
 
 
-def _tidy(round_folder: Path, world_size: int) -> str | None:
+def _tidy(round_folder: Path, world_size: int, logs: Sequence[str]) -> str | None:
     for folder, fault in set_damaged_aside(round_folder):
         say(f"  set aside: {escape(str(folder))}: {escape(fault)}")
     resume = checkpoint_to_resume(round_folder, world_size)
     step = step_of(resume) if resume else 0
     for folder in remove_later_than(round_folder, step):
         say(f"  removed: {escape(str(folder))}: it is trained again")
-    for log in ("train.jsonl", GROUPS):
+    for log in logs:
         MetricLog(round_folder / log).forget_after(step)  # those are trained again
     if resume is not None:
         say(f"  going on from {escape(str(resume))}")
     return str(resume) if resume else None
-
-
-@dataclass(frozen=True)
-class TrainedBy:
-    """What trained a round in fact, its engine.json: `engine`, the class that wraps the model, `world_size`
-    processes, `zero_stage` (0 without DeepSpeed). A launcher that is configured wrongly trains as well, on one
-    process or without sharding."""
-
-    engine: str
-    world_size: int
-    zero_stage: int
-
-
-@dataclass(frozen=True)
-class TrainingRecord(TrainedBy):
-    """A round that is trained, its training.json: its `steps`, and the steps of its candidates, `checkpoints`.
-
-    Of the last checkpoint: `moved_share`, see `moved_share`; `merge_loss`, None without adapters."""
-
-    steps: int
-    checkpoints: tuple[int, ...]
-    moved_share: float | None
-    merge_loss: MergeLoss | None
-
-
-def write_trained_by(round_folder: Path, record: TrainedBy) -> None:
-    write_record(round_folder / ENGINE, record, ENGINE_FORMAT)
-
-
-def record_training(round_folder: Path, round_: Round, start: Path) -> None:
-    """Write `training.json`, which says that the round is trained; `start`: folder of the model it began with."""
-    by = read_record(round_folder / ENGINE, TrainedBy, ENGINE_FORMAT, f"delete {round_folder} to train it afresh")
-    checkpoints = tuple(candidate_steps(round_folder, round_, whole_files=False))
-    last = round_folder / f"checkpoint-{round_.max_steps}"
-    moved, loss = moved_share(start, last), read_merge_loss(last)
-    record = TrainingRecord(
-        **vars(by), steps=round_.max_steps, checkpoints=checkpoints, moved_share=moved, merge_loss=loss
-    )
-    write_record(round_folder / TRAINING, record, TRAINING_FORMAT)
-    _say_what_moved(moved)
-
-
-def _say_what_moved(share: float | None) -> None:
-    if share is None:
-        return
-    say(f"  {share:.2%} of the weights differ from those that the round began with")
-    if share < LITTLE_MOVED:
-        say(
-            "  [bold]warning: little of the training is in the result[/bold]: steps smaller than its precision were "
-            "lost, or no reward taught any; float32_handover: true keeps 32 bits, learning_rate makes larger steps"
-        )
