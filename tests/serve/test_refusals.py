@@ -6,6 +6,7 @@ import re
 import socket
 import string
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -197,7 +198,7 @@ def test_what_cannot_be_served_is_refused(
 
 def test_a_port_that_is_taken_is_one_line(repository: Path, server: Server) -> None:
     port = server.url.rpartition(":")[2]
-    command = ["python", "eval/serve.py", *KEYS, "--port", port]
+    command = [sys.executable, "eval/serve.py", *KEYS, "--port", port]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and f"127.0.0.1:{port} cannot be had" in done.stderr
 
