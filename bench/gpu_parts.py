@@ -162,7 +162,7 @@ def planned_training_gib(scale: Scale, overrides: list[str]) -> float:
     from secateur.runtime.launch_file import read_launch_file
     from trainers.dry_run.memory import peak
     from trainers.dry_run.report import make_setting
-    from trainers.grpo.job import trainer_values
+    from trainers.grpo.keys import trainer_values
 
     config = read_run_config(["--config", str(ROOT / "configs" / "demo" / "thinkprune.yaml"), *overrides])
     launch = read_launch_file(str(ROOT / "configs" / "accelerate" / "single_gpu.yaml"))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from eval.table.config import check_joinable
+from eval.table.settings import check_joinable
 from eval.table.terminal import print_results
 from secateur.results import TABLE_FILE, Difference, Row, Table, read_table, rows_as_csv
 from secateur.runtime.config import parse_config

@@ -32,7 +32,7 @@ from tools.config_docs import (
     value_text,
 )
 from tools.config_keys import REPOSITORY, Command, find_commands
-from trainers.grpo import job as grpo_job
+from trainers.grpo import keys as grpo_keys
 
 _EXAMPLE_CHARACTERS = 70
 
@@ -44,7 +44,7 @@ def command_help(command: Command) -> CommandHelp:
         keys = [KeyHelp((key,), "", default, text) for key, default, text in command.arguments]
         return CommandHelp(command.purpose, False, "", {}, (Group("options", tuple(keys)),) if keys else ())
     groups += _groups(command.config)
-    barred = grpo_job.OWNED if command.config is ScheduleConfig else {}
+    barred = grpo_keys.OWNED if command.config is ScheduleConfig else {}
     return CommandHelp(command.purpose, True, _read_first(command), barred, tuple(groups))
 
 
@@ -86,10 +86,10 @@ def _trl_keys(ours: set[str]) -> Iterator[Key]:
     """What goes through to TRL as it is, in the first sentence of its own words."""
     hints = typing.get_type_hints(GRPOConfig)
     for field in dataclasses.fields(GRPOConfig):
-        if field.init and field.name not in ours | grpo_job.OWNED.keys():
+        if field.init and field.name not in ours | grpo_keys.OWNED.keys():
             first = " ".join(field.metadata.get("help", "see TRL's GRPOConfig").split()).partition(". ")[0]
             default = (
-                value_text(grpo_job.PINNED[field.name]) if field.name in grpo_job.PINNED else default_text(field)
+                value_text(grpo_keys.PINNED[field.name]) if field.name in grpo_keys.PINNED else default_text(field)
             )
             yield Key((field.name,), (type_text(hints[field.name]),), (default,), first.rstrip("."))
 

@@ -30,7 +30,7 @@ from secateur.runtime.files import JSON, write_text
 from secateur.runtime.process import entry_point
 from tools.config_keys import REPOSITORY, Command, Meaning, entries, find_commands, meanings_of
 from trainers.dry_run.report import PLAN_OPTIONS
-from trainers.grpo import job as grpo_job
+from trainers.grpo import keys as grpo_keys
 
 
 @dataclass(frozen=True)
@@ -307,7 +307,7 @@ def _reward_text() -> str:
 
 def _trl_text() -> str:
     theirs = {field.name: default_text(field) for field in dataclasses.fields(GRPOConfig) if field.init}
-    ours = {key: value_text(value) for key, value in grpo_job.PINNED.items()}
+    ours = {key: value_text(value) for key, value in grpo_keys.PINNED.items()}
     differ = [key for key in ours if ours[key] != theirs[key]]
     same = ", ".join(f"`{key}: {ours[key]}`" for key in ours if key not in differ)
     why = _comments_above(differ)
@@ -322,14 +322,14 @@ def _trl_text() -> str:
             "`vllm_max_model_length` is `max_prompt_tokens` and the largest limit, and may not be less. `hub_token` "
             "is sent to the Hub and written nowhere.",
             "These cannot be set:",
-            rows_text(("key", "why, and what to set"), [(f"`{k}`", plain(v)) for k, v in grpo_job.OWNED.items()]),
+            rows_text(("key", "why, and what to set"), [(f"`{k}`", plain(v)) for k, v in grpo_keys.OWNED.items()]),
         ]
     )
 
 
 def _comments_above(keys: Iterable[str]) -> dict[str, str]:
     """Key of `PINNED` → the comment that stands in the line above it in the source."""
-    lines = inspect.getsource(grpo_job).splitlines()
+    lines = inspect.getsource(grpo_keys).splitlines()
     found = {}
     for key in keys:
         place = next(index for index, line in enumerate(lines) if line.startswith(f'    "{key}": ') and index)

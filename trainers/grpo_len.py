@@ -60,7 +60,8 @@ from trainers.grpo.callbacks import (
 )
 from trainers.grpo.dynamic import GROUPS
 from trainers.grpo.handover import check_launch
-from trainers.grpo.job import RoundJob, check_machine
+from trainers.grpo.job import RoundJob
+from trainers.grpo.keys import check_machine
 from trainers.grpo.record import record_training
 from trainers.grpo.rollout_server import check_rollout_server, explain_dead_server
 from trainers.steps.checkpoints import prepare_resume

@@ -13,12 +13,13 @@ import numpy as np
 from rich.markup import escape
 
 from eval.table.answers import probed
-from eval.table.config import CombinedConfig, table_settings
+from eval.table.config import CombinedConfig
 from eval.table.explorer import evenly_chosen, write_examples, write_explorer
 from eval.table.grid import SCORER, BenchmarkTable, GridCell, ModelAndJudge, measure_cells, tabulate, together
 from eval.table.live_report import live_entries, live_equality, sampling_time
 from eval.table.method import ReplayModel, ReplayProblem, ReplayTrace, TraceReadings, confidence_profile
 from eval.table.provenance import Seen, seen_by_judge, seen_by_model, seen_by_scorer
+from eval.table.settings import table_settings
 from eval.table.store import (
     names_of_judges,
     rates_path,

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from eval.table.assemble import assemble_all
-from eval.table.config import FORGET, MAY_GROW, CombinedConfig, check_same_settings, table_settings
+from eval.table.config import CombinedConfig
+from eval.table.settings import FORGET, MAY_GROW, check_same_settings, table_settings
 from eval.table.work import ModelWork, work_on_model
 from eval.traces.benchmarks import all_of
 from eval.traces.sampling import check_models, model_by_model, wait_for_all_processes

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.table.config import FORGET, MAY_GROW, check_joinable, check_same_settings, table_settings
-from eval.table.config import SETTINGS as SETTINGS_KEYS
 from eval.table.costs import TokenPrices, cost_of, read_prices
 from eval.table.method import Outcome, ReplayProblem, ReplayTrace, blocks, mean_outcome, part
 from eval.table.rows import saving_parts
+from eval.table.settings import FORGET, MAY_GROW, check_joinable, check_same_settings, table_settings
+from eval.table.settings import SETTINGS as SETTINGS_KEYS
 from secateur.engines.accounting import JudgeUsage, Usage
 from secateur.results import Control, Cost, Row, flat_row, rows_as_csv
 from secateur.runtime.errors import InputError

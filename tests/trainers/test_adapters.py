@@ -37,11 +37,12 @@ from tests.launches import (
 )
 from tests.schedules.candidates import candidate
 from tests.tiny import build_tiny_model, build_tokenizer
+from trainers.dry_run.disk import checkpoint_bytes
 from trainers.dry_run.memory import model_states, peak
-from trainers.dry_run.report import checkpoint_bytes, make_setting
+from trainers.dry_run.report import make_setting
 from trainers.grpo.adapters import LastCompletions, Merging, adapter_shape, check_blocks, check_mergeable, merge
 from trainers.grpo.handover import INDEX, check_launch, moved_share
-from trainers.grpo.job import PINNED, check_machine
+from trainers.grpo.keys import PINNED, check_machine
 
 LORA = "use_peft: true\nlora_r: 8\nlora_target_modules: all-linear\n"
 EMBEDDED = Path(__file__).resolve().parent.parent.parent / "trainers" / "embedded_model"

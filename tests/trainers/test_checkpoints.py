@@ -23,7 +23,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import fingerprint, key_file, own_key, read_json, write_json
 from secateur.runtime.records import without_checksum
 from trainers.grpo.callbacks import between_generations
-from trainers.grpo.job import batch_sizes
+from trainers.grpo.keys import batch_sizes
 from trainers.grpo.record import TrainedBy, record_training, write_trained_by
 from trainers.steps.checkpoints import (
     checkpoint_to_resume,

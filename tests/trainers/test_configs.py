@@ -19,7 +19,7 @@ from trainers.dry_run.memory import colocated_room, peak
 from trainers.dry_run.report import make_setting
 from trainers.grpo.adapters import adapter_shape
 from trainers.grpo.handover import check_launch
-from trainers.grpo.job import batch_sizes, make_grpo_config, trainer_values
+from trainers.grpo.keys import batch_sizes, make_grpo_config, trainer_values
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINING = sorted(path.stem for path in (ROOT / "configs/thinkprune").glob("*.yaml"))

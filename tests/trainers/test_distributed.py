@@ -28,8 +28,9 @@ from tests.launches import (
     write_config,
     zero,
 )
-from trainers.dry_run.report import checkpoint_bytes, make_setting
-from trainers.grpo.job import PINNED
+from trainers.dry_run.disk import checkpoint_bytes
+from trainers.dry_run.report import make_setting
+from trainers.grpo.keys import PINNED
 
 pytestmark = pytest.mark.slow
 LENGTHS = ("num_tokens", "completions/mean_length", "completions/clipped_ratio")

@@ -29,6 +29,7 @@ from secateur.runtime.files import append_jsonl
 from secateur.runtime.launch_file import LaunchFile, read_launch_file
 from tests.real_models import DECODERS, write_config_folder, write_problems
 from tests.schedules.candidates import candidate
+from trainers.dry_run.disk import plan_disk
 from trainers.dry_run.hours import Amounts, Work, plan_hours
 from trainers.dry_run.memory import (
     TILE_TOKENS,
@@ -43,14 +44,13 @@ from trainers.dry_run.memory import (
 )
 from trainers.dry_run.report import (
     make_setting,
-    plan_disk,
     plan_rounds,
     precision_of,
     remedies,
     show_memory,
     take_plan_options,
 )
-from trainers.grpo.job import PINNED, BatchSizes
+from trainers.grpo.keys import PINNED, BatchSizes
 
 SHAPE = ModelShape(1_777_088_000, 28, 1536, 8960, 12, 2, 128, 151936, 233_373_696, False, False)
 SETTING = Setting(
@@ -298,7 +298,7 @@ def test_hours_are_those_that_the_run_has_measured(tmp_path) -> None:
 def test_disk_follows_the_pruning_rule() -> None:
     setting = make_setting(SHAPE, VALUES, LAUNCH, 4768, 79.0)
     rounds = plan_rounds(make_rounds([4000, 3000], 180), BatchSizes(128, 1.0), VALUES | {"save_steps": 20}, 2470, 960)
-    kept, chosen = (plan_disk(setting, rounds, keep) for keep in ("all", "chosen"))
+    kept, chosen = (plan_disk(setting, [plan.checkpoints for plan in rounds], keep) for keep in ("all", "chosen"))
     assert kept.end == 18 * kept.weights + kept.weights  # every checkpoint, and final/
     assert chosen.end == 2 * chosen.weights + chosen.weights
     assert kept.peak == 18 * kept.weights + 3 * kept.state

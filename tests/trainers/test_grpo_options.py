@@ -14,7 +14,7 @@ from schedules.rounds import Round
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import write_text
 from trainers.grpo.data import prompt_order
-from trainers.grpo.job import (
+from trainers.grpo.keys import (
     CHOICES,
     OWNED,
     PINNED,

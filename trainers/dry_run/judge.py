@@ -31,8 +31,8 @@ from secateur.runtime.dry_run import (
 )
 from secateur.runtime.errors import InputError
 from secateur.runtime.launch_file import LaunchFile
+from trainers.dry_run.disk import checkpoint_bytes
 from trainers.dry_run.memory import Precision, Setting, buffers, layer_activations, model_states
-from trainers.dry_run.report import checkpoint_bytes
 from trainers.judges.config import JudgeConfig
 from trainers.judges.data import load_judge_data
 from trainers.judges.fit import steps_done

@@ -5,7 +5,6 @@ In numbers: steps, prompts, epochs, tokens, checkpoints and their size, samples 
     python schedules/run.py --config configs/…/X.yaml --accelerate_config configs/accelerate/Y.yaml --dry_run true
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -24,7 +23,6 @@ from secateur.runtime.dry_run import (
     facts_table,
     millions,
     plan_table,
-    show_disk_room,
     show_sizes,
     show_table,
     size_words,
@@ -34,20 +32,17 @@ from secateur.runtime.files import JSON
 from secateur.runtime.launch_file import LaunchFile, read_launch_file
 from secateur.tasks.export import write_problems
 from secateur.tasks.sources import load_problems
+from trainers.dry_run.disk import plan_disk, show_disk
 from trainers.dry_run.hours import EXPECTED_SHARE, Amounts, plan_hours, show_hours
 from trainers.dry_run.memory import Precision, Setting, colocated_room, host_bytes, peak
 from trainers.grpo.data import TrainingData
 from trainers.grpo.handover import check_launch
-from trainers.grpo.job import RoundJob, check_machine
+from trainers.grpo.job import RoundJob
+from trainers.grpo.keys import check_machine
 
 if TYPE_CHECKING:
     from trainers.grpo.adapters import AdapterShape
-    from trainers.grpo.job import BatchSizes
-
-
-# While a round trains, its two newest checkpoints keep their training state (trainers/steps/checkpoints.py) and a
-# third is being written.
-STATES_ON_DISK = 3
+    from trainers.grpo.keys import BatchSizes
 
 
 @dataclass(frozen=True)
@@ -169,49 +164,6 @@ def _launches(setting: Setting) -> list[tuple[str, dict[str, object]]]:
     return [("configs/accelerate/single_gpu_offload.yaml", offloaded)]
 
 
-@dataclass(frozen=True)
-class DiskPlan:
-    """Bytes: a checkpoint's model, its training state, and the most that the run folder holds at one moment."""
-
-    weights: float
-    state: float
-    peak: float
-    end: float
-
-
-def checkpoint_bytes(setting: Setting) -> tuple[float, float]:
-    """Model and training state of one checkpoint.
-
-    DeepSpeed writes the 32-bit weights and both moments of Adam (12 bytes a parameter) and, below ZeRO-3, the whole
-    model once more; there the model is saved with its output matrix even if that is the input matrix. Without
-    DeepSpeed the state is Adam's moments. With adapters both concern these alone, and each model is merged and stored
-    as the start model is. Tests compare with real checkpoints.
-    """
-    total, saved = setting.shape.parameters, setting.handed_on
-    width = 2 if setting.precision in ("bf16", "pure_bf16") else 4
-    if setting.adapters:  # the adapter itself and its optimiser
-        return saved * total, (12 + (2 * width if setting.stage else 0)) * setting.adapters
-    if setting.stage == 0:
-        return saved * total, 2 * width * total
-    if setting.stage == 3:
-        return saved * total, 12 * total
-    doubled = setting.shape.vocabulary * setting.shape.hidden if setting.shape.tied else 0
-    return saved * (total + doubled), (12 + width) * total
-
-
-def plan_disk(setting: Setting, rounds: Sequence[RoundPlan], keep: str) -> DiskPlan:
-    """Training state of a decided round is dropped; with `keep: chosen`, also its models but the chosen one."""
-    weights, state = checkpoint_bytes(setting)
-    kept = [weights * (entry.checkpoints if keep == "all" else 1) for entry in rounds]
-    before = [0.0, *itertools.accumulate(kept)]
-    during = [
-        held + entry.checkpoints * weights + min(entry.checkpoints, STATES_ON_DISK) * state
-        for held, entry in zip(before, rounds, strict=False)
-    ]
-    end = before[-1] + weights
-    return DiskPlan(weights, state, max(*during, end), end)
-
-
 SHOWN_OVERLAPS = 5
 
 
@@ -244,7 +196,8 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
             "  a round hands on weights in 16 bits: what moved by less than about .2 % of itself is lost. The log and"
         )
         say("    training.json say which share moved; float32_handover: true keeps 32 bits")
-    _show_disk(plan_disk(setting, rounds, schedule.keep_checkpoints), schedule.output_dir)
+    saved = [plan.checkpoints for plan in rounds]
+    show_disk(plan_disk(setting, saved, schedule.keep_checkpoints), schedule.output_dir)
 
 
 def _amounts(job: RoundJob, rounds: Sequence[RoundPlan], validated: int) -> Amounts:
@@ -371,18 +324,6 @@ def _vllm_note(setting: Setting) -> str:
             "vllm_gpu_memory_utilization or vllm_tensor_parallel_size"
         )
     return f"  vLLM: {share}, room for {min(room, wanted)} of {wanted} sequences at full length at once"
-
-
-def _show_disk(disk: DiskPlan, output_dir: str) -> None:
-    table = plan_table("disk", "")
-    table.add_row("a checkpoint: the model", size_words(disk.weights))
-    table.add_row("a checkpoint: training state, kept by the newest two", size_words(disk.state))
-    table.add_row("the run folder in the end", size_words(disk.end))
-    table.add_section()
-    table.add_row("[bold]the run folder at the worst moment[/bold]", f"[bold]{size_words(disk.peak)}[/bold]")
-    show_table(table)
-    remedy = "keep_checkpoints: chosen or a larger save_steps takes less, or another output_dir"
-    show_disk_room(output_dir, disk.peak, remedy)
 
 
 def plan_only(config: RunConfig, options: dict[str, str]) -> None:

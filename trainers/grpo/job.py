@@ -1,13 +1,5 @@
-"""One round of one run: all that is known and checked before a model is loaded.
+"""One round of one run: all that is known and checked before a model is loaded."""
 
-Most of it is TRL's keys in a schedule's YAML file: names, types, what we own, and what must fit together. Messages
-name the key.
-"""
-
-import dataclasses
-import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +10,10 @@ from trl import GRPOConfig
 
 from rewards.registry import check_reward
 from rewards.trl_reward import LimitReward
-from schedules.config import RunConfig, ScheduleConfig
+from schedules.config import RunConfig
 from schedules.records import read_pass_rates
 from schedules.rounds import Round, validate_limits
 from schedules.state import RunFolder
-from secateur.engines.base import SamplingSpec
 from secateur.engines.model_files import (
     check_context,
     context_tokens,
@@ -32,10 +23,8 @@ from secateur.engines.model_files import (
     unstopped_turn,
 )
 from secateur.engines.registry import check_options
-from secateur.runtime.config import check_types, reject_unknown
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON
 from secateur.runtime.process import current_ranks
 from secateur.runtime.tracking import usable_report_to
 from secateur.tasks.prompts import Messages, starts_inside_thinking
@@ -60,254 +49,11 @@ from trainers.grpo.data import (
 )
 from trainers.grpo.dynamic import GroupLog, PromptDrawer
 from trainers.grpo.handover import Float32Weights, weights_folder
+from trainers.grpo.keys import BatchSizes, batch_sizes, make_grpo_config, trainer_values, uneven_steps
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from trl import GRPOTrainer
-
-# Keys of GRPOConfig that the schedule sets; the reason is shown to a user who gives one.
-_SEQUENCE = "a resume must see the prompts in their order"
-OWNED = {
-    "max_completion_length": "the limit of the round is the cap: set 'limits'",
-    "mask_truncated_completions": "masked completions give no gradient, so the pressure of the limit would vanish",
-    "max_steps": "set 'steps_per_round'",
-    "num_train_epochs": "set 'steps_per_round'",
-    "shuffle_dataset": f"the round's whole prompt order is written down beforehand: {_SEQUENCE}",
-    "ignore_data_skip": _SEQUENCE,
-    "data_seed": "set 'seed'",
-    "remove_unused_columns": "the reward reads the gold answer from the dataset",
-    "save_strategy": "checkpoints are the candidates of the choice: set 'save_steps'",
-    "save_only_model": "a checkpoint without training state cannot be resumed",
-    "save_total_limit": "every checkpoint is a candidate; training state of old ones is dropped by itself",
-    "load_best_model_at_end": "the choice is made by the schedule, on the validation problems",
-    "resume_from_checkpoint": "the newest complete checkpoint of the round is found by itself",
-    "eval_strategy": "checkpoints are validated by eval/single.py",
-    "do_eval": "checkpoints are validated by eval/single.py",
-    "disable_tqdm": "progress is shown by the schedule",
-    "auto_find_batch_size": "a batch that shrinks breaks the groups of completions",
-    "generation_kwargs": "it would override the limit and the seeds: set temperature, top_p, top_k",
-    # Our own keys push_to_hub, hub_model_id, hub_private_repo and hub_revision are not among the trainer's: a round's
-    # trainer pushes nothing.
-    "hub_strategy": "checkpoints are candidates, not results: push_to_hub uploads 'final' once, at the end",
-    "hub_always_push": "push_to_hub uploads 'final' once, at the end",
-    # Of trl.ModelConfig, whose other keys for adapters are ours.
-    "use_dora": "its magnitudes are no sum of matrices, which the merge of each checkpoint adds up; leave it out",
-    "lora_modules_to_save": "whole modules are no adapters; leave it out, or train all weights with use_peft: false",
-    "lora_target_parameters": "the merge knows linear layers; set 'lora_target_modules'",
-    "lora_task_type": "the model is always trained as a causal language model",
-    "load_in_8bit": "set load_in_4bit: true, or leave both out",
-    "fsdp": "its sharded checkpoints cannot be told whole from broken: launch DeepSpeed, zero3.yaml",
-    "fsdp_config": "its sharded checkpoints cannot be told whole from broken: launch DeepSpeed, zero3.yaml",
-    "bnb_4bit_quant_storage": "only FSDP needs it, which is not launched here",
-}
-# TRL's defaults that matter to the method, and the paper's settings, pinned against a change of versions.
-PINNED: dict[str, JSON] = {
-    "learning_rate": 1e-6,
-    # As in the paper's scripts.
-    "lr_scheduler_type": "constant",
-    "max_grad_norm": 1.0,
-    "beta": 0.0,
-    "loss_type": "dapo",
-    "scale_rewards": "group",
-    "epsilon": 0.2,
-    "num_iterations": 1,
-    "num_generations": 8,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": None,
-    "repetition_penalty": 1.0,
-    "vllm_mode": "colocate",
-    "vllm_importance_sampling_correction": True,
-    # TRL's default `sequence_mask` drops completions whose ratio leaves its bounds, the longest ones first.
-    "vllm_importance_sampling_mode": "token_truncate",
-    "vllm_importance_sampling_clip_max": 3.0,
-    "vllm_gpu_memory_utilization": 0.3,
-    "vllm_tensor_parallel_size": 1,
-    "vllm_enable_sleep_mode": False,
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 1,
-    # Checkpoints are the candidates of the choice.
-    "save_steps": 20,
-    # Every step stands in train.jsonl.
-    "logging_steps": 1,
-    "report_to": "none",
-    # Every parameter has a gradient; DDP need not look for others.
-    "ddp_find_unused_parameters": False,
-}
-
-
-# What batches and epochs are divided by.
-_COUNTS = (
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "num_iterations"),
-    *("generation_batch_size", "steps_per_generation", "vllm_tensor_parallel_size"),
-)
-_NOT_NEGATIVE = (
-    *("learning_rate", "weight_decay", "max_grad_norm", "beta", "epsilon", "epsilon_high", "delta", "min_p"),
-    *("repetition_penalty", "warmup_steps", "adam_epsilon"),
-)
-# What TRL looks at only once it trains.
-CHOICES: dict[str, tuple[JSON, ...]] = {
-    "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"),
-    "importance_sampling_level": ("token", "sequence"),
-    "scale_rewards": ("group", "batch", "none", True, False),
-    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
-    "vllm_mode": ("colocate", "server"),
-    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-}
-
-
-@dataclass(frozen=True)
-class BatchSizes:
-    """`prompts` per generation batch; `steps_per_batch` optimiser steps that use one generation batch."""
-
-    prompts: int
-    steps_per_batch: float
-
-    def rows(self, max_steps: int) -> int:
-        """Prompts that a round of `max_steps` optimiser steps consumes."""
-        return self.prompts * -int(-max_steps // self.steps_per_batch)
-
-
-def trainer_values(config: RunConfig) -> dict[str, JSON]:
-    """TRL's keys with their types checked, over our pinned defaults. Raises `InputError` naming the key."""
-    known = {field.name for field in dataclasses.fields(GRPOConfig) if field.init}
-    for key in config.trainer:
-        if key in OWNED:
-            raise InputError(f"{config.where}: key '{key}' cannot be set: {OWNED[key]}")
-    ours = {field.name for field in dataclasses.fields(ScheduleConfig)}
-    reject_unknown(list(config.trainer), sorted((known - OWNED.keys()) | ours), config.where)
-    values = PINNED | check_types(GRPOConfig, config.trainer, config.where)
-    for key, known in CHOICES.items():
-        if key in values and values[key] not in known:
-            names = ", ".join(str(name) for name in known)
-            raise InputError(f"{config.where}: key '{key}' has the value {values[key]!r}; choose one of {names}")
-    _check_numbers(values, config.where)
-    if values.get("use_vllm"):
-        _fit_vllm_length(config, values)
-    return values
-
-
-def _check_numbers(values: Mapping[str, JSON], where: str) -> None:
-    """Raises `InputError` for a number out of its range, which TRL would say only in training, or never."""
-    for key in _COUNTS:
-        if values.get(key) is not None and values[key] < 1:
-            raise InputError(f"{where}: key '{key}' has the value {values[key]}; it must be at least 1")
-    for key in _NOT_NEGATIVE:
-        if values.get(key) is not None and values[key] < 0:
-            raise InputError(f"{where}: key '{key}' has the value {values[key]}; it must be 0 or more")
-    SamplingSpec(top_p=values["top_p"], top_k=values["top_k"] or 0)  # which refuses what it cannot draw by
-    if values["temperature"] <= 0:
-        raise InputError(
-            f"{where}: key 'temperature' has the value {values['temperature']}; it must be above 0: greedy "
-            "completions of one prompt are all the same, so nothing can be learned from their rewards"
-        )
-
-
-def _fit_vllm_length(config: RunConfig, values: dict[str, JSON]) -> None:
-    """vLLM cuts a completion earlier than the limit when prompt and completion do not fit its model length."""
-    needed = config.schedule.max_prompt_tokens + config.schedule.limit_range[1]
-    if values.get("vllm_max_model_length") is None:
-        values["vllm_max_model_length"] = needed
-    given = values["vllm_max_model_length"]
-    if given < needed:
-        raise InputError(
-            f"{config.where}: key 'vllm_max_model_length' has the value {given}, but max_prompt_tokens and "
-            f"the largest limit need {needed}; raise it or leave it out"
-        )
-
-
-def batch_sizes(values: Mapping[str, JSON], processes: int, where: str) -> BatchSizes:
-    """How completions are batched over `processes`.
-
-    Raises `InputError` where groups would be torn apart, or where a checkpoint would fall between the optimiser
-    steps of one generation batch (buffered completions are not saved, so a resume would train on others).
-    """
-    global_batch = values["per_device_train_batch_size"] * processes
-    accumulation, generations = values["gradient_accumulation_steps"], values["num_generations"]
-    if values.get("generation_batch_size") is not None and values.get("steps_per_generation") is not None:
-        raise InputError(f"{where}: give 'generation_batch_size' or 'steps_per_generation', not both")
-    passes = values.get("steps_per_generation") or accumulation
-    batch = values.get("generation_batch_size") or global_batch * passes
-    if batch % global_batch:
-        raise InputError(
-            f"{where}: key 'generation_batch_size' has the value {batch}, no multiple of "
-            f"per_device_train_batch_size × processes = {global_batch}"
-        )
-    if batch % generations:
-        raise InputError(
-            f"{where}: a generation batch of {batch} completions ({processes} processes) is no multiple of "
-            f"'num_generations' = {generations}; change per_device_train_batch_size, gradient_accumulation_steps or "
-            "num_generations"
-        )
-    block = batch // global_batch * values["num_iterations"]
-    save_steps = values["save_steps"]
-    if save_steps < 1 or save_steps != int(save_steps) or int(save_steps) * accumulation % block:
-        raise InputError(
-            f"{where}: key 'save_steps' has the value {save_steps:g}; it must be a whole number, and save_steps × "
-            f"gradient_accumulation_steps a multiple of steps_per_generation × num_iterations = {block}"
-        )
-    return BatchSizes(batch // generations, block / accumulation)
-
-
-def make_grpo_config(values: Mapping[str, JSON], config: RunConfig, round_: Round, folder: Path) -> GRPOConfig:
-    """The arguments of one round. Raises `InputError` for a combination that TRL refuses."""
-    owned = {
-        "output_dir": str(folder),
-        "max_completion_length": round_.limit,
-        "max_steps": round_.max_steps,
-        "seed": config.schedule.seed + 1000 * round_.index,
-        "mask_truncated_completions": False,
-        "shuffle_dataset": False,
-        "remove_unused_columns": False,
-        "save_strategy": "steps",
-        "disable_tqdm": True,
-        "log_level": "error",
-        "run_name": values.get("run_name") or f"{Path(config.schedule.output_dir).name}/{round_.name}",
-    }
-    try:
-        return GRPOConfig(**{**values, "save_steps": int(values["save_steps"]), **owned})
-    except ValueError as error:
-        raise InputError(f"{config.where}: {error}") from None
-
-
-def uneven_steps(loss_type: str, lowest: int, highest: int) -> str:
-    """What is to be said of a loss that divides by the limit where that changes; empty for the others."""
-    if loss_type != "dr_grpo" or lowest == highest:
-        return ""
-    return (
-        f"key 'loss_type' has the value 'dr_grpo', which divides by the limit: the same tokens weigh "
-        f"{highest / lowest:.1f} times as much at {lowest} as at {highest}, so the steps of later rounds are larger; "
-        "set loss_type: dapo, bnpo or grpo, or train each round with a learning_rate of its own"
-    )
-
-
-def check_machine(
-    values: Mapping[str, JSON], processes: int, stage: int, use_cpu: bool, four_bit: bool = False
-) -> None:
-    """Raises `InputError` where this machine lacks what a launch of so many `processes` on it needs: a GPU for each
-    unless `use_cpu`, what TRL's `values` ask for, DeepSpeed for a ZeRO `stage` above 0, bitsandbytes for weights in
-    four bits."""
-    gpus = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-    if processes > max(1, gpus) and not (use_cpu or values.get("use_cpu")):
-        remedy = f"give --num_processes {gpus}" if gpus else "set use_cpu: true to train on CPUs (embedded model)"
-        raise InputError(
-            f"{processes} processes are to train on this machine, which has {gpus} usable GPUs; {remedy}"
-        )
-    eight_bit = "8bit" in str(values.get("optim", "")) and "torch" not in str(values["optim"])
-    for package, extra, needed in (
-        ("vllm", "vllm", bool(values.get("use_vllm"))),
-        ("deepspeed", "deepspeed", stage > 0),
-        ("bitsandbytes", "4bit", four_bit or eight_bit),
-        ("liger_kernel", "liger", bool(values.get("use_liger_kernel"))),
-    ):
-        if needed and importlib.util.find_spec(package) is None:
-            raise InputError(
-                f"this launch needs {package}, which is not installed; `pip install -e '.[{extra}]'` in the folder "
-                "of this project"
-            )
-    if values.get("use_liger_kernel") and not gpus:
-        raise InputError("key 'use_liger_kernel' has the value true, but its kernels run on GPUs only; leave it out")
 
 
 class RoundJob:
