@@ -21,27 +21,12 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
-import psutil
-
-from bench.fault_commands import (
-    COMMANDS,
-    POLL_S,
-    Command,
-    Ended,
-    Inputs,
-    Start,
-    differences,
-    load_libraries,
-    mounted,
-    snapshot,
-    stored_kinds,
-    unmount,
-)
+from bench.fault_commands import COMMANDS, Command, Inputs, differences, snapshot, stored_kinds
+from bench.fault_starts import POLL_S, Ended, Start, load_libraries, mounted, standing_still, unmount
 from secateur.runtime.console import console
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_json, read_jsonl, write_json
@@ -295,21 +280,6 @@ def _second_process(trials: Trials) -> Cell:
         if wrong[0] != "equal"
         else replace(cell, outcome="refused", note=note)
     )
-
-
-@contextmanager
-def standing_still(pid: int) -> Iterator[None]:
-    """A process and all below it, stopped for a while."""
-    family = [found := psutil.Process(pid), *found.children(recursive=True)]
-    for process in family:
-        with suppress(psutil.NoSuchProcess):
-            process.suspend()
-    try:
-        yield
-    finally:
-        for process in family:
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
 
 
 def other_weights(trials: Trials) -> Made:
