@@ -10,9 +10,10 @@ taken in disjoint blocks of n. The last rows are the same with the lengths of th
 round (bench/ahead.py): what such a scorer does where short is wrong. Writes scorer.json.
 """
 
+import argparse
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,6 @@ from secateur.deepprune.scorer import (
     fit_scores,
     score_figures,
 )
-from secateur.runtime.config import parse_config
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point
@@ -41,19 +41,6 @@ from secateur.runtime.records import write_record
 from secateur.runtime.statistics import Interval, mean_with_interval
 
 FORMAT = 1
-
-
-@dataclass(kw_only=True)
-class ScorerBenchConfig:
-    """answers: the table. sizes: every n. output_dir: gets scorer.json."""
-
-    answers: str
-    sizes: list[int] = field(default_factory=lambda: [16, 64])
-    output_dir: str = "outputs/scorer"
-
-    def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 2:
-            raise InputError(f"key 'sizes' has the value {self.sizes}; traces are compared: at least 2 of each")
 
 
 @dataclass(frozen=True)
@@ -164,10 +151,16 @@ def _points(differences: Sequence[float]) -> str:
 
 @entry_point
 def main() -> None:
-    config = parse_config(ScorerBenchConfig)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--answers", required=True, help="the table")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64], help="every n")
+    parser.add_argument("--output_dir", default="outputs/scorer", help="gets scorer.json")
+    config = parser.parse_args()
+    if min(config.sizes) < 2:
+        raise InputError(f"--sizes {config.sizes}: traces are compared, at least 2 of each")
     table = read_answers(Path(config.answers))
     if len(table) < 2:
-        raise InputError(f"key 'answers': {config.answers} holds one benchmark; others are needed to fit on")
+        raise InputError(f"--answers {config.answers} holds one benchmark; others are needed to fit on")
     found: list[HeldOut] = []
     for turned, n in itertools.product((False, True), config.sizes):
         rows = [held_out(table, benchmark, n, turned) for benchmark in table]

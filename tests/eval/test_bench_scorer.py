@@ -72,7 +72,7 @@ def test_the_sign_is_learned_on_others_and_refused_where_it_is_wrong(tmp_path, r
     assert found.figures.has_signal and not turned.figures.has_signal
     assert found.answered.traces < found.figures.traces == 6 * 16
     command = [sys.executable, "-m", "bench.scorer", "--answers", str(path), "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run([*command, "--sizes", "[8]"], cwd=repository, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "--sizes", "8"], cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| 8 |") == 6 and (tmp_path / "out" / "scorer.json").is_file()
 
