@@ -114,7 +114,7 @@ def test_metrics_json_comes_back_and_another_format_is_refused(tmp_path: Path) -
     values = read_json(tmp_path / METRICS_FILE)
     assert values["auroc"] == 0.9 and values["baselines"]["zero_shot"]["auroc"] is None
     write_json(tmp_path / METRICS_FILE, values | {"format": 0})
-    with pytest.raises(InputError, match="has format 0, this version reads 2"):
+    with pytest.raises(InputError, match="has format 0, this version reads 3"):
         read_metrics(tmp_path)
 
 

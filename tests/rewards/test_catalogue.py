@@ -23,7 +23,7 @@ BAD = [
     ("l1_exact", {"alpha": 0.0}, "reward_options.alpha' has the value 0.0"),
     ("l1_exact", {"target_min": 2001}, "reward_options.target_min"),
     ("l1_max", {"delta": 0.0}, "reward_options.delta"),
-    ("l1_max", {"alpha": float("nan")}, "finite"),
+    ("l1_max", {"alpha": float("nan")}, "a number with an end"),
     ("kimi_k15", {"weight": 2.0}, "reward_options.weight"),
     ("cosine", {"right_long": -2.0}, "wrong_long < right_long"),
     ("cosine", {"exceeded": 0.0}, "reward_options.exceeded"),
