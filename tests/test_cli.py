@@ -85,6 +85,15 @@ def test_scripts_answer_help_and_mistyped_keys_before_they_load_anything(script:
         assert "argparse" in loaded and not loaded & {"torch", "transformers", "numpy", "scipy", "matplotlib"}
 
 
+def test_a_script_beside_a_package_that_is_installed_elsewhere_answers_too(repository: Path, tmp_path: Path) -> None:
+    script = tmp_path / "eval" / "prune.py"
+    script.parent.mkdir()
+    script.write_bytes((repository / "eval" / "prune.py").read_bytes())
+    env = os.environ | {"PYTHONPATH": str(repository)}
+    said = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert (said.returncode, said.stderr) == (0, "") and said.stdout.startswith("usage: python eval/prune.py ")
+
+
 def test_a_launcher_of_several_processes_shows_the_help_once(repository: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
     launch += ["--num_processes", "2", "trainers/grpo_len.py", "--help"]

@@ -18,7 +18,6 @@ from secateur.runtime.process import current_ranks, entry_point
 
 HELP_FILE = Path(__file__).parent.parent / "commands.json"
 HELP = frozenset({"--help", "-h"})
-_REPOSITORY = Path(__file__).resolve().parents[2]
 _DRY_RUN = "--dry_run"
 
 
@@ -167,13 +166,12 @@ def _check_names(told: CommandHelp, given: Sequence[str], where: str) -> None:
 
 def answer_early(file: str) -> None:
     """For a script, before it imports what takes seconds: `--help` is answered and a mistake ends it, as if
-    `entry_point` had done so. `file` is its `__file__`."""
-    script = Path(file).resolve().relative_to(_REPOSITORY).as_posix()
-    entry_point(lambda: _answer(script, sys.argv[1:]))()
+    `entry_point` had done so. `file` is its `__file__`, whose folder need not be that of this package."""
+    entry_point(lambda: _answer(Path(file).resolve().as_posix(), sys.argv[1:]))()
 
 
-def _answer(script: str, words: Sequence[str]) -> None:
-    told = read_help()[script]
+def _answer(path: str, words: Sequence[str]) -> None:
+    script, told = next(known for known in read_help().items() if path.endswith(f"/{known[0]}"))
     if not HELP & set(words):
         check_words(told, words)
         return
