@@ -14,14 +14,15 @@ from secateur.runtime.files import append_jsonl, hold_folder, write_json
 
 MODEL = "trainers/embedded_model"
 MODELS = ("--models", f"{{base: {MODEL}}}")
+TRACES = ("--train", MODEL, "--dev", "trainers", "--test", "tests")  # folders that are there; none is read
 COMMANDS = {
     "eval/single.py": ("configs/demo/single.yaml", *MODELS),
     "eval/budget_forcing.py": ("configs/demo/budget_forcing.yaml", *MODELS),
     "eval/collect_traces.py": ("configs/demo/collect_judge_traces.yaml", *MODELS),
     "eval/combined.py": ("configs/demo/combined.yaml", *MODELS, "--judges", "{base: [values, random]}"),
-    "trainers/judge.py": ("configs/demo/judge_own_states.yaml", "--model", MODEL),
-    "trainers/judge_sweep.py": ("configs/demo/judge_sweep.yaml", "--model", MODEL),
-    "trainers/scorer.py": ("configs/demo/scorer.yaml",),
+    "trainers/judge.py": ("configs/demo/judge_own_states.yaml", "--model", MODEL, *TRACES),
+    "trainers/judge_sweep.py": ("configs/demo/judge_sweep.yaml", "--model", MODEL, *TRACES),
+    "trainers/scorer.py": ("configs/demo/scorer.yaml", *TRACES),
     "eval/demo.py": (),
 }
 
