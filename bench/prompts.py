@@ -6,7 +6,8 @@ Each run folder holds a schedule whose first round was validated in full. How it
 config.yaml: the keys `pass_rate` and `dynamic_prompts`; runs that differ in their seed alone are shown side by side.
 The length is that of the validation, which has the same problems in all runs. Completions of training belong to the
 prompts that were chosen, and would compare unlike with unlike. Between two checkpoints it is taken to change evenly.
-`mixed` is the share of all groups of a training that earned different rewards: the others give no gradient.
+`tokens` and `pass@1` are those of the last checkpoint. `mixed` is the share of all groups of the training that earned
+different rewards: the others give no gradient. `trained on` and `sampled before`, to know the pass rates, are tokens.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.process import entry_point
 
-COLUMNS = ("prompts", "steps", "tokens at the end", "pass@1 at the end", "mixed", "trained tokens", "sampled before")
+COLUMNS = ("prompts", "steps", "tokens", "pass@1", "mixed", "trained on", "sampled before")
 
 
 @dataclass(frozen=True)
