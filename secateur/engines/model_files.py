@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.runtime.errors import InputError
+from secateur.runtime.files import read_json
 from secateur.runtime.hub import require_reach
 from secateur.tasks.answers.extraction import THINKING
 from secateur.tasks.prompts import turn_end
@@ -23,6 +24,10 @@ def check_model_folder(path: str | Path) -> None:
     require_reach(path)
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise InputError(f"{path}: no config.json there; give a Hugging Face model folder")
+    settings = Path(path) / "generation_config.json"
+    # transformers takes a file that it cannot read for none, and with it end tokens would be lost
+    if settings.is_file() and not isinstance(read_json(settings), dict):
+        raise InputError(f"{settings}: holds no JSON object; restore the file or delete it")
 
 
 def read_model_config(model: str | Path) -> "PreTrainedConfig":
@@ -122,13 +127,16 @@ def stored_end_ids(
     model: str | Path, config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase", of_trainer: bool = False
 ) -> frozenset[int]:
     """What `end_token_ids` finds once the model is loaded, from its files. TRL's trainer (`of_trainer`) does not ask
-    the config where generation settings lie beside it."""
+    the config where generation settings lie beside it. Raises `InputError` for settings that transformers refuses."""
     from transformers import GenerationConfig
 
     try:
         generation = GenerationConfig.from_pretrained(model)
     except OSError:
         generation = GenerationConfig.from_model_config(config)
+    except ValueError as error:  # which it would also say when it loads the weights
+        reason = str(error).rstrip(".")
+        raise InputError(f"{model}: generation_config.json: {reason}; mend or delete the file") from None
     of_config = None if of_trainer else config.eos_token_id
     return _some_ids(str(model), generation.eos_token_id, of_config, tokenizer.eos_token_id)
 
@@ -137,7 +145,11 @@ def _some_ids(model: str, *named: int | list[int] | None) -> frozenset[int]:
     given = [value for value in named if value is not None]
     if not given:
         raise InputError(f"{model}: neither model nor tokenizer names an end token; set eos_token_id")
-    return frozenset(token for value in given for token in (value if isinstance(value, list) else [value]))
+    tokens = [token for value in given for token in (value if isinstance(value, list) else [value])]
+    for token in tokens:
+        if type(token) is not int:
+            raise InputError(f"{model}: key 'eos_token_id' holds {token!r}; give the number of a token, or a list")
+    return frozenset(tokens)
 
 
 def unstopped_turn(tokenizer: "PreTrainedTokenizerBase", end_ids: frozenset[int]) -> str | None:

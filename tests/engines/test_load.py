@@ -24,12 +24,13 @@ from secateur.engines.model_files import (
     check_context,
     context_tokens,
     load_tokenizer,
+    read_model_config,
     stored_end_ids,
     unstopped_turn,
 )
 from secateur.engines.models import choose_threads, keep_special_tokens_only, load_model, pack_linear_layers
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import model_fingerprint, write_json
+from secateur.runtime.files import model_fingerprint, write_json, write_text
 from tests.conftest import REPOSITORY
 
 
@@ -118,6 +119,13 @@ PUBLISHED = {
     },
     "a shortest length": {"min_new_tokens": 30, "eos_token_id": 2},
     "beams": {"num_beams": 1, "early_stopping": True, "length_penalty": 0.5},
+    "Gemma": {"cache_implementation": "hybrid", "top_k": 64, "do_sample": True, "eos_token_id": [1, 2]},
+    "Mistral": {"_from_model_config": True, "max_length": 20, "do_sample": False, "top_k": 0},
+    "nulls": {"do_sample": False, "temperature": None, "top_p": None, "top_k": None},
+    "a temperature of 0": {"do_sample": True, "temperature": 0.0},
+    "Qwen 1, with keys of its own": {"chat_format": "chatml", "max_window_size": 6144, "min_length": 30},
+    "a cap of its own": {"max_new_tokens": 32768},
+    "many ways to end": {"forced_eos_token_id": 2, "suppress_tokens": [5], "stop_strings": ["\n"], "max_time": 0.001},
 }
 
 
@@ -138,6 +146,27 @@ def test_published_generation_settings_can_be_loaded_saved_resumed_and_exported(
     settings = [(folder / "generation_config.json").read_bytes() for folder in (original, tmp_path / "final")]
     assert settings[0] == settings[1]
     load_model(tmp_path / "final", "float32", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"eos_token_id": [2, 0', "not readable as JSON"),  # transformers would go on without, and with one end less
+        ("[2]", "no JSON object"),
+        ('{"eos_token_id": "2"}', "'eos_token_id' holds '2'"),
+        ('{"eos_token_id": [[2]]}', r"'eos_token_id' holds \[2\]"),
+        ('{"num_return_sequences": 4}', "generation_config.json: .*num_return_sequences"),
+        ('{"cache_implementation": "mine"}', "generation_config.json: .*cache_implementation"),
+    ],
+)
+def test_generation_settings_that_cannot_be_used_are_named(tmp_path, tiny_model, content: str, message: str) -> None:
+    original = shutil.copytree(tiny_model, tmp_path / "original")
+    write_text(original / "generation_config.json", content)
+    tokenizer = load_tokenizer(original)
+    with pytest.raises(InputError, match=message):
+        stored_end_ids(original, read_model_config(original), tokenizer)
+    with pytest.raises(InputError, match=message.removeprefix("generation_config.json: ")):
+        TransformersEngine(original, tokenizer)
 
 
 @pytest.mark.parametrize("name", ["trainers/embedded_modle", "./embedded_model", "/models/mine", "a/b/c", "mine"])
