@@ -38,7 +38,7 @@ from secateur.engines.models import load_model
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, model_identity
+from secateur.runtime.files import JSON, hold_folder, model_identity
 from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import GRADER_VERSION
@@ -83,11 +83,8 @@ class PerplexityConfig(PromptKeys):
         return {"model": model, "traces": self.traces, "dtype": self.dtype, **self.prompt.stored}
 
 
-@entry_point
-def main() -> None:
-    config = parse_config(PerplexityConfig)
-    use_one_torch_thread()
-    quiet_library_bars()
+def score_traces(config: PerplexityConfig) -> None:
+    """Score what is missing, write and show the figures."""
     folder = Path(config.output_dir)
     tokenizer, nll = load_tokenizer(config.model), folder / "nll.jsonl"
     claim_folder(folder, config.settings, nll.name)
@@ -106,6 +103,15 @@ def main() -> None:
     write(report, folder)
     show(report)
     say(f"figures: {escape(str(folder / 'perplexity.json'))}")
+
+
+@entry_point
+def main() -> None:
+    config = parse_config(PerplexityConfig)
+    use_one_torch_thread()
+    quiet_library_bars()
+    with hold_folder(config.output_dir):
+        score_traces(config)
 
 
 if __name__ == "__main__":

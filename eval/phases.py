@@ -29,7 +29,7 @@ from secateur.engines.openai.protocol import check_url
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON
+from secateur.runtime.files import JSON, hold_folder
 from secateur.runtime.process import entry_point
 
 ANSWERS = "answers.jsonl"
@@ -75,9 +75,8 @@ class PhasesConfig:
         return {key: getattr(self, key) for key in keys}
 
 
-@entry_point
-def main() -> None:
-    config = parse_config(PhasesConfig)
+def name_phases(config: PhasesConfig) -> None:
+    """Ask for what is missing, write and show the shares."""
     folder = Path(config.output_dir)
     claim_folder(folder, config.settings, ANSWERS)
     tokenizer = load_tokenizer(config.tokenizer)
@@ -97,6 +96,13 @@ def main() -> None:
     show(report)
     draw(report, folder / "phases.png")
     say(f"figures: {escape(str(folder))}/phases.json, phases.png")
+
+
+@entry_point
+def main() -> None:
+    config = parse_config(PhasesConfig)
+    with hold_folder(config.output_dir):  # a second one would pay for the same answers
+        name_phases(config)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rich.markup import escape
 from eval.studies.rule_sweep import FIXED, RuleSweep, StoredCells, gather, load_run, rules_to_try, write_rule_sweep
 from eval.studies.rule_sweep_report import print_rule_sweep, write_plot, write_rows
 from eval.table.pruning import changed_rule
-from eval.traces.sampling import wait_for_all_processes
+from eval.traces.sampling import hold_output, wait_for_all_processes
 from secateur.deepprune.rule import PruneRule
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say
@@ -92,7 +92,8 @@ def run_sweep(config: RuleSweepConfig) -> RuleSweep | None:
 @entry_point
 def main() -> None:
     config = parse_config(RuleSweepConfig)
-    sweep = run_sweep(config)
+    with hold_output(config.output_dir):
+        sweep = run_sweep(config)
     if sweep is not None:
         print_rule_sweep(sweep)
         say(f"results: {escape(str(Path(config.output_dir) / 'sweep.json'))}, sweep.csv, sweep.png")

@@ -15,6 +15,7 @@ from secateur.runtime.files import append_jsonl, hold_folder, write_json
 MODEL = "trainers/embedded_model"
 MODELS = ("--models", f"{{base: {MODEL}}}")
 TRACES = ("--train", MODEL, "--dev", "trainers", "--test", "tests")  # folders that are there; none is read
+STORED = ("--traces", "{base: tests}")
 COMMANDS = {
     "eval/single.py": ("configs/demo/single.yaml", *MODELS),
     "eval/budget_forcing.py": ("configs/demo/budget_forcing.yaml", *MODELS),
@@ -24,6 +25,10 @@ COMMANDS = {
     "trainers/judge_sweep.py": ("configs/demo/judge_sweep.yaml", "--model", MODEL, *TRACES),
     "trainers/scorer.py": ("configs/demo/scorer.yaml", *TRACES),
     "eval/demo.py": (),
+    "eval/prune.py": (None, "--model", MODEL, "--problem", "1+1"),
+    "eval/phases.py": (None, *("--tokenizer", MODEL, "--base_url", "http://127.0.0.1:9/v1", "--model", "m"), *STORED),
+    "eval/perplexity.py": (None, "--model", MODEL, *STORED),
+    "eval/rule_sweep.py": (None, "--run", "tests", "--sweep", "{tau: [0.4]}"),
 }
 
 
