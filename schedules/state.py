@@ -32,7 +32,6 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from rich.markup import escape
 
 from schedules.choice import START, Candidate, Selection, choose, name_of, pick_reference, shortens_enough
@@ -42,12 +41,13 @@ from schedules.integrity import MARKER, damage, export_damage, read_marker, save
 from schedules.records import SELECTION, VALIDATION, SelectionRecord, has_chosen, read_selection, read_validation
 from schedules.rounds import Round, draw_limit
 from secateur.engines.registry import engine_kind
-from secateur.runtime.config import read_yaml
+from secateur.runtime.config import read_written_yaml, write_yaml
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, write_text
 from secateur.runtime.records import check_start_model, write_start_model
 
+_RESTORE = "put a copy of it there; the file that the run was started with will do"
 TRAINING = "training.json"  # written by the trainer when a round's training has ended
 # Keys that change how a run is shown or packed, or what memory and connections it uses, not what it computes; they
 # may differ between restarts.
@@ -94,7 +94,7 @@ class RunFolder:
         that were corrected before their first use stand in it from now on."""
         known = self._is_known()
         if not known or unused_keys(self.path, self._resolved):
-            write_text(self.path / "config.yaml", yaml.safe_dump(self._resolved, sort_keys=False))
+            write_yaml(self.path / "config.yaml", self._resolved)
         if "model" in unused_keys(self.path, self._resolved):
             write_start_model(self.path, self.original_model)
 
@@ -256,9 +256,9 @@ def _has_files(path: Path) -> bool:
 def _stored_config(folder: Path) -> dict[str, JSON]:
     """The keys of a run; one that came after it was begun has its default."""
     entries = fields(ScheduleConfig)
-    return {one.name: one.default for one in entries if one.default is not MISSING} | read_yaml(
-        folder / "config.yaml"
-    )
+    defaults = {one.name: one.default for one in entries if one.default is not MISSING}
+    made = {one.name: one.default_factory() for one in entries if one.default_factory is not MISSING}
+    return defaults | made | read_written_yaml(folder / "config.yaml", _RESTORE)
 
 
 def _differing(stored: Mapping[str, JSON], resolved: Mapping[str, JSON]) -> set[str]:

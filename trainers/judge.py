@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.markup import escape
@@ -42,10 +41,10 @@ from secateur.deepprune.judges.record import (
     write_metrics,
 )
 from secateur.runtime.cards import library_versions
-from secateur.runtime.config import parse_config, read_yaml
+from secateur.runtime.config import parse_config, read_written_yaml, write_yaml
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder, write_text
+from secateur.runtime.files import hold_folder
 from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.records import check_start_model, write_start_model
 from trainers.dry_run.judge import plan_judge
@@ -84,7 +83,8 @@ def is_finished(config: JudgeConfig) -> bool:
     folder = Path(config.output_dir)
     if not (folder / "config.yaml").is_file():
         return False
-    stored, values = read_yaml(folder / "config.yaml"), config.to_json()
+    remedy = "restore it from a copy, or delete the folder to train anew"
+    stored, values = read_written_yaml(folder / "config.yaml", remedy), config.to_json()
     for key in sorted((values.keys() | stored.keys()) - FREE_KEYS):
         if stored.get(key) != values.get(key):
             raise InputError(
@@ -119,7 +119,7 @@ def _make_and_measure(config: JudgeConfig) -> None:
     data = load_judge_data(config)
     say_cut(data)
     if accelerator.is_main_process:  # only now: input that does not fit leaves no folder behind
-        write_text(folder / "config.yaml", yaml.safe_dump(config.to_json(), sort_keys=False, allow_unicode=True))
+        write_yaml(folder / "config.yaml", config.to_json())
         write_start_model(folder, config.model)
     resumed_at = steps_done(folder / "checkpoint")
     start_trackers(accelerator, config.report_to, folder, "judge", [config.model], config.to_json(), resumed_at)

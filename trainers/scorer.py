@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from rich.markup import escape
 from torch import nn
 from transformers import PreTrainedModel
@@ -54,10 +53,10 @@ from secateur.engines.detokenize import Detokenizer
 from secateur.engines.model_files import check_capture_layers, load_tokenizer
 from secateur.engines.models import load_model, read_states
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
-from secateur.runtime.config import parse_config
+from secateur.runtime.config import parse_config, write_yaml
 from secateur.runtime.console import MetricLog, progress, say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder, write_text
+from secateur.runtime.files import hold_folder
 from secateur.runtime.process import entry_point
 from secateur.tasks.answers.equality import grade_batch
 from secateur.tasks.answers.extraction import extraction
@@ -279,7 +278,7 @@ def run(config: ScorerConfig) -> Scorer:
     splits = {name: reader.folder(getattr(config, name)) for name in ("train", "dev", "test")}
     problems = {name: [graded.entry.problem for graded in found] for name, found in splits.items()}
     check_apart({name: [(problem.id, problem.problem) for problem in found] for name, found in problems.items()})
-    write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+    write_yaml(folder / "config.yaml", asdict(config))
     readings = {name: reader.read(problems, name) for name, problems in splits.items()}
     points, heads = {}, {}
     for point in config.points:

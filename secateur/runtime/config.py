@@ -21,20 +21,30 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON
+from secateur.runtime.files import JSON, write_text
 
 C = TypeVar("C")
 LEFT_OUT = "(left out)"
 _SEEDS = 4_000_000_000
+_BEGIN, _END = "# Written by secateur, to its last line of three dots.\n", "\n...\n"
 _SECRET = ("token", "_key", "apikey", "password", "secret", "authorization")  # that names of keys end with
 
 
-def read_yaml(path: str | Path) -> dict[str, JSON]:
+def write_yaml(path: str | Path, values: Mapping[str, JSON]) -> None:
+    """Replace `path`, whose ends are marked: YAML that is cut off would otherwise read as fewer keys."""
+    write_text(path, _BEGIN + yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, explicit_end=True))
+
+
+def read_yaml(path: str | Path, remedy: str = "restore it from a copy") -> dict[str, JSON]:
+    """Raises `InputError` for a file that is missing, holds no keys and values, or was cut off since `write_yaml`."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such config file")
     try:
-        value = parse_yaml(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        if text.startswith(_BEGIN) and not text.endswith(_END):
+            raise InputError(f"{path}: was cut off since it was written; {remedy}")
+        value = parse_yaml(text)
     except ValueError as error:
         raise InputError(f"{path}: not YAML ({error})") from None
     if value is None:
@@ -42,6 +52,14 @@ def read_yaml(path: str | Path) -> dict[str, JSON]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected keys and values, found a {type(value).__name__}")
     return _at_home(value)
+
+
+def read_written_yaml(path: str | Path, remedy: str) -> dict[str, JSON]:
+    """`read_yaml` of a file that `write_yaml` wrote, which was never empty."""
+    values = read_yaml(path, remedy)
+    if not values:
+        raise InputError(f"{path}: was cut off since it was written; {remedy}")
+    return values
 
 
 class _PlainNumbers(yaml.SafeLoader):

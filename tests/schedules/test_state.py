@@ -180,6 +180,22 @@ def test_a_key_that_was_used_may_not(tmp_path, begun, changes) -> None:
         RunFolder(make_config(tmp_path, **changes)).open()
 
 
+def test_a_stored_configuration_that_was_cut_off_is_named_and_the_users_own_takes_its_place(tmp_path) -> None:
+    """Cut between two keys it reads as a configuration that lacks the later ones."""
+    config = make_config(tmp_path)
+    run = RunFolder(config)
+    run.open()
+    finish_round(run, 0, 4)
+    stored, whole = tmp_path / "config.yaml", (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    for end in range(len(whole)):
+        stored.write_text(whole[:end], encoding="utf-8")
+        with pytest.raises(InputError, match=r"config\.yaml: (was cut off|not YAML|expected keys)"):
+            RunFolder(config).check()
+    given = ("model", "output_dir", "limits", "steps_per_round", "problems", "validation_problems", "learning_rate")
+    write_json(stored, {key: config.resolved()[key] for key in given})  # which is YAML too
+    assert RunFolder(config).check()
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match=r"'thesis\.tex' but no config\.yaml"):
