@@ -17,7 +17,7 @@ from rewards.registry import find_reward, make_options, reward_groups
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.tasks.answers.equality import grade_within
-from secateur.tasks.answers.extraction import ANSWER, extraction
+from secateur.tasks.answers.extraction import ANSWER, ANYWHERE, extraction, last_box
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,7 +89,9 @@ class LimitReward:
         self.spec, self.options = find_reward(name), make_options(name, options)
         self.options.check_limit(limit)
         self.tokenizer, self.end_ids = tokenizer, frozenset(end_ids)
-        self.extract = extraction(answer_from, thinking and not self.spec.grades_whole_text)
+        self.extract = extraction(answer_from, thinking)
+        if self.spec.grades_whole_text and answer_from in (ANSWER, ANYWHERE):  # thinking is text like any other
+            self.extract = last_box
         self.limit, self.world, self.grading_s = limit, world, grading_s
         self.on_groups: Callable[[Mapping[int, Sequence[float | None]]], None] | None = None
         self.__name__ = name  # TRL's metric key
@@ -149,15 +151,12 @@ class LimitReward:
     ) -> list[bool | None]:
         """Which completions are right, None for those that time did not suffice for. Those whose answer cannot count
         are wrong without being graded."""
-        whole_text = self.spec.grades_whole_text
-        counts_truncated = whole_text or self.options.counts_truncated
+        counts_truncated = self.spec.grades_whole_text or self.options.counts_truncated
         chosen = [index for index, cut in enumerate(truncated) if counts_truncated or not cut]
         right: list[bool | None] = [False] * len(truncated)
         if not chosen:
             return right
         texts = self.tokenizer.batch_decode([completion_ids[index] for index in chosen], skip_special_tokens=True)
-        if whole_text:  # without its tags the thinking part is text like any other
-            texts = [text.replace("<think>", "").replace("</think>", "") for text in texts]
         verdicts = grade_within(texts, [gold[index] for index in chosen], self.grading_s, self.extract)
         for index, verdict in zip(chosen, verdicts, strict=True):
             right[index] = verdict

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json
 from secateur.runtime.hub import require_reach
-from secateur.tasks.answers.extraction import THINKING
+from secateur.tasks.answers.extraction import CHANNEL, MESSAGE, THINKING
 from secateur.tasks.prompts import turn_end
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
 
 
 def _show_thinking(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Marks of thinking that are special tokens, as Magistral's `[THINK]`, become plain ones: without them a text
-    would not tell its thinking from its answer."""
+    """Marks of thinking that are special tokens, as Magistral's `[THINK]` and the channels of gpt-oss, become plain
+    ones: without them a text would not tell its thinking from its answer."""
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    marks = {mark for pair in THINKING for mark in pair}
+    marks = {CHANNEL, MESSAGE, *(mark for pair in THINKING for mark in pair)}
     added = {} if backend is None else backend.get_added_tokens_decoder()
     if any(token.special and token.content in marks for token in added.values()):
         state = json.loads(backend.to_str())

@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
+from secateur.tasks.answers.extraction import THINKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,8 +39,8 @@ PROBLEM = "{problem}"
 CHOICE_LETTERS = "ABCD"
 CHOICE_SENTENCE = "Answer with the letter of the right option."
 
-_THINK = "<think>"
-_MARK_TOKENS = 12  # that hold it, whatever the tokenizer, with the blanks behind it
+_THINK = tuple(begin for begin, _ in THINKING)
+_MARK_TOKENS = 32  # that hold one, whatever the tokenizer, with the blanks behind it
 
 Messages = list[dict[str, str]]
 
@@ -237,7 +238,8 @@ def _reaches_the_model(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[
 
 
 def starts_inside_thinking(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the chat template pre-fills `<think>`, so that completions begin inside the thinking part."""
+    """Whether the chat template pre-fills `<think>` or its like (EXAONE Deep: `<thought>`), so that completions begin
+    inside the thinking part."""
     return render_chat(tokenizer, [{"role": "user", "content": "x"}]).rstrip().endswith(_THINK)
 
 

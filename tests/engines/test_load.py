@@ -59,14 +59,20 @@ def test_a_tokenizer_that_glues_words_is_refused_and_the_remedy_mends_it(tiny_mo
     assert load_tokenizer(folder).decode(load_tokenizer(tiny_model)(text)["input_ids"]) == text
 
 
-def test_marks_of_thinking_stay_in_the_text(tiny_model: Path, tmp_path: Path) -> None:
-    """As in Magistral's tokenizer, where `[THINK]` is a special token, which decoding leaves out."""
+@pytest.mark.parametrize(
+    ("marks", "text"),
+    [
+        (("[THINK]", "[/THINK]"), "[THINK]it is \\boxed{3}[/THINK]so \\boxed{4}"),
+        (("<|channel|>", "<|message|>"), "<|channel|>analysis<|message|>it is \\boxed{3}"),
+    ],
+)
+def test_marks_of_thinking_stay_in_the_text(tiny_model: Path, tmp_path: Path, marks, text: str) -> None:
+    """As in the tokenizers of Magistral and gpt-oss, where they are special tokens, which decoding leaves out."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
     tokenizer.save_pretrained(tmp_path)
-    text = "[THINK]it is \\boxed{3}[/THINK]so \\boxed{4}"
     ids = tokenizer(text)["input_ids"]
-    assert "THINK" not in tokenizer.decode(ids, skip_special_tokens=True)
+    assert marks[0] not in tokenizer.decode(ids, skip_special_tokens=True)
     loaded = load_tokenizer(tmp_path)
     assert loaded(text)["input_ids"] == ids
     assert loaded.decode([*ids, loaded.eos_token_id], skip_special_tokens=True) == text

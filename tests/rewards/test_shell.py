@@ -7,6 +7,7 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 
 from rewards.trl_reward import LimitReward
+from secateur.engines.model_files import load_tokenizer
 from secateur.runtime.errors import InputError
 from tests.tiny import build_tokenizer
 
@@ -53,6 +54,30 @@ def test_a_cut_off_answer_counts_with_grade_truncated_an_unfinished_thought_neve
 def test_thinking_prefilled_by_the_template_must_be_closed(tokenizer) -> None:
     ids = [encode(tokenizer, "so \\boxed{7}"), encode(tokenizer, "so</think>\\boxed{7}")]
     assert make_reward(tokenizer, thinking=True)(completion_ids=ids, gold=["7", "7"]) == [0.0, 1.0]
+
+
+THOUGHTS = {
+    "Magistral": ("[THINK]so \\boxed{7}", "[THINK]so \\boxed{8}[/THINK]\\boxed{7}", ("[THINK]", "[/THINK]")),
+    "gpt-oss": (
+        "<|channel|>analysis<|message|>so \\boxed{7}",
+        "<|channel|>analysis<|message|>so \\boxed{8}<|channel|>final<|message|>\\boxed{7}",
+        ("<|channel|>", "<|message|>"),
+    ),
+}
+
+
+@pytest.mark.parametrize("family", THOUGHTS)
+def test_marks_of_thinking_that_are_special_tokens_reach_the_reward(tmp_path, family) -> None:
+    """The tokenizer is the one that training loads; what decoding would leave out tells thought from answer."""
+    unfinished, finished, marks = THOUGHTS[family]
+    made = build_tokenizer()
+    made.add_special_tokens({"additional_special_tokens": list(marks)})
+    made.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    ids = [encode(tokenizer, text) for text in (unfinished, finished)]
+    assert marks[0] not in made.decode(ids[0], skip_special_tokens=True)
+    assert make_reward(tokenizer)(completion_ids=ids, gold=["7", "7"]) == [0.0, 1.0]
+    assert make_reward(tokenizer, "reference")(completion_ids=ids, gold=["7", "7"]) == [1.0, 1.0]
 
 
 def test_length_is_the_number_of_ids_with_the_end_token(tokenizer) -> None:

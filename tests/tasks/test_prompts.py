@@ -3,6 +3,7 @@
 import pytest
 
 from secateur.runtime.errors import InputError
+from secateur.tasks.answers.extraction import THINKING
 from secateur.tasks.hub_sets import EURUS_SUFFIX
 from secateur.tasks.prompts import (
     Prompt,
@@ -85,12 +86,14 @@ def test_unknown_family_is_named() -> None:
         Prompt("lama")
 
 
-def test_encoded_prompt_is_the_rendered_chat() -> None:
+@pytest.mark.parametrize("mark", [begin for begin, _ in THINKING])
+def test_encoded_prompt_is_the_rendered_chat(mark: str) -> None:
+    """Also where it begins the thinking, with whatever mark."""
     tokenizer = build_tokenizer()
     ids = encode_prompt(tokenizer, evaluation_messages("1+1?", PLAIN))
     assert tokenizer.decode(ids) == "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
     assert not starts_inside_thinking(tokenizer)
-    tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    tokenizer.chat_template += f"{{% if add_generation_prompt %}}{mark}\n{{% endif %}}"
     assert starts_inside_thinking(tokenizer)
     assert ends_inside_thinking(tokenizer, encode_prompt(tokenizer, [{"role": "user", "content": "x"}]))
     assert not ends_inside_thinking(tokenizer, tokenizer("1 + 1")["input_ids"])

@@ -33,7 +33,7 @@ THINKING = (
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),
 )  # begin and end, as published models write them
-CHANNEL = "<|channel|>"
+CHANNEL, MESSAGE = "<|channel|>", "<|message|>"
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
 _BARE_ANALYSIS = re.compile(r"analysis(?=[^\sa-z:,.;])")  # as gpt-oss begins where special tokens were left out
