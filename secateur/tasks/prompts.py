@@ -42,6 +42,8 @@ CHOICE_SENTENCE = "Answer with the letter of the right option."
 _THINK = tuple(begin for begin, _ in THINKING)
 _MARK_TOKENS = 32  # that hold one, whatever the tokenizer, with the blanks behind it
 
+_TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+
 Messages = list[dict[str, str]]
 
 
@@ -191,8 +193,16 @@ def choice_question(question: str, options: Sequence[str]) -> str:
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of the rendered chat, ready for generation, with the roles that the template knows."""
-    rendered = render_chat(tokenizer, in_known_roles(tokenizer, messages))
+    """Token ids of the rendered chat, ready for generation, with the roles that the template knows. Raises
+    `InputError` where the template leaves out the last turn, as those do that want its content in parts."""
+    known = in_known_roles(tokenizer, messages)
+    rendered, last = render_chat(tokenizer, known), known[-1]
+    lost = last["content"].strip() not in rendered  # or it was escaped
+    if lost and rendered == render_chat(tokenizer, [*known[:-1], {**last, "content": "another text"}]):
+        raise InputError(
+            f"{tokenizer.name_or_path}: its chat template drops the text of the {last['role']}'s turn, so no problem "
+            "would reach the model; mend the template (chat_template.jinja beside the model)"
+        )
     return tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
@@ -211,7 +221,7 @@ def render_chat(
         return tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
         )
-    except TemplateError as error:
+    except _TEMPLATE_FAULTS as error:
         roles = ", ".join(message["role"] for message in messages)
         raise InputError(
             f"{tokenizer.name_or_path}: its chat template refuses the turns {roles} ({error}); give messages that it "

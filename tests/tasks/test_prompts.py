@@ -146,6 +146,30 @@ def test_system_text_reaches_a_model_whose_template_has_no_place_for_it(kind) ->
     assert shown == f"<|im_start|>user\n{SYSTEM_4000}\n\n1+1? {STEP_BY_STEP}<|im_end|>\n<|im_start|>assistant\n"
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}", "drops"),
+        ("{% for m in messages if m['role'] == 'system' %}{{ m['content'] }}{% endfor %}", "drops"),
+        ("{{ messages[0]['content'] + 1 }}", "refuses the turns user"),
+        ({"tool_use": CHAT_TEMPLATE, "rag": CHAT_TEMPLATE}, "multiple chat templates"),
+        ("{{ 1 / 0 }}", "division by zero"),
+    ],
+)
+def test_a_template_that_fails_or_loses_the_problem_is_named(template, message: str) -> None:
+    """Parts of content are what templates of models with pictures want; plain text is none to them."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(InputError, match=message):
+        encode_prompt(tokenizer, training_messages("1+1?", Prompt("deepseek"), 4000))
+
+
+def test_a_template_may_escape_what_it_is_given() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] | e }}{% endfor %}"
+    assert "1&lt;2?" in tokenizer.decode(encode_prompt(tokenizer, evaluation_messages("1<2?", PLAIN)))
+
+
 def test_a_template_that_is_missing_or_refuses_everything_is_named_with_a_remedy() -> None:
     tokenizer = build_tokenizer()
     tokenizer.name_or_path = "models/mine"
