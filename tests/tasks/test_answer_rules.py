@@ -145,6 +145,33 @@ RIGHT = {  # rule: gold, what is right for it, what is wrong
     ),
     "digits that are letters": ("2A_{16}", ["2A", "2a_{hex}", "2A\\text{ (base 16)}"], ["2B", "42", "2A_8"]),
     "a base in words": ("52_8", ["52\\text{ in base }8", "{52}_8", "52_{\\text{base eight}}", "52"], ["42", "52_9"]),
+    "options that end in a letter": (
+        "B",
+        ["(B) Vitamin C", "B. Group A", "\\text{(B) Point B}", "B) the box J."],
+        ["(C) Group B", "group B", "(B) Vitamin C, (C)", "(B) Vitamin C, C", "(B) wait, vitamin C", "(B) C",
+         "(B) not vitamin C, vitamin B", "(A) plan A (B) plan B", "(B) option C", "(B) vitamin A vitamin C"],
+    ),
+    "steps before a value": (
+        "42",
+        ["2x=84, x=42", "2x+3=87, 2x=84, x=42", "x-2=40; x=42", "2x=84 \\implies x=42", "x^2=1764, x=42",
+         "\\frac{x}{2}=21\\Rightarrow x=42", "2x=84 \\text{ and } x=42"],
+        ["2x=86, x=42", "x=43, x=42", "2x=84, 3x=129, x=42", "2x=84, x=42, y=43", "2x=84, x=42, x=43",
+         "2x=84 \\text{ or } x=42", "x>1, x=42", "43, x=42", "x=42 \\implies x=43", "43 \\implies 42",
+         "x+y=43, x=42", "e=e, e=42", "2x=84"],
+    ),
+    "two solutions": ("-2, 2", ["x^2=4, x=\\pm 2"], ["x^2=4, x=2"]),
+    "a distance to be solved": (
+        "|x-4|\\le 1",
+        ["3\\le x\\le 5", "[3,5]", "|4-x|\\le 1", "1\\ge|x-4|", "|2x-8|\\le 2"],
+        ["(3,5)", "3<x<5", "4", "[-5,-3]", "|x-4|<1"],
+    ),
+    "a distance that is exceeded": (
+        "|2x+1|>\\frac12",
+        ["x<-\\frac34\\text{ or }x>-\\frac14", "(-\\infty,-\\frac34)\\cup(-\\frac14,\\infty)"],
+        ["(-\\frac34,-\\frac14)", "x>-\\frac14"],
+    ),
+    "a distance that was solved": ("(3,5)", ["3<x<5"], ["|x-4|<1"]),  # it only repeats the problem
+    "no distance": ("|x-y|<1", [], ["(-1,1)"]),
     "letters": ("B", ["\\text{Ans. (B)}", "\\text{So B}", "\\text{Solution: B}"], ["A=B", "A=B=C"]),
     "left sides without a value": (
         "7",

@@ -25,6 +25,13 @@ _LETTER = re.compile(
     r"(?<![\w\\'])([A-J])"
     r"(?=\s+[-–]\s+[a-zA-Z]|\s+is (?:the )?(?:correct|right|true)|\s*,\s+not\s|\s+\([^()]*[a-zA-Z]{2}|\s*$)"
 )
+_NAMED = re.compile(  # an option that ends in a letter: `(B) Vitamin C`
+    r"[\s.:)–-]*(?:(?:the|a|an|blood|only)\s+)?(?:vitamin|hepatitis|group|plan|point|type|class|grade|model|figure|"
+    r"graph|diagram|table|section|line|city|town|country|company|store|shop|school|factory|player|team|student|car|"
+    r"train|bus|machine|box|bag|urn|jar|container|tank|substance|compound|element|sample|species|process|method|"
+    r"experiment|program|angle|side|vertex|triangle|circle|square|house|room|worker|event)\s+[A-J]\s*\.?",
+    re.I,
+)
 _FORMULA_BEHIND = re.compile(r"\s*(?:[+*/^_!=<>]|\((?![A-J]\)))|(?:-\s*|\s+-\s+)[\d\\(]")
 _BETWEEN = re.compile(r"^(?:\s|[:.,]|[-–](?=\s|[a-zA-Z]))+")  # a dash before a number is its sign
 _DENIED_BEFORE = re.compile(
@@ -47,7 +54,7 @@ def read_choice(text: str, answer: Callable[[str], Reading]) -> Reading | None:
     """The one letter that a text states as its choice, with the words or the value that it puts behind it,
     which `answer` reads."""
     plain = _TEXT.sub(r" \1 ", text).strip()
-    found = list(_LETTER.finditer(plain))
+    found = _marks(plain)
     marks = [mark for mark in found if not _denied(plain, mark)]
     if found and not marks:
         return words_reading(plain)
@@ -70,6 +77,13 @@ def read_choice(text: str, answer: Callable[[str], Reading]) -> Reading | None:
     except Unreadable:
         said = words_reading(rest).key
     return Reading(f"choice {letter.lower()} {said}", bare=reading.key, also=(said,))
+
+
+def _marks(text: str) -> list[re.Match[str]]:
+    """Letters that may be options; where one and its mark begin the text, not that of a name behind it."""
+    found = list(_LETTER.finditer(text))
+    begins = bool(found) and found[0].start() == 0 and not found[0].group(3)
+    return found[:1] if begins and _NAMED.fullmatch(text, found[0].end()) else found
 
 
 def without_label(text: str) -> str:

@@ -19,6 +19,8 @@ and `1/3`, `3.14159` and `\\pi`, 99999 and 100000 do not.
 - **Words** are compared without case; `(A)` and `A` are one; letters of formulas have no case either, unless an
   answer uses both cases of one letter.
 - **What stands below a number** makes it another one (`42_8`, `42_b`), if it is not its base ten.
+- **Steps** before a value are dropped if it fulfils them: `2x=84, x=42` is 42, `2x=86, x=42` is not. `|x-4|<1` is to
+  be solved, so its interval is right for it, but it is not right for its interval.
 - **Choices**: one letter with a mark, words or a value behind it (`(B) 14`, `Option B`) states that letter; several
   state none, unless the others are ruled out.
 
@@ -45,6 +47,7 @@ from secateur.tasks.answers.relations import (
     read_relation,
     span_reading,
     spans_of,
+    unknowns,
 )
 from secateur.tasks.answers.text import (
     MAX_ANSWER_CHARS,
@@ -61,6 +64,7 @@ _SEPARATOR = re.compile(
     r"[,;]\s*(?:(?:and|or)(?![a-z])\s*)?|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\c[ua]p(?![a-z])\s*|"
     r"\\\\\s*"
 )
+_ARROW = re.compile(r"\\(?:implies|Rightarrow|Longrightarrow|iff|Leftrightarrow|Longleftrightarrow)(?![a-z])")
 _COMMA = re.compile("[,;]")
 _WORD = re.compile(r"and|or|\\c[ua]p")
 _WORDS_BETWEEN = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}|\\(wedge|vee)(?![a-z])")
@@ -132,6 +136,10 @@ class _Reader:
         text = _TEXT_COMMA.sub(r"\1", _WORDS_BETWEEN.sub(_word_between, text))
         text = _OPEN_WORD.sub(r" \1 \\text{\2}", text)
         text = _BRACED_THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
+        if _ARROW.search(text):
+            solved = self._solved([part for _, part in split_outside(text, _ARROW)])
+            if solved is not None:
+                return solved
         level = depths(text)
         text = _THOUSANDS.sub(lambda m: m.group().replace(",", "") if level[m.start()] == 0 else m.group(), text)
         found = split_outside(text, _SEPARATOR)
@@ -149,6 +157,8 @@ class _Reader:
             return self._conditions(joints, texts, {next(filter(is_name, found), "") for found in sides})
         if any("\\cap" in joint or "\\cup" in joint for joint in joints):
             return _joined("\\cap" if "\\cap" in joints else "\\cup", [self.item(text) for text in texts])
+        if not any("or" in joint for joint in joints) and (solved := self._solved(texts)) is not None:
+            return solved
         names = [text.partition("=")[0].strip() for text in texts if has_name(text)]
         letters = {name.partition("_")[0] for name in names}
         either = any("or" in joint for joint in joints) and 1 < len(letters) == len(names)
@@ -161,6 +171,23 @@ class _Reader:
         short = [item if item.whole else replace(item, key=item.bare or item.key) for item in items]
         found = set_reading(items)
         return replace(found, sequence=listed, bare=set_reading(short).key) if found.members else found
+
+    def _solved(self, texts: list[str]) -> Reading | None:
+        """The value of the one unknown that equations end with and that fulfils them all (`2x=84, x=42`); None for
+        anything else."""
+        *equations, last = texts
+        name, _, value = (part.strip() for part in last.partition("="))
+        if len(name) != 1 or not is_name(name) or any(unknowns(text) != {name} for text in equations):
+            return None
+        put, found = re.compile(rf"(?<![a-zA-Z\\]){name}(?![a-zA-Z])"), self.item(value)
+        for equation in equations:
+            parts = split_outside(equation, RELATION)
+            if found.free or len(parts) != 2 or parts[1][0] != "=":
+                return None
+            left, right = (self.item(put.sub(lambda _: f"({value})", side)) for _, side in parts)
+            if left.key != right.key or left.free:
+                return None
+        return found
 
     def _conditions(self, joints: list[str], texts: list[str], names: set[str]) -> Reading:
         """Several inequalities: all hold (`and`), one does (`or`); with commas all, unless one excludes another."""

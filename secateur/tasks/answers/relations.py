@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Protocol
 
+from secateur.tasks.answers.numbers import number_key
 from secateur.tasks.answers.record import Algebra, Reading, Unreadable, interval, set_reading
 from secateur.tasks.answers.text import matching, split_outside
 
@@ -43,6 +44,7 @@ _OPERATED = re.compile(  # over a function or a sequence that is not known: `\li
     r"\\(?:lim|int|sum|prod|max|min|sup|inf)(?![a-z]).*?"
     r"(?:(?<![a-zA-Z\\])[fghFGH](?:'|_\w)*\s*(?:[(\\}]|$)|(?<![a-zA-Z\\])[a-zA-Z]\s*_\s*\{?\s*[ijkn])"
 )
+_DISTANCE = re.compile(r"\|\s*(?:(\d*)\s*[a-z]\s*([+-][^|]*)?|([^|]*[^|\s])\s*-\s*(\d*)\s*[a-z])\s*\|")
 _CHOICE = re.compile("[A-J]")  # `A=B` states neither
 _COMPUTED = re.compile(r"\\(?:gcd|max|min)\s*\([^a-zA-Z]*\)")
 _SHORT_NAMES = ("max", "min", "sum", "ans", "avg", "gcd", "lcm", "hcf", "det", "deg", "dim", "arg", "lhs", "rhs")
@@ -105,7 +107,7 @@ def _equation(reader: Reader, sides: list[str], keep_name: bool) -> Reading:
             return Reading(f"{re.sub(r'[{} ]', '', heads[0])} = {value.key}", bare=value.key)
         if not formulas:
             return value
-        several = all(len(_unknowns(head)) > 1 for head in formulas)
+        several = all(len(unknowns(head)) > 1 for head in formulas)
         stated = reader.algebra.relation(formulas[0], right, "=")
         return replace(stated, bare=value.key if several else None, whole=several)
     if keep_name and is_name(heads[0]):
@@ -134,7 +136,7 @@ def _named_tuple(names: str, value: Reading) -> Reading:
     return replace(value, key=f"({'; '.join(part for _, part in pairs)})", named=named)
 
 
-def _unknowns(head: str) -> set[str]:
+def unknowns(head: str) -> set[str]:
     """The letters of a left side, and the values of functions in it: `\\alpha+\\beta`, `f(1)+f(2)`."""
     found = set()
     while (call := _CALLED.search(head)) is not None and (end := matching(head, call.end())) > 0:
@@ -205,13 +207,33 @@ def _unequal(reader: Reader, left: str, right: str) -> Reading:
 def _inequality(reader: Reader, left: str, operator: str, right: str) -> Reading:
     if is_name(right) and not is_name(left):
         left, operator, right = right, _FLIPPED[operator], left
+    if _DISTANCE.fullmatch(right):
+        left, operator, right = right, _FLIPPED[operator], left
     bound = reader.item(right)
     if not is_name(left) or bound.free:
-        return reader.algebra.relation(left, right, operator)
+        stated, solved = reader.algebra.relation(left, right, operator), _distance(reader, left, operator, bound)
+        return stated if solved is None else replace(stated, implied=(solved.key,))
     closed = operator in ("\\le", "\\ge")
     if operator in ("<", "\\le"):
         return interval(Reading("-oo"), bound, False, closed)
     return interval(bound, Reading("oo"), closed, False)
+
+
+def _distance(reader: Reader, left: str, operator: str, bound: Reading) -> Reading | None:
+    """What `|x-4|<1` comes to; None where `left` is not the distance of one variable from a number. It is still to be
+    solved, so an answer that repeats it is not its solution."""
+    form, radius = _DISTANCE.fullmatch(left), place(bound.key)
+    shift = place(reader.item(form[2] or form[3] or "0").key) if form else None
+    if form is None or not isinstance(radius, Fraction) or not isinstance(shift, Fraction) or radius <= 0:
+        return None
+    factor = int(form[1] or form[4] or 1)
+    if factor == 0:
+        return None
+    middle, reach, closed = (shift if form[3] else -shift) / factor, radius / factor, operator in ("\\le", "\\ge")
+    low, high = (Reading(number_key(end)) for end in (middle - reach, middle + reach))
+    if operator in ("<", "\\le"):
+        return interval(low, high, closed, closed)
+    return span_reading(complement([Span(low, high, not closed, not closed)]))
 
 
 def is_name(text: str) -> bool:
