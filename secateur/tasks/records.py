@@ -1,5 +1,6 @@
 """The two records that every part shares: a problem, and one sampled trace of it, with their JSONL forms."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -94,7 +95,7 @@ def read_problem_lines(path: str | Path) -> dict[int, Problem]:
 
 def _problem_of(record: Mapping[str, JSON], where: str) -> Problem:
     _require(record, ("id", "problem", "answer"), where)
-    name, answer = str(record["id"]), record["answer"]
+    name, answer = _id(record, "id", where), record["answer"]
     if isinstance(answer, str) and not answer.strip():
         raise InputError(f"{where}: problem '{name}' has an empty answer")
     return Problem(name, str(record["problem"]), _gold(answer, "answer", where), _optional_text(record.get("group")))
@@ -106,7 +107,14 @@ def _problem_of_trace(record: Mapping[str, JSON], where: str) -> Problem:
     gold = _gold(record["gold"], "gold", where)
     if unbalanced(gold):
         raise InputError(f"{where}: the key 'gold' has the value {gold!r}, whose braces do not balance; mend it")
-    return Problem(str(record["problem_id"]), _problem_text(record), gold)
+    return Problem(_id(record, "problem_id", where), _problem_text(record), gold)
+
+
+def _id(record: Mapping[str, JSON], key: str, where: str) -> str:
+    value = record[key]
+    if not isinstance(value, str | int | float) or value in ("", math.inf):
+        raise InputError(f"{where}: the key '{key}' has the value {value!r}; give the problem a name or a number")
+    return str(value)
 
 
 def _problem_text(record: Mapping[str, JSON]) -> str:
@@ -220,7 +228,13 @@ def _answer(value: JSON) -> str | None:
 
 
 def _token_ids(value: JSON) -> tuple[int, ...] | None:
-    return None if value is None else tuple(map(int, value))
+    """Ids as they are: a text would be read digit by digit, and 1.5 as 1."""
+    if value is None:
+        return None
+    whole = isinstance(value, list) and set(map(type, value)) <= {int}
+    if not whole or (value and not 0 <= min(value) <= max(value) < 2**31):
+        raise ValueError("token_ids are to be a list of whole numbers, each the id of a token")
+    return tuple(value)
 
 
 def _count(record: Mapping[str, JSON], key: str) -> int | None:

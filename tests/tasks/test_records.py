@@ -111,9 +111,27 @@ def test_real_files_are_read(shared_data: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("n_tokens", 1e400), ("n_tokens", 1e300), ("n_tokens", -1), ("token_ids", [1e400]), ("probe_every", 1e400)],
+    [
+        ("n_tokens", 1e400),
+        ("n_tokens", 1e300),
+        ("n_tokens", -1),
+        ("token_ids", [1e400]),
+        ("probe_every", 1e400),
+        ("token_ids", [1.5]),
+        ("token_ids", "123"),
+        ("token_ids", [-1]),
+        ("token_ids", [True]),
+        ("token_ids", [2**40]),
+    ],
 )
 def test_numbers_that_count_nothing_are_named(key, value) -> None:
     record = {"problem_id": "p", "problem": "?", "gold": "1", "sample": 0, "text": "t"} | {key: value}
     with pytest.raises(InputError, match="here: a value has the wrong type or is impossible"):
+        trace_of(record, "here")
+
+
+@pytest.mark.parametrize("name", ["", ["p"], {"id": "p"}, float("inf")])
+def test_what_names_no_problem_is_refused(name) -> None:
+    record = {"problem_id": name, "problem": "?", "gold": "1", "sample": 0, "text": "t"}
+    with pytest.raises(InputError, match=r"here: the key 'problem_id' has the value .*; give the problem a name"):
         trace_of(record, "here")
