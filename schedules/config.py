@@ -301,8 +301,9 @@ def read_run_config(argv: Sequence[str]) -> RunConfig:
     for name, entry in fields.items():
         if name not in ours and entry.default is entry.default_factory is dataclasses.MISSING:
             raise InputError(f"{path}: key '{name}' is required and not given; {_remedy(name, list(trainer))}")
+    where = f"{path} or command line" if overrides.keys() & trainer.keys() else path
     try:
-        return RunConfig(ScheduleConfig(**ours), trainer, path, _checked_token(token))
+        return RunConfig(ScheduleConfig(**ours), trainer, where, _checked_token(token))
     except InputError as error:
         raise InputError(f"{blamed(str(error), overrides, path)}: {error}") from None
 

@@ -245,6 +245,12 @@ def test_a_key_of_a_schedule_is_blamed_on_the_command_line_too(value: str) -> No
         read_run_config(["--config", "configs/demo/thinkprune.yaml", "--tolerance", value])
 
 
+def test_what_the_trainer_checks_is_blamed_on_the_file_alone_only_where_no_other_key_of_its_was_given() -> None:
+    argv = ["--config", "configs/demo/thinkprune.yaml", "--tolerance", "0.2"]
+    assert read_run_config(argv).where == argv[1]
+    assert read_run_config([*argv, "--temperature", "0"]).where == f"{argv[1]} or command line"
+
+
 def test_a_plan_is_the_dry_run_of_the_script(repository: Path, tmp_path: Path) -> None:
     words = ["--config", "configs/demo/combined.yaml", "--models", "{base: trainers/embedded_model}"]
     words += ["--judges", "{base: [values, random]}", "--output_dir", str(tmp_path / "out")]

@@ -36,10 +36,17 @@ LOCK, _SOFT_LOCK, HOLDER = ".lock", ".lock-soft", ".lock-holder"
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # ENOSYS is known to filelock itself
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # as within /proc: other errors have their codes, see `is_no_access`
+        raise InputError(f"{folder}: no folder can be made there; give another 'output_dir'") from None
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Replace `path` atomically: readers see the old file or the whole new one."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as handle:
@@ -171,7 +178,7 @@ def read_arrays(path: Path, remedy: str, names: Iterable[str] = ()) -> "dict[str
 def append_jsonl(path: str | Path, records: Iterable[Mapping[str, JSON]]) -> None:
     """Append one line per record and flush, so that a kill costs at most the line being written."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with open(path, "a", encoding="utf-8") as handle:
         for record in records:
             handle.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -262,7 +269,7 @@ def hold_folder(folder: str | Path, wait: bool = False) -> Iterator[None]:
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         lock = _acquired(folder / LOCK, wait)
     except Timeout:
         raise InputError(f"{folder}: {_holder(folder)} is working in it; wait for it or end it") from None

@@ -320,6 +320,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:
             hold_folder(folder).__enter__()
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a place where no folder can be made")
+def test_a_place_where_no_folder_can_be_made_is_named() -> None:
+    for write in (lambda: hold_folder("/proc/x/run").__enter__(), lambda: write_json("/proc/x/run/a.json", {})):
+        with pytest.raises(InputError, match="/proc/x/run: no folder can be made there"):
+            write()
+
+
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG])
 def test_a_disk_that_may_not_be_written_is_named_wherever_it_shows(tmp_path, monkeypatch, capsys, code) -> None:
     def refuse(path: Path, **_: object) -> None:
