@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from accelerate import Accelerator
@@ -36,6 +37,8 @@ def load_model(path: str | Path, dtype: str, device: torch.device) -> PreTrained
         model = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=getattr(torch, dtype), attn_implementation=_attention_for(config)
         )
+    except UnpicklingError:
+        raise InputError(f"{path}: its weights hold more than tensors, which might run; give safetensors") from None
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise

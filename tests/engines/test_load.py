@@ -45,6 +45,27 @@ def test_a_folder_must_hold_a_model_and_a_tokenizer(tiny_model: Path, tmp_path: 
         TransformersEngine(tmp_path / "weightless")
 
 
+class _Code:
+    """What a pickle may hold beside tensors: unpickled, it would run."""
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("was_run"),)
+
+
+def test_weights_that_would_run_code_are_refused_and_plain_ones_of_torch_are_read(
+    tiny_model: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = load_model(tiny_model, "float32", torch.device("cpu")).state_dict()
+    shutil.copytree(tiny_model, tmp_path / "old", ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(weights, tmp_path / "old" / "pytorch_model.bin")
+    assert load_model(tmp_path / "old", "float32", torch.device("cpu")).num_parameters()
+    torch.save({**weights, "more": _Code()}, tmp_path / "old" / "pytorch_model.bin")
+    with pytest.raises(InputError, match="hold more than tensors"):
+        load_model(tmp_path / "old", "float32", torch.device("cpu"))
+    assert not (tmp_path / "was_run").exists()
+
+
 def test_a_tokenizer_that_glues_words_is_refused_and_the_remedy_mends_it(tiny_model: Path, tmp_path: Path) -> None:
     """As in a local copy of R1-Distill-Llama: a class that splits in its own way over a byte-level tokenizer.json."""
     folder = tmp_path / "r1-distill-llama"
