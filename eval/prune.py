@@ -32,7 +32,7 @@ from secateur.deepprune.evidence import JudgedRule, Rule
 from secateur.deepprune.job import LiveResult, ProblemJob
 from secateur.deepprune.judges.folder import find_judge, load_judge
 from secateur.deepprune.judges.registry import UNTRAINED
-from secateur.deepprune.prune import job_of, rule_for
+from secateur.deepprune.prune import job_of, rule_for, unasked_warning
 from secateur.deepprune.rule import ADAPTIVE_RULE, PUBLISHED_RULE, PruneRule
 from secateur.engines.base import Engine
 from secateur.runtime.config import parse_config
@@ -235,10 +235,18 @@ class Answering:
                 jobs.append(job)
             by_job.setdefault(job.problem_id, []).append(question)
         how = (config.spec, self.judge, self.rule, max(config.rows, config.n), extract, kind.groups)
+        unasked: list[str | None] = []
         for result in run_live(engine, jobs, *how):
+            unasked.append(self._unasked(result))
             for question in by_job[result.problem_id]:  # the same text twice is answered once
                 right = None if question.gold is None else kind.right(result.answer, question.gold)
                 yield answered(question, result, self.settings, right)
+        if unasked[0] and all(unasked):
+            say(f"[bold]warning: {escape(unasked[0])}[/bold]")
+
+    def _unasked(self, result: LiveResult) -> str | None:
+        judged = self.judge is not None and isinstance(self.rule, JudgedRule)
+        return unasked_warning(self.judge, result.traces) if judged else None
 
 
 def answered(question: Question, result: LiveResult, settings: str, right: bool | None) -> Answered:

@@ -210,8 +210,8 @@ def _answers(answers: Answers | str | None, answer_from: str | Extract) -> Answe
 def result_of(task: ProblemTask, live: LiveResult) -> PruneResult:
     """What a task came to, for whoever asked."""
     judge, states = task.judge, Counter(trace.status for trace in live.traces)
-    if judge is not None and isinstance(task.rule, JudgedRule):
-        _warn_of_whole_cuts(judge, live.traces)
+    if judge is not None and isinstance(task.rule, JudgedRule) and (words := unasked_warning(judge, live.traces)):
+        warnings.warn(words, RuntimeWarning, stacklevel=3)
     lengths = [len(trace.token_ids) for trace in live.traces if trace.status in ("whole", "finished")]
     return PruneResult(
         live.answer,
@@ -249,16 +249,15 @@ def job_of(
     return ProblemJob.sampled(name, prompt_ids, n, seed, voteless)
 
 
-def _warn_of_whole_cuts(judge: Judge, traces: Sequence[TraceResult]) -> None:
-    """Say where no trace came to its cut, as in a language that the reasoning words are not of."""
+def unasked_warning(judge: Judge, traces: Sequence[TraceResult]) -> str | None:
+    """What is to be said where no trace came to its cut, as in a language that the reasoning words are not of."""
     started = [trace for trace in traces if trace.status != "unstarted"]
-    if started and all(trace.status == "whole" for trace in started):
-        warnings.warn(
-            f"no trace has {judge.cut_rule.in_words}, so the judge '{judge.name}' was never asked; take one that "
-            "cuts earlier, or at tokens (cut_kind: tokens)",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+    if not started or any(trace.status != "whole" for trace in started):
+        return None
+    return (
+        f"no trace has {judge.cut_rule.in_words}, so the judge '{judge.name}' was never asked; take one that cuts "
+        "earlier, or at tokens (cut_kind: tokens)"
+    )
 
 
 def rule_for(rule: Rule | None, judge: Judge | None) -> Rule:

@@ -60,6 +60,15 @@ def test_a_file_is_answered_as_by_the_function_and_a_cut_run_goes_on(questions: 
     assert changed.returncode == 2 and "answers.jsonl, line 1: was changed since it was written" in changed.stderr
 
 
+def test_a_judge_that_was_never_asked_is_told(repository: Path) -> None:
+    """The embedded model's traces have none of the reasoning words, as those of a language that lacks them."""
+    done = run(repository, "--problem", TEXTS[0], "--judge", "random", "--rule", "published")
+    assert done.returncode == 0, done.stderr
+    assert "warning: no trace has 25 reasoning words, so the judge 'random' was never" in " ".join(
+        done.stdout.split()
+    )
+
+
 def test_one_problem_is_answered_on_the_terminal(repository: Path) -> None:
     done = run(repository, "--problem", TEXTS[0])
     assert done.returncode == 0, done.stderr
