@@ -56,6 +56,7 @@ from trainers.grpo.callbacks import (
     DeadWatch,
     EngineNote,
     MemoryReturn,
+    check_start,
     round_log,
 )
 from trainers.grpo.dynamic import GROUPS
@@ -94,6 +95,7 @@ def _fit(job: RoundJob, round_: Round, start_model: str, arguments: GRPOConfig, 
     stop, schedule = CleanStop(job.folder.path), job.config.schedule
     watch = DeadWatch(job.folder.round_folder(round_), schedule.dead_after_steps, schedule.stop_when_dead)
     trainer = _make_trainer(job, round_, start_model, arguments, [watch, stop])
+    check_start(trainer.model, start_model)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.accelerator.wait_for_everyone()
     watch.leave()

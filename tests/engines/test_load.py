@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, LlamaConfig
 
 from schedules.export import export_model
+from secateur.engines.base import SamplingSpec
 from secateur.engines.detokenize import Detokenizer
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.model_files import (
@@ -277,6 +279,21 @@ def test_an_end_token_that_is_not_the_templates_is_warned_of(tiny_model: Path, t
     warning = unstopped_turn(tokenizer, ids)
     assert f'"eos_token_id": [{end}, {pad}]' in warning
     assert "ends a turn with <|im_end|>" in warning and "stop at <|pad|> only" in warning
+
+
+def test_a_model_that_has_diverged_is_measured_and_told_once(tiny_model: Path) -> None:
+    model = load_model(tiny_model, "float32", torch.device("cpu"))
+    engine = TransformersEngine(model, load_tokenizer(tiny_model))
+    engine.start((5, 6), [0], SamplingSpec(max_tokens=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.step()
+        model.model.layers[0].mlp.up_proj.weight.data[0, 0] = float("inf")
+    with pytest.warns(RuntimeWarning, match=r"logits are not finite in torch\.float32") as told:
+        for seed in (1, 2):
+            engine.start((5, 6), [seed], SamplingSpec(max_tokens=2))
+            assert all(event.token_ids for event in engine.step())
+    assert len(told) == 1
 
 
 def test_packed_layers_give_the_bits_of_plain_ones(tiny_model: Path) -> None:

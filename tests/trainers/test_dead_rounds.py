@@ -21,7 +21,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, read_jsonl, write_text
 from tests.conftest import REPOSITORY
 from tests.launches import DDP, finish, launch, write_config
-from trainers.grpo.callbacks import CompletionSample, DeadWatch
+from trainers.grpo.callbacks import CompletionSample, DeadWatch, check_start
 from trainers.grpo.job import RoundJob
 from trainers.grpo_len import train_next_round
 
@@ -92,6 +92,17 @@ def test_weights_that_are_lost_end_a_round_at_once_and_are_not_saved(tmp_path, s
     with pytest.raises(InputError, match=r"weights are not finite.*learning_rate"):
         watched.watch.leave()
     assert (tmp_path / "dead.json").exists() == stop
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_start_model_that_has_diverged_is_named_before_anything_is_sampled(trained) -> None:
+    """Frozen weights under adapters too: TRL's sampling would end in a traceback."""
+    model = torch.nn.Linear(2, 2)
+    model.requires_grad_(trained)
+    check_start(model, "models/mine")
+    model.weight.data[0, 0] = float("nan")
+    with pytest.raises(InputError, match="models/mine: its weights are not finite"):
+        check_start(model, "models/mine")
 
 
 def test_steps_before_a_resume_count(tmp_path, capsys) -> None:

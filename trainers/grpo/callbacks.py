@@ -120,10 +120,19 @@ class DeadWatch(TrainerCallback):
         raise InputError(explain_end(self.folder, self.ended, self.stop))
 
 
-def weights_are_finite(model: torch.nn.Module) -> bool:
+def weights_are_finite(model: torch.nn.Module, frozen_too: bool = False) -> bool:
     """Whether all that is trained is, as far as this process holds it (under ZeRO-3 its shard of each weight)."""
-    trained = (one for one in model.parameters() if one.requires_grad)
-    return all(is_finite(getattr(one, "ds_tensor", one).detach()) for one in trained)
+    looked_at = (one for one in model.parameters() if one.requires_grad or frozen_too)
+    return all(is_finite(getattr(one, "ds_tensor", one).detach()) for one in looked_at)
+
+
+def check_start(model: torch.nn.Module, name: str) -> None:
+    """Raises `InputError` for a start model from which nothing could be sampled."""
+    if not weights_are_finite(model, frozen_too=True):
+        raise InputError(
+            f"{name}: its weights are not finite, so nothing can be learned from what it says; take another model, "
+            "or load it with bfloat16 or float32 (model_init_kwargs: dtype)"
+        )
 
 
 class CompletionSample(TrainerCallback):

@@ -8,6 +8,7 @@ dtype "float64" a live run and a replay agree token for token.
 """
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,6 +90,7 @@ class TransformersEngine:
         self._traces: dict[int, LiveTrace] = {}
         self._handles = itertools.count()
         self._pending: list[LiveTrace] = []
+        self._has_numbers = True
 
     def start(self, prompt_ids: Sequence[int], seeds: Sequence[int], spec: SamplingSpec) -> list[int]:
         """See `Engine.start`. The prompt is run through the model in the next `step`, with other new ones.
@@ -123,7 +125,9 @@ class TransformersEngine:
             return []
         parts = [self._batch.decode()] if rows else []
         parts += self._prefill()
-        drawn = self._draw(torch.cat(parts) if len(parts) > 1 else parts[0])
+        logits = torch.cat(parts) if len(parts) > 1 else parts[0]
+        self._warn_of_lost_numbers(logits)
+        drawn = self._draw(logits)
         events = [self._deliver(trace, *token) for trace, token in zip(rows, drawn, strict=True)]
         ended = [trace for trace in rows if trace.status == "finished"]
         for trace in ended:
@@ -204,6 +208,17 @@ class TransformersEngine:
             torch.set_num_threads(threads)
         elif chosen := choose_threads(self.model):
             say(chosen)
+
+    def _warn_of_lost_numbers(self, logits: torch.Tensor) -> None:
+        """Once: a model that has diverged is measured like any other, but who did not know is to be told."""
+        if self._has_numbers and not bool(logits.amax(dim=-1).isfinite().all()):
+            self._has_numbers = False
+            warnings.warn(
+                f"{self.model.name_or_path}: its logits are not finite in {self.model.dtype}, so what it says means "
+                "nothing: its weights hold NaN or infinities, or it overflows there (take bfloat16 or float32)",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def _check_room(self, new: int) -> None:
         running = len(self._batch.rows) + len(self._pending)
