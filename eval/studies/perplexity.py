@@ -78,10 +78,15 @@ def _completion_nll(model: "PreTrainedModel", hidden: torch.Tensor, ids: torch.T
 
 @torch.inference_mode()
 def check_head(model: "PreTrainedModel", trace: ScoredTrace) -> None:
-    """Raises `InputError` if the model's logits are more than its head on its last states (scaled or capped)."""
+    """Raises `InputError` if the model's logits are more than its head on its last states (scaled or capped), or no
+    numbers."""
     ids = torch.tensor([trace.prompt_ids + trace.completion_ids[:1]], device=model.device)
     ours = model.get_output_embeddings()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
     theirs = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+    if not bool(theirs.isfinite().all()):
+        raise InputError(
+            f"{model.name_or_path}: its logits are not finite, so its weights have diverged, or overflow"
+        )
     if not torch.allclose(ours.float(), theirs.float(), rtol=0.02, atol=0.05):
         raise InputError(
             f"{model.name_or_path}: its logits are scaled or capped after the head, which is not supported"

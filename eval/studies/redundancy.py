@@ -4,7 +4,7 @@ import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -185,12 +185,18 @@ def _cut(stored: StoredTrace, rule: CutRule) -> _Cut:
 
 def measure_folder(path: Path, rule: CutRule | None, extract: Extract = extract_answer) -> Redundancy:
     """A trace folder `<model>/<set>`; without a `rule` cut as it was. Raises `InputError` for a rule that is not that
-    of its traces, whose tokens say where they were cut."""
+    of its traces, whose tokens say where they were cut. Where none was (eval/single.py), texts are."""
     problems, cut = read_trace_folder(path), _folder_cut(path)
     chosen = rule or cut or CutRule()
-    if cut != chosen and any(_has_ids(trace) for entry in problems for trace in entry.traces):
+    if cut is None:
+        problems = [replace(entry, traces=list(map(_as_text, entry.traces))) for entry in problems]
+    elif cut != chosen and any(_has_ids(trace) for entry in problems for trace in entry.traces):
         raise InputError(f"{path}: its traces were cut at {cut}; leave out 'cut_kind' and 'cut_k'")
     return measure(path.parent.name, path.name, problems, chosen, extract)
+
+
+def _as_text(stored: StoredTrace) -> StoredTrace:
+    return replace(stored, trace=replace(stored.trace, token_ids=None))
 
 
 def _folder_cut(path: Path) -> CutRule | None:

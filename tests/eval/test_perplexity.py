@@ -63,6 +63,13 @@ def test_a_head_that_is_more_than_a_product_is_refused(tiny_model) -> None:
         check_head(model, TRACES[0])
 
 
+def test_a_model_without_numbers_is_called_that(tiny_model) -> None:
+    model = load_model(tiny_model, "float32", CPU)
+    model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(InputError, match="logits are not finite"):
+        check_head(model, TRACES[0])
+
+
 def test_summaries_weigh_tokens_or_traces() -> None:
     found = summarise([[(10, 20.0), (30, 15.0)], [(10, 5.0)]])
     assert found.token_nll == pytest.approx(40 / 50)

@@ -12,7 +12,7 @@ from eval.studies.redundancy import measure, read_redundancy, show, write
 from eval.traces.foreign import Importer, import_file, model_folder, read_foreign, without_prompt
 from secateur.deepprune.cut import CutRule
 from secateur.engines.model_files import load_tokenizer
-from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
+from secateur.engines.trace_folder import ProblemTraces, StoredTrace, TraceFolderWriter, read_trace_folder
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl
 from secateur.tasks.records import Problem, Trace
@@ -62,6 +62,17 @@ def test_one_trace_a_problem_has_no_pairs_and_no_share_of_them(capsys, tmp_path:
     assert row.split()[2:4] == ["–", "1.00"]
     write([report], tmp_path, "answer")
     assert read_redundancy(tmp_path) == [report]
+
+
+def test_traces_that_were_never_cut_are_cut_in_their_texts(tmp_path: Path) -> None:
+    """As those of eval/single.py, which have their token ids."""
+    with TraceFolderWriter(tmp_path / "m" / "s", {"model": "m"}) as writer:
+        for sample, words in enumerate(("so so so so", "a b c d")):
+            writer.add(Trace("p", "q", "7", sample, f"{words} \\boxed{{7}}", "m", (1, 2, 3), 3, "stop"))
+    (report,) = measure_path(
+        RedundancyConfig(traces=str(tmp_path / "m" / "s"), cut_kind="words", cut_k=2), tmp_path / "m" / "s"
+    )
+    assert (report.cut_unit, report.whole_cuts, report.pairs) == ("characters", 0.5, 1)
 
 
 def test_files_are_written(tmp_path: Path) -> None:
