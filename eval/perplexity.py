@@ -14,14 +14,15 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     answer_early(__file__)
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from rich.markup import escape
 
 from eval.studies.perplexity import (
     PerplexityReport,
+    ScoredTrace,
     check_stored,
     model_figures,
     read_scores,
@@ -34,7 +35,6 @@ from eval.studies.traces import check_traces_key, claim_folder, read_model_trace
 from eval.traces.sampling import local_device, quiet_library_bars
 from secateur.engines.gguf import plain_model
 from secateur.engines.model_files import load_tokenizer
-from secateur.engines.models import load_model
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say, use_one_torch_thread
 from secateur.runtime.errors import InputError
@@ -83,6 +83,15 @@ class PerplexityConfig(PromptKeys):
         return {"model": model, "traces": self.traces, "dtype": self.dtype, **self.prompt.stored}
 
 
+def _score(config: PerplexityConfig, wanted: Sequence[ScoredTrace], nll: Path) -> None:
+    import torch
+
+    from secateur.engines.models import load_model
+
+    model = load_model(config.model, config.dtype, torch.device(local_device(config.device)))
+    score_missing(model, wanted, nll, config.batch_tokens)
+
+
 def score_traces(config: PerplexityConfig) -> None:
     """Score what is missing, write and show the figures."""
     folder = Path(config.output_dir)
@@ -95,8 +104,7 @@ def score_traces(config: PerplexityConfig) -> None:
     stored = read_scores(nll)
     check_stored(stored, wanted, folder)
     if not {trace.key for trace in wanted} <= stored.keys():
-        model = load_model(config.model, config.dtype, torch.device(local_device(config.device)))
-        score_missing(model, wanted, nll, config.batch_tokens)
+        _score(config, wanted, nll)
     scores, extract = read_scores(nll), extraction(config.answer_from, starts_inside_thinking(tokenizer))
     models = {name: model_figures(name, problems, scores, extract) for name, problems in sources.items()}
     report = PerplexityReport(asdict(config), GRADER_VERSION, models)

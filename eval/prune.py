@@ -30,11 +30,11 @@ from secateur.deepprune.answers import AHEAD, FEWEST_TOKENS, SHORTEST_WAIT, answ
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.evidence import JudgedRule, Rule
 from secateur.deepprune.job import LiveResult, ProblemJob
-from secateur.deepprune.judges.folder import find_judge, load_judge
-from secateur.deepprune.judges.registry import UNTRAINED
+from secateur.deepprune.judges.folder import check_judge, load_judge
 from secateur.deepprune.prune import job_of, rule_for, unasked_warning
 from secateur.deepprune.rule import ADAPTIVE_RULE, PUBLISHED_RULE, PruneRule
 from secateur.engines.base import Engine
+from secateur.engines.registry import engine_kind
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import progress, say, use_one_torch_thread
 from secateur.runtime.errors import InputError
@@ -141,8 +141,8 @@ class PruneConfig(SamplingKeys):
         if self.problems is not None:
             check_source(self.problems)
             check_drawn(self.problems, self.problem_count)
-        if self.judge is not None and self.judge not in UNTRAINED:
-            find_judge(self.judge)
+        if self.judge is not None:
+            check_judge("judge", self.judge, engine_kind(self.engine).hands_out_states)
 
     def key_of(self, model: str) -> str:
         return model

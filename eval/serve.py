@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before what takes seconds to import
     answer_early(__file__)
 
 import ipaddress
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +24,11 @@ import httpx
 from eval.prune import RULES
 from eval.traces.sampling import SamplingKeys, local_device, quiet_library_bars
 from secateur.deepprune.evidence import JudgedRule, Rule
-from secateur.deepprune.judges.folder import load_judge
+from secateur.deepprune.judges.folder import check_judge, load_judge
 from secateur.deepprune.pruner import Pruner
 from secateur.engines.model_files import load_tokenizer
 from secateur.engines.openai.protocol import ApiKey
+from secateur.engines.registry import engine_kind
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import use_one_torch_thread
 from secateur.runtime.errors import InputError
@@ -128,6 +130,18 @@ class ServeConfig(SamplingKeys):
                 f"{KEY_VARIABLE}, or say --without_key true"
             )
 
+    def check_inputs(self) -> None:
+        """The judge is there, and the ports can be had."""
+        if self.judge is not None:
+            check_judge("judge", self.judge, engine_kind(self.engine).hands_out_states)
+        for bound in self.bind():
+            bound.close()
+
+    def bind(self) -> list[socket.socket]:
+        """The sockets that the service listens at."""
+        own = [bind(self.host, self.port)]
+        return own + ([] if self.shared_port is None else [bind(self.host, self.shared_port, shared=True)])
+
     def _take_upstream(self) -> None:
         if self.upstream is not None:
             if self.engine not in ("transformers", "openai"):
@@ -197,8 +211,7 @@ def only_model(upstream: str, key: ApiKey) -> str:
 
 def run(config: ServeConfig) -> None:
     """Open everything, and answer until a signal comes."""
-    bound = [bind(config.host, config.port)]
-    bound += [] if config.shared_port is None else [bind(config.host, config.shared_port, shared=True)]
+    bound = config.bind()
     judge = None if config.judge is None else load_judge(config.judge, config.model)
     tokenizer = load_tokenizer(config.tokenizer_of("model"))
     pruner = Pruner(
@@ -218,6 +231,7 @@ def run(config: ServeConfig) -> None:
 @entry_point
 def main() -> None:
     config = parse_config(ServeConfig)
+    config.check_inputs()
     if current_ranks().world_size > 1:
         raise InputError(
             "eval/serve.py runs in one process; start it without a launcher, once for each GPU (shared_port)"

@@ -36,6 +36,7 @@ _AT_LEAST_ONE = (
 
 
 TOKEN = "hub_token"
+_OR_TYPED = " or command line"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +261,8 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole config file with its overrides: our keys checked, TRL's as given. `where` is named in messages.
+    """A whole config file with its overrides: our keys checked, TRL's as given. `where` is named in messages, apart
+    from those on keys that were `typed` on the command line.
 
     `hub_token` is TRL's key of that name; it is kept apart from the others, which are written down and handed on.
     """
@@ -269,6 +271,11 @@ class RunConfig:
     trainer: dict[str, JSON]
     where: str
     hub_token: str | None = field(default=None, repr=False)
+    typed: frozenset[str] = frozenset()
+
+    def where_of(self, key: str) -> str:
+        """Where a key was given."""
+        return "command line" if key in self.typed else self.where.removesuffix(_OR_TYPED)
 
     def resolved(self) -> dict[str, JSON]:
         """All keys of the run, ours with their defaults: what `config.yaml` of the run folder holds."""
@@ -301,9 +308,9 @@ def read_run_config(argv: Sequence[str]) -> RunConfig:
     for name, entry in fields.items():
         if name not in ours and entry.default is entry.default_factory is dataclasses.MISSING:
             raise InputError(f"{path}: key '{name}' is required and not given; {_remedy(name, list(trainer))}")
-    where = f"{path} or command line" if overrides.keys() & trainer.keys() else path
+    where = f"{path}{_OR_TYPED}" if overrides.keys() & trainer.keys() else path
     try:
-        return RunConfig(ScheduleConfig(**ours), trainer, where, _checked_token(token))
+        return RunConfig(ScheduleConfig(**ours), trainer, where, _checked_token(token), frozenset(overrides))
     except InputError as error:
         raise InputError(f"{blamed(str(error), overrides, path)}: {error}") from None
 

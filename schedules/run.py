@@ -50,6 +50,7 @@ from schedules.state import (
 from schedules.validation.report import draw_rounds, round_publication, show_rounds, show_selection
 from schedules.validation.sampling import RoundValidation, validation_processes, validation_settings
 from schedules.validation.screening import Screening
+from secateur.runtime.config import take_options
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder
@@ -233,29 +234,16 @@ class Driver:
 
 @entry_point
 def main() -> None:
-    argv, accelerate_config = _take_option(sys.argv[1:], "--accelerate_config")
-    argv, launcher = _take_option(argv, "--launcher")
-    argv, processes = _take_option(argv, "--num_processes")
-    if accelerate_config is None:
+    argv, launch = take_options(sys.argv[1:], ("accelerate_config", "launcher", "num_processes"))
+    processes = launch.get("num_processes")
+    if "accelerate_config" not in launch:
         raise InputError("command line: --accelerate_config is missing; give a file of configs/accelerate/")
     if processes is not None and not processes.isdigit():
         raise InputError(f"command line: --num_processes has the value '{processes}'; give a number")
-    started = Launcher(accelerate_config, launcher or "", int(processes) if processes else None)
+    started = Launcher(launch["accelerate_config"], launch.get("launcher", ""), int(processes) if processes else None)
     config = read_run_config(argv)
-    token: str | None = ""
-    while token is not None:  # the launches see their command lines, and so does everybody else
-        argv, token = _take_option(argv, f"--{TOKEN}")
+    argv, _ = take_options(argv, (TOKEN,))  # the launches see their command lines, and so does everybody else
     Driver(config, argv, started).run()
-
-
-def _take_option(argv: list[str], name: str) -> tuple[list[str], str | None]:
-    """`argv` without `name VALUE` (or `name=VALUE`), and the value."""
-    for index, word in enumerate(argv):
-        if word == name and index + 1 < len(argv):
-            return argv[:index] + argv[index + 2 :], argv[index + 1]
-        if word.startswith(f"{name}="):
-            return argv[:index] + argv[index + 1 :], word.partition("=")[2]
-    return argv, None
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ TABLE = ("table", "--config", "configs/demo/combined.yaml", "--models", "{base: 
 TRACES = ("traces", "--config", "configs/demo/collect_judge_traces.yaml", *SINGLE[3:])
 JUDGE = ("judge", "--config", "configs/demo/judge_own_states.yaml", *MODEL)
 TUNE, SCORER = ("tune", *MODEL, "--output_dir", "x"), ("scorer", "--config", "configs/demo/scorer.yaml")
+SERVE = ("serve", *MODEL)
 TRAIN = ("train", "--config", "configs/demo/thinkprune.yaml", *CPU)
 VALUES = {
     (*SINGLE, "--temperature", "-1"): "key 'temperature' has the value -1.0: expected 0 (greedy) or more",
@@ -192,16 +193,30 @@ VALUES = {
     (*TABLE, "--judges", "{base: [random]}", "--problems", "aime99"): "aime99: no such file and no known set",
     (*TRACES, "--problems", "{a: no.jsonl}", "--problem_counts", "{}"): "no.jsonl: no such file and no known set",
     (*JUDGE, "--train", "/nope"): "/nope: no such folder of traces; make it with eval/collect_traces.py",
+    (*JUDGE, "--model", "/nope"): "key 'model' has the value '/nope': no such folder",
+    (*JUDGE, "--generator", "/nope"): "key 'generator' has the value '/nope': no such folder",
+    (*SERVE, "--port", "99999999"): "127.0.0.1:99999999 cannot be had (bind(): port must be 0-65535.); give another",
+    (*SERVE, "--shared_port", "-1"): "127.0.0.1:-1 cannot be had",
+    (*SERVE, "--judge", "/nope"): "key 'judge' has the value '/nope': no judge.json there; train one with",
+    (*SERVE, "--n", "0"): "key 'n' has the value 0; it must be at least 1",
     (*SCORER, "--model", "/nope"): "key 'model' has the value '/nope': no such folder",
     (*SCORER, *MODEL, "--train", "/nope"): "/nope: no such folder of traces; make it with eval/collect_traces.py",
     (*SCORER, "--seed", "-1"): "key 'seed' has the value -1; give a whole number from 0",
-    (*ASKED, "--judge", "/nope"): "/nope: no judge there (judge.json is missing); train one with",
+    (*ASKED, "--judge", "/nope"): "key 'judge' has the value '/nope': no judge.json there; train one with",
     ("prune", *MODEL, "--problems", "no.jsonl", "--output_dir", "x"): "no.jsonl: no such file and no known set",
     (*TRAIN[:3],): "--accelerate_config is missing; give a file of configs/accelerate/",
     (*TRAIN, "--limits", "[100, 200"): "--limits has the value '[100, 200', which is not YAML",
     (*TRAIN, "--limits", "[-100]"): "key 'limits' has the value -100; a limit is a positive number of tokens",
     (*TRAIN, "--reward", "hard"): "key 'reward' has the value 'hard'; choose one of hard_limit, reference,",
     (*TRAIN, "--num_processes", "two"): "--num_processes has the value 'two'; give a number",
+    (*TRAIN, "--problems", "no.jsonl"): "no.jsonl: no such file and no known set",
+    (*TRAIN, "--problem_count", "null"): "'arithmetic:train' is endless: say how many problems to draw",
+    (*TRAIN, "--learning_rate", "fast"): "command line: key 'learning_rate' has the value 'fast': expected float",
+    (*TRAIN, "--beta", "-1"): "command line: key 'beta' has the value -1.0; it must be 0 or more",
+    (*TRAIN, "--loss_type", "dpo"): "command line: key 'loss_type' has the value 'dpo'; choose one of grpo,",
+    (*TRAIN, "--num_generations", "7"): "a generation batch of 96 completions (2 processes) is no multiple of",
+    (*TRAIN[:3], "--accelerate_config"): "command line: --accelerate_config has no value; write --acc",
+    ("train",): "command line: --config is missing; pass --config configs/",
     ("ls", "nowhere"): "nowhere: no such folder; give the one that holds your runs",
     ("ls", "a", "b"): "unrecognized arguments: b; --help explains them all",
     ("doctor", "now"): "unrecognized arguments: now; --help explains them all",
@@ -220,6 +235,47 @@ def test_a_wrong_value_is_one_line_before_torch_is_loaded(words: tuple[str, ...]
     said = secateur(repository, *words, allowed="('pydantic', 'numpy')")
     assert (said.returncode, said.stdout) == (2, ""), said.stderr
     assert said.stderr.count("\n") == 1 and said.stderr.startswith("error: ") and VALUES[words] in said.stderr
+
+
+TRACE_FOLDER = ("--traces", "{base: trainers/embedded_model}")
+OF_SCRIPTS = {
+    ("trainers/grpo_len.py", "--config", "configs/demo/thinkprune.yaml", "--top_p", "9"): "key 'top_p' has the value",
+    ("trainers/embedded.py", "--output_dir", "x", "--seed", "few"): "key 'seed' has the value 'few': expected int",
+    ("trainers/embedded.py", "--output_dir", "x", "--batch_tokens", "-1"): "'batch_tokens' has the value -1; it must",
+    ("trainers/judge_sweep.py", "--config", "configs/demo/judge_sweep.yaml", "--seeds", "few"): "key 'seeds' has the",
+    (
+        "eval/budget_forcing.py",
+        "--config",
+        "configs/demo/budget_forcing.yaml",
+        *SINGLE[3:],
+        "--budgets",
+        "[0]",
+    ): "from 1",
+    ("eval/demo.py", "--judge", "best"): "key 'judge' has the value 'best': choose one of linear_own_states,",
+    ("eval/joined.py", "--runs", "/nope"): "key 'runs' names '/nope': no combined.json there",
+    ("eval/keywords.py", "--traces", "{base: /nope}"): "key 'traces.base' has the value '/nope': no such folder",
+    ("eval/perplexity.py", *TRACE_FOLDER, *MODEL, "--batch_tokens", "0"): "key 'batch_tokens' has the value 0; give",
+    ("eval/phases.py", *TRACE_FOLDER, "--tokenizer", "x", "--base_url", "host", "--model", "m"): "'base_url'",
+    ("eval/real.py", "--seed", "-1"): "key 'seed' has the value -1; give 0 or more",
+    ("eval/redundancy.py", "--traces", "/nope"): "/nope: no such file",
+    ("eval/rule_sweep.py", "--config", "configs/demo/rule_sweep.yaml", "--sweep", "{k: [1]}"): "unknown key 'k'",
+    ("rewards/check.py", "--reward", "hard_limit", "--limit", "3"): "key 'limit' has the value 3; give tokens, 10 or",
+    ("schedules/model_card.py", "--run", "/nope"): "--run /nope: no finished schedule",
+    ("schedules/wandb_report.py", "--run", "/nope"): "/nope: nothing of it was sent to W&B",
+}
+HEAVY = {"torch", "transformers", "trl", "scipy.stats", "scipy.cluster"}
+
+
+@pytest.mark.parametrize("words", OF_SCRIPTS, ids=lambda words: words[0])
+def test_a_wrong_value_ends_a_script_before_it_loads_what_takes_seconds(words: tuple[str, ...], repository: Path):
+    said = subprocess.run(
+        [sys.executable, "-X", "importtime", *words], cwd=repository, capture_output=True, text=True
+    )
+    lines = said.stderr.splitlines()
+    loaded = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    told = [line for line in lines if not line.startswith("import time:")]
+    assert said.returncode == 2 and len(told) == 1 and OF_SCRIPTS[words] in told[0], told
+    assert "psutil" in loaded and not loaded & HEAVY
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

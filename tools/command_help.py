@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from trl import GRPOConfig
 
 from schedules.config import ScheduleConfig
-from secateur.runtime.commands import HELP_FILE, CommandHelp, Group, KeyHelp
+from secateur.runtime.commands import HELP_FILE, LAUNCH_ONLY, CommandHelp, Group, KeyHelp
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import say
 from secateur.runtime.files import JSON, write_text
@@ -35,24 +35,25 @@ from tools.config_keys import REPOSITORY, Command, find_commands
 from trainers.grpo import keys as grpo_keys
 
 _EXAMPLE_CHARACTERS = 70
+_SCHEDULE_CHECK = f"{grpo_keys.__name__}:{grpo_keys.check_command.__name__}"
 
 
 def command_help(command: Command) -> CommandHelp:
     """What there is to say of a script."""
-    groups = [Group("on the command line only", _launch_keys(command))] if command.launch_options else []
+    groups = [Group(LAUNCH_ONLY, _launch_keys(command))] if command.launch_options else []
     if command.config is None:
         keys = [KeyHelp((key,), "", default, text) for key, default, text in command.arguments]
-        return CommandHelp(command.purpose, False, "", {}, (Group("options", tuple(keys)),) if keys else ())
+        return CommandHelp(command.purpose, False, "", "", {}, (Group("options", tuple(keys)),) if keys else ())
     groups += _groups(command.config)
-    barred = grpo_keys.OWNED if command.config is ScheduleConfig else {}
-    return CommandHelp(command.purpose, True, _read_first(command), barred, tuple(groups))
+    if command.config is not ScheduleConfig:
+        return CommandHelp(command.purpose, True, _read_first(command), "", {}, tuple(groups))
+    return CommandHelp(command.purpose, True, "", _SCHEDULE_CHECK, grpo_keys.OWNED, tuple(groups))
 
 
 def _read_first(command: Command) -> str:
-    """The class of keys that can be read before the command is imported: it stands in another file, and TRL adds no
-    keys to it."""
+    """The class of keys that can be read before the command is imported: it stands in another file."""
     module, apart = command.config.__module__, command.path.removesuffix(".py").replace("/", ".")
-    return "" if command.config is ScheduleConfig or module == apart else f"{module}:{command.config.__name__}"
+    return "" if module == apart else f"{module}:{command.config.__name__}"
 
 
 def _launch_keys(command: Command) -> tuple[KeyHelp, ...]:
@@ -68,7 +69,7 @@ def _groups(config: type) -> Iterator[Group]:
     for owner in dict.fromkeys(meaning.owner for name, meaning in all_meanings(config).items() if name in left):
         yield Group(title_of(owner), _most_used_first(list(_keys_of(config, owner, left)), given))
     if config is ScheduleConfig:
-        yield Group("TRL's keys", _most_used_first(list(_trl_keys(set(all_meanings(config)))), given))
+        yield Group(grpo_keys.TRL_KEYS, _most_used_first(list(_trl_keys(set(all_meanings(config)))), given))
 
 
 def _keys_of(config: type, owner: type, names: set[str]) -> Iterator[Key]:

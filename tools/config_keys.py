@@ -129,7 +129,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 _FOLDERS = ("schedules", "trainers", "eval", "rewards", "secateur")
 _DOOR = REPOSITORY / "secateur" / "cli.py"  # leads to all the others
 _BEGINNING = "@entry_point\ndef main("  # of a script that a user starts
-_READERS = ("parse_config", "HfArgumentParser")  # called with a config class
+_READER = "parse_config"  # called with a config class
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _config_class(calls: list[ast.Call], name: str) -> type | None:
     for call in calls:
         if _called(call) == "read_run_config":
             return ScheduleConfig
-        if _called(call) in _READERS and call.args and isinstance(call.args[0], ast.Name):
+        if _called(call) == _READER and call.args and isinstance(call.args[0], ast.Name):
             module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
             found = getattr(module, call.args[0].id, None)
             if isinstance(found, type) and dataclasses.is_dataclass(found):
@@ -193,12 +193,12 @@ def _config_class(calls: list[ast.Call], name: str) -> type | None:
 
 
 def _launch_option(call: ast.Call) -> list[str]:
-    """The `--option` that a script takes for itself, in a call such as `_take_option(argv, "--launcher")`."""
-    if _called(call) == "take_plan_options":
-        return [f"--{name}" for name in PLAN_OPTIONS]
-    if _called(call) != "_take_option":
+    """The options that a script takes for itself, in a call such as `take_options(argv, ("launcher",))`."""
+    if _called(call) != "take_options":
         return []
-    return [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
+    if ast.unparse(call.args[1]) == "PLAN_OPTIONS":
+        return [f"--{name}" for name in PLAN_OPTIONS]
+    return [f"--{name.value}" for name in ast.walk(call.args[1]) if isinstance(name, ast.Constant)]
 
 
 def _argument(call: ast.Call, where: str) -> tuple[str, str, str]:

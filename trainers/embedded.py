@@ -25,38 +25,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn import functional
 from transformers import (
     GenerationConfig,
-    HfArgumentParser,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
     set_seed,
 )
 
+from secateur.runtime.config import parse_config
 from secateur.runtime.process import entry_point
 from secateur.tasks.arithmetic import iter_problems, make_problems
+from trainers.embedded_keys import EmbeddedConfig
 from trainers.pretraining import Batch, corpus_text, evaluate, render_prompt, stream_batches, train_tokenizer
 
 CONTEXT_TOKENS = 1024  # room for the prompt, the longest trace and a judge's question
 TOKENIZER_TRACES = 3000  # corpus traces the vocabulary is learned from; every word occurs many times
 ROUNDED_TO = torch.float16  # precision on disk: below 1 MB, and the figures are measured after rounding
-
-
-@dataclass
-class EmbeddedArguments:
-    """Options of the embedded training."""
-
-    output_dir: str  # gets the model folder and training.json
-    seed: int = 0  # of the corpus, the weights and the evaluation
-    clean_tokens: int = 1_500_000  # of phase 1, the clean traces
-    noisy_tokens: int = 2_500_000  # of phase 2, the traces with planted errors
-    batch_tokens: int = 2048  # padded tokens per step
-    matrix_lr: float = 0.02  # Muon, on the matrices of the layers
-    other_lr: float = 5e-3  # AdamW, on embeddings and norms
-    decay_share: float = 0.5  # last fraction (0-1) of the training in which the learning rates fall to 0
-    key_weight: float = 4.0  # loss weight of step headers and decision words
-    eval_problems: int = 240  # that the finished model is measured on
-    eval_samples: int = 4  # of each of them
-    threads: int = 1  # of torch
 
 
 @dataclass(frozen=True)
@@ -103,7 +86,7 @@ def weighted_loss(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
     return (losses * weights).sum() / weights.sum()
 
 
-def build_optimizers(model: Qwen3ForCausalLM, args: EmbeddedArguments) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Qwen3ForCausalLM, args: EmbeddedConfig) -> list[torch.optim.Optimizer]:
     """Muon on the layers' matrices, AdamW on the rest; AdamW alone sat on a plateau ten times longer."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
@@ -149,7 +132,7 @@ def progress_line() -> Progress:
     )
 
 
-def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: EmbeddedArguments) -> TrainingTotals:
+def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: EmbeddedConfig) -> TrainingTotals:
     """Both phases, one after the other, under one learning-rate schedule."""
     optimizers = build_optimizers(model, args)
     phases = (("clean traces", True, args.clean_tokens), ("corpus", False, args.clean_tokens + args.noisy_tokens))
@@ -199,7 +182,7 @@ def prompt_lengths(tokenizer: PreTrainedTokenizerFast, count: int) -> list[int]:
 @entry_point
 def main() -> None:
     """Train, measure, save."""
-    (args,) = HfArgumentParser(EmbeddedArguments).parse_args_into_dataclasses()
+    args = parse_config(EmbeddedConfig)
     torch.set_num_threads(args.threads)
     set_seed(args.seed)
     started = time.time()

@@ -41,6 +41,7 @@ from schedules.records import write_data
 from schedules.rounds import Round
 from schedules.state import Action, RunFolder
 from secateur.engines.models import keep_special_tokens_only, reduce_gradients_in_place
+from secateur.runtime.config import take_options
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, own_key
@@ -48,7 +49,7 @@ from secateur.runtime.launch_file import check_saves_weights, check_sharding
 from secateur.runtime.process import current_ranks, entry_point
 from secateur.runtime.tensorboard import name_tensorboard_run
 from secateur.runtime.tracking import name_wandb_run
-from trainers.dry_run.report import plan_only, take_plan_options
+from trainers.dry_run.report import PLAN_OPTIONS, plan_only
 from trainers.grpo.adapters import LastCompletions, peft_config, quantization_config
 from trainers.grpo.callbacks import (
     CleanStop,
@@ -194,7 +195,7 @@ def main() -> None:
     use_one_torch_thread()
     accept_indexed_cpu()
     check_sharding()
-    argv, planned = take_plan_options(sys.argv[1:])
+    argv, planned = take_options(sys.argv[1:], PLAN_OPTIONS)
     config = read_run_config(argv)
     if planned or config.schedule.dry_run:
         plan_only(config, planned)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from rich.markup import escape
 
 from eval.studies.traces import ReadProblem, TraceKey
@@ -25,6 +24,7 @@ from secateur.tasks.prompts import Prompt
 from secateur.tasks.records import Trace
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _FORMAT = 1
@@ -46,43 +46,53 @@ class ScoredTrace:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
-@torch.inference_mode()
 def score_batch(model: "PreTrainedModel", batch: Sequence[ScoredTrace]) -> list[float]:
     """Sum of the negative log-likelihoods of each trace's completion ids [nats].
 
     Rows are padded on the right, where causal attention never looks. The logits are made in chunks of positions, so
     that memory does not grow with length × vocabulary.
     """
+    import torch
+
     longest = max(map(len, batch))
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     for row, trace in enumerate(batch):
         ids[row, : len(trace)] = torch.tensor(trace.prompt_ids + trace.completion_ids)
     ids = ids.to(model.device)
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    return [
-        _completion_nll(model, hidden[row], ids[row], len(trace.prompt_ids), len(trace))
-        for row, trace in enumerate(batch)
-    ]
+    with torch.inference_mode():
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return [
+            _completion_nll(model, hidden[row], ids[row], len(trace.prompt_ids), len(trace))
+            for row, trace in enumerate(batch)
+        ]
 
 
-def _completion_nll(model: "PreTrainedModel", hidden: torch.Tensor, ids: torch.Tensor, first: int, end: int) -> float:
+def _completion_nll(
+    model: "PreTrainedModel", hidden: "torch.Tensor", ids: "torch.Tensor", first: int, end: int
+) -> float:
     """`hidden` [positions, width], `ids` [positions]; the ids from `first` to `end` are scored."""
+    from torch.nn.functional import cross_entropy
+
     head, total = model.get_output_embeddings(), 0.0
     chunk = max(1, _LOGIT_BYTES // (4 * model.config.get_text_config(decoder=True).vocab_size))
     for start in range(first, end, chunk):
         stop = min(start + chunk, end)
         logits = head(hidden[start - 1 : stop - 1]).float()
-        total += torch.nn.functional.cross_entropy(logits, ids[start:stop], reduction="none").double().sum().item()
+        total += cross_entropy(logits, ids[start:stop], reduction="none").double().sum().item()
     return total
 
 
-@torch.inference_mode()
 def check_head(model: "PreTrainedModel", trace: ScoredTrace) -> None:
     """Raises `InputError` if the model's logits are more than its head on its last states (scaled or capped), or no
     numbers."""
+    import torch
+
     ids = torch.tensor([trace.prompt_ids + trace.completion_ids[:1]], device=model.device)
-    ours = model.get_output_embeddings()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
-    theirs = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+    with torch.inference_mode():
+        ours = model.get_output_embeddings()(
+            model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
+        )
+        theirs = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
     if not bool(theirs.isfinite().all()):
         raise InputError(
             f"{model.name_or_path}: its logits are not finite, so its weights have diverged, or overflow"

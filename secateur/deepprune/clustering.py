@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from secateur.deepprune.rule import ClusterRule
 from secateur.runtime.errors import InputError
@@ -122,6 +121,8 @@ class LinkedClusters:
 
     def extend(self, count: int) -> None:
         """Place all of them."""
+        from scipy.cluster.hierarchy import fcluster, linkage
+
         n = len(self._scores)
         assert count == n >= 2, "average linkage sees all traces together"
         earlier, later = np.triu_indices(n, 1)

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.special import expit
-from scipy.stats import rankdata
 
 from secateur.deepprune.cut import CutRule
 from secateur.deepprune.judges.record import HEAD_FILE, Generator, JudgeOrigin
@@ -108,7 +107,8 @@ def features_of(siblings: Sequence[Observed], reads: Sequence[Reading]) -> np.nd
     if "states" in reads:
         found["logit"] = _known([one.logit for one in siblings], "hidden states")
     if "order" in reads:
-        found["came_before"] = (rankdata(tokens) - 1) / max(1, len(tokens) - 1)
+        earlier, ties = tokens < tokens[:, None], tokens == tokens[:, None]
+        found["came_before"] = (earlier.sum(1) + (ties.sum(1) - 1) / 2) / max(1, len(tokens) - 1)
         found["length"] = _centred(np.log(np.maximum(tokens, 1)))
     if "confidences" in reads:
         found["confidence"] = _centred(_known([one.confidence for one in siblings], "token confidences"))

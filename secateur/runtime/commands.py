@@ -17,6 +17,8 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.process import current_ranks, entry_point
 
 HELP_FILE = Path(__file__).parent.parent / "commands.json"
+LAUNCH_ONLY = "on the command line only"
+"""How the help heads the options that a script takes for itself, before keys are read."""
 HELP = frozenset({"--help", "-h"})
 _DRY_RUN = "--dry_run"
 
@@ -46,17 +48,23 @@ class Group:
 @dataclass(frozen=True)
 class CommandHelp:
     """`takes_config`: its keys may also stand in a file. `config`: the class of its keys, as package.module:Class; ""
-    where its keys are not all in one, or it has to be imported whole for it. `barred`: key → why it cannot be set."""
+    where its keys are not all in one, or it has to be imported whole for it. `check`: in its place a function of the
+    help and the words of a command line, as package.module:function. `barred`: key → why it cannot be set."""
 
     purpose: str
     takes_config: bool
     config: str
+    check: str
     barred: Mapping[str, str]
     groups: Sequence[Group]
 
     @property
     def keys(self) -> list[str]:
         return [name for group in self.groups for key in group.keys for name in key.names]
+
+    def names_under(self, title: str) -> list[str]:
+        """The keys of a group."""
+        return [name for group in self.groups if group.title == title for key in group.keys for name in key.names]
 
     @property
     def plans(self) -> bool:
@@ -71,6 +79,7 @@ def read_help() -> dict[str, CommandHelp]:
             said["purpose"],
             said["takes_config"],
             said["config"],
+            said["check"],
             said["barred"],
             [Group(group["title"], [KeyHelp(**key) for key in group["keys"]]) for group in said["groups"]],
         )
@@ -152,6 +161,8 @@ def check_words(told: CommandHelp, words: Sequence[str]) -> None:
             config.check_inputs()
     elif told.takes_config and (path := split_command_line(words)[0]):
         _check_names(told, list(read_yaml(path)), path)
+    if told.check:
+        import_named(told.check, "check")(told, words)
 
 
 def _check_names(told: CommandHelp, given: Sequence[str], where: str) -> None:

@@ -13,7 +13,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -194,6 +194,25 @@ def split_command_line(argv: Sequence[str]) -> tuple[str | None, dict[str, JSON]
             parsed = [_read_value(key, value) for value in values]
             overrides[key] = parsed[0] if len(parsed) == 1 else parsed
     return path, overrides
+
+
+def take_options(argv: Sequence[str], names: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """`argv` without `--name VALUE` and `--name=VALUE` of `names`, and these values as they were typed.
+
+    >>> take_options(["--seed", "1", "--launcher=srun -N 2"], ["launcher"])
+    (['--seed', '1'], {'launcher': 'srun -N 2'})
+    """
+    left, taken, words = list[str](), dict[str, str](), iter(argv)
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key not in names:
+            left.append(word)
+            continue
+        value = value if equals else next(words, "--")
+        if value.startswith("--"):
+            raise InputError(f"command line: --{key} has no value; write --{key} value")
+        taken[key] = value
+    return left, taken
 
 
 def _read_value(key: str, text: str) -> JSON:

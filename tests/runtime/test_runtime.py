@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.config import read_run_config
-from secateur.runtime.config import parse_config, parse_yaml, read_yaml, split_command_line
+from secateur.runtime.config import parse_config, parse_yaml, read_yaml, split_command_line, take_options
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import (
     append_jsonl,
@@ -117,6 +117,15 @@ def test_missing_config_file_is_named() -> None:
 
 def test_command_line_values_are_yaml() -> None:
     assert split_command_line(["--a", "1", "--b=x", "--c", "1", "2"]) == (None, {"a": 1, "b": "x", "c": [1, 2]})
+
+
+def test_options_that_are_no_keys_are_taken_out_of_a_command_line() -> None:
+    argv = ["--config", "c.yaml", "--processes", "4", "--launch=a.yaml", "--seed", "1", "--processes=5"]
+    left = ["--config", "c.yaml", "--seed", "1"]
+    assert take_options(argv, ("processes", "launch")) == (left, {"processes": "5", "launch": "a.yaml"})
+    for cut in (["--launch"], ["--launch", "--seed", "1"]):
+        with pytest.raises(InputError, match="command line: --launch has no value; write --launch value"):
+            take_options(cut, ("launch",))
 
 
 def test_json_is_replaced_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:

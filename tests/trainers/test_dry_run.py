@@ -48,7 +48,6 @@ from trainers.dry_run.report import (
     precision_of,
     remedies,
     show_memory,
-    take_plan_options,
 )
 from trainers.grpo.keys import PINNED, BatchSizes
 
@@ -303,14 +302,6 @@ def test_disk_follows_the_pruning_rule() -> None:
     assert chosen.end == 2 * chosen.weights + chosen.weights
     assert kept.peak == 18 * kept.weights + 3 * kept.state
     assert chosen.peak == 10 * chosen.weights + 3 * chosen.state
-
-
-def test_plan_options_are_taken_out_of_the_command() -> None:
-    argv = ["--config", "c.yaml", "--check_for_processes", "4", "--accelerate_config=a.yaml", "--seed", "1"]
-    assert take_plan_options(argv) == (
-        ["--config", "c.yaml", "--seed", "1"],
-        {"check_for_processes": "4", "accelerate_config": "a.yaml"},
-    )
 
 
 def test_a_launch_on_cpus_is_planned_with_the_memory_of_the_machine(tmp_path, capsys) -> None:

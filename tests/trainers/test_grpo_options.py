@@ -2,17 +2,22 @@ import dataclasses
 import importlib.util
 import inspect
 import re
+import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trl import GRPOConfig
 from trl.trainer import grpo_trainer
 
 from schedules.config import RunConfig, ScheduleConfig, read_run_config
 from schedules.rounds import Round
+from secateur.runtime.commands import read_help
+from secateur.runtime.config import check_types
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import write_text
+from secateur.runtime.files import JSON, write_text
 from trainers.grpo.data import prompt_order
 from trainers.grpo.keys import (
     CHOICES,
@@ -21,6 +26,7 @@ from trainers.grpo.keys import (
     batch_sizes,
     check_machine,
     make_grpo_config,
+    told_keys,
     trainer_values,
     uneven_steps,
 )
@@ -72,6 +78,35 @@ def test_keys_that_the_schedule_owns_are_refused_with_the_reason(key) -> None:
 def test_wrong_keys_and_values_are_named(trainer, message) -> None:
     with pytest.raises(InputError, match=message):
         trainer_values(run_config(**trainer))
+
+
+VALUES = ("few", -1, 0.5, True, None, [1.0], ["a"], {"a": 1}, {"a": True})
+
+
+@pytest.mark.parametrize("value", VALUES, ids=str)
+def test_the_help_tells_the_types_of_trls_keys_as_trl_has_them(value: JSON) -> None:
+    """So that a wrong value is refused without TRL; where the help knows less, anything may pass."""
+    keys = told_keys(read_help()["schedules/run.py"])
+    hints = typing.get_type_hints(keys)
+    assert sum(hint is Any for hint in hints.values()) < 8 < 150 < len(hints)
+    for key, hint in hints.items():
+        refused = []
+        for cls in (keys, GRPOConfig):
+            try:
+                check_types(cls, {key: value}, "test.yaml")
+            except InputError:
+                refused.append(cls)
+        assert refused in ([], [keys, GRPOConfig]) or (refused == [GRPOConfig] and hint is Any), (key, value)
+
+
+def test_a_value_that_trl_takes_is_blamed_on_where_it_was_given(tmp_path: Path) -> None:
+    words = ["--config", "configs/demo/thinkprune.yaml"]
+    typed = read_run_config([*words, "--epsilon", "-1"])
+    with pytest.raises(InputError, match=r"^command line: key 'epsilon' has the value -1"):
+        trainer_values(typed)
+    write_text(tmp_path / "c.yaml", Path(words[1]).read_text() + "epsilon: -1\n")
+    with pytest.raises(InputError, match=r"c\.yaml: key 'epsilon' has the value -1"):
+        trainer_values(read_run_config(["--config", str(tmp_path / "c.yaml"), "--beta", "0.1"]))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from rich.table import Table
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.rounds import AUTO, Round
 from secateur.engines.memory import ModelShape, read_shape, total_bytes
-from secateur.runtime.config import split_command_line
 from secateur.runtime.console import say
 from secateur.runtime.dry_run import (
     device_bytes,
@@ -358,14 +357,3 @@ PLAN_OPTIONS = {
     "accelerate_config": "the launch config of that launch",
     "write_problems": "file that gets the problems a launch would train on",
 }
-
-
-def take_plan_options(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """`argv` without `PLAN_OPTIONS`, and the values of those that it had."""
-    _, overrides = split_command_line(argv)
-    taken = {name: str(overrides[name]) for name in PLAN_OPTIONS if name in overrides}
-    for name in taken:
-        word = next(word for word in argv if word.partition("=")[0] == f"--{name}")
-        index = argv.index(word)
-        argv = argv[:index] + argv[index + (1 if "=" in word else 2) :]
-    return argv, taken

@@ -1,20 +1,29 @@
 """TRL's keys in a schedule's YAML file: names, types, what we own, what must fit together. Messages name the key."""
 
 import dataclasses
+import functools
 import importlib.util
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from trl import GRPOConfig
-
-from schedules.config import RunConfig, ScheduleConfig
+from schedules.config import RunConfig, ScheduleConfig, read_run_config
 from schedules.rounds import Round
 from secateur.engines.base import SamplingSpec
-from secateur.runtime.config import check_types, reject_unknown
+from secateur.runtime.commands import LAUNCH_ONLY, CommandHelp
+from secateur.runtime.config import check_types, reject_unknown, take_options
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
+from secateur.runtime.launch_file import read_launch_file
+from secateur.tasks.sources import check_drawn, check_source
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
+
+TRL_KEYS = "TRL's keys"
+"""How the help heads the keys that go through as they are."""
 
 # Keys of GRPOConfig that the schedule sets; the reason is shown to a user who gives one.
 _SEQUENCE = "a resume must see the prompts in their order"
@@ -108,6 +117,14 @@ CHOICES: dict[str, tuple[JSON, ...]] = {
 }
 
 
+# Types as the help writes them; classes of transformers' own are left to TRL.
+_TOLD: Mapping[str, object] = {
+    **{"bool": bool, "int": int, "float": float, "str": str, "null": None, "false": Literal[False]},
+    **{"dict": dict, "dict[str, Any]": dict[str, Any], "dict[str, bool]": dict[str, bool]},
+    **{"list[str]": list[str], "list[float]": list[float]},
+}
+
+
 @dataclass(frozen=True)
 class BatchSizes:
     """`prompts` per generation batch; `steps_per_batch` optimiser steps that use one generation batch."""
@@ -120,38 +137,83 @@ class BatchSizes:
         return self.prompts * -int(-max_steps // self.steps_per_batch)
 
 
+def check_command(told: CommandHelp, words: Sequence[str]) -> None:
+    """What can be said of the command line of a schedule, or of one of its launches, without TRL, which takes seconds
+    to load: `told` has the types of its keys. Raises `InputError` as the launch would."""
+    argv, launch = take_options(words, [name[2:] for name in told.names_under(LAUNCH_ONLY)])
+    config = read_run_config(argv)
+    _check_sources(config.schedule)
+    values = checked_values(config, told_keys(told))
+    file, given = launch.get("accelerate_config"), launch.get("num_processes", "")
+    if file is not None:
+        processes = read_launch_file(file, int(given) if given.isdigit() else None).processes
+        batch_sizes(values, processes, config.where)
+
+
+def _check_sources(schedule: ScheduleConfig) -> None:
+    """All problems that a schedule names are there, as far as that is seen without loading them."""
+    for source in (schedule.problems, schedule.validation_problems, *schedule.decontaminate):
+        check_source(source)
+    check_drawn(schedule.problems, schedule.problem_count)
+    check_drawn(schedule.validation_problems, schedule.validation_count)
+
+
+def told_keys(told: CommandHelp) -> type:
+    """A class with TRL's keys and the types that the help tells of them."""
+    keys = [key for group in told.groups if group.title == TRL_KEYS for key in group.keys]
+    return dataclasses.make_dataclass("TrlKeys", [(key.names[0][2:], _told_type(key.type)) for key in keys])
+
+
+def _told_type(text: str) -> object:
+    parts = text.split(" or ")
+    return functools.reduce(operator.or_, (_TOLD[part] for part in parts)) if _TOLD.keys() >= set(parts) else Any
+
+
 def trainer_values(config: RunConfig) -> dict[str, JSON]:
     """TRL's keys with their types checked, over our pinned defaults. Raises `InputError` naming the key."""
-    known = {field.name for field in dataclasses.fields(GRPOConfig) if field.init}
-    for key in config.trainer:
-        if key in OWNED:
-            raise InputError(f"{config.where}: key '{key}' cannot be set: {OWNED[key]}")
+    from trl import GRPOConfig
+
+    return checked_values(config, GRPOConfig)
+
+
+def checked_values(config: RunConfig, keys: type) -> dict[str, JSON]:
+    """The same with `keys`, a dataclass, for TRL's."""
+    known = {field.name for field in dataclasses.fields(keys) if field.init}
     ours = {field.name for field in dataclasses.fields(ScheduleConfig)}
-    reject_unknown(list(config.trainer), sorted((known - OWNED.keys()) | ours), config.where)
-    values = PINNED | check_types(GRPOConfig, config.trainer, config.where)
-    for key, known in CHOICES.items():
-        if key in values and values[key] not in known:
-            names = ", ".join(str(name) for name in known)
-            raise InputError(f"{config.where}: key '{key}' has the value {values[key]!r}; choose one of {names}")
-    _check_numbers(values, config.where)
+    takes, values = sorted((known - OWNED.keys()) | ours), dict(PINNED)
+    for where in dict.fromkeys(map(config.where_of, config.trainer)):
+        given = {key: value for key, value in config.trainer.items() if config.where_of(key) == where}
+        for key in OWNED.keys() & given.keys():
+            raise InputError(f"{where}: key '{key}' cannot be set: {OWNED[key]}")
+        reject_unknown(list(given), takes, where)
+        values |= check_types(keys, given, where)
+    for key, choices in CHOICES.items():
+        if key in values and values[key] not in choices:
+            names = ", ".join(map(str, choices))
+            raise InputError(
+                f"{config.where_of(key)}: key '{key}' has the value {values[key]!r}; choose one of {names}"
+            )
+    _check_numbers(values, config)
     if values.get("use_vllm"):
         _fit_vllm_length(config, values)
     return values
 
 
-def _check_numbers(values: Mapping[str, JSON], where: str) -> None:
+def _check_numbers(values: Mapping[str, JSON], config: RunConfig) -> None:
     """Raises `InputError` for a number out of its range, which TRL would say only in training, or never."""
     for key in _COUNTS:
         if values.get(key) is not None and values[key] < 1:
+            where = config.where_of(key)
             raise InputError(f"{where}: key '{key}' has the value {values[key]}; it must be at least 1")
     for key in _NOT_NEGATIVE:
         if values.get(key) is not None and values[key] < 0:
+            where = config.where_of(key)
             raise InputError(f"{where}: key '{key}' has the value {values[key]}; it must be 0 or more")
     SamplingSpec(top_p=values["top_p"], top_k=values["top_k"] or 0)  # which refuses what it cannot draw by
     if values["temperature"] <= 0:
         raise InputError(
-            f"{where}: key 'temperature' has the value {values['temperature']}; it must be above 0: greedy "
-            "completions of one prompt are all the same, so nothing can be learned from their rewards"
+            f"{config.where_of('temperature')}: key 'temperature' has the value {values['temperature']}; it must be "
+            "above 0: greedy completions of one prompt are all the same, so nothing can be learned from their rewards"
         )
 
 
@@ -201,8 +263,10 @@ def batch_sizes(values: Mapping[str, JSON], processes: int, where: str) -> Batch
     return BatchSizes(batch // generations, block / accumulation)
 
 
-def make_grpo_config(values: Mapping[str, JSON], config: RunConfig, round_: Round, folder: Path) -> GRPOConfig:
+def make_grpo_config(values: Mapping[str, JSON], config: RunConfig, round_: Round, folder: Path) -> "GRPOConfig":
     """The arguments of one round. Raises `InputError` for a combination that TRL refuses."""
+    from trl import GRPOConfig
+
     owned = {
         "output_dir": str(folder),
         "max_completion_length": round_.limit,
@@ -239,6 +303,8 @@ def check_machine(
     """Raises `InputError` where this machine lacks what a launch of so many `processes` on it needs: a GPU for each
     unless `use_cpu`, what TRL's `values` ask for, DeepSpeed for a ZeRO `stage` above 0, bitsandbytes for weights in
     four bits."""
+    import torch
+
     gpus = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     if processes > max(1, gpus) and not (use_cpu or values.get("use_cpu")):
         remedy = f"give --num_processes {gpus}" if gpus else "set use_cpu: true to train on CPUs (embedded model)"

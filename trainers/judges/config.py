@@ -126,7 +126,11 @@ class JudgeConfig(*_OF_KINDS, JudgeKeys, PlanKeys):  # so that a kind brings its
         self._check_language_model()
 
     def check_inputs(self) -> None:
-        """The folders of traces are there."""
+        """The models and the folders of traces are there."""
+        for key in ("model", "generator", "embedding_model"):
+            name = getattr(self, key)
+            if name is not None and not Path(name).is_dir():  # sentence encoders keep their config further down
+                require_model_folder(key, name)
         for folder in filter(None, (self.train, self.dev, *self.tests.values())):
             require_traces(folder)
 

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from secateur.deepprune.cut import ChosenCut, CutRule, choose_cut, cut_pieces, ended_before_cut
 from secateur.deepprune.judges.base import CutTrace
@@ -25,6 +23,10 @@ from secateur.tasks.answers.equality import group_answers
 from secateur.tasks.answers.extraction import Extract, extraction
 from secateur.tasks.prompts import Prompt, encode_prompt, evaluation_messages, prompt_of, starts_inside_thinking
 from trainers.judges.config import JudgeConfig, require_traces
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ class _Reader:
     prompt: Prompt
     answer_from: str
     rule: CutRule
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     detokenizer: Detokenizer
     layers: tuple[int, ...] | None
     stored_layers: tuple[int, ...] | None
@@ -261,7 +263,7 @@ class _Reader:
         read = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return read.strip() == text.strip()
 
-    def _states(self, stored: StoredTrace, tokens: int) -> torch.Tensor:
+    def _states(self, stored: StoredTrace, tokens: int) -> "torch.Tensor":
         """Those of a cut of so many tokens [tokens − 1, layers, hidden], the beginning of the stored ones where the
         trace was sampled with a later cut: a causal model's states do not depend on what comes after."""
         states = stored.load_states()
