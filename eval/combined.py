@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from eval.dry_run.runs import plan_combined
+from eval.report.answer import answers
 from eval.report.page import ReportInputs, write_report
 from eval.report.tracking import publish_table
 from eval.table.config import CombinedConfig
@@ -26,7 +27,7 @@ from eval.table.terminal import print_results
 from eval.traces.sampling import hold_output
 from secateur.results import Table
 from secateur.runtime.config import parse_config
-from secateur.runtime.console import console, say, use_one_torch_thread
+from secateur.runtime.console import console, say, say_end, use_one_torch_thread
 from secateur.runtime.process import entry_point
 
 
@@ -35,7 +36,9 @@ def report(config: CombinedConfig, table: Table) -> None:
     print_results(table, console)
     folder = Path(config.output_dir)
     write_report(ReportInputs(folder), folder / "report.html")
-    say(f"results: {escape(str(folder / 'combined.json'))}, report: {escape(str(folder / 'report.html'))}")
+    say(f"results: {escape(str(folder / 'combined.json'))}")
+    commands = [answer.command.text for answer in answers(table)]
+    say_end(folder / "report.html", next(filter(None, commands), ""))
     publish_table(config, table, folder)
 
 

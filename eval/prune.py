@@ -18,14 +18,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 
 from eval.table.pruning import changed_rule
-from eval.traces.sampling import SamplingKeys, hold_output, quiet_library_bars
+from eval.traces.sampling import SamplingKeys, hold_output, quiet_library_bars, say_plan
 from secateur.deepprune.answers import AHEAD, FEWEST_TOKENS, SHORTEST_WAIT, answer_rule
 from secateur.deepprune.controller import run_live
 from secateur.deepprune.evidence import JudgedRule, Rule
@@ -36,7 +36,7 @@ from secateur.deepprune.rule import ADAPTIVE_RULE, PUBLISHED_RULE, PruneRule
 from secateur.engines.base import Engine
 from secateur.engines.registry import engine_kind
 from secateur.runtime.config import parse_config
-from secateur.runtime.console import progress, say, use_one_torch_thread
+from secateur.runtime.console import progress, say, say_end, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, model_identity, read_jsonl, repair_torn_tail
 from secateur.runtime.process import current_ranks, entry_point
@@ -302,6 +302,20 @@ def show(answers: Sequence[Answered]) -> None:
     say(f"tokens: {tokens:,}{f', and {judged:,} for the judge' if judged else ''}")
 
 
+def next_command(config: PruneConfig, answers: Sequence[Answered]) -> str:
+    """Where the right answers are known, what says how much was saved and lost; else what serves the model."""
+    from eval.report.command import written
+
+    sampling = [key for key in fields(SamplingKeys) if key.name not in ("models", "output_dir")]
+    told = {key.name: getattr(config, key.name) for key in sampling}
+    told = {key.name: told[key.name] for key in sampling if told[key.name] not in (key.default, {})}
+    if config.problems is None or config.answers != BOXED or any(one.right is None for one in answers):
+        return written({"model": config.model, "n": config.n, **told}, "serve")
+    asked = {"models": {"base": config.model}, "problems": config.problems, "problem_count": config.problem_count}
+    asked |= {"n": config.n, "methods": ["consensus", "ahead"], "output_dir": f"{config.output_dir}/table"}
+    return written({key: value for key, value in (asked | told).items() if value is not None}, "table")
+
+
 def answer_all(config: PruneConfig) -> None:
     """Answer what is not answered yet, and show it all."""
     answering = Answering(config)
@@ -309,6 +323,7 @@ def answer_all(config: PruneConfig) -> None:
     questions = config.questions()
     done = {one.problem_id: one for one in read_answers(path, answering.settings)} if path else {}
     missing = [question for question in questions if question.id not in done]
+    say_plan(config, "votes on" if config.kind.votes else "answers to", len(missing), len(missing) * config.n)
     with progress("answering", len(questions)) as shown:
         shown.advance(len(questions) - len(missing))
         for one in answering.run(missing):
@@ -318,7 +333,7 @@ def answer_all(config: PruneConfig) -> None:
             shown.advance()
     show([done[question.id] for question in questions])
     if path is not None:
-        say(f"answers: {escape(str(path))}")
+        say_end(path, next_command(config, [done[question.id] for question in questions]))
 
 
 @entry_point

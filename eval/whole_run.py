@@ -35,7 +35,7 @@ from secateur.deepprune.judges.kinds import linear, own_states, pairwise
 from secateur.deepprune.judges.record import read_metrics
 from secateur.results import Table, read_table
 from secateur.runtime.config import read_yaml
-from secateur.runtime.console import console, say
+from secateur.runtime.console import console, say, say_end
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, hold_folder, model_fingerprint, read_json, write_json
 from secateur.tasks.sources import load_problems
@@ -239,8 +239,7 @@ class WholeRun:
             say("all is done")
             print_results(table, console)
         show_summary(summary)
-        say(f"open: [bold]{escape(str(self.out / 'report.html'))}[/bold]")
-        say(f"next: {escape(shlex.join(self.next_command()))}")
+        say_end(self.out / "report.html", shlex.join(self.next_command()))
 
     def announce(self, stages: int, todo: int) -> None:
         """What, how long and where, before it begins."""

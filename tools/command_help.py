@@ -22,10 +22,10 @@ from secateur.runtime.console import say
 from secateur.runtime.files import JSON, write_text
 from secateur.runtime.process import entry_point
 from tools.config_docs import (
-    LAUNCH_OPTIONS,
     Key,
     all_meanings,
     default_text,
+    launch_meanings,
     own_keys,
     title_of,
     type_text,
@@ -57,7 +57,7 @@ def _read_first(command: Command) -> str:
 
 
 def _launch_keys(command: Command) -> tuple[KeyHelp, ...]:
-    return tuple(KeyHelp((name,), "", "", LAUNCH_OPTIONS[name]) for name in command.launch_options)
+    return tuple(KeyHelp((name,), "", "", text) for name, text in launch_meanings(command).items())
 
 
 def _groups(config: type) -> Iterator[Group]:

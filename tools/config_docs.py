@@ -130,7 +130,6 @@ LAUNCH_OPTIONS = {
     "--accelerate_config": "the launch config of accelerate, a file of `configs/accelerate/`; required",
     "--launcher": "words in front of every launch that start it on all machines (docs/training.md)",
     "--num_processes": "how many processes, in the place of the number in the launch config",
-    **{f"--{name}": text for name, text in PLAN_OPTIONS.items()},
 }
 _RULE = "The rule"
 _SHARED = {
@@ -200,7 +199,7 @@ def _command_text(commands: Sequence[Command], titles: Mapping[type, str]) -> st
         parts.append(f"And the keys of {', '.join(f'[{title}](#{slug(title)})' for title in others)}.")
     for command in commands:
         if command.launch_options:
-            rows = [Key((name,), ("",), ("",), LAUNCH_OPTIONS[name]) for name in command.launch_options]
+            rows = [Key((name,), ("",), ("",), text) for name, text in launch_meanings(command).items()]
             parts += [f"On the command line of `{command.path}` only:", table(rows)]
     return "\n\n".join(part for part in parts if part)
 
@@ -210,6 +209,13 @@ def _intro(config: type) -> str:
     text = inspect.getdoc(config) or ""
     first, keys = text.partition("\n\n")[0], [field.name for field in dataclasses.fields(config)]
     return "" if entries(first, keys) or text.startswith(f"{config.__name__}(") else plain(" ".join(first.split()))
+
+
+def launch_meanings(command: Command) -> dict[str, str]:
+    """Option → what it is for; a launch of a schedule may be told of another launch, which it plans."""
+    planned = {f"--{name}": text for name, text in PLAN_OPTIONS.items()}
+    meanings = planned if set(command.launch_options) <= planned.keys() else LAUNCH_OPTIONS
+    return {name: meanings[name] for name in command.launch_options}
 
 
 def own_keys(config: type) -> list[Key]:

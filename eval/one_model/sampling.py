@@ -31,6 +31,7 @@ from eval.traces.sampling import (
     in_turn,
     prompt_ids,
     sample_missing,
+    say_plan,
     wait_for_all_processes,
 )
 from secateur.engines.base import Engine
@@ -229,6 +230,9 @@ def run_models(config: C, work: Work[C], report: Callable[[C, Problems], None]) 
     use_one_torch_thread()
     problems = config.load()
     check_models(config, all_of(problems))
+    if config.table:
+        traces = sum(len(part) * config.samples_of(name) for name, part in problems.items()) * len(config.models)
+        say_plan(config, "accuracy and length on", len(all_of(problems)), traces)
     with hold_output(config.output_dir):
         for_each_model(work, config, problems)
         wait_for_all_processes()

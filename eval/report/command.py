@@ -141,15 +141,15 @@ def _answer_rule(method: str, config: Mapping[str, JSON]) -> AnswerRule | None:
     return made.get(method)
 
 
-def written(keys: Mapping[str, JSON]) -> str:
-    """`secateur prune` with these keys in lines for a POSIX shell; "" where they do not come back from it as they
+def written(keys: Mapping[str, JSON], command: str = "prune") -> str:
+    """`secateur COMMAND` with these keys in lines for a POSIX shell; "" where they do not come back from it as they
     are, or hold characters that a page does not show.
 
     >>> written({"model": "my model", "n": 8})
     "secateur prune --model 'my model' --n 8"
     """
     words = [f"--{key} {shlex.quote(_value(value))}" for key, value in keys.items()]
-    lines = ["secateur prune"]
+    lines = [f"secateur {command}"]
     for word in words:
         if len(lines[-1]) + len(word) < _WIDTH:
             lines[-1] += f" {word}"
@@ -160,7 +160,7 @@ def written(keys: Mapping[str, JSON]) -> str:
 
 
 def read_back(command: str) -> dict[str, JSON] | None:
-    """The keys that `secateur prune` reads from a command; None for what it does not read."""
+    """The keys that `secateur` reads from a command; None for what it does not read."""
     try:
         return split_command_line(shlex.split(command.replace(_NEXT_LINE, " "))[2:])[1]
     except (ValueError, InputError):

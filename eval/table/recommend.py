@@ -178,13 +178,13 @@ def _unsure(unsure: Compared | None, problems: int) -> str:
     """What might do as well, and how many problems would tell."""
     if unsure is None:
         return ""
-    enough = "if that is the truth, no number of problems would tell"
+    enough = "if that is the truth, no number of them would"
     if unsure.found.problems_needed is not None:
         enough = f"about {_about(unsure.found.problems_needed)} would tell"
     saved = _percent(unsure.option.saving_net)
     return (
         f"Perhaps also {unsure.option.name}, which saves {saved} of the tokens: {_measured(unsure)}; "
-        f"{problems} problems are too few to tell, {enough}."
+        f"{problems} problems are too few to tell ({enough})."
     )
 
 

@@ -7,7 +7,7 @@ from eval.table.config import CombinedConfig
 from eval.table.settings import FORGET, MAY_GROW, check_same_settings, table_settings
 from eval.table.work import ModelWork, work_on_model
 from eval.traces.benchmarks import all_of
-from eval.traces.sampling import check_models, model_by_model, wait_for_all_processes
+from eval.traces.sampling import check_models, model_by_model, say_plan, wait_for_all_processes
 from secateur.results import Table
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import has_content, read_json, write_json
@@ -30,6 +30,9 @@ def run(config: CombinedConfig) -> Table | None:
     if current_ranks().is_main:
         for one in folders:
             write_json(Path(one.output_dir) / SETTINGS_FILE, table_settings(one.resolved(), GRADER_VERSION))
+    if not config.imports:
+        count = len(all_of(problems))
+        say_plan(config, "methods on", count, count * config.largest_n * len(config.models))
     model_by_model(work_on_model, config, problems)
     wait_for_all_processes()
     return assemble_all(config, problems) if current_ranks().is_main else None

@@ -271,6 +271,16 @@ def _check_fit(
         say(f"[bold]warning: {escape(warning)}[/bold]")
 
 
+def say_plan(config: SamplingKeys, what: str, problems: int, traces: int) -> None:
+    """What is made of how many problems, and where it goes, before it begins; how long it takes is said as the first
+    traces end. `traces`: the most that are sampled, of all models together."""
+    models, several = ", ".join(config.sampled_models.values()), "" if problems == 1 else "s"
+    each = f"at most {config.max_tokens:,} tokens each"
+    say(f"[bold]{what} {problems:,} problem{several}[/bold]: up to {traces:,} traces of {escape(models)}, {each}")
+    if config.output_dir:
+        say(f"all of it goes to {escape(config.output_dir)}; if it is interrupted, the same command goes on")
+
+
 def sample_missing(
     engine: Engine,
     tokenizer,

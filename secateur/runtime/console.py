@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -28,6 +29,13 @@ def say(message: str) -> None:
     """Print on the main process; rich markup is read, so pass text from outside through `rich.markup.escape`."""
     if current_ranks().is_main:
         console.print(message)
+
+
+def say_end(open_it: str | Path, command: str) -> None:
+    """What to look at now that a run has ended, and a command to run next, "" for none."""
+    say(f"open: [bold]{escape(str(open_it))}[/bold]")
+    if command:
+        say(f"next: {escape(command)}")
 
 
 class ProgressReporter:

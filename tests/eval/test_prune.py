@@ -1,13 +1,18 @@
 """eval/prune.py: what it stores is what `prune` answers, and a second start goes on where the first stopped."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from eval.prune import PruneConfig, next_command
+from eval.serve import ServeConfig
+from eval.table.config import CombinedConfig
 from secateur import SamplingSpec, TransformersEngine, prune
+from secateur.runtime.config import parse_config
 
 MODEL = "trainers/embedded_model"
 KEYS = ("--prompt_family", "plain", "--temperature", "1.0", "--top_p", "1.0", "--max_tokens", "300")
@@ -67,6 +72,32 @@ def test_a_judge_that_was_never_asked_is_told(repository: Path) -> None:
     assert "warning: no trace has 25 reasoning words, so the judge 'random' was never" in " ".join(
         done.stdout.split()
     )
+
+
+def test_the_end_says_what_to_open_and_a_command_that_is_read(questions: Path, repository: Path) -> None:
+    lines = [json.loads(line) for line in questions.read_text().splitlines()]
+    questions.write_text(json.dumps(lines[0]) + "\n")
+    output = questions.parent / "out"
+    done = run(repository, "--problems", str(questions), "--output_dir", str(output))
+    assert done.stdout.startswith(f"votes on 1 problem: up to 8 traces of {MODEL}, at most 300 tokens each\n")
+    assert f"all of it goes to {output}; if it is interrupted" in done.stdout
+    assert f"\nopen: {output / 'answers.jsonl'}\nnext: secateur table " in done.stdout
+    words = shlex.split(done.stdout.partition("next: secateur table ")[2].replace("\\\n", " "))
+    table = parse_config(CombinedConfig, words)
+    assert (table.models, table.problems, table.n) == ({"base": MODEL}, str(questions), 8)
+    assert (table.spec, table.dtype, table.methods) == (
+        SamplingSpec(1.0, 1.0, 0, 300),
+        "float32",
+        ["consensus", "ahead"],
+    )
+
+
+def test_without_right_answers_the_end_names_the_service() -> None:
+    config = PruneConfig(model=MODEL, problem="1 + 1", n=8, prompt_family="plain", engine_options={})
+    words = shlex.split(next_command(config, []).replace("\\\n", " "))
+    assert words[:2] == ["secateur", "serve"]
+    served = parse_config(ServeConfig, words[2:])
+    assert (served.model, served.n, served.prompt_family, served.rule) == (MODEL, 8, "plain", "automatic")
 
 
 def test_one_problem_is_answered_on_the_terminal(repository: Path) -> None:

@@ -132,7 +132,7 @@ def test_too_few_problems_are_said_to_be_too_few() -> None:
     assert found.per_model["pruned"].recommended is None
     assert found.per_model["base"].recommended == found.overall == "base/vote"
     words = " ".join(found.words)
-    assert "; 30 problems are too few to tell, if that is the truth, no number of problems would tell." in words
+    assert "; 30 problems are too few to tell (if that is the truth, no number of them would)." in words
     same = recommend([reference, option("quick", list(right), 10.0, "pruned")], reference, 3.0, "b")
     needed = same.per_model["pruned"].considered[0].problems_needed
     assert 64 < needed < 200 and f"about {-(-needed // 10) * 10 if needed > 99 else needed} would" in same.words[1]
