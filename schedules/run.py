@@ -14,6 +14,8 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     answer_early(__file__)
 
+import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from schedules.choice import START, Candidate, explain
-from schedules.config import TOKEN, RunConfig, read_run_config
+from schedules.config import TOKEN, RunConfig, ScheduleConfig, read_run_config
 from schedules.dead import refuse_dead
 from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
@@ -51,7 +53,7 @@ from schedules.validation.report import draw_rounds, round_publication, show_rou
 from schedules.validation.sampling import RoundValidation, validation_processes, validation_settings
 from schedules.validation.screening import Screening
 from secateur.runtime.config import take_options
-from secateur.runtime.console import say
+from secateur.runtime.console import say, say_end
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder
 from secateur.runtime.hub import RECORD, SAFE_FILES, Target, check_push, push_once
@@ -127,6 +129,7 @@ class Driver:
         say(f"final model: [bold]{escape(str(final))}[/bold], with its model card")
         if self._target is not None:
             self._push(final, self._target)
+        say_end(final / "README.md", shlex.join(first_question(self.config.schedule, final)))
 
     def _push(self, final: Path, target: Target) -> None:
         """What lies on the Hub already is not sent again; a push that failed is tried again at the next start."""
@@ -230,6 +233,20 @@ class Driver:
         if self._wandb and (waiting := unpublished(self.folder.path, list(contents))):
             new = {name: contents[name] for name in waiting}
             publish(self.folder.path, new, self.config.resolved(), self.config.trainer.get("project"))
+
+
+def first_question(schedule: ScheduleConfig, final: Path) -> list[str]:
+    """A command that asks the finished model, prompted and sampled as it was validated."""
+    told = {key: value for key, value in schedule.prompt.stored.items() if value is not None}
+    prompt = {key: value if value.isidentifier() else json.dumps(value) for key, value in told.items()}
+    sampling = {
+        "temperature": schedule.validation_temperature,
+        "top_p": schedule.validation_top_p,
+        "max_tokens": schedule.validation_max_tokens,
+        "dtype": schedule.validation_dtype,
+    }
+    asked = {"model": final, **prompt, **sampling, "problem": "What is 17 · 23?"}
+    return ["secateur", "prune", *(word for key, value in asked.items() for word in (f"--{key}", str(value)))]
 
 
 @entry_point

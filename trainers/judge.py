@@ -19,6 +19,7 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     answer_early(__file__)
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -42,7 +43,7 @@ from secateur.deepprune.judges.record import (
 )
 from secateur.runtime.cards import library_versions
 from secateur.runtime.config import parse_config, read_written_yaml, write_yaml
-from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
+from secateur.runtime.console import say, say_end, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder
 from secateur.runtime.process import current_ranks, entry_point
@@ -109,6 +110,15 @@ def run(config: JudgeConfig) -> None:
     else:
         _make_and_measure(config)
     share_judge(folder, target)
+    if current_ranks().is_main:
+        say_end(folder / METRICS_FILE, shlex.join(first_question(config, folder)))
+
+
+def first_question(config: JudgeConfig, folder: Path) -> list[str]:
+    """A command that prunes by the judge, or without it where its cuts have earned nothing."""
+    model = config.generator or (config.model if config.judge_kind.reads_states else "MODEL")
+    judge = [] if read_judge(folder).weight == 0 else ["--judge", str(folder)]
+    return ["secateur", "prune", "--model", model, *judge, "--problem", "What is 17 · 23?"]
 
 
 def _make_and_measure(config: JudgeConfig) -> None:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from eval.prune import PruneConfig
 from schedules.config import read_run_config
 from schedules.launch import Launcher
 from schedules.records import (
@@ -24,7 +25,8 @@ from schedules.records import (
     write_selection,
     write_validation,
 )
-from schedules.run import Driver
+from schedules.run import Driver, first_question
+from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, read_json, write_json, write_text
 from secateur.runtime.records import without_checksum
@@ -54,6 +56,16 @@ def config_file(tmp_path, tiny_model) -> Path:
 def make_driver(config_file: Path, repository: Path) -> Driver:
     argv = ["--config", str(config_file)]
     return Driver(read_run_config(argv), argv, Launcher(str(repository / CPU)))
+
+
+def test_the_question_that_a_schedule_ends_with_is_read_as_it_is_meant(tmp_path: Path, tiny_model: Path) -> None:
+    asked = {"prompt_family": "plain", "system_prompt": "Mind: be brief", "instruction": "Box it."}
+    words = [word for key, value in asked.items() for word in (f"--{key}", json.dumps(value))]
+    words += ["--validation_max_tokens", "77", "--validation_dtype", "float32"]
+    schedule = read_run_config(["--config", "configs/demo/thinkprune.yaml", *words]).schedule
+    config = parse_config(PruneConfig, first_question(schedule, tiny_model)[2:])
+    assert {key: getattr(config, key) for key in asked} == asked
+    assert (config.model, config.max_tokens, config.dtype) == (str(tiny_model), 77, "float32")
 
 
 def write_figures(folder: Path, figures: dict[int, tuple[float, float]]) -> None:

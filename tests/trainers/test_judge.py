@@ -39,6 +39,7 @@ def test_command_trains_reports_and_says_when_it_is_done(traces, tiny_model, tmp
     assert metrics["unseen_groups"] == ["elm"] and 0 <= metrics["auroc_unseen_groups"] <= 1
     assert metrics["baselines"].keys() == {"ngram", "values", "tfidf", "token_embedding", "random"}
     assert "test: AUROC " in first.stdout and "on unfinished pairs" in first.stdout
+    assert f"open: {tmp_path / 'judge' / 'metrics.json'}\nnext: secateur prune --model {tiny_model} " in first.stdout
     calibration = metrics["calibration"]
     assert sum(b["pairs"] for b in calibration["reliability"]) == metrics["pairs"] and 0 <= calibration["ece"] <= 1
     assert load_judge(tmp_path / "judge", tiny_model).calibration.temperature == calibration["temperature"]
