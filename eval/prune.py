@@ -138,9 +138,12 @@ class PruneConfig(SamplingKeys):
 
     def check_inputs(self) -> None:
         """What `problems` and `judge` name is there."""
+        super().check_inputs()
         if self.problems is not None:
             check_source(self.problems)
             check_drawn(self.problems, self.problem_count)
+            if Path(self.problems).is_file():
+                self.questions()
         if self.judge is not None:
             check_judge("judge", self.judge, engine_kind(self.engine).hands_out_states)
 

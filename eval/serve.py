@@ -132,6 +132,7 @@ class ServeConfig(SamplingKeys):
 
     def check_inputs(self) -> None:
         """The judge is there, and the ports can be had."""
+        super().check_inputs()
         if self.judge is not None:
             check_judge("judge", self.judge, engine_kind(self.engine).hands_out_states)
         for bound in self.bind():

@@ -42,7 +42,7 @@ class Launcher:
         values = read_yaml(accelerate_config)
         self.accelerate_config, self.words, self._given = accelerate_config, shlex.split(launcher), processes
         self.machines = int(values.get("num_machines") or 1)
-        self.processes = processes or int(values.get("num_processes") or 1)
+        self.processes = int(values.get("num_processes") or 1) if processes is None else processes
         if self.processes < 1:
             raise InputError(f"command line: --num_processes has the value {processes}; it must be at least 1")
         if self.machines > 1 and not self.words:

@@ -82,8 +82,10 @@ class FormatTuningConfig(PromptKeys):
         self.model = plain_model(self.model)
 
     def check_inputs(self) -> None:
-        """The model is there."""
+        """The model is there, and so are the solutions."""
         require_model_folder("model", self.model)
+        if self.solutions != WORDS:
+            read_solutions(self.solutions, self.count)
 
     def conversations(self) -> list[dict[str, JSON]]:
         """Prompt and completion of each solution as chat messages."""

@@ -84,6 +84,7 @@ class SingleConfig(SamplingKeys):
 
     def check_inputs(self) -> None:
         """What `problems` names is there."""
+        super().check_inputs()
         check_benchmarks(self.benchmarks, self.problem_count)
 
     @property

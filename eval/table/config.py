@@ -246,6 +246,7 @@ class CombinedConfig(SamplingKeys, SamplingPlanKeys, ImportKeys, *METHOD_KEYS):
 
     def check_inputs(self) -> None:
         """What `problems` names is there; imports bring their own."""
+        super().check_inputs()
         check_benchmarks({} if self.imports else self.benchmarks, self.problem_count)
 
     def load(self) -> Problems:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from secateur.runtime.errors import InputError
 from secateur.tasks.records import Problem
-from secateur.tasks.sources import check_drawn, check_source, load_problems
+from secateur.tasks.sources import check_problems, load_problems
 
 Problems = dict[str, list[Problem]]
 Counts = int | dict[str, int] | None
@@ -84,10 +84,9 @@ def all_of(problems: Problems) -> list[Problem]:
 
 
 def check_benchmarks(sources: Mapping[str, str], count: Counts) -> None:
-    """Raise `InputError` for a source that is not there; nothing is loaded."""
+    """Raise `InputError` for a source that is not there or cannot be read; no set is loaded."""
     for name, source in sources.items():
-        check_source(source)
-        check_drawn(source, count_of(count, name))
+        check_problems(source, count_of(count, name))
 
 
 def load_benchmarks(

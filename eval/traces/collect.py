@@ -66,6 +66,7 @@ class CollectConfig(SamplingKeys, SamplingPlanKeys):
 
     def check_inputs(self) -> None:
         """What `problems` names is there."""
+        super().check_inputs()
         check_benchmarks(self.problems, self.problem_counts)
 
     def _check_cut(self) -> None:

@@ -20,12 +20,19 @@ from secateur.engines.model_files import (
     stored_end_ids,
     unstopped_turn,
 )
-from secateur.engines.registry import EngineKeys, check_dtype, engine_kind, open_engine, tokenizer_source
+from secateur.engines.registry import (
+    EngineKeys,
+    check_dtype,
+    engine_kind,
+    open_engine,
+    tokenizer_source,
+)
 from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
+from secateur.runtime.config import check_seed
 from secateur.runtime.console import progress, say, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import hold_folder, model_identity
+from secateur.runtime.files import hold_folder, model_identity, require_folder
 from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import current_ranks, each_in_its_own_process
 from secateur.tasks.answers.extraction import ANSWER, Extract, extraction
@@ -81,6 +88,7 @@ class SamplingKeys(EngineKeys, PromptKeys):
         _ = self.prompt  # its own checks
         extraction(self.answer_from)
         self.require_positive("max_tokens", "rows")
+        check_seed(self.seed)
         self.check_engine()
         check_dtype(self.engine, self.dtype)
         _ = self.spec  # its own checks
@@ -94,6 +102,11 @@ class SamplingKeys(EngineKeys, PromptKeys):
             if in_process and not getattr(self, "dry_run", False):  # which plans with what is to come
                 require_model_folder(self.key_of(name), path)
             self.tokenizer_of(name)
+
+    def check_inputs(self) -> None:
+        """The output folder can be made."""
+        if self.output_dir and not getattr(self, "dry_run", False):
+            require_folder(self.output_dir)
 
     @property
     def needs_models(self) -> bool:

@@ -258,6 +258,14 @@ def _for_the_user_alone(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def require_folder(folder: str | Path) -> None:
+    """Raises `InputError` where `hold_folder` could not make it, as far as that is seen without making anything."""
+    place = Path(folder).absolute()
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise InputError(f"{folder}: no folder that can be written to ({there}); give another 'output_dir'")
+
+
 @contextlib.contextmanager
 def hold_folder(folder: str | Path, wait: bool = False) -> Iterator[None]:
     """Keep a second command out of `folder` while this one works in it; a kill releases it. With `wait` the second

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,13 @@ _LAUNCHED = {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"}
 _LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed", b"deepspeed")
 
 
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning for who runs a command and has no use for the place in the source."""
+    return f"warning: {message}\n"
+
+
 def entry_point(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a `main()` so that an error that the user can mend ends the process with its message and no traceback.
 
@@ -107,6 +115,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def wrapped() -> None:
+        warnings.formatwarning = _warning_line
         end_with_launcher()
         try:
             main()

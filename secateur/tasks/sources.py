@@ -114,13 +114,26 @@ def check_source(source: str) -> None:
 
 
 def check_drawn(source: str, count: int | None) -> None:
-    """Raise `InputError` for a split that a drawn task does not have, and for one without a count."""
+    """Raise `InputError` for a number of problems below 1, for a split that a drawn task does not have, and for one
+    without a number."""
+    if count is not None and count < 1:
+        raise InputError(f"{count} problems of '{source}' are wanted; give at least 1, or null for all of a file")
     if not is_drawn(source):
         return
     task, split = source.split(":", 1)
     DRAWN[task](split, 1)
     if count is None:
         raise InputError(f"'{source}' is endless: say how many problems to draw")
+
+
+def check_problems(source: str, count: int | None) -> None:
+    """Raise `InputError` where `count` problems of a source cannot be had, as far as that is seen without loading a
+    set; lines of files are read, their answers not yet."""
+    check_source(source)
+    check_drawn(source, count)
+    for part in split_source(source):
+        if Path(part).is_file():
+            read_problem_lines(part)
 
 
 def _read_part(part: str) -> list[Located]:

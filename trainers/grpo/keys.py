@@ -17,7 +17,7 @@ from secateur.runtime.config import check_types, reject_unknown, take_options
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.launch_file import read_launch_file
-from secateur.tasks.sources import check_drawn, check_source
+from secateur.tasks.sources import check_problems, check_source
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -152,10 +152,10 @@ def check_command(told: CommandHelp, words: Sequence[str]) -> None:
 
 def _check_sources(schedule: ScheduleConfig) -> None:
     """All problems that a schedule names are there, as far as that is seen without loading them."""
-    for source in (schedule.problems, schedule.validation_problems, *schedule.decontaminate):
+    check_problems(schedule.problems, schedule.problem_count)
+    check_problems(schedule.validation_problems, schedule.validation_count)
+    for source in schedule.decontaminate:
         check_source(source)
-    check_drawn(schedule.problems, schedule.problem_count)
-    check_drawn(schedule.validation_problems, schedule.validation_count)
 
 
 def told_keys(told: CommandHelp) -> type:
