@@ -66,7 +66,7 @@ class ServeConfig(SamplingKeys):
       others are refused with 429.
     cache_gib: memory in which the keys and values of all traces must fit, were each to come to its cap [GiB]; null:
       half of what is free once the model is loaded. Only for engine "transformers".
-    token_budget: the most that all traces of a request may generate together [tokens]; null: no such bound.
+    token_budget: tokens of all traces of a request together, after which they stop and vote; null: no such bound.
     deadline_s: the longest that a request may take [seconds]; its vote is then cut short.
     host, port: where it listens; port 0 takes a free one. Other hosts than this machine's own need a key.
     shared_port: a port beside it that several such processes on this machine share, one for each GPU: one door to all
