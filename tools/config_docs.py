@@ -7,6 +7,7 @@ whose meaning is written nowhere ends the command: see tools/config_keys.py for 
 """
 
 import dataclasses
+import enum
 import inspect
 import json
 import types
@@ -50,12 +51,15 @@ def slug(title: str) -> str:
 
 
 def type_text(hint: Any) -> str:
-    """A type as it is written in YAML's words: `Literal` by its values, `None` as null."""
+    """A type as it is written in YAML's words: `Literal` and enumerations by their values, `None` as null."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return ", ".join(value_text(value) for value in inner)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(type_text(one) for one in inner)
+        named = any(_is_choice(one) for one in inner)  # by its values, which are texts
+        return " or ".join(type_text(one) for one in inner if not (named and one is str))
+    if _is_choice(hint):
+        return ", ".join(one.value for one in hint)
     if hint is type(None):
         return "null"
     if hint is JSON:
@@ -64,6 +68,10 @@ def type_text(hint: Any) -> str:
         named = ", ".join(type_text(one) for one in inner if one is not ...)
         return f"{origin.__name__.lower()}[{named}]"
     return str(getattr(hint, "__name__", hint))
+
+
+def _is_choice(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, enum.Enum)
 
 
 def default_text(field: dataclasses.Field) -> str:

@@ -96,7 +96,18 @@ def test_the_help_tells_the_types_of_trls_keys_as_trl_has_them(value: JSON) -> N
                 check_types(cls, {key: value}, "test.yaml")
             except InputError:
                 refused.append(cls)
-        assert refused in ([], [keys, GRPOConfig]) or (refused == [GRPOConfig] and hint is Any), (key, value)
+        if refused == [keys]:  # a name that none of its choices has
+            with pytest.raises(ValueError, match=f"'?{value}'? is not a valid"):
+                GRPOConfig(**{key: value}, use_cpu=True, bf16=False)
+        else:
+            assert refused in ([], [keys, GRPOConfig]) or (refused == [GRPOConfig] and hint is Any), (key, value)
+
+
+@pytest.mark.parametrize("key", ["optim", "lr_scheduler_type"])
+def test_the_help_knows_every_name_that_trl_takes(key: str) -> None:
+    hint = typing.get_type_hints(told_keys(read_help()["schedules/run.py"]))[key]
+    (names,) = (one for one in typing.get_args(typing.get_type_hints(GRPOConfig)[key]) if one is not str)
+    assert set(typing.get_args(hint)) == {name.value for name in names}
 
 
 def test_a_value_that_trl_takes_is_blamed_on_where_it_was_given(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,12 +118,13 @@ CHOICES: dict[str, tuple[JSON, ...]] = {
 }
 
 
-# Types as the help writes them; classes of transformers' own are left to TRL.
+# Types as the help writes them; classes of transformers' own are left to TRL, but for enumerations.
 _TOLD: Mapping[str, object] = {
-    **{"bool": bool, "int": int, "float": float, "str": str, "null": None, "false": Literal[False]},
+    **{"bool": bool, "int": int, "float": float, "str": str, "false": Literal[False]},
     **{"dict": dict, "dict[str, Any]": dict[str, Any], "dict[str, bool]": dict[str, bool]},
     **{"list[str]": list[str], "list[float]": list[float]},
 }
+_VALUES = re.compile(r"\w+(, \w+)+")
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,11 @@ def check_command(told: CommandHelp, words: Sequence[str]) -> None:
     _check_sources(config.schedule)
     values = checked_values(config, told_keys(told))
     file, given = launch.get("accelerate_config"), launch.get("num_processes", "")
-    if file is not None:
-        processes = read_launch_file(file, int(given) if given.isdigit() else None).processes
-        batch_sizes(values, processes, config.where)
+    launched = None if file is None else read_launch_file(file, int(given) if given.isdigit() else None)
+    if launched is not None:
+        batch_sizes(values, launched.processes, config.where)
+    if not config.schedule.dry_run and (launched is None or launched.machines == 1):  # else it is not made here
+        check_packages(values, launched.stage if launched else 0, config.schedule.load_in_4bit)
 
 
 def _check_sources(schedule: ScheduleConfig) -> None:
@@ -165,8 +169,15 @@ def told_keys(told: CommandHelp) -> type:
 
 
 def _told_type(text: str) -> object:
-    parts = text.split(" or ")
-    return functools.reduce(operator.or_, (_TOLD[part] for part in parts)) if _TOLD.keys() >= set(parts) else Any
+    parts = {part: _TOLD.get(part) or _told_choice(part) for part in text.split(" or ") if part != "null"}
+    if not all(parts.values()):
+        return Any
+    return functools.reduce(operator.or_, [*parts.values(), *([None] if "null" in text.split(" or ") else [])])
+
+
+def _told_choice(text: str) -> object:
+    """`linear, cosine`; None for what is no list of values."""
+    return Literal[tuple(text.split(", "))] if _VALUES.fullmatch(text) else None
 
 
 def trainer_values(config: RunConfig) -> dict[str, JSON]:
@@ -311,6 +322,13 @@ def check_machine(
         raise InputError(
             f"{processes} processes are to train on this machine, which has {gpus} usable GPUs; {remedy}"
         )
+    check_packages(values, stage, four_bit)
+    if values.get("use_liger_kernel") and not gpus:
+        raise InputError("key 'use_liger_kernel' has the value true, but its kernels run on GPUs only; leave it out")
+
+
+def check_packages(values: Mapping[str, JSON], stage: int, four_bit: bool = False) -> None:
+    """Raises `InputError` for a package that is needed and not installed."""
     eight_bit = "8bit" in str(values.get("optim", "")) and "torch" not in str(values["optim"])
     for package, extra, needed in (
         ("vllm", "vllm", bool(values.get("use_vllm"))),
@@ -323,5 +341,3 @@ def check_machine(
                 f"this launch needs {package}, which is not installed; `pip install -e '.[{extra}]'` in the folder "
                 "of this project"
             )
-    if values.get("use_liger_kernel") and not gpus:
-        raise InputError("key 'use_liger_kernel' has the value true, but its kernels run on GPUs only; leave it out")
