@@ -6,7 +6,8 @@
     secateur problems openai/gsm8k data/gsm8k.jsonl --subset main --split test --problem_column question \\
         --answer_column answer --answer_from 'pattern:#### (.+)'
 
-All commands take the file. The golds are not graded here: one with an unreadable answer is what one may want to mend.
+All commands take the file; one without answers is for `secateur prune`. The golds are not graded here: one with an
+unreadable answer is what one may want to mend.
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -40,18 +41,20 @@ _PARQUET = ".parquet"
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold a problem, its answer and its id (None: its row's number); `extract` takes the answer out of
-    a worked solution (None: the column is the answer)."""
+    """Which columns hold a problem, its answer (None: nobody knows them) and its id (None: its row's number);
+    `extract` takes the answer out of a worked solution (None: the column is the answer)."""
 
     problem: str
-    answer: str
+    answer: str | None
     id: str | None = None
     extract: Extract | None = None
 
     def problem_of(self, row: Mapping[str, JSON], where: str, number: int) -> Problem:
-        """Raises `InputError` naming the row for a column that it does not have or that is empty."""
-        text, answer = self._cell(row, self.problem, where), self._cell(row, self.answer, where)
-        if self.extract is not None and (answer := self.extract(answer) or "") == "":
+        """With the answer "" where none is known. Raises `InputError` naming the row for a column that it does not
+        have or that is empty."""
+        text = self._cell(row, self.problem, where)
+        answer = "" if self.answer is None else self._cell(row, self.answer, where)
+        if self.answer is not None and self.extract is not None and (answer := self.extract(answer) or "") == "":
             raise InputError(f"{where}: no answer found in the column '{self.answer}'; see --answer_from")
         return Problem(str(number) if self.id is None else self._cell(row, self.id, where), text, answer)
 
@@ -114,18 +117,22 @@ def _hub_rows(name: str, subset: str | None, split: str) -> Iterator[dict[str, J
 
 
 def _problems(options: argparse.Namespace) -> list[Problem]:
-    if not (options.problem_column or options.answer_column):
+    if options.problem_column is None:
+        if options.answer_column or options.answer_from or options.id_column:
+            raise InputError("--answer_column, --answer_from and --id_column want --problem_column; give it too")
         return [one.problem for one in read_source(options.source, options.count, options.seed)]
-    if not (options.problem_column and options.answer_column):
-        raise InputError("--problem_column and --answer_column belong together; give both")
+    if options.answer_from and not options.answer_column:
+        raise InputError("--answer_from takes answers out of --answer_column; give it too")
     extract = None if options.answer_from is None else extraction(options.answer_from)
     columns = Columns(options.problem_column, options.answer_column, options.id_column, extract)
     return read_table(options.source, columns, options.subset, options.split, options.count)
 
 
 def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
-    """Replace `path` by a JSONL file that `secateur.tasks.sources` reads."""
-    write_text(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in problems))
+    """Replace `path` by a JSONL file that `secateur.tasks.sources` reads, but for problems without an answer, which
+    eval/prune.py alone takes."""
+    told = ({key: value for key, value in asdict(one).items() if key != "answer" or value} for one in problems)
+    write_text(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in told))
 
 
 @entry_point
@@ -136,7 +143,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="only the first so many; needed for drawn tasks")
     parser.add_argument("--seed", type=int, default=0, help="what drawn problems are drawn with")
     parser.add_argument("--problem_column", help="of a CSV, TSV or Parquet file or a set of the Hub: its problems")
-    parser.add_argument("--answer_column", help="its answers, or solutions that answers are taken out of")
+    parser.add_argument(
+        "--answer_column",
+        help="its answers, or solutions that answers are taken out of; left out where nobody knows them",
+    )
     parser.add_argument("--id_column", help="its ids; by default the numbers of the rows")
     parser.add_argument(
         "--answer_from", help="takes answers out of solutions: answer (the last box), pattern:REGEX …"

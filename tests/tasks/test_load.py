@@ -10,6 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from eval.prune import Question, read_questions
 from secateur.runtime.errors import InputError
 from secateur.tasks import sources as load
 from secateur.tasks.records import Problem
@@ -121,8 +122,18 @@ def test_tables_become_problems_that_all_commands_read(suffix: str, tmp_path: Pa
         load_problems(str(source))
 
 
+def test_a_table_of_questions_alone_is_for_prune(tmp_path: Path) -> None:
+    source, path = write_rows(tmp_path / "exam.csv"), tmp_path / "exam.jsonl"
+    assert problems_command(str(source), str(path), "--problem_column", "Q").returncode == 0
+    asked = [Question(str(number), row["Q"]) for number, row in enumerate(ROWS, start=1)]
+    assert read_questions(path) == asked
+    with pytest.raises(InputError, match="'answer'"):
+        load_problems(str(path))
+
+
 MISTAKES = {
-    ("--problem_column", "Q"): "--problem_column and --answer_column belong together",
+    ("--answer_column", "A"): "--answer_column, --answer_from and --id_column want --problem_column",
+    ("--problem_column", "Q", "--answer_from", "answer"): "--answer_from takes answers out of --answer_column",
     ("--problem_column", "Q", "--answer_column", "B"): "row 1: there is no column 'B'; there are Q, A, key",
     (
         "--problem_column",
