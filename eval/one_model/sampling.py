@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from rich.markup import escape
 
@@ -61,7 +61,8 @@ class SingleConfig(SamplingKeys):
     pass_k: further k of pass@k beside 1, 2, 4, … up to the number of samples.
     majority: also say how often the most frequent answer is right; answers are then compared with one another.
     table: print the figures and draw the picture; schedules/run.py shows them in its own way.
-    check: see that problems and tokenizers can be read, and stop; schedules/run.py does so before it trains.
+    check: see that problems and tokenizers can be read (inputs), and that the engine is installed here (machine), and
+      stop; schedules/run.py does so before it trains.
     """
 
     problems: str | dict[str, str]
@@ -70,7 +71,7 @@ class SingleConfig(SamplingKeys):
     pass_k: list[int] | None = None
     majority: bool = False
     table: bool = True
-    check: bool = False
+    check: Literal["", "inputs", "machine"] = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -162,9 +163,10 @@ def sample_model(model: OpenedModel, config: SingleConfig, problems: Problems) -
 
 
 def check_inputs(config: SingleConfig) -> None:
-    """Read all that a run reads before it opens a model, and see that its engine is installed. Raises `InputError`
-    for the first that is not so."""
-    check_installed(config.engine)
+    """Read all that a run reads before it opens a model, and where its machine is this one see that its engine is
+    installed. Raises `InputError` for the first that is not so."""
+    if config.check == "machine":
+        check_installed(config.engine)
     check_models(config, all_of(config.load()), say_caps=True)
 
 

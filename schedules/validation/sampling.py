@@ -119,9 +119,11 @@ class RoundValidation:
         write_validation(self._figures, record)
 
     def check(self, launcher: Launcher) -> None:
-        """Let eval/single.py see that it can read what it will need; ends as it ends if it cannot."""
+        """Let eval/single.py see that it can read what it will need, and unless this is a dry run, that it can run
+        here; ends as it ends if not."""
         self._write_config()
-        command = [sys.executable, str(REPOSITORY / SCRIPT), "--config", str(self.config), "--check", "true"]
+        what = "inputs" if self.schedule.dry_run else "machine"
+        command = [sys.executable, str(REPOSITORY / SCRIPT), "--config", str(self.config), "--check", what]
         try:
             launcher.run(command, quiet=True)
         except SystemExit:

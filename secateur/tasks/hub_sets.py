@@ -138,7 +138,7 @@ def _remedy(wanted: HubSet) -> str:
     )
     return (
         f"{gated}On a machine without network, load it once where there is one and share that cache (HF_HOME), or "
-        "write it to a file there (python -m secateur.tasks.export NAME FILE.jsonl) and name the file instead"
+        "write it to a file there (secateur problems NAME FILE.jsonl) and name the file instead"
     )
 
 
