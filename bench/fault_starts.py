@@ -65,6 +65,7 @@ class Start:
 
     def __init__(self, argv: Sequence[str], run: Path, launched: bool = False) -> None:
         self.changes, self._run, self._seen = 0, run, snapshot(run)
+        self._given_up = False
         self._log = run.with_name(f"{run.name}-{time.monotonic_ns()}.log")
         self.process = _popen(argv, self._log) if launched else Forked(argv, self._log)
 
@@ -75,6 +76,7 @@ class Start:
             if self.process.poll() is not None:
                 return False
             if time.monotonic() > due:
+                self._given_up = True
                 self.hit(signal.SIGKILL, everybody=True)
                 return False
             time.sleep(POLL_S)
@@ -99,9 +101,11 @@ class Start:
         psutil.wait_procs(family, timeout=PATIENCE_S / 5)
 
     def ended(self) -> Ended:
-        """Wait for the end."""
+        """Wait for the end. Raises `RuntimeError` for a command that does not come to one."""
         self.wait()
         code = self.process.wait()
+        if self._given_up:
+            raise RuntimeError(f"killed after {PATIENCE_S} seconds, see {self._log}; on a busy machine start again")
         return code, self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
 
 
