@@ -41,6 +41,7 @@ problems: {problems}
 problem_count: 10
 prompt_family: plain
 validation_problems: arithmetic:validation
+validation_count: 4
 validation_samples: 4
 validation_temperature: 1.0
 validation_top_p: 1.0
@@ -354,7 +355,7 @@ def test_the_token_is_kept_apart_from_what_is_written_down(tmp_path, embedded_mo
 @pytest.mark.slow
 def test_a_whole_schedule_ends_on_the_hub_and_its_token_nowhere_else(hub, tmp_path, embedded_model, repository):
     values = {"model": embedded_model, "output": tmp_path / "run", "problems": "arithmetic:train"}
-    small = "limits: [140]\nsteps_per_round: 2\nsave_steps: 2\nvalidation_count: 4\nvalidation_dtype: float32\n"
+    small = "limits: [140]\nsteps_per_round: 2\nsave_steps: 2\nvalidation_dtype: float32\n"
     small += (
         "num_generations: 4\nper_device_train_batch_size: 4\nuse_cpu: true\nbf16: false\nreport_to: tensorboard\n"
     )
