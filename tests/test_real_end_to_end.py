@@ -30,7 +30,7 @@ def test_every_stage_runs_on_a_pretrained_model_and_a_second_start_passes_them_o
 ) -> None:
     output = tmp_path / "real"
     said = run(repository, output)
-    assert "report:" in said and (output / "report.html").stat().st_size > 10_000
+    assert f"open: {output / 'report.html'}" in said and (output / "report.html").stat().st_size > 10_000
     assert load_tokenizer(output / "model" / Path(GGUF).stem).eos_token == "<|im_end|>"
     summary = read_run_summary(output)
     assert summary.rounds[0].limit == 80  # the next round is for a model that solves some validation problem

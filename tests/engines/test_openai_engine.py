@@ -1,5 +1,6 @@
 """The engine for servers, over real HTTP: the common contract, and every habit of a server that it must bear."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 from secateur.engines.base import EngineError, SamplingSpec
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.openai.engine import OpenAIEngine
-from secateur.engines.openai.protocol import confidences, metric, read_chunk, read_record
+from secateur.engines.openai.protocol import ApiKey, Request, confidences, metric, read_chunk, read_record
+from secateur.engines.openai.streams import Patience, Streams
 from secateur.runtime.errors import InputError
 from tests.engines.contract import (
     GREEDY,
@@ -151,3 +153,18 @@ def test_a_metric_is_summed_over_its_labels() -> None:
 def test_a_line_that_is_no_chunk_is_named(payload: str) -> None:
     with pytest.raises(EngineError):
         read_chunk(0, read_record(payload), 0)
+
+
+def test_a_stream_that_is_left_before_its_first_step_is_forgotten() -> None:
+    """As when another one fails while it is being opened."""
+    streams = Streams("http://127.0.0.1:9/v1", "m", ApiKey("KEY", ""), Patience(), {}, lambda text, ends: ())
+
+    async def open_and_leave() -> None:
+        await streams._open([Request(7, [1], "x", SamplingSpec(max_tokens=5), 0, 5, 0)])
+        task = streams._tasks[7]
+        streams._leave(task)
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled() and not streams._tasks
+
+    streams.run(open_and_leave())
+    streams.shut_down()

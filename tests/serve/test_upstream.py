@@ -194,7 +194,8 @@ def kill_again_and_again(folder: Path, kills: int) -> None:
         spent, sent = spent_on(front), upstream.sent
         print(f"{kills} kills: {dict(statuses)}; {sent} tokens counted as sent, {spent:.0f} in the ledger")
         assert set(statuses) <= {200, 502} and statuses[200]
-        assert sent <= spent <= sent + kills, "a kill may fall between a token's sending and its being counted"
+        # A kill may fall between a token's sending and its being counted, or take with it what waits to be sent.
+        assert abs(spent - sent) <= kills
         assert ask(front, TEXTS[0]).status_code == 200 and front.client.get("/ready").status_code == 200
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import httpx
@@ -107,7 +108,13 @@ class Streams:
 
     async def _open(self, requests: list[Request]) -> None:
         for request in requests:
-            self._tasks[request.trace] = asyncio.create_task(self._follow(request))
+            task = self._tasks[request.trace] = asyncio.create_task(self._follow(request))
+            task.add_done_callback(partial(self._drop, request.trace))
+
+    def _drop(self, trace: int, task: asyncio.Task[None] | None) -> None:
+        """It has ended. One that was cancelled before its first step has not said so itself."""
+        if self._tasks.get(trace) is task:
+            del self._tasks[trace]
 
     def close_streams(self, traces: Iterable[int]) -> None:
         """Leave them, which makes the server stop. What it had sent is in the inbox when this returns, and no chunk
@@ -160,8 +167,7 @@ class Streams:
             if asyncio.current_task() not in self._left:  # what breaks there is what was left
                 self._lose(request, error)
         finally:
-            if self._tasks.get(request.trace) is asyncio.current_task():
-                del self._tasks[request.trace]
+            self._drop(request.trace, asyncio.current_task())
 
     def _lose(self, request: Request, error: Exception) -> None:
         """The error is raised again where the user's thread waits for this stream."""
