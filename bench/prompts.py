@@ -11,7 +11,6 @@ different rewards: the others give no gradient. `trained on` and `sampled before
 """
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from pathlib import Path
 from statistics import fmean
 
 from schedules.choice import START
-from schedules.records import PASS_RATES, FinishedRound, finished_rounds, read_pass_rates
+from schedules.records import PASS_RATES, finished_rounds, read_pass_rates
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import plain_table, print_table
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON
+from secateur.runtime.files import JSON, read_jsonl
 from secateur.runtime.process import entry_point
 
 COLUMNS = ("prompts", "steps", "tokens", "pass@1", "mixed", "trained on", "sampled before")
@@ -56,11 +55,9 @@ def shortened(run: Path, tokens: float) -> Shortened:
     rounds = finished_rounds(run)
     if not rounds:
         raise InputError(f"{run}: no round has chosen; name the output_dir of a schedule")
-    first: FinishedRound = rounds[0]
-    candidates = first.selection.candidates
+    first, candidates = rounds[0], rounds[0].selection.candidates
     lengths = {one.step: one.mean_tokens for one in candidates}
-    log = [json.loads(line) for line in (first.folder / "train.jsonl").read_text("utf-8").splitlines()]
-    steps = [line for line in log if "frac_reward_zero_std" in line]
+    steps = [line for _, line in read_jsonl(first.folder / "train.jsonl") if "frac_reward_zero_std" in line]
     return Shortened(
         lengths=lengths,
         steps=steps_until(lengths, tokens),

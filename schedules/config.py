@@ -36,7 +36,6 @@ _AT_LEAST_ONE = (
 
 
 TOKEN = "hub_token"
-_OR_TYPED = " or command line"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,21 +260,26 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole config file with its overrides: our keys checked, TRL's as given. `where` is named in messages, apart
-    from those on keys that were `typed` on the command line.
+    """A whole config `file` with its overrides, keys that were `typed` on the command line: ours checked, TRL's as
+    given.
 
     `hub_token` is TRL's key of that name; it is kept apart from the others, which are written down and handed on.
     """
 
     schedule: ScheduleConfig
     trainer: dict[str, JSON]
-    where: str
+    file: str
     hub_token: str | None = field(default=None, repr=False)
     typed: frozenset[str] = frozenset()
 
+    @property
+    def where(self) -> str:
+        """Where TRL's keys were given, for messages on several of them."""
+        return f"{self.file} or command line" if self.typed & self.trainer.keys() else self.file
+
     def where_of(self, key: str) -> str:
         """Where a key was given."""
-        return "command line" if key in self.typed else self.where.removesuffix(_OR_TYPED)
+        return "command line" if key in self.typed else self.file
 
     def resolved(self) -> dict[str, JSON]:
         """All keys of the run, ours with their defaults: what `config.yaml` of the run folder holds."""
@@ -308,9 +312,8 @@ def read_run_config(argv: Sequence[str]) -> RunConfig:
     for name, entry in fields.items():
         if name not in ours and entry.default is entry.default_factory is dataclasses.MISSING:
             raise InputError(f"{path}: key '{name}' is required and not given; {_remedy(name, list(trainer))}")
-    where = f"{path}{_OR_TYPED}" if overrides.keys() & trainer.keys() else path
     try:
-        return RunConfig(ScheduleConfig(**ours), trainer, where, _checked_token(token), frozenset(overrides))
+        return RunConfig(ScheduleConfig(**ours), trainer, path, _checked_token(token), frozenset(overrides))
     except InputError as error:
         raise InputError(f"{blamed(str(error), overrides, path)}: {error}") from None
 

@@ -20,13 +20,7 @@ from secateur.engines.model_files import (
     stored_end_ids,
     unstopped_turn,
 )
-from secateur.engines.registry import (
-    EngineKeys,
-    check_dtype,
-    engine_kind,
-    open_engine,
-    tokenizer_source,
-)
+from secateur.engines.registry import EngineKeys, check_dtype, engine_kind, open_engine, tokenizer_source
 from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
 from secateur.runtime.config import check_seed

@@ -182,7 +182,7 @@ def show_plan(job: RoundJob, launch: LaunchFile, shape: ModelShape) -> None:
         schedule.float32_handover,
         data.longest_prompt,
     )
-    say(f"[bold]dry run of {escape(config.where)}[/bold]: nothing is loaded, trained or written")
+    say(f"[bold]dry run of {escape(config.file)}[/bold]: nothing is loaded, trained or written")
     show_table(_run_table(job, launch, shape))
     _show_data(data)
     show_table(_rounds_table(rounds))

@@ -120,7 +120,7 @@ CHOICES: dict[str, tuple[JSON, ...]] = {
 
 # Types as the help writes them; classes of transformers' own are left to TRL, but for enumerations.
 _TOLD: Mapping[str, object] = {
-    **{"bool": bool, "int": int, "float": float, "str": str, "false": Literal[False]},
+    **{"bool": bool, "int": int, "float": float, "str": str, "null": type(None), "false": Literal[False]},
     **{"dict": dict, "dict[str, Any]": dict[str, Any], "dict[str, bool]": dict[str, bool]},
     **{"list[str]": list[str], "list[float]": list[float]},
 }
@@ -169,10 +169,8 @@ def told_keys(told: CommandHelp) -> type:
 
 
 def _told_type(text: str) -> object:
-    parts = {part: _TOLD.get(part) or _told_choice(part) for part in text.split(" or ") if part != "null"}
-    if not all(parts.values()):
-        return Any
-    return functools.reduce(operator.or_, [*parts.values(), *([None] if "null" in text.split(" or ") else [])])
+    parts = [_TOLD.get(part) or _told_choice(part) for part in text.split(" or ")]
+    return functools.reduce(operator.or_, parts) if all(parts) else Any
 
 
 def _told_choice(text: str) -> object:
@@ -328,7 +326,8 @@ def check_machine(
 
 
 def check_packages(values: Mapping[str, JSON], stage: int, four_bit: bool = False) -> None:
-    """Raises `InputError` for a package that is needed and not installed."""
+    """Raises `InputError` for a package that is not installed: of what `check_machine` looks at, the part that can be
+    said before torch is loaded."""
     eight_bit = "8bit" in str(values.get("optim", "")) and "torch" not in str(values["optim"])
     for package, extra, needed in (
         ("vllm", "vllm", bool(values.get("use_vllm"))),
