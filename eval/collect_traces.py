@@ -16,13 +16,12 @@ if __name__ == "__main__":  # before what takes seconds to import
 from contextlib import closing
 from pathlib import Path
 
-from rich.markup import escape
-
 from eval.dry_run.runs import plan_collect
 from eval.studies.redundancy import Redundancy, measure, measure_folder, show, write
 from eval.traces.benchmarks import all_of
 from eval.traces.collect import CollectConfig, captured_layers, load_sets, trace_folders
 from eval.traces.foreign import choose_for_files, import_file
+from eval.traces.next_command import judge_command
 from eval.traces.sampling import (
     WantedTraces,
     check_models,
@@ -34,7 +33,7 @@ from eval.traces.sampling import (
 from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import TraceFolderWriter, read_trace_folder
 from secateur.runtime.config import parse_config
-from secateur.runtime.console import say, use_one_torch_thread
+from secateur.runtime.console import say, say_end, use_one_torch_thread
 from secateur.runtime.process import current_ranks, entry_point
 from secateur.tasks.answers.extraction import extraction
 from secateur.tasks.records import Problem
@@ -123,7 +122,7 @@ def report(config: CollectConfig, imported: dict[str, dict[str, Path]]) -> None:
     show(reports)
     say_sizes(config)
     write(reports, config.output_dir, config.answer_from)
-    say(f"traces and redundancy.json: {escape(config.output_dir)}")
+    say_end(Path(config.output_dir) / "redundancy.json", judge_command(config))
 
 
 @entry_point

@@ -18,13 +18,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 
 from eval.table.pruning import changed_rule
+from eval.traces.next_command import table_command, told_keys
 from eval.traces.sampling import SamplingKeys, hold_output, quiet_library_bars, say_plan
 from secateur.deepprune.answers import AHEAD, FEWEST_TOKENS, SHORTEST_WAIT, answer_rule
 from secateur.deepprune.controller import run_live
@@ -35,6 +36,7 @@ from secateur.deepprune.prune import job_of, rule_for, unasked_warning
 from secateur.deepprune.rule import ADAPTIVE_RULE, PUBLISHED_RULE, PruneRule
 from secateur.engines.base import Engine
 from secateur.engines.registry import engine_kind
+from secateur.runtime.command_lines import written
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import progress, say, say_end, use_one_torch_thread
 from secateur.runtime.errors import InputError
@@ -307,16 +309,10 @@ def show(answers: Sequence[Answered]) -> None:
 
 def next_command(config: PruneConfig, answers: Sequence[Answered]) -> str:
     """Where the right answers are known, what says how much was saved and lost; else what serves the model."""
-    from eval.report.command import written
-
-    sampling = [key for key in fields(SamplingKeys) if key.name not in ("models", "output_dir")]
-    told = {key.name: getattr(config, key.name) for key in sampling}
-    told = {key.name: told[key.name] for key in sampling if told[key.name] not in (key.default, {})}
     if config.problems is None or config.answers != BOXED or any(one.right is None for one in answers):
-        return written({"model": config.model, "n": config.n, **told}, "serve")
-    asked = {"models": {"base": config.model}, "problems": config.problems, "problem_count": config.problem_count}
-    asked |= {"n": config.n, "methods": ["consensus", "ahead"], "output_dir": f"{config.output_dir}/table"}
-    return written({key: value for key, value in (asked | told).items() if value is not None}, "table")
+        return written({"model": config.model, "n": config.n, **told_keys(config)}, "serve")
+    asked = {"problems": config.problems, "problem_count": config.problem_count, "n": config.n}
+    return table_command(config, asked)
 
 
 def answer_all(config: PruneConfig) -> None:

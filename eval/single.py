@@ -20,8 +20,9 @@ from rich.markup import escape
 from eval.one_model.report import csv_rows, draw_lengths, show, summarise, write_summary
 from eval.one_model.sampling import SingleConfig, grade_all, run_models, sample_alone
 from eval.traces.benchmarks import Problems
+from eval.traces.next_command import table_command
 from secateur.runtime.config import parse_config
-from secateur.runtime.console import say, write_csv
+from secateur.runtime.console import say, say_end, write_csv
 from secateur.runtime.process import entry_point
 
 
@@ -34,7 +35,9 @@ def report(config: SingleConfig, problems: Problems) -> None:
     if config.table:
         show(summary)
         draw_lengths(folder / "lengths.png", graded, summary.models)
-        say(f"figures: {escape(str(folder / 'summary.json'))}, summary.csv, lengths.png")
+        say(f"figures: {escape(str(folder / 'summary.json'))}, summary.csv")
+        asked = {"problems": config.problems, "problem_count": config.problem_count}
+        say_end(folder / "lengths.png", table_command(config, asked))
 
 
 @entry_point

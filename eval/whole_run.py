@@ -7,7 +7,6 @@ time; what is done is passed over. `eval/demo.py` and `eval/real.py` say of whic
 import hashlib
 import json
 import os
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from schedules.records import finished_rounds
 from secateur.deepprune.judges.kinds import linear, own_states, pairwise
 from secateur.deepprune.judges.record import read_metrics
 from secateur.results import Table, read_table
+from secateur.runtime.command_lines import written
 from secateur.runtime.config import read_yaml
 from secateur.runtime.console import console, say, say_end
 from secateur.runtime.errors import InputError
@@ -239,7 +239,7 @@ class WholeRun:
             say("all is done")
             print_results(table, console)
         show_summary(summary)
-        say_end(self.out / "report.html", shlex.join(self.next_command()))
+        say_end(self.out / "report.html", self.next_command())
 
     def announce(self, stages: int, todo: int) -> None:
         """What, how long and where, before it begins."""
@@ -249,14 +249,13 @@ class WholeRun:
         say(f"[bold]make {self.course.name}[/bold]: {stages} stages{done}; {whole}{longer}")
         say(f"everything goes to {escape(str(self.out))}; if it is interrupted, the same command goes on")
 
-    def next_command(self) -> list[str]:
+    def next_command(self) -> str:
         """A first question to the pruned model, sampled as in the table."""
         keys = read_yaml(REPOSITORY / self.course.configs / "combined.yaml")
         sampling = {key: keys[key] for key in ("prompt_family", "temperature", "top_p", "max_tokens", "dtype")}
         problem = load_problems(keys["problems"], 1, self.config.seed)[0].problem
         asked = {"model": self.models["pruned"], "n": 16, **sampling, "problem": problem}
-        secateur = os.path.relpath(Path(sys.executable).with_name("secateur"))
-        return [secateur, "prune", *(word for key, value in asked.items() for word in (f"--{key}", str(value)))]
+        return written(asked, program=os.path.relpath(Path(sys.executable).with_name("secateur")))
 
     def summary(self, runner: StageRunner, table: Table) -> RunSummary:
         measured = read_summary(self.out / "single").models

@@ -14,8 +14,6 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     answer_early(__file__)
 
-import json
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -52,6 +50,7 @@ from schedules.state import (
 from schedules.validation.report import draw_rounds, round_publication, show_rounds, show_selection
 from schedules.validation.sampling import RoundValidation, validation_processes, validation_settings
 from schedules.validation.screening import Screening
+from secateur.runtime.command_lines import PROBLEM, written
 from secateur.runtime.config import take_options
 from secateur.runtime.console import say, say_end
 from secateur.runtime.errors import InputError
@@ -129,7 +128,7 @@ class Driver:
         say(f"final model: [bold]{escape(str(final))}[/bold], with its model card")
         if self._target is not None:
             self._push(final, self._target)
-        say_end(final / "README.md", shlex.join(first_question(self.config.schedule, final)))
+        say_end(final / "README.md", first_question(self.config.schedule, final))
 
     def _push(self, final: Path, target: Target) -> None:
         """What lies on the Hub already is not sent again; a push that failed is tried again at the next start."""
@@ -235,18 +234,16 @@ class Driver:
             publish(self.folder.path, new, self.config.resolved(), self.config.trainer.get("project"))
 
 
-def first_question(schedule: ScheduleConfig, final: Path) -> list[str]:
+def first_question(schedule: ScheduleConfig, final: Path) -> str:
     """A command that asks the finished model, prompted and sampled as it was validated."""
-    told = {key: value for key, value in schedule.prompt.stored.items() if value is not None}
-    prompt = {key: value if value.isidentifier() else json.dumps(value) for key, value in told.items()}
+    prompt = {key: value for key, value in schedule.prompt.stored.items() if value is not None}
     sampling = {
         "temperature": schedule.validation_temperature,
         "top_p": schedule.validation_top_p,
         "max_tokens": schedule.validation_max_tokens,
         "dtype": schedule.validation_dtype,
     }
-    asked = {"model": final, **prompt, **sampling, "problem": "What is 17 · 23?"}
-    return ["secateur", "prune", *(word for key, value in asked.items() for word in (f"--{key}", str(value)))]
+    return written({"model": str(final), **prompt, **sampling, "problem": PROBLEM})
 
 
 @entry_point

@@ -18,14 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.markup import escape
-
 from schedules.export import remove_folder
 from schedules.integrity import saved_checkpoints
 from secateur.engines.gguf import plain_model
 from secateur.engines.model_files import load_tokenizer
+from secateur.runtime.command_lines import written
 from secateur.runtime.config import parse_config
-from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
+from secateur.runtime.console import say_end, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, hold_folder, model_identity, read_jsonl
 from secateur.runtime.hub import require_model_folder
@@ -223,7 +222,21 @@ def main() -> None:
             if current_ranks().is_main:
                 write_record(Path(config.output_dir) / RECORD, _record(config), RECORD_FORMAT)
             tune(config)
-        say(f"tuned model: {escape(config.output_dir)}")
+        say_end(config.output_dir, single_command(config))
+
+
+def single_command(config: FormatTuningConfig) -> str:
+    """What measures the tuned model beside the one it was made of."""
+    prompt = {key: value for key, value in vars(config.prompt).items() if value is not None}
+    keys = {
+        "models": {"start": config.model, "tuned": config.output_dir},
+        "problems": "words:test" if config.solutions == WORDS else "PROBLEMS.jsonl",
+        "problem_count": 100,
+        **prompt,
+        "max_tokens": 512,
+        "output_dir": f"{config.output_dir}-measured",
+    }
+    return written(keys, "single")
 
 
 if __name__ == "__main__":

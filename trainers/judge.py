@@ -19,7 +19,6 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     answer_early(__file__)
 
-import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -42,6 +41,7 @@ from secateur.deepprune.judges.record import (
     write_metrics,
 )
 from secateur.runtime.cards import library_versions
+from secateur.runtime.command_lines import PROBLEM, written
 from secateur.runtime.config import parse_config, read_written_yaml, write_yaml
 from secateur.runtime.console import say, say_end, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
@@ -111,14 +111,14 @@ def run(config: JudgeConfig) -> None:
         _make_and_measure(config)
     share_judge(folder, target)
     if current_ranks().is_main:
-        say_end(folder / METRICS_FILE, shlex.join(first_question(config, folder)))
+        say_end(folder / METRICS_FILE, first_question(config, folder))
 
 
-def first_question(config: JudgeConfig, folder: Path) -> list[str]:
+def first_question(config: JudgeConfig, folder: Path) -> str:
     """A command that prunes by the judge, or without it where its cuts have earned nothing."""
     model = config.generator or (config.model if config.judge_kind.reads_states else "MODEL")
-    judge = [] if read_judge(folder).weight == 0 else ["--judge", str(folder)]
-    return ["secateur", "prune", "--model", model, *judge, "--problem", "What is 17 · 23?"]
+    judge = {} if read_judge(folder).weight == 0 else {"judge": str(folder)}
+    return written({"model": model, **judge, "problem": PROBLEM})
 
 
 def _make_and_measure(config: JudgeConfig) -> None:

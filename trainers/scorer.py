@@ -34,6 +34,7 @@ from secateur.deepprune.judges.metrics import auroc_within_problems
 from secateur.deepprune.judges.pairs import check_apart
 from secateur.deepprune.scorer import (
     CUT,
+    END,
     HeadShape,
     Observed,
     PointRecord,
@@ -53,8 +54,9 @@ from secateur.engines.detokenize import Detokenizer
 from secateur.engines.model_files import check_capture_layers, load_tokenizer
 from secateur.engines.models import load_model, read_states
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
+from secateur.runtime.command_lines import written
 from secateur.runtime.config import parse_config, write_yaml
-from secateur.runtime.console import MetricLog, progress, say, silence_libraries, use_one_torch_thread
+from secateur.runtime.console import MetricLog, progress, say, say_end, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder
 from secateur.runtime.process import entry_point
@@ -292,7 +294,22 @@ def run(config: ScorerConfig) -> Scorer:
     )
     save_scorer(folder, record, heads)
     say(f"scorer of {', '.join(config.reads)}: {escape(str(folder))}")
+    say_end(folder / "scorer.json", table_command(config))
     return Scorer(record, heads)
+
+
+def table_command(config: ScorerConfig) -> str:
+    """What measures the methods that read this scorer's points; the model and the problems are the user's to name
+    where no key does. A scorer may turn out to know nothing, so it is asked all the same."""
+    methods = [name for name, point in (("score_vote", END), ("score_order", CUT)) if point in config.points]
+    keys = {
+        "models": {"base": config.model or "MODEL"},
+        "scorers": {"base": config.output_dir},
+        "problems": "PROBLEMS.jsonl",
+        "methods": ["consensus", *methods],
+        **({"top_logprobs": 20} if "confidences" in config.reads else {}),
+    }
+    return written(keys, "table") if methods else ""
 
 
 def shown(figures: ScoreFigures) -> str:

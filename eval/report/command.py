@@ -3,8 +3,6 @@
 It is read back before it is shown, so that what a shell and a command line make of it is what the run measured.
 """
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,13 +20,11 @@ from secateur.deepprune.starting import AllAtOnce
 from secateur.deepprune.stopping import Never
 from secateur.engines.registry import EngineKeys
 from secateur.results import Row
-from secateur.runtime.config import parse_yaml, split_command_line
+from secateur.runtime.command_lines import PROBLEM, written
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.tasks.answers.extraction import ANSWER
 
-PROBLEM = "What is 17 · 23?"
-"""Stands in the command for a problem of the reader's own."""
 _NAMED = {"ahead": "fewest_tokens", "ahead_wait": "shortest_wait", "evidence": "automatic"}
 _MEASURED = ("temperature", "top_p", "top_k", "max_tokens", "prompt_family", "system_prompt", "instruction")
 _MEASURED_TOO = ("answer_from", "engine", "engine_options", "dtype")
@@ -36,8 +32,6 @@ _SAME = {"top_k": 0, "answer_from": ANSWER} | {
     key.name: key.default if key.name == "engine" else {} for key in fields(EngineKeys)
 }
 """Values that go without saying, whatever a run measured."""
-_WIDTH = 88  # characters of a line
-_NEXT_LINE = " \\\n"  # the shell joins what is on both sides
 
 
 @dataclass(frozen=True)
@@ -139,40 +133,3 @@ def _answer_rule(method: str, config: Mapping[str, JSON]) -> AnswerRule | None:
         **{f"answers_{name}": answer_rule(v, "the run's config") for name, v in config.get("answers", {}).items()},
     }
     return made.get(method)
-
-
-def written(keys: Mapping[str, JSON], command: str = "prune") -> str:
-    """`secateur COMMAND` with these keys in lines for a POSIX shell; "" where they do not come back from it as they
-    are, or hold characters that a page does not show.
-
-    >>> written({"model": "my model", "n": 8})
-    "secateur prune --model 'my model' --n 8"
-    """
-    words = [f"--{key} {shlex.quote(_value(value))}" for key, value in keys.items()]
-    lines = [f"secateur {command}"]
-    for word in words:
-        if len(lines[-1]) + len(word) < _WIDTH:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(f"  {word}")
-    text = _NEXT_LINE.join(lines)
-    return text if all(map(str.isprintable, lines)) and read_back(text) == keys else ""
-
-
-def read_back(command: str) -> dict[str, JSON] | None:
-    """The keys that `secateur` reads from a command; None for what it does not read."""
-    try:
-        return split_command_line(shlex.split(command.replace(_NEXT_LINE, " "))[2:])[1]
-    except (ValueError, InputError):
-        return None
-
-
-def _value(value: JSON) -> str:
-    """As the command line reads YAML: a text as it is, unless it would be read as something else."""
-    if not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    try:
-        plain = parse_yaml(value) == value
-    except ValueError:
-        plain = False
-    return value if plain else json.dumps(value, ensure_ascii=False)

@@ -83,10 +83,10 @@ def all_of(problems: Problems) -> list[Problem]:
     return [problem for of_one in problems.values() for problem in of_one]
 
 
-def check_benchmarks(sources: Mapping[str, str], count: Counts) -> None:
+def check_benchmarks(sources: Mapping[str, str], count: Counts, key: str = "problem_count") -> None:
     """Raise `InputError` for a source that is not there or cannot be read; no set is loaded."""
     for name, source in sources.items():
-        check_problems(source, count_of(count, name))
+        check_problems(source, count_of(count, name), key)
 
 
 def load_benchmarks(

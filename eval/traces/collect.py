@@ -67,7 +67,7 @@ class CollectConfig(SamplingKeys, SamplingPlanKeys):
     def check_inputs(self) -> None:
         """What `problems` names is there."""
         super().check_inputs()
-        check_benchmarks(self.problems, self.problem_counts)
+        check_benchmarks(self.problems, self.problem_counts, "problem_counts")
 
     def _check_cut(self) -> None:
         check_share(self.cut_share)

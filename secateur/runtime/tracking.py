@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 SCHEDULE_RUN = "schedule"
 OURS = ("wandb", "tensorboard")  # what reports besides the Trainer's own
+SERVICES = (
+    *("azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow"),
+    *("neptune", "swanlab", "tensorboard", "trackio", "wandb"),
+)
+"""What transformers' Trainer reports to (`INTEGRATION_TO_CALLBACK`); to ask it takes seconds."""
 _DEFAULT_PROJECT = "huggingface"  # where the Trainer's runs go
 _IDS, _FORMAT = "wandb.json", 1
 _SERVICE = "WANDB_SERVICE"  # how a process hands its wandb-core on to its children
@@ -99,6 +104,16 @@ def wants_wandb(report_to: str | Sequence[str] | None) -> bool:
     return "wandb" in names or ("all" in names and importlib.util.find_spec("wandb") is not None)
 
 
+def check_reporters(report_to: str | Sequence[str] | None) -> list[str]:
+    """The names in `report_to` of a training; raises `InputError` for a service that transformers does not know."""
+    names = reporters(report_to)
+    for name in names:
+        if name != "all" and name not in SERVICES:
+            choices = ", ".join(SERVICES)
+            raise InputError(f"key 'report_to' has the value '{name}'; choose from none, all, {choices}")
+    return names
+
+
 def check_services(report_to: str | Sequence[str]) -> None:
     """Raise `InputError` for a service of `report_to` that is none of `OURS`, or not installed."""
     for name in reporters(report_to):
@@ -116,14 +131,9 @@ def usable_report_to(report_to: str | Sequence[str] | None) -> list[str]:
     """
     from transformers.integrations import integration_utils as known
 
-    installed, names = known.get_available_reporting_integrations(), reporters(report_to)
+    installed, names = known.get_available_reporting_integrations(), check_reporters(report_to)
     names = installed if "all" in names else list(dict.fromkeys(names))
     for name in names:
-        if name not in known.INTEGRATION_TO_CALLBACK:
-            raise InputError(
-                f"key 'report_to' has the value '{name}'; choose from none, all, "
-                f"{', '.join(sorted(known.INTEGRATION_TO_CALLBACK))}"
-            )
         if name not in installed and name != "flyte":  # it can be used, but is never listed
             raise InputError(f"key 'report_to' has the value '{name}', which is not installed; pip install {name}")
     return [name for name in names if name != "wandb" or (current_ranks().is_main and wandb_is_usable())]

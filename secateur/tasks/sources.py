@@ -113,24 +113,24 @@ def check_source(source: str) -> None:
             )
 
 
-def check_drawn(source: str, count: int | None) -> None:
+def check_drawn(source: str, count: int | None, key: str = "problem_count") -> None:
     """Raise `InputError` for a number of problems below 1, for a split that a drawn task does not have, and for one
-    without a number."""
+    without a number; the user gives it as `key`."""
     if count is not None and count < 1:
-        raise InputError(f"{count} problems of '{source}' are wanted; give at least 1, or null for all of a file")
+        raise InputError(f"key '{key}' has the value {count}; give at least 1, or null for all of a file")
     if not is_drawn(source):
         return
     task, split = source.split(":", 1)
     DRAWN[task](split, 1)
     if count is None:
-        raise InputError(f"'{source}' is endless: say how many problems to draw")
+        raise InputError(f"'{source}' is endless: say by key '{key}' how many problems to draw")
 
 
-def check_problems(source: str, count: int | None) -> None:
+def check_problems(source: str, count: int | None, key: str = "problem_count") -> None:
     """Raise `InputError` where `count` problems of a source cannot be had, as far as that is seen without loading a
-    set; lines of files are read, their answers not yet."""
+    set; lines of files are read, their answers not yet. `count` is the user's `key`."""
     check_source(source)
-    check_drawn(source, count)
+    check_drawn(source, count, key)
     for part in split_source(source):
         if Path(part).is_file():
             read_problem_lines(part)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.report.command import read_back
 from eval.report.page import ReportInputs
+from secateur.runtime.command_lines import read_back
 from tests.eval.browser import (
     audit,
     find,

@@ -1,20 +1,25 @@
 """Collecting traces for judges: what is stored, resuming, refusals."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eval.collect_traces import CollectConfig, collect, say_sizes
+from eval.traces.next_command import judge_command
 from secateur.deepprune.cut import CutRule, cut_length
 from secateur.engines.local.engine import TransformersEngine
 from secateur.engines.model_files import load_tokenizer
 from secateur.engines.trace_folder import read_trace_folder
+from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json
 from tests.combined_runs import write_problems
 from tests.engines.openai_server import CompletionsServer, Habits
+from tests.next_words import next_words
+from trainers.judges.config import JudgeConfig
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,15 @@ def test_every_set_has_its_traces_with_cuts_and_states(
             assert tuple(stored.load_states().shape) == (fed, 3, 32)
     settings = read_json(tmp_path / "base" / "train" / "settings.json")
     assert settings["cut"] == {"kind": "tokens", "k": 5} and settings["layers"] == [0, 1, 2]
+
+
+def test_the_end_names_the_judge_that_these_traces_train(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
+    two = config(tiny_model, problems, tmp_path)
+    three = replace(two, problems={name: str(problems) for name in ("train", "dev", "test")})
+    judge = parse_config(JudgeConfig, next_words(judge_command(three), "judge"))
+    assert judge.model == str(tiny_model) and judge.judge_kind.reads_states
+    assert [judge.train, judge.dev, judge.test] == [str(tmp_path / "base" / name) for name in three.problems]
+    assert judge_command(two) == "" and judge_command(replace(three, states=False)) == ""
 
 
 def test_what_is_missing_is_sampled_again_as_it_was(tiny_model: Path, problems: Path, tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ def test_before_it_works_it_says_what_how_long_and_where(tmp_path: Path, capsys:
 @pytest.mark.parametrize("course", ["demo", "real"])
 def test_what_it_says_to_run_next_is_a_command(demo: WholeRun, course: str, monkeypatch, repository: Path) -> None:
     monkeypatch.chdir(repository)
-    name, subcommand, *words = WholeRun(demo.config, replace(DEMO, name=course)).next_command()
+    command = WholeRun(demo.config, replace(DEMO, name=course)).next_command()
+    name, subcommand, *words = shlex.split(command.replace("\\\n", " "))
     assert (Path(name).name, subcommand) == ("secateur", "prune") and Path(name).exists()
     asked = parse_config(PruneConfig, words)
     keys = read_yaml(repository / "configs" / course / "combined.yaml")

@@ -1,7 +1,6 @@
 """eval/prune.py: what it stores is what `prune` answers, and a second start goes on where the first stopped."""
 
 import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from eval.serve import ServeConfig
 from eval.table.config import CombinedConfig
 from secateur import SamplingSpec, TransformersEngine, prune
 from secateur.runtime.config import parse_config
+from tests.next_words import next_words
 
 MODEL = "trainers/embedded_model"
 KEYS = ("--prompt_family", "plain", "--temperature", "1.0", "--top_p", "1.0", "--max_tokens", "300")
@@ -82,8 +82,7 @@ def test_the_end_says_what_to_open_and_a_command_that_is_read(questions: Path, r
     assert done.stdout.startswith(f"votes on 1 problem: up to 8 traces of {MODEL}, at most 300 tokens each\n")
     assert f"all of it goes to {output}; if it is interrupted" in done.stdout
     assert f"\nopen: {output / 'answers.jsonl'}\nnext: secateur table " in done.stdout
-    words = shlex.split(done.stdout.partition("next: secateur table ")[2].replace("\\\n", " "))
-    table = parse_config(CombinedConfig, words)
+    table = parse_config(CombinedConfig, next_words(done.stdout, "table"))
     assert (table.models, table.problems, table.n) == ({"base": MODEL}, str(questions), 8)
     assert (table.spec, table.dtype, table.methods) == (
         SamplingSpec(1.0, 1.0, 0, 300),
@@ -94,9 +93,7 @@ def test_the_end_says_what_to_open_and_a_command_that_is_read(questions: Path, r
 
 def test_without_right_answers_the_end_names_the_service() -> None:
     config = PruneConfig(model=MODEL, problem="1 + 1", n=8, prompt_family="plain", engine_options={})
-    words = shlex.split(next_command(config, []).replace("\\\n", " "))
-    assert words[:2] == ["secateur", "serve"]
-    served = parse_config(ServeConfig, words[2:])
+    served = parse_config(ServeConfig, next_words(next_command(config, []), "serve"))
     assert (served.model, served.n, served.prompt_family, served.rule) == (MODEL, 8, "plain", "automatic")
 
 

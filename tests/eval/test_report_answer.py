@@ -12,7 +12,7 @@ from markupsafe import escape
 
 from eval.prune import PruneConfig
 from eval.report.answer import answers
-from eval.report.command import command_of, read_back, written
+from eval.report.command import command_of
 from eval.report.explorer import read_traced, text_sources
 from eval.report.page import ReportInputs, render_report
 from eval.report.story import Story, stories
@@ -23,6 +23,7 @@ from eval.table.registry import METHODS, method_about
 from secateur.deepprune.prune import rule_for
 from secateur.engines.accounting import Usage
 from secateur.results import Row, Table, read_table, write_table
+from secateur.runtime.command_lines import read_back, written
 from secateur.runtime.config import parse_config, read_yaml
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON

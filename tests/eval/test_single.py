@@ -15,6 +15,7 @@ from eval.one_model.figures import Graded, differences, figures_of, grade_folder
 from eval.one_model.report import read_summary
 from eval.one_model.sampling import SingleConfig, check_inputs, deal, for_each_model, longest_first
 from eval.single import main
+from eval.table.config import CombinedConfig
 from eval.traces.benchmarks import benchmark_name
 from eval.traces.sampling import check_models, prompt_ids
 from secateur.engines.model_files import load_tokenizer
@@ -28,6 +29,7 @@ from secateur.tasks.answers.extraction import extract_answer
 from secateur.tasks.graded import GradedSample, write_results
 from secateur.tasks.prompts import Prompt, encode_prompt
 from secateur.tasks.records import Problem, Trace
+from tests.next_words import next_words
 from tests.tiny import copy_with_context
 
 PROBLEMS = [Problem(f"p{index}", f"question {index}", str(index)) for index in range(3)]
@@ -233,8 +235,12 @@ def test_several_benchmarks_and_models_in_one_run(run_single, tmp_path, tiny_mod
     assert float(rows[0]["mean_tokens"]) == summary.models["one"]["first"].mean_tokens
     assert (tmp_path / "out/lengths.png").read_bytes().startswith(b"\x89PNG")
     paths = (str(tmp_path), str(tiny_model))
-    lines = [line for line in capsys.readouterr().out.splitlines() if not any(path in line for path in paths)]
+    said = capsys.readouterr().out
+    lines = [line for line in said.partition("next: ")[0].splitlines() if not any(path in line for path in paths)]
     assert max(map(len, lines)) <= 118  # the lines of differences are the widest
+    assert f"open: {tmp_path / 'out/lengths.png'}\n" in said
+    table = parse_config(CombinedConfig, next_words(said, "table"))
+    assert table.models == {"one": str(tiny_model), "other": str(tiny_model)} and table.problem_count["first"] == 4
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 import os
 
 import pytest
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json
 from secateur.runtime.tensorboard import name_tensorboard_run, write_tensorboard
 from secateur.runtime.tracking import (
+    SERVICES,
     Home,
     Publication,
     home_of,
@@ -65,6 +67,10 @@ def test_an_unreachable_server_costs_a_message_and_the_key_is_not_in_it(no_key, 
 def test_an_unknown_service_is_named(name) -> None:
     with pytest.raises(InputError, match=f"'report_to' has the value '{name}'; choose from none, all, "):
         usable_report_to([name])
+
+
+def test_the_services_are_those_of_transformers() -> None:
+    assert sorted(INTEGRATION_TO_CALLBACK) == list(SERVICES)
 
 
 def test_a_service_that_is_not_installed_is_named() -> None:

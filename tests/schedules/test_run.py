@@ -30,6 +30,7 @@ from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, read_json, write_json, write_text
 from secateur.runtime.records import without_checksum
+from tests.next_words import next_words
 from tests.offline_wandb import read_events, read_offline_run
 from tests.schedules.candidates import candidate
 
@@ -63,7 +64,7 @@ def test_the_question_that_a_schedule_ends_with_is_read_as_it_is_meant(tmp_path:
     words = [word for key, value in asked.items() for word in (f"--{key}", json.dumps(value))]
     words += ["--validation_max_tokens", "77", "--validation_dtype", "float32"]
     schedule = read_run_config(["--config", "configs/demo/thinkprune.yaml", *words]).schedule
-    config = parse_config(PruneConfig, first_question(schedule, tiny_model)[2:])
+    config = parse_config(PruneConfig, next_words(first_question(schedule, tiny_model), "prune"))
     assert {key: getattr(config, key) for key in asked} == asked
     assert (config.model, config.max_tokens, config.dtype) == (str(tiny_model), 77, "float32")
 

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from eval.one_model.sampling import SingleConfig
 from schedules.integrity import MARKER
 from secateur.engines.model_files import load_tokenizer
 from secateur.engines.models import load_model
+from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import append_jsonl, read_jsonl
+from tests.next_words import next_words
 from trainers.format_tuning import FormatTuningConfig, read_solutions
 
 KEYS = ["--model", "trainers/embedded_model", "--count", "32", "--batch", "4", "--rows", "2", "--bf16", "false"]
@@ -35,7 +38,9 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     output = tmp_path_factory.mktemp("tuning") / "whole"
     done = subprocess.run(command(output), cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "tuned model" in done.stdout
+    measured = parse_config(SingleConfig, next_words(done.stdout, "single"))
+    assert measured.models == {"start": KEYS[1], "tuned": str(output)} and measured.prompt_family == "plain"
+    assert measured.problems == "words:test" and f"open: {output}\n" in done.stdout
     return output
 
 
@@ -68,7 +73,7 @@ def test_a_finished_folder_is_left_alone_and_other_keys_are_refused(tuned: Path,
     before = {path: path.stat().st_mtime_ns for path in tuned.iterdir() if not path.name.startswith(".")}
     assert not any(path.name.startswith("checkpoint-") for path in before)
     again = subprocess.run(command(tuned), cwd=repository, capture_output=True, text=True, check=False)
-    assert again.returncode == 0 and "tuned model" in again.stdout
+    assert again.returncode == 0 and "next: secateur single" in again.stdout
     other = command(tuned, "--epochs", "3")
     refused = subprocess.run(other, cwd=repository, capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and "was begun with another 'epochs'" in refused.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.prune import PruneConfig
 from secateur.deepprune.judges.folder import load_judge
 from secateur.deepprune.judges.record import JudgeFigures, JudgeMetrics, read_metrics, worth_words
 from secateur.runtime.config import parse_config
@@ -17,6 +18,7 @@ from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_jsonl
 from tests.judge_traces import METRICS, arguments, train, write_splits
 from tests.launches import killed_before
+from tests.next_words import next_words
 from tests.offline_wandb import read_events, read_offline_run
 from tests.tiny import build_tiny_model
 from trainers.judge import run
@@ -39,7 +41,9 @@ def test_command_trains_reports_and_says_when_it_is_done(traces, tiny_model, tmp
     assert metrics["unseen_groups"] == ["elm"] and 0 <= metrics["auroc_unseen_groups"] <= 1
     assert metrics["baselines"].keys() == {"ngram", "values", "tfidf", "token_embedding", "random"}
     assert "test: AUROC " in first.stdout and "on unfinished pairs" in first.stdout
-    assert f"open: {tmp_path / 'judge' / 'metrics.json'}\nnext: secateur prune --model {tiny_model} " in first.stdout
+    assert f"open: {tmp_path / 'judge' / 'metrics.json'}\nnext: secateur prune" in first.stdout
+    asked = parse_config(PruneConfig, next_words(first.stdout, "prune"))
+    assert (asked.model, asked.judge) == (str(tiny_model), str(tmp_path / "judge"))
     calibration = metrics["calibration"]
     assert sum(b["pairs"] for b in calibration["reliability"]) == metrics["pairs"] and 0 <= calibration["ece"] <= 1
     assert load_judge(tmp_path / "judge", tiny_model).calibration.temperature == calibration["temperature"]

@@ -18,6 +18,7 @@ from secateur.runtime.files import model_fingerprint
 from secateur.tasks.records import Trace
 from tests.combined_runs import config as table_config
 from tests.combined_runs import write_problems
+from tests.next_words import next_words
 from tests.tiny import build_tiny_model
 from trainers.scorer import ScorerConfig, run
 
@@ -66,6 +67,8 @@ def test_command_trains_a_head_that_knows_more_at_the_end(head, traces, tiny_mod
     assert record.head.kind == head and record.running_point == "every 5"
     assert "cut: AUROC within problems 0.500 (0.500 – 0.500) on" in done.stdout
     assert "no better than chance" in done.stdout
+    assert f"open: {tmp_path / 'scorer.json'}\nnext: secateur table" in done.stdout
+    assert f'"base": "{tmp_path}"' in next_words(done.stdout, "table")[3]
     assert load_scorer(tmp_path, tiny_model).capture_layers == (1, 2)
 
 

@@ -18,6 +18,7 @@ from secateur.runtime.config import check_types, reject_unknown, take_options
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
 from secateur.runtime.launch_file import read_launch_file
+from secateur.runtime.tracking import check_reporters
 from secateur.tasks.sources import check_problems, check_source
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def check_command(told: CommandHelp, words: Sequence[str]) -> None:
     config = read_run_config(argv)
     _check_sources(config.schedule)
     values = checked_values(config, told_keys(told))
+    check_reporters(values["report_to"])
     file, given = launch.get("accelerate_config"), launch.get("num_processes", "")
     launched = None if file is None else read_launch_file(file, int(given) if given.isdigit() else None)
     if launched is not None:
@@ -157,7 +159,7 @@ def check_command(told: CommandHelp, words: Sequence[str]) -> None:
 def _check_sources(schedule: ScheduleConfig) -> None:
     """All problems that a schedule names are there, as far as that is seen without loading them."""
     check_problems(schedule.problems, schedule.problem_count)
-    check_problems(schedule.validation_problems, schedule.validation_count)
+    check_problems(schedule.validation_problems, schedule.validation_count, "validation_count")
     for source in schedule.decontaminate:
         check_source(source)
 
