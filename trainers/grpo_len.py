@@ -40,6 +40,7 @@ from schedules.integrity import step_of
 from schedules.records import write_data
 from schedules.rounds import Round
 from schedules.state import Action, RunFolder
+from secateur.engines.finite import check_start
 from secateur.engines.models import keep_special_tokens_only, reduce_gradients_in_place
 from secateur.runtime.config import take_options
 from secateur.runtime.console import say, silence_libraries, use_one_torch_thread
@@ -57,7 +58,6 @@ from trainers.grpo.callbacks import (
     DeadWatch,
     EngineNote,
     MemoryReturn,
-    check_start,
     round_log,
 )
 from trainers.grpo.dynamic import GROUPS

@@ -51,6 +51,7 @@ from secateur.deepprune.scorer import (
     score_figures,
 )
 from secateur.engines.detokenize import Detokenizer
+from secateur.engines.finite import check_start
 from secateur.engines.model_files import check_capture_layers, load_tokenizer
 from secateur.engines.models import load_model, read_states
 from secateur.engines.trace_folder import ProblemTraces, StoredTrace, read_trace_folder
@@ -116,6 +117,7 @@ class Reader:
             raise InputError(f"{self.config.train}: it does not say how its problems were put; give 'prompt_family'")
         config, device = self.config, torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load_model(config.model, config.dtype, device)
+        check_start(self._model, config.model, "key 'dtype'")
         text = self._model.config.get_text_config(decoder=True)
         layers = check_capture_layers(config.layers or [text.num_hidden_layers], self._model.config, "layers")
         self.shape = HeadShape(config.head, layers, text.hidden_size, config.heads, config.width, config.window)

@@ -16,12 +16,13 @@ from trl import GRPOConfig
 
 from schedules.config import read_run_config
 from schedules.dead import find_signs, refuse_dead
+from secateur.engines.finite import check_start
 from secateur.runtime.console import MetricLog
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_json, read_jsonl, write_text
 from tests.conftest import REPOSITORY
 from tests.launches import DDP, finish, launch, write_config
-from trainers.grpo.callbacks import CompletionSample, DeadWatch, check_start
+from trainers.grpo.callbacks import CompletionSample, DeadWatch
 from trainers.grpo.job import RoundJob
 from trainers.grpo_len import train_next_round
 

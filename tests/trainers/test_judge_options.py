@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from secateur.deepprune.judges.folder import load_judge
@@ -54,6 +55,18 @@ def test_lora_trains_and_leaves_a_plain_judge_folder(kind, traces, tiny_model, t
     changed = {name for name in after if not torch.equal(after[name].float(), before[name].bfloat16().float())}
     assert changed and all("proj" in name for name in changed), "adapters sit on linear maps only"
     assert next(load_judge(tmp_path / "judge", tiny_model).model.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["linear", "pairwise"])
+def test_a_start_model_that_has_diverged_is_named(kind, traces, tiny_model, tmp_path):
+    copy = tmp_path / "diverged"
+    shutil.copytree(tiny_model, copy)
+    weights = load_file(copy / "model.safetensors")
+    next(iter(weights.values()))[0] = float("nan")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"diverged: its weights are not finite.*\(key 'dtype'\)"):
+        train(traces, copy, tmp_path / "judge", kind=kind, generator=tiny_model, prompt="Same? {a} {b}")
+    assert not (tmp_path / "judge" / "metrics.json").exists()
 
 
 def test_a_model_can_be_measured_and_used_as_it_is(traces, tiny_model, tmp_path):

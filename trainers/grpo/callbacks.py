@@ -31,12 +31,12 @@ from schedules.dead import (
 )
 from schedules.rounds import Round
 from schedules.state import stop_requested
+from secateur.engines.finite import weights_are_finite
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_jsonl
 from secateur.runtime.process import STOP_SIGNALS, current_ranks, return_freed_memory
 from trainers.grpo.record import TrainedBy, write_trained_by
-from trainers.steps.checkpoints import is_finite
 from trainers.steps.log import Metrics, StepLog
 
 if TYPE_CHECKING:
@@ -118,21 +118,6 @@ class DeadWatch(TrainerCallback):
         if self.stop and current_ranks().is_main:
             write_dead(self.folder, self.ended)
         raise InputError(explain_end(self.folder, self.ended, self.stop))
-
-
-def weights_are_finite(model: torch.nn.Module, frozen_too: bool = False) -> bool:
-    """Whether all that is trained is, as far as this process holds it (under ZeRO-3 its shard of each weight)."""
-    looked_at = (one for one in model.parameters() if one.requires_grad or frozen_too)
-    return all(is_finite(getattr(one, "ds_tensor", one).detach()) for one in looked_at)
-
-
-def check_start(model: torch.nn.Module, name: str) -> None:
-    """Raises `InputError` for a start model from which nothing could be sampled."""
-    if not weights_are_finite(model, frozen_too=True):
-        raise InputError(
-            f"{name}: its weights are not finite, so nothing can be learned from what it says; take another model, "
-            "or load it with bfloat16 or float32 (model_init_kwargs: dtype)"
-        )
 
 
 class CompletionSample(TrainerCallback):

@@ -19,6 +19,7 @@ from secateur.deepprune.judges.card import PUSHED, write_judge_card
 from secateur.deepprune.judges.folder import describe_generator, load_judge, save_judge
 from secateur.deepprune.judges.pairs import JudgeData, LabelledProblem, all_labels
 from secateur.deepprune.judges.record import JUDGE_FILE, METRICS_FILE, JudgeOrigin, TrainingFigures
+from secateur.engines.finite import check_start
 from secateur.runtime.console import MetricLog, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, read_json
@@ -66,6 +67,7 @@ def fit_settings(config: JudgeConfig, data: JudgeData) -> FitSettings:
 def _train(config: JudgeConfig, data: JudgeData, accelerator: Accelerator) -> tuple[Judge, TrainingFigures]:
     """The judge with the best development score."""
     folder, trainee, start = Path(config.output_dir), build_trainee(config, data), time.process_time()
+    check_start(trainee.module, config.model, "key 'dtype'")
     trainee.module.to(accelerator.device)
     origin = _origin(config, data)
     fit = Fit(

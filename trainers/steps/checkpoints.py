@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.markup import escape
@@ -29,6 +28,7 @@ from schedules.integrity import (
     step_of,
     write_marker,
 )
+from secateur.engines.finite import is_finite
 from secateur.runtime.console import MetricLog, say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import fingerprint
@@ -87,12 +87,6 @@ def exploded(path: Path) -> str | None:
         return None
     with safe_open(path, framework="pt") as handle:
         return next((name for name in handle.keys() if not is_finite(handle.get_tensor(name))), None)  # noqa: SIM118
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Smallest and largest tell, for both carry a NaN on: a tenth or less of what a look at every number costs
-    (bench/RESULTS.md)."""
-    return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
 def _expected_files(folder: Path, world_size: int) -> list[str]:
