@@ -36,7 +36,7 @@ def report(config: SingleConfig, problems: Problems) -> None:
         show(summary)
         draw_lengths(folder / "lengths.png", graded, summary.models)
         say(f"figures: {escape(str(folder / 'summary.json'))}, summary.csv")
-        asked = {"problems": config.problems, "problem_count": config.problem_count}
+        asked = {"problems": config.problems, "problem_count": config.problem_count, "n": 16}
         say_end(folder / "lengths.png", table_command(config, asked))
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     Qwen2Config,
@@ -127,11 +128,15 @@ PRECISIONS = {
     "mixed": (torch.float32, True),
     "float32": (torch.float32, False),
 }
+WITH_ADAPTERS = PRECISIONS | {"pure_bf16": (torch.bfloat16, True)}
 ROWS, TOKENS = 2, 96
 
 
-def saved_bytes(kind: str, layers: int, precision: str, checkpointing: bool) -> tuple[float, ModelShape]:
-    """Bytes that PyTorch keeps for the backward pass of a real model, its parameters not counted."""
+def saved_bytes(
+    kind: str, layers: int, precision: str, checkpointing: bool, dropout: float | None = None
+) -> tuple[float, ModelShape]:
+    """Bytes that PyTorch keeps for the backward pass of a real model, its parameters not counted; `dropout`: of
+    adapters, if it has any."""
     config_class, model_class = KINDS[kind]
     config = config_class(
         vocab_size=64,
@@ -142,8 +147,14 @@ def saved_bytes(kind: str, layers: int, precision: str, checkpointing: bool) -> 
         num_key_value_heads=2,
         head_dim=16,
     )
-    dtype, autocast = PRECISIONS[precision]
+    dtype, autocast = WITH_ADAPTERS[precision]
     model = model_class(config).to(dtype).train()
+    shape = shape_of(model, config)
+    if dropout is not None:
+        lora = LoraConfig(r=1, target_modules="all-linear", lora_dropout=dropout)
+        model = get_peft_model(model, lora).get_base_model().train()
+        if precision == "bf16":
+            model = model.to(dtype)  # as DeepSpeed has them
     if checkpointing:
         model.gradient_checkpointing_enable()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -160,7 +171,7 @@ def saved_bytes(kind: str, layers: int, precision: str, checkpointing: bool) -> 
     with hooks, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         output = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     assert output.requires_grad
-    return sum(kept.values()), shape_of(model, config)
+    return sum(kept.values()), shape
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -174,6 +185,21 @@ def test_a_layer_keeps_what_pytorch_keeps(kind, precision) -> None:
         hidden, heads, width = large[1].hidden, large[1].heads + large[1].kv_heads, large[1].intermediate
         expected += 2 * (2 * hidden * heads * large[1].head_dim + 3 * hidden * width)
     assert measured == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("precision", WITH_ADAPTERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_with_adapters_keeps_what_pytorch_keeps(kind, precision, dropout) -> None:
+    small, large = (saved_bytes(kind, layers, precision, False, dropout) for layers in (2, 4))
+    measured = (large[0] - small[0]) / 2
+    setting = change(shape=large[1], precision=precision, rows=ROWS, tokens=TOKENS, adapters=1, dropout=dropout > 0)
+    expected = layer_bytes(setting) * ROWS * TOKENS
+    shape = large[1]
+    if precision == "mixed":  # 16-bit copies of the layer's matrices
+        expected += 2 * (2 * shape.hidden * (shape.heads + shape.kv_heads) * shape.head_dim)
+        expected += 2 * 3 * shape.hidden * shape.intermediate
+    assert measured == pytest.approx(expected, rel=0.03)  # the adapters' own 16-bit copies, and what they have inside
 
 
 @pytest.mark.parametrize("precision", ["bf16", "float32"])

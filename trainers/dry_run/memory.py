@@ -28,9 +28,9 @@ class Setting:
     autocast), pure_bf16 (16 bits throughout) or float32. `stage`: of ZeRO, 0 without DeepSpeed. `sampler`: what
     generates the completions; `share` (0-1) is the part of a GPU that a colocated vLLM takes. `device_bytes`: memory
     of the process, on its GPU or, `on_cpu`, of the machine's. `adapters`: parameters of LoRA's adapters, 0 where all
-    weights are trained; `quantized`: of the frozen parameters those in 4 bits; `stored_width`: bytes of a number in
-    the files of the start model, and of a merged checkpoint; `float32_handover`: checkpoints have 32 bits; `prompt`:
-    tokens of a sequence that no probability is computed of.
+    weights are trained, and `dropout`: whether they drop some of their inputs; `quantized`: of the frozen parameters
+    those in 4 bits; `stored_width`: bytes of a number in the files of the start model, and of a merged checkpoint;
+    `float32_handover`: checkpoints have 32 bits; `prompt`: tokens of a sequence that no probability is computed of.
     """
 
     shape: ModelShape
@@ -51,6 +51,7 @@ class Setting:
     device_bytes: float
     on_cpu: bool = False
     adapters: int = 0
+    dropout: bool = False
     quantized: int = 0
     stored_width: int = 2
     float32_handover: bool = False
@@ -151,6 +152,12 @@ def buffers(setting: Setting) -> Item:
     return Item("communication buffers", 2 * width * min(total, BUCKET_ELEMENTS))
 
 
+# Bytes of a token and hidden unit that the norms of a layer keep, and those of frozen weights. Adapters have 32 bits:
+# under autocast their sums are of that width even where all weights have 16.
+_NORMS = {"bf16": 16, "pure_bf16": 16, "mixed": 26, "float32": 24}
+_NORMS_FROZEN = {"bf16": 12, "pure_bf16": 20, "mixed": 20, "float32": 16}
+
+
 def layer_bytes(setting: Setting) -> float:
     """What one decoder layer keeps for its backward pass, a token, without gradient checkpointing.
 
@@ -160,13 +167,23 @@ def layer_bytes(setting: Setting) -> float:
     """
     shape, tokens = setting.shape, setting.tokens
     width = 4 if setting.precision == "float32" else 2
-    norms = {"bf16": 16, "pure_bf16": 16, "mixed": 26, "float32": 24}[setting.precision] * shape.hidden
+    norms = (_NORMS_FROZEN if setting.adapters else _NORMS)[setting.precision] * shape.hidden
     attention = 4 * width * shape.heads * shape.head_dim + 4 * shape.heads + width * tokens
-    if setting.adapters:  # each keeps an input of its own: five of the hidden size, one per head, one inner
-        attention += width * (5 * shape.hidden + shape.heads * shape.head_dim + shape.intermediate)
     if shape.qk_norm:
-        norms += ((4 + width) * shape.head_dim + 4) * (shape.heads + shape.kv_heads)
-    return norms + 4 * width * shape.intermediate + attention + 8
+        trained = 0 if setting.adapters else width
+        norms += ((4 + trained) * shape.head_dim + 4) * (shape.heads + shape.kv_heads)
+    dropped = _dropped_bytes(setting, width) if setting.adapters and setting.dropout else 0
+    return norms + 4 * width * shape.intermediate + attention + 8 + dropped
+
+
+def _dropped_bytes(setting: Setting, width: int) -> int:
+    """An adapter reads the input of its layer, which others keep as well. With dropout it has one of its own and the
+    mask that made it: five of the hidden size, one per head, one inner. Then nobody else needs three of the shared
+    ones, unless they are of another width."""
+    shape = setting.shape
+    own = 5 * shape.hidden + shape.heads * shape.head_dim + shape.intermediate
+    shared = 0 if setting.precision in ("mixed", "pure_bf16") else 2 * shape.hidden + shape.intermediate
+    return width * (2 * own - shared)
 
 
 def activations(setting: Setting) -> list[Item]:
@@ -190,11 +207,12 @@ def layer_activations(setting: Setting) -> tuple[Item, Item]:
 
 def output_bytes(setting: Setting) -> Item:
     """TRL's fused output layer: one tile of logits, gradients of the hidden states and, where it is trained, of the
-    matrix in 32 bits. Without Triton torch works on the tile (trl/kernels/chunked_logprob.py, `_backward_tile`):
-    eight of it in 32 bits and a mask are there at once."""
-    shape, tokens = setting.shape, setting.rows * (setting.tokens - setting.prompt)
+    matrix in 32 bits. Without Triton the prompt is not left out (trl/trainer/utils.py, `compact`), and torch works on
+    the tile: seven of it in 32 bits and a mask are there at once (`_backward_tile` in trl/kernels)."""
+    shape, scored = setting.shape, setting.tokens - (0 if setting.on_cpu else setting.prompt)
+    tokens = setting.rows * scored
     tile = min(tokens, TILE_TOKENS) * min(shape.vocabulary, TILE_VOCABULARY)
-    copies = 2 + (8 * 4 + 1 if setting.on_cpu else 0)
+    copies = 2 + (7 * 4 + 1 if setting.on_cpu else 0)
     matrix = 0 if setting.adapters else 4 * shape.hidden * shape.vocabulary
     return Item("output layer", copies * tile + matrix + 8 * shape.hidden * tokens)
 

@@ -122,6 +122,7 @@ def make_setting(
         device_bytes=device_bytes(launch, gpu_gib, on_cpu),
         on_cpu=on_cpu,
         adapters=adapters.parameters if adapters else 0,
+        dropout=bool(adapters and adapters.dropout),
         quantized=adapters.quantized if adapters else 0,
         stored_width=adapters.stored_width if adapters else 2,
         float32_handover=float32_handover,

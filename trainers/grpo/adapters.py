@@ -84,11 +84,13 @@ def quantization_config(schedule: ScheduleConfig, sixteen: bool) -> "BitsAndByte
 
 @dataclass(frozen=True)
 class AdapterShape:
-    """What adapters a model gets: the names of its `layers` that have one, and their `parameters` together;
-    `quantized`: frozen parameters that are held in 4 bits; `stored_width`: bytes of a number of the model on disk."""
+    """What adapters a model gets: the names of its `layers` that have one, and their `parameters` together; whether
+    there is `dropout`; `quantized`: frozen parameters that are held in 4 bits; `stored_width`: bytes of a number of
+    the model on disk."""
 
     layers: tuple[str, ...]
     parameters: int
+    dropout: bool
     quantized: int
     stored_width: int
 
@@ -124,7 +126,13 @@ def adapter_shape(schedule: ScheduleConfig) -> AdapterShape | None:
     linear = [layer for layer in model.modules() if type(layer) is nn.Linear and layer is not output]
     quantized = sum(layer.weight.numel() for layer in linear if not layer.weight.requires_grad)
     width = stored_width(Path(schedule.model)) or getattr(model.config.dtype, "itemsize", 2)
-    return AdapterShape(tuple(layers), trained, quantized if schedule.load_in_4bit else 0, width)
+    return AdapterShape(
+        layers=tuple(layers),
+        parameters=trained,
+        dropout=schedule.lora_dropout > 0,
+        quantized=quantized if schedule.load_in_4bit else 0,
+        stored_width=width,
+    )
 
 
 def check_mergeable(start: Path, layers: Sequence[str]) -> None:
