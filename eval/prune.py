@@ -311,8 +311,8 @@ def next_command(config: PruneConfig, answers: Sequence[Answered]) -> str:
     """Where the right answers are known, what says how much was saved and lost; else what serves the model."""
     if config.problems is None or config.answers != BOXED or any(one.right is None for one in answers):
         return written({"model": config.model, "n": config.n, **told_keys(config)}, "serve")
-    asked = {"problems": config.problems, "problem_count": config.problem_count, "n": config.n}
-    return table_command(config, asked)
+    problems = {"problems": config.problems, "problem_count": config.problem_count}
+    return table_command(config, {"models": {"base": config.model}, **problems, "n": config.n})
 
 
 def answer_all(config: PruneConfig) -> None:
