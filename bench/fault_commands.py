@@ -85,6 +85,13 @@ COMMANDS: dict[str, Command] = {
     "trainers/grpo_len.py": Command(
         "trainers/grpo_len.py", {"model": "{model}", "limits": [200], **_TRAINING}, finished_is_refused=True
     ),
+    "trainers/format_tuning.py": Command(
+        "trainers/format_tuning.py",
+        {
+            **{"model": "{model}", "solutions": "words", "count": 48, "epochs": 1, "batch": 4, "rows": 2, "seed": 0},
+            **{"bf16": False, "learning_rate": 0.003},
+        },
+    ),
     "trainers/judge.py": Command(
         "trainers/judge.py",
         {

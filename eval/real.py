@@ -57,7 +57,7 @@ def course(config: RealConfig) -> Course:
         NAME,
         base=str(tuned),
         benchmark="words",
-        minutes=51,
+        minutes=50,
         judge_seeds=JUDGE_SEEDS[:2] if config.smoke else JUDGE_SEEDS,
         before=before,
         files=(TUNING_FILE, *((SMOKE,) if config.smoke else ())),
