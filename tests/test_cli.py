@@ -1,6 +1,7 @@
 """`secateur`: help and mistakes are answered at once, what it starts is the script, and nothing secret is printed."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -153,6 +154,11 @@ JUDGE = ("judge", "--config", "configs/demo/judge_own_states.yaml", *MODEL)
 TUNE, SCORER = ("tune", *MODEL, "--output_dir", "x"), ("scorer", "--config", "configs/demo/scorer.yaml")
 SERVE = ("serve", *MODEL)
 TRAIN = ("train", "--config", "configs/demo/thinkprune.yaml", *CPU)
+WITHOUT_VLLM = {
+    (*SINGLE, "--engine", "vllm"): "engine 'vllm': vllm is not installed; on a GPU machine `pip install -e"
+}
+if importlib.util.find_spec("vllm") is not None:
+    WITHOUT_VLLM = {}
 VALUES = {
     (*SINGLE, "--temperature", "-1"): "key 'temperature' has the value -1.0: expected 0 (greedy) or more",
     (*SINGLE, "--samples", "0"): "key 'samples' has the value 0",
@@ -254,6 +260,7 @@ VALUES = {
     ("report", "nowhere"): "nowhere: no such folder; give that of a table, a schedule or a whole run",
     ("report",): "the following arguments are required: ",
     ("check-reward",): "nothing to try: give 'reward', 'answer_from', or both",
+    **WITHOUT_VLLM,
     ("completion", "fish"): "no completion for 'fish'; there is one for bash, zsh, tcsh",
 }
 

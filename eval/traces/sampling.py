@@ -20,7 +20,14 @@ from secateur.engines.model_files import (
     stored_end_ids,
     unstopped_turn,
 )
-from secateur.engines.registry import EngineKeys, check_dtype, engine_kind, open_engine, tokenizer_source
+from secateur.engines.registry import (
+    EngineKeys,
+    check_dtype,
+    check_library,
+    engine_kind,
+    open_engine,
+    tokenizer_source,
+)
 from secateur.engines.sampling import TraceJob, sample_traces
 from secateur.engines.trace_folder import CutVector, TraceFolderWriter
 from secateur.runtime.config import check_seed
@@ -98,9 +105,13 @@ class SamplingKeys(EngineKeys, PromptKeys):
             self.tokenizer_of(name)
 
     def check_inputs(self) -> None:
-        """The output folder can be made."""
-        if self.output_dir and not getattr(self, "dry_run", False):
+        """The output folder can be made, and the engine's library is here, unless all is only planned or read."""
+        if getattr(self, "dry_run", False):
+            return
+        if self.output_dir:
             require_folder(self.output_dir)
+        if getattr(self, "check", "") != "inputs":
+            check_library(self.engine)
 
     @property
     def needs_models(self) -> bool:

@@ -3,6 +3,7 @@
 Whoever treats one engine in another way than the others asks `engine_kind(name)` for what makes the difference.
 """
 
+import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class EngineKind:
         needs a process of its own.
     reserves_memory: it takes its room for keys and values when it is opened; else it grows with the traces.
     hides_overrun: what is computed after a trace was stopped is not told.
+    library: the package that it cannot do without, and `remedy`: how one comes by it; "": what is installed anyway.
     dtypes: the values of the key `dtype` that it knows; (): it says so itself.
     free_options: options that change how fast, where or by which connection it samples, and nothing of what comes
         out: they may differ where a run goes on.
@@ -50,6 +52,8 @@ class EngineKind:
     one_process_per_model: bool = True
     reserves_memory: bool = False
     hides_overrun: bool = False
+    library: str = ""
+    remedy: str = ""
     dtypes: tuple[str, ...] = ()
     free_options: frozenset[str] = frozenset()
 
@@ -76,6 +80,9 @@ ENGINES: dict[str, EngineKind] = {
         places_option="max_num_seqs",
         gpus_option="tensor_parallel_size",
         reserves_memory=True,
+        library="vllm",
+        remedy="on a GPU machine `pip install -e '.[vllm]'` in the folder of this project, or `make test-vllm` makes an "
+        "environment with its CPU build",
         dtypes=("auto", "float32", "bfloat16", "float16"),
         free_options=frozenset(
             {"gpu_memory_utilization", "kv_cache_gib", "tensor_parallel_size", "max_num_seqs", "enforce_eager"}
@@ -166,8 +173,15 @@ def check_options(name: str, options: Mapping[str, JSON]) -> None:
         reject_unknown(own, known, f"key 'engine_options' of the {name} engine")
 
 
+def check_library(name: str) -> None:
+    """Raises `InputError` where the library of an engine is missing, without importing it."""
+    kind = engine_kind(name)
+    if kind.library and importlib.util.find_spec(kind.library) is None:
+        raise InputError(f"engine '{name}': {kind.library} is not installed; {kind.remedy}")
+
+
 def check_installed(name: str) -> None:
-    """Raises `InputError` where the library of an engine is missing, as its class says in `check_installed`."""
+    """The same, and for a version that the engine is not written for, as its class says in `check_installed`."""
     getattr(engine_class(name), "check_installed", lambda: None)()
 
 

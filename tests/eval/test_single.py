@@ -94,7 +94,7 @@ def test_the_check_before_a_round_sees_that_an_engine_is_not_installed(tmp_path,
         output_dir=str(tmp_path),
         engine="vllm",
     )
-    with pytest.raises(InputError, match="engine 'vllm': vLLM is not installed"):
+    with pytest.raises(InputError, match="engine 'vllm': vllm is not installed"):
         check_inputs(replace(config, check="machine"))
     check_inputs(replace(config, check="inputs"))  # of a plan for another machine
 

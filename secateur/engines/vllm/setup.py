@@ -1,7 +1,5 @@
 """Opening vLLM in this process, and refusing early what it cannot do. Imports vLLM only when an engine is opened."""
 
-import importlib.metadata
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedConfig
 
 from secateur.engines.model_files import read_model_config
-from secateur.engines.registry import check_dtype
+from secateur.engines.registry import check_dtype, check_library
 from secateur.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,11 +24,7 @@ _CPU_BLOCK = 32  # the smallest on CPUs; vLLM's own choice, 128, leaves most of 
 
 def check_vllm() -> None:
     """Raises `InputError` where vLLM is missing or of another series: the engine reads its scheduler's requests."""
-    if importlib.util.find_spec("vllm") is None:
-        raise InputError(
-            "engine 'vllm': vLLM is not installed; on a GPU machine `pip install -e '.[vllm]'` in the folder of this "
-            "project, or `make test-vllm` builds an environment with its CPU build"
-        )
+    check_library("vllm")
     from vllm import __version__
 
     if not __version__.startswith(_SERIES):
