@@ -81,8 +81,8 @@ ENGINES: dict[str, EngineKind] = {
         gpus_option="tensor_parallel_size",
         reserves_memory=True,
         library="vllm",
-        remedy="on a GPU machine `pip install -e '.[vllm]'` in the folder of this project, or `make test-vllm` makes an "
-        "environment with its CPU build",
+        remedy="on a GPU machine `pip install -e '.[vllm]'` in the folder of this project, or `make test-vllm` for "
+        "an environment with its CPU build",
         dtypes=("auto", "float32", "bfloat16", "float16"),
         free_options=frozenset(
             {"gpu_memory_utilization", "kv_cache_gib", "tensor_parallel_size", "max_num_seqs", "enforce_eager"}
