@@ -37,7 +37,15 @@ from rich.markup import escape
 from schedules.choice import START, Candidate, Selection, choose, name_of, pick_reference, shortens_enough
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import drop_training_state, finish_removals, is_training_state, remove_folder
-from schedules.integrity import MARKER, damage, export_damage, read_marker, saved_checkpoints, step_of
+from schedules.integrity import (
+    MARKER,
+    damage,
+    export_damage,
+    lost_candidate,
+    read_marker,
+    saved_checkpoints,
+    step_of,
+)
 from schedules.records import SELECTION, VALIDATION, SelectionRecord, has_chosen, read_selection, read_validation
 from schedules.rounds import Round, draw_limit
 from secateur.engines.registry import engine_kind
@@ -322,9 +330,7 @@ def candidate_steps(round_folder: Path, round_: Round, whole_files: bool = True)
     for folder in saved_checkpoints(round_folder):
         if fault := damage(folder, whole_files, is_training_state):
             if whole_files and (folder / MARKER).is_file():
-                raise InputError(
-                    f"{folder}: {fault}; restore it, or delete the folder, and the round is chosen from what is left"
-                )
+                raise lost_candidate(folder, fault)
             say(f"  passed over: {escape(str(folder))}: {escape(fault)}")
             continue
         marker = read_marker(folder)

@@ -187,7 +187,7 @@ def tune(config: FormatTuningConfig) -> None:
 
     disable_progress_bars()
     folder, arguments = Path(config.output_dir), _arguments(config)
-    resume = prepare_resume(folder, arguments.world_size)
+    resume = prepare_resume(folder, arguments.world_size, candidates=False)
     trainer = SFTTrainer(
         model=config.model,
         args=arguments,

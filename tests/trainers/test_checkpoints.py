@@ -107,6 +107,30 @@ def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_is_used(tm
     assert (tmp_path / "incomplete-checkpoint-8-1").is_dir()
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "complete.json"])
+def test_a_candidate_that_is_not_trained_again_is_not_lost_without_a_word(tmp_path, name) -> None:
+    """The round would choose from the others."""
+    older, newest = write_checkpoint(tmp_path, 4), write_checkpoint(tmp_path, 8)
+    content = bytearray((older / name).read_bytes())
+    content[-3] ^= 1
+    (older / name).write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"checkpoint-4: .*restore it, or delete the folder, and the round is chosen"
+    ):
+        prepare_resume(tmp_path, 2)
+    assert older.is_dir() and newest.is_dir()
+    assert prepare_resume(tmp_path, 2, candidates=False) == newest and not older.exists()
+
+
+def test_of_older_candidates_the_training_state_is_not_needed(tmp_path) -> None:
+    older, newest = write_checkpoint(tmp_path, 4), write_checkpoint(tmp_path, 8)
+    apart = write_checkpoint(tmp_path, 6, regular=False)
+    for folder in (older, apart):
+        (folder / "optimizer.pt").write_bytes(b"")
+    assert prepare_resume(tmp_path, 2) == newest
+    assert older.is_dir() and not apart.exists()
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"step": 4}', '{"step": 4, "world_size": "2"}'])
 def test_a_marker_that_says_nothing_is_no_marker(tmp_path, content) -> None:
     folder = write_checkpoint(tmp_path, 4)

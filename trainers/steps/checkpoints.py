@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from rich.markup import escape
 from safetensors import safe_open
 
-from schedules.export import drop_training_state, finish_removals, remove_folder
+from schedules.export import drop_training_state, finish_removals, is_training_state, remove_folder
 from schedules.integrity import (
     MARKER,
     Marker,
@@ -22,6 +22,7 @@ from schedules.integrity import (
     check_seal,
     damage,
     is_unpickled,
+    lost_candidate,
     read_marker,
     saved_checkpoints,
     seal,
@@ -108,17 +109,35 @@ def _flush_to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def set_damaged_aside(round_folder: Path) -> list[tuple[Path, str]]:
+def set_damaged_aside(round_folder: Path, candidates: bool = True) -> list[tuple[Path, str]]:
     """Rename what a kill left unfinished or something has damaged since, so that neither resume nor choice can take
-    it. Returns the old names and what is wrong with each."""
+    it. Returns the old names and what is wrong with each.
+
+    What is older than the checkpoint to go on from is not trained again. Where such ones are `candidates` of a choice
+    `InputError` is raised if the model of one was damaged: the round might choose another without it. Their training
+    state is not needed any more.
+    """
     finish_removals(round_folder)
-    moved = []
-    for folder in saved_checkpoints(round_folder):
-        if fault := damage(folder):
-            number = len(list(round_folder.glob(f"incomplete-{folder.name}-*")))
-            folder.rename(folder.with_name(f"incomplete-{folder.name}-{number}"))
-            moved.append((folder, fault))
+    faults = {folder: damage(folder) for folder in saved_checkpoints(round_folder)}
+    whole = [folder for folder, fault in faults.items() if fault is None and read_marker(folder).resumable]
+    newest, moved = max(map(step_of, whole), default=0), []
+    for folder, fault in faults.items():
+        if fault is None or (candidates and step_of(folder) < newest and _is_kept_candidate(folder)):
+            continue
+        number = len(list(round_folder.glob(f"incomplete-{folder.name}-*")))
+        folder.rename(folder.with_name(f"incomplete-{folder.name}-{number}"))
+        moved.append((folder, fault))
     return moved
+
+
+def _is_kept_candidate(folder: Path) -> bool:
+    """Whether a checkpoint that is not whole, and is not trained again, is still a candidate; `InputError` if it was
+    one and no longer is."""
+    if not (folder / MARKER).is_file():
+        return False
+    if fault := damage(folder, spared=is_training_state):
+        raise lost_candidate(folder, fault)
+    return read_marker(folder).regular
 
 
 def checkpoint_to_resume(round_folder: Path, world_size: int) -> Path | None:
@@ -170,21 +189,22 @@ def drop_what_is_superseded(round_folder: Path, keep: int = 2) -> None:
         drop_training_state(folder)
 
 
-def prepare_resume(round_folder: Path, world_size: int, *logs: str) -> Path | None:
+def prepare_resume(round_folder: Path, world_size: int, *logs: str, candidates: bool = True) -> Path | None:
     """The checkpoint to go on from, None to start afresh; the same on all ranks.
 
     The main process looks, after it has set aside what cannot be trusted, and cuts the metrics log and the other
     `logs` back to that step.
-    Raises `InputError` if the checkpoint was saved by another number of processes.
+    Raises `InputError` if the checkpoint was saved by another number of processes, or if an older one, which is one
+    of the `candidates` of a choice, was damaged.
     """
-    found = [_tidy(round_folder, world_size, [LOG, *logs]) if current_ranks().is_main else None]
+    found = [_tidy(round_folder, world_size, [LOG, *logs], candidates) if current_ranks().is_main else None]
     if PartialState().num_processes > 1:
         broadcast_object_list(found)
     return Path(found[0]) if found[0] else None
 
 
-def _tidy(round_folder: Path, world_size: int, logs: Sequence[str]) -> str | None:
-    for folder, fault in set_damaged_aside(round_folder):
+def _tidy(round_folder: Path, world_size: int, logs: Sequence[str], candidates: bool) -> str | None:
+    for folder, fault in set_damaged_aside(round_folder, candidates):
         say(f"  set aside: {escape(str(folder))}: {escape(fault)}")
     resume = checkpoint_to_resume(round_folder, world_size)
     step = step_of(resume) if resume else 0
