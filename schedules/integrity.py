@@ -86,13 +86,6 @@ def damage(folder: Path, whole_files: bool = True, spared: Callable[[str], bool]
     return None
 
 
-def lost_candidate(folder: Path, fault: str) -> InputError:
-    """Without one of its candidates a round might choose another, so somebody has to say that it may."""
-    return InputError(
-        f"{folder}: {fault}; restore it, or delete the folder, and the round is chosen from what is left"
-    )
-
-
 def _broken_file(path: Path, size: int) -> str | None:
     if not path.is_file():
         return "is missing"

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from schedules.candidates import candidate_steps, damaged_checkpoints
 from schedules.choice import START, Candidate, explain
 from schedules.config import TOKEN, RunConfig, ScheduleConfig, read_run_config
 from schedules.dead import refuse_dead
@@ -41,7 +42,6 @@ from schedules.rounds import Round
 from schedules.state import (
     Action,
     RunFolder,
-    candidate_steps,
     clear_stop,
     prune_decided,
     request_stop,
@@ -155,6 +155,7 @@ class Driver:
         say(f"[bold]round {round_.name}[/bold]: {round_.max_steps} steps from {escape(start_model)}")
         run, start = self.folder.path, self.folder.locate(start_model)
         refuse_dead(self.folder.round_folder(round_), self.config.schedule.stop_when_dead)
+        damaged_checkpoints(self.folder.round_folder(round_))  # refused here in one line, not by every process
         if self.config.schedule.pass_rate is not None:
             folder = self.folder.round_folder(round_)
             Screening(self.config, self.argv, round_, folder).run(self.launcher, start)

@@ -38,10 +38,8 @@ from schedules.choice import START, Candidate, Selection, choose, name_of, pick_
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import drop_training_state, finish_removals, is_training_state, remove_folder
 from schedules.integrity import (
-    MARKER,
     damage,
     export_damage,
-    lost_candidate,
     read_marker,
     saved_checkpoints,
     step_of,
@@ -317,28 +315,6 @@ def stop_requested(run_folder: Path) -> bool:
 
 def clear_stop(run_folder: Path) -> None:
     (run_folder / STOP).unlink(missing_ok=True)
-
-
-def candidate_steps(round_folder: Path, round_: Round, whole_files: bool = True) -> list[int]:
-    """Steps of the round's whole checkpoints that were saved in turn; says which unfinished ones are passed over.
-    `whole_files`: whether their contents are read to the end, see `damage`.
-
-    Raises `InputError` if one was saved at another limit, and with `whole_files` if the model of one was changed
-    since it was saved: without it the round might choose another. Training state is not needed any more.
-    """
-    steps = []
-    for folder in saved_checkpoints(round_folder):
-        if fault := damage(folder, whole_files, is_training_state):
-            if whole_files and (folder / MARKER).is_file():
-                raise lost_candidate(folder, fault)
-            say(f"  passed over: {escape(str(folder))}: {escape(fault)}")
-            continue
-        marker = read_marker(folder)
-        if marker.limit != round_.limit:
-            raise InputError(f"{folder}: was trained at the limit {marker.limit}, this round has {round_.limit}")
-        if marker.regular:
-            steps.append(marker.step)
-    return steps
 
 
 def prune_checkpoints(round_folder: Path, chosen_step: int, keep: str) -> None:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from schedules.candidates import candidate_steps
 from schedules.rounds import Round
-from schedules.state import TRAINING, candidate_steps
+from schedules.state import TRAINING
 from secateur.runtime.console import say
 from secateur.runtime.records import read_record, write_record
 from trainers.grpo.adapters import MergeLoss, read_merge_loss

@@ -14,7 +14,8 @@ from accelerate.utils import broadcast_object_list
 from rich.markup import escape
 from safetensors import safe_open
 
-from schedules.export import drop_training_state, finish_removals, is_training_state, remove_folder
+from schedules.candidates import damaged_checkpoints
+from schedules.export import drop_training_state, finish_removals, remove_folder
 from schedules.integrity import (
     MARKER,
     Marker,
@@ -22,7 +23,6 @@ from schedules.integrity import (
     check_seal,
     damage,
     is_unpickled,
-    lost_candidate,
     read_marker,
     saved_checkpoints,
     seal,
@@ -111,33 +111,13 @@ def _flush_to_disk(path: Path) -> None:
 
 def set_damaged_aside(round_folder: Path, candidates: bool = True) -> list[tuple[Path, str]]:
     """Rename what a kill left unfinished or something has damaged since, so that neither resume nor choice can take
-    it. Returns the old names and what is wrong with each.
-
-    What is older than the checkpoint to go on from is not trained again. Where such ones are `candidates` of a choice
-    `InputError` is raised if the model of one was damaged: the round might choose another without it. Their training
-    state is not needed any more.
-    """
+    it. Returns the old names and what is wrong with each. Raises `InputError` as `damaged_checkpoints` does."""
     finish_removals(round_folder)
-    faults = {folder: damage(folder) for folder in saved_checkpoints(round_folder)}
-    whole = [folder for folder, fault in faults.items() if fault is None and read_marker(folder).resumable]
-    newest, moved = max(map(step_of, whole), default=0), []
-    for folder, fault in faults.items():
-        if fault is None or (candidates and step_of(folder) < newest and _is_kept_candidate(folder)):
-            continue
+    damaged = damaged_checkpoints(round_folder, candidates)
+    for folder, _ in damaged:
         number = len(list(round_folder.glob(f"incomplete-{folder.name}-*")))
         folder.rename(folder.with_name(f"incomplete-{folder.name}-{number}"))
-        moved.append((folder, fault))
-    return moved
-
-
-def _is_kept_candidate(folder: Path) -> bool:
-    """Whether a checkpoint that is not whole, and is not trained again, is still a candidate; `InputError` if it was
-    one and no longer is."""
-    if not (folder / MARKER).is_file():
-        return False
-    if fault := damage(folder, spared=is_training_state):
-        raise lost_candidate(folder, fault)
-    return read_marker(folder).regular
+    return damaged
 
 
 def checkpoint_to_resume(round_folder: Path, world_size: int) -> Path | None:
