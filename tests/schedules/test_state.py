@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from schedules.candidates import candidate_steps
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import export_model, remove_folder
 from schedules.integrity import Marker, damage, read_marker, write_marker
@@ -16,7 +17,6 @@ from schedules.records import ValidationRecord, selection_record, write_selectio
 from schedules.rounds import Round
 from schedules.state import (
     RunFolder,
-    candidate_steps,
     check_same_config,
     clear_stop,
     prune_checkpoints,
