@@ -207,6 +207,7 @@ VALUES = {
     (*TABLE, "--judges", "{base: [random]}", "--problems", "aime99"): "aime99: no such file and no known set",
     (*TRACES, "--problems", "{a: no.jsonl}", "--problem_counts", "{}"): "no.jsonl: no such file and no known set",
     (*JUDGE, "--train", "/nope"): "/nope: no such folder of traces; make it with eval/collect_traces.py",
+    (*JUDGE, "--train", "tests"): "tests: no traces there; run eval/collect_traces.py with this output folder first",
     (*JUDGE, "--model", "/nope"): "key 'model' has the value '/nope': no such folder",
     (*JUDGE, "--generator", "/nope"): "key 'generator' has the value '/nope': no such folder",
     (*SERVE, "--port", "99999999"): "127.0.0.1:99999999 cannot be had (bind(): port must be 0-65535.); give another",

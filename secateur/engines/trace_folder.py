@@ -243,7 +243,7 @@ def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
     folder = Path(folder)
     problems: dict[str, ProblemTraces] = {}
     seen: set[tuple[str, int]] = set()
-    for path in _trace_files(folder):
+    for path in trace_files(folder):
         for trace, extra in _read_file(path):
             if (trace.problem_id, trace.sample) in seen:
                 raise InputError(f"{path}: sample {trace.sample} of problem '{trace.problem_id}' is stored twice")
@@ -254,7 +254,7 @@ def read_trace_folder(folder: str | Path) -> list[ProblemTraces]:
                 raise InputError(f"{path}: problem '{problem.id}' has two different texts, answers or groups")
             entry.traces.append(_stored(folder, trace, extra))
     if not problems:
-        raise InputError(f"{folder}: no traces there; run eval/collect_traces.py with this output folder first")
+        raise no_traces(folder)
     for entry in problems.values():
         entry.traces.sort(key=lambda stored: stored.trace.sample)
     return [problems[name] for name in sorted(problems)]
@@ -273,7 +273,13 @@ def _stored(folder: Path, trace: Trace, extra: Mapping[str, Any]) -> StoredTrace
     )
 
 
-def _trace_files(folder: Path) -> list[Path]:
+def no_traces(folder: Path | str) -> InputError:
+    """What is raised for a folder without any."""
+    return InputError(f"{folder}: no traces there; run eval/collect_traces.py with this output folder first")
+
+
+def trace_files(folder: Path) -> list[Path]:
+    """The files of traces in a trace folder, in a fixed order."""
     return sorted(folder.glob(_FILES))
 
 
@@ -292,7 +298,7 @@ def _read_file(path: Path) -> list[tuple[Trace, dict[str, Any]]]:
 
 
 def _stored_keys(folder: Path) -> set[tuple[str, int]]:
-    return {(trace.problem_id, trace.sample) for path in _trace_files(folder) for trace, _ in _read_file(path)}
+    return {(trace.problem_id, trace.sample) for path in trace_files(folder) for trace, _ in _read_file(path)}
 
 
 def check_trace_settings(folder: Path, settings: Mapping[str, Any]) -> None:

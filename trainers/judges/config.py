@@ -11,6 +11,7 @@ from secateur.deepprune.judges.kind import JudgeKeys, JudgeKind
 from secateur.deepprune.judges.registry import DEFAULT, JUDGE_KINDS, STORED
 from secateur.deepprune.scorer import CUT, END, Reading, check_point, every_of
 from secateur.engines.gguf import plain_model
+from secateur.engines.trace_folder import no_traces, trace_files
 from secateur.runtime.config import check_seed
 from secateur.runtime.dry_run import PLAN_KEYS, PlanKeys, without_plan_keys
 from secateur.runtime.errors import InputError
@@ -37,9 +38,11 @@ _OF_KINDS = tuple(kind.keys for kind in JUDGE_KINDS.values() if kind.keys is not
 
 
 def require_traces(folder: str) -> None:
-    """Raises `InputError` where there is no such folder."""
+    """Raises `InputError` where there is no such folder, or no trace in it."""
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder of traces; make it with eval/collect_traces.py")
+    if not trace_files(Path(folder)):
+        raise no_traces(folder)
 
 
 @dataclass(kw_only=True)
