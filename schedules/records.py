@@ -17,6 +17,7 @@ from secateur.runtime.statistics import Interval
 SELECTION, VALIDATION, DATA = "selection.json", "validation.json", "data.json"
 SELECTION_FORMAT, VALIDATION_FORMAT, DATA_FORMAT = 2, 1, 1
 PASS_RATES, PASS_RATES_FORMAT = "pass_rate.json", 1
+ENGINE, ENGINE_FORMAT = "engine.json", 1
 _AGAIN = "delete it and start schedules/run.py again, which makes it anew from what is stored"
 
 
@@ -210,3 +211,19 @@ def read_pass_rates(round_folder: Path) -> PassRates:
 def has_pass_rates(round_folder: Path, settings: Mapping[str, JSON]) -> bool:
     """Whether they are there, sampled with these keys: until the first step any key may be corrected."""
     return (round_folder / PASS_RATES).is_file() and read_pass_rates(round_folder).settings == settings
+
+
+@dataclass(frozen=True)
+class TrainedBy:
+    """What trained a round in fact, its engine.json: `engine`, the class that wraps the model, `world_size`
+    processes, `zero_stage` (0 without DeepSpeed). A launcher that is configured wrongly trains as well, on one
+    process or without sharding."""
+
+    engine: str
+    world_size: int
+    zero_stage: int
+
+
+def read_trained_by(round_folder: Path) -> TrainedBy:
+    """Raises `InputError` where engine.json is missing or damaged."""
+    return read_record(round_folder / ENGINE, TrainedBy, ENGINE_FORMAT, f"delete {round_folder} to train it afresh")

@@ -30,9 +30,11 @@ from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
 from schedules.model_card import PICTURE, write_model_card
 from schedules.records import (
+    ENGINE,
     VALIDATION,
     SelectionRecord,
     ValidationRecord,
+    read_trained_by,
     read_validation,
     selection_record,
     write_selection,
@@ -155,7 +157,7 @@ class Driver:
         say(f"[bold]round {round_.name}[/bold]: {round_.max_steps} steps from {escape(start_model)}")
         run, start = self.folder.path, self.folder.locate(start_model)
         refuse_dead(self.folder.round_folder(round_), self.config.schedule.stop_when_dead)
-        damaged_checkpoints(self.folder.round_folder(round_))  # refused here in one line, not by every process
+        self._check_what_is_kept(round_)
         if self.config.schedule.pass_rate is not None:
             folder = self.folder.round_folder(round_)
             Screening(self.config, self.argv, round_, folder).run(self.launcher, start)
@@ -170,6 +172,13 @@ class Driver:
             clear_stop(run)
         if stopped:
             self.launcher.stopped = True
+
+    def _check_what_is_kept(self, round_: Round) -> None:
+        """What a round that goes on does not make anew is refused here in one line, not by every process."""
+        folder = self.folder.round_folder(round_)
+        damaged_checkpoints(folder)
+        if (folder / ENGINE).is_file() and (folder / f"checkpoint-{round_.max_steps}").is_dir():
+            read_trained_by(folder)
 
     def _validate(self, round_: Round, start_model: str) -> None:
         """Sample every checkpoint of the round; the start model's figures are known after round 1."""

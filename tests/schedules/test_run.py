@@ -16,6 +16,7 @@ import yaml
 
 from eval.prune import PruneConfig
 from schedules.config import read_run_config
+from schedules.integrity import Marker, write_marker
 from schedules.launch import Launcher
 from schedules.records import (
     VALIDATION,
@@ -124,6 +125,27 @@ def test_a_checkpoint_damaged_after_its_validation_ends_the_choice_before_it_is_
     assert not (folder / "selection.json").exists()
     with pytest.raises(InputError, match=r"checkpoint-8: the chosen model was damaged"):
         driver._train(driver.folder.rounds[1], f"rounds/{folder.name}/checkpoint-8")
+
+
+@pytest.mark.parametrize("name", ["engine.json", "checkpoint-1/complete.json"])
+def test_what_a_round_that_goes_on_does_not_make_anew_is_refused_before_its_launch(
+    config_file, repository, name, monkeypatch
+) -> None:
+    driver = make_driver(config_file, repository)
+    round_ = driver.folder.rounds[0]
+    folder = driver.folder.round_folder(round_)
+    for step in (1, round_.max_steps):
+        write_json(folder / f"checkpoint-{step}" / "config.json", {"step": step})
+        write_marker(
+            folder / f"checkpoint-{step}",
+            Marker(
+                step=step, world_size=1, limit=round_.limit, regular=True, resumable=True, files={}, fingerprints={}
+            ),
+        )
+    write_text(folder / name, '{"step": 8, "fil')
+    monkeypatch.setattr(driver.launcher, "run", lambda *_, **__: pytest.fail("it was launched"))
+    with pytest.raises(InputError, match=name.replace("/", ".*").replace(".json", r"\.json")):
+        driver._train(round_, str(repository / "trainers" / "embedded_model"))
 
 
 def test_choices_are_drawn_and_told(config_file, repository, capsys) -> None:

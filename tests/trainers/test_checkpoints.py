@@ -17,6 +17,7 @@ from trl import GRPOConfig
 from schedules.config import ScheduleConfig
 from schedules.export import drop_training_state
 from schedules.integrity import MARKER, SEAL, Marker, damage, read_marker, write_marker
+from schedules.records import TrainedBy
 from schedules.rounds import Round
 from schedules.state import FREE_KEYS
 from secateur.runtime.errors import InputError
@@ -24,7 +25,7 @@ from secateur.runtime.files import fingerprint, key_file, own_key, read_json, wr
 from secateur.runtime.records import without_checksum
 from trainers.grpo.callbacks import between_generations
 from trainers.grpo.keys import batch_sizes
-from trainers.grpo.record import TrainedBy, record_training, write_trained_by
+from trainers.grpo.record import record_training, write_trained_by
 from trainers.steps.checkpoints import (
     checkpoint_to_resume,
     drop_what_is_superseded,

@@ -29,6 +29,7 @@ from schedules.dead import (
     with_generation,
     write_dead,
 )
+from schedules.records import TrainedBy
 from schedules.rounds import Round
 from schedules.state import stop_requested
 from secateur.engines.finite import weights_are_finite
@@ -36,7 +37,7 @@ from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import read_jsonl
 from secateur.runtime.process import STOP_SIGNALS, current_ranks, return_freed_memory
-from trainers.grpo.record import TrainedBy, write_trained_by
+from trainers.grpo.record import write_trained_by
 from trainers.steps.log import Metrics, StepLog
 
 if TYPE_CHECKING:

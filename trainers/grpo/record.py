@@ -4,27 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schedules.candidates import candidate_steps
+from schedules.records import ENGINE, ENGINE_FORMAT, TrainedBy, read_trained_by
 from schedules.rounds import Round
 from schedules.state import TRAINING
 from secateur.runtime.console import say
-from secateur.runtime.records import read_record, write_record
+from secateur.runtime.records import write_record
 from trainers.grpo.adapters import MergeLoss, read_merge_loss
 from trainers.grpo.handover import moved_share
 
-ENGINE = "engine.json"
-ENGINE_FORMAT, TRAINING_FORMAT = 1, 2
+TRAINING_FORMAT = 2
 LITTLE_MOVED = 0.01  # share of the weights, under which a warning is due
-
-
-@dataclass(frozen=True)
-class TrainedBy:
-    """What trained a round in fact, its engine.json: `engine`, the class that wraps the model, `world_size`
-    processes, `zero_stage` (0 without DeepSpeed). A launcher that is configured wrongly trains as well, on one
-    process or without sharding."""
-
-    engine: str
-    world_size: int
-    zero_stage: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +34,7 @@ def write_trained_by(round_folder: Path, record: TrainedBy) -> None:
 
 def record_training(round_folder: Path, round_: Round, start: Path) -> None:
     """Write `training.json`, which says that the round is trained; `start`: folder of the model it began with."""
-    by = read_record(round_folder / ENGINE, TrainedBy, ENGINE_FORMAT, f"delete {round_folder} to train it afresh")
+    by = read_trained_by(round_folder)
     checkpoints = tuple(candidate_steps(round_folder, round_, whole_files=False))
     last = round_folder / f"checkpoint-{round_.max_steps}"
     moved, loss = moved_share(start, last), read_merge_loss(last)
