@@ -38,6 +38,7 @@ from schedules.choice import START, Candidate, Selection, choose, name_of, pick_
 from schedules.config import RunConfig, ScheduleConfig
 from schedules.export import drop_training_state, finish_removals, is_training_state, remove_folder
 from schedules.integrity import (
+    MARKER,
     damage,
     export_damage,
     read_marker,
@@ -324,7 +325,7 @@ def prune_checkpoints(round_folder: Path, chosen_step: int, keep: str) -> None:
       the older ones stay as models: they are candidates. One saved out of turn, on a stop, goes when the next
       regular one is whole; one found damaged is set aside.
     - Once it has chosen, no checkpoint keeps training state, and what was set aside or saved out of turn goes. With
-      `keep` "chosen" the weights of the other candidates go as well, with "all" they stay.
+      `keep` "chosen" the weights of the other candidates go as well, with "all" they stay, damaged or not.
     - Never deleted: the weights of the chosen checkpoint, which the next round starts from, and `final/`.
 
     May be called again, also after a kill in the middle.
@@ -337,9 +338,9 @@ def prune_checkpoints(round_folder: Path, chosen_step: int, keep: str) -> None:
         if step_of(folder) == chosen_step:
             if whole:
                 drop_training_state(folder)
-        elif keep == "chosen" or not whole or not read_marker(folder).regular:
+        elif keep == "chosen" or not (folder / MARKER).is_file() or (whole and not read_marker(folder).regular):
             remove_folder(folder)
-        else:
+        elif whole:  # what was damaged since stays as it is: nobody reads it any more
             drop_training_state(folder)
 
 

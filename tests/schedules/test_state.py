@@ -304,6 +304,18 @@ def test_a_round_that_has_chosen_keeps_what_the_rule_says(tmp_path, keep, left, 
             assert {path.name for path in folder.iterdir()} == {"complete.json", "config.json"}
 
 
+@pytest.mark.parametrize("name", ["config.json", "complete.json"])
+def test_a_candidate_that_was_damaged_after_the_choice_stays_as_it_is(tmp_path, name) -> None:
+    write_checkpoint(tmp_path, 4)
+    other = write_checkpoint(tmp_path, 8)
+    (other / name).write_text("{")
+    before = snapshot(other)
+    prune_checkpoints(tmp_path, 4, "all")
+    assert snapshot(other) == before
+    prune_checkpoints(tmp_path, 4, "chosen")
+    assert not other.exists()
+
+
 def test_a_chosen_checkpoint_is_never_deleted_not_even_a_damaged_one(tmp_path) -> None:
     chosen = write_checkpoint(tmp_path, 4)
     (chosen / "config.json").write_text("{}")
