@@ -14,7 +14,7 @@ from secateur.runtime.files import append_jsonl, hold_folder, write_json
 
 MODEL = "trainers/embedded_model"
 MODELS = ("--models", f"{{base: {MODEL}}}")
-TRACES = ("--train", MODEL, "--dev", "trainers", "--test", "tests")  # folders that are there; none is read
+TRACES = ("--train", "{0}/train", "--dev", "{0}/dev", "--test", "{0}/test")  # with a file each that is not read
 STORED = ("--traces", "{base: tests}")
 COMMANDS = {
     "eval/single.py": ("configs/demo/single.yaml", *MODELS),
@@ -36,15 +36,18 @@ COMMANDS = {
 @pytest.mark.parametrize("script", COMMANDS)
 def test_a_second_process_is_refused_by_name_and_changes_nothing(script, tmp_path, repository) -> None:
     config, *arguments = COMMANDS[script] or (None,)
-    command = [sys.executable, script, *(["--config", config] if config else []), *arguments]
-    with hold_folder(tmp_path):
-        before = {path: path.read_bytes() for path in Path(tmp_path).iterdir()}
-        second = subprocess.run(
-            [*command, "--output_dir", str(tmp_path)], cwd=repository, capture_output=True, text=True
-        )
-        assert {path: path.read_bytes() for path in Path(tmp_path).iterdir()} == before
+    for name in ("train", "dev", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "traces.jsonl").touch()
+    command = [sys.executable, script, *(["--config", config] if config else [])]
+    command += [word.format(tmp_path) if word in TRACES else word for word in arguments]
+    run = tmp_path / "run"
+    with hold_folder(run):
+        before = {path: path.read_bytes() for path in run.iterdir()}
+        second = subprocess.run([*command, "--output_dir", str(run)], cwd=repository, capture_output=True, text=True)
+        assert {path: path.read_bytes() for path in run.iterdir()} == before
     assert second.returncode == 2, second.stderr
-    assert f"{tmp_path}: process" in second.stderr and "is working in it" in second.stderr
+    assert f"{run}: process" in second.stderr and "is working in it" in second.stderr
     assert "Traceback" not in second.stderr
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import mmap
 import os
+import socket
 import struct
 import sys
 import threading
@@ -28,7 +29,8 @@ class Habits:
     closes the connection of the next `deaths` streams after that many tokens; `late_s` [seconds] pass before the
     first token, `silent` streams never get one; every text ends with `suffix`; nothing is generated before `gather`
     requests are there; `mute_usage` and `mute_metrics` tell no counts; `owner` is the kind that it says it is;
-    prompts beyond `longest_prompt` [tokens] are refused."""
+    prompts beyond `longest_prompt` [tokens] are refused; `impatient` resets every connection whose second request
+    comes."""
 
     text_only: bool = False
     names_keys: bool = True
@@ -45,6 +47,7 @@ class Habits:
     owner: str = "vllm"
     key: str | None = None
     longest_prompt: int = 1 << 30
+    impatient: bool = False
 
 
 @dataclass
@@ -123,8 +126,14 @@ class CompletionsServer:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        requests = 0
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
+                requests += 1
+                if self.habits.impatient and requests > 1:
+                    at_once = struct.pack("ii", 1, 0)
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+                    break
                 await self._request(head.decode(), reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

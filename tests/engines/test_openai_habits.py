@@ -260,6 +260,14 @@ def test_the_self_check_sees_a_server_that_stops(served: Served) -> None:
         served.engine(served.server(), abort_check="require")
 
 
+def test_the_self_check_is_made_though_the_server_resets_kept_connections(served: Served) -> None:
+    server = served.server(impatient=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        served.engine(server, abort_check="require")
+    assert server.connections > 2
+
+
 def test_the_self_check_sees_a_server_that_goes_on(served: Served) -> None:
     server = served.server(ignore_aborts=True)
     server.context = 264

@@ -47,6 +47,7 @@ _CLOSE_AFTER = 20  # tokens of the stream that is closed
 _RUN_ON = 1024  # tokens it would have if the server went on
 _POLL_S = 0.25
 _LONGEST_PAUSE_S = 15.0
+_UNREAD = (Broken, httpx.TransportError)
 _STILL_POLLS = 4  # equal readings after which a counter stands still
 _GIVE_UP_S = 20.0
 
@@ -122,10 +123,10 @@ async def _patiently(streams: Streams, url: str, attempt: Callable[[], Coroutine
 
 async def _past_closed(attempt: Callable[[], Coroutine[object, object, T]]) -> T:
     """`attempt`, made again where the server has closed a connection that was kept open for it (llama.cpp does after
-    five seconds)."""
+    five seconds): its end is seen before the answer, or the request meets a reset."""
     try:
         return await attempt()
-    except httpx.RemoteProtocolError:
+    except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
         return await attempt()
 
 
@@ -215,10 +216,8 @@ def _metrics_url(base_url: str) -> str:
 
 
 async def _count(streams: Streams, url: str) -> float | None:
-    try:
-        response = await streams.get(url)
-    except (Broken, httpx.TransportError):
-        return None
+    """What the counter shows, None without one. Raises what `_UNREAD` holds if the server does not answer."""
+    response = await _past_closed(partial(streams.get, url))
     return metric(response.text, _COUNTERS) if response.status_code == 200 else None
 
 
@@ -226,17 +225,20 @@ async def _watch_abort(
     streams: Streams, url: str, model: str, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> str | None:
     """None: it stopped; "": it went on; else why that cannot be told."""
-    before = await _count(streams, url)
+    try:
+        before = await _count(streams, url)
+    except _UNREAD as error:
+        return f"{url} does not answer: {streams.key.quote(str(error)) or type(error).__name__}"
     if before is None:
         return f"{url} shows no counter of generated tokens; {_COUNTER_SHOWN.get(streams.dialect.server, _ANY_SHOWN)}"
-    await asyncio.sleep(_POLL_S)
-    if await _count(streams, url) != before:
+    grown, _ = await _settle(streams, url, before, polls=1)
+    if grown:
         return "others use it at the moment"
     context = streams.dialect.context
     most = _RUN_ON if context is None else min(_RUN_ON, max(context - 64, 2 * _CLOSE_AFTER))
     try:
         came = await _patiently(streams, url, partial(_close_early, streams, model, tokenizer, most))
-    except (Broken, httpx.TransportError, TimeoutError) as error:
+    except (*_UNREAD, TimeoutError) as error:
         return f"the trial trace broke: {streams.key.quote(str(error)) or type(error).__name__}"
     if came is None:
         return "the trial trace ended by itself"
@@ -267,12 +269,18 @@ async def _close_early(
     return None
 
 
-async def _settle(streams: Streams, url: str, before: float) -> tuple[float, bool]:
-    """How far the counter has gone since `before`, and whether it came to a stand in time."""
+async def _settle(
+    streams: Streams, url: str, before: float, polls: int = round(_GIVE_UP_S / _POLL_S)
+) -> tuple[float, bool]:
+    """How far the counter has gone since `before`, and whether it came to a stand within `polls` readings. One that
+    the server does not answer tells nothing."""
     last, still = before, 0
-    for _ in range(round(_GIVE_UP_S / _POLL_S)):
+    for _ in range(polls):
         await asyncio.sleep(_POLL_S)
-        now = await _count(streams, url)
+        try:
+            now = await _count(streams, url)
+        except _UNREAD:
+            continue
         if now is None:
             break
         still, last = (still + 1 if now == last else 0), now
