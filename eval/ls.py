@@ -25,6 +25,7 @@ from secateur.runtime.commands import OneLineParser
 from secateur.runtime.console import say
 from secateur.runtime.errors import InputError
 from secateur.runtime.process import entry_point
+from secateur.runtime.records import read_with_checksums, record_of
 
 _ANSWERS, _TRACES, _ROUNDS = "answers.jsonl", "traces-rank*.jsonl", "rounds"
 _GIB = 2**30
@@ -37,6 +38,16 @@ class Found:
     what: str
     path: Path
     figures: str
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What is shown of a line of answers.jsonl, see eval/prune.py."""
+
+    n: int
+    started: int
+    tokens: int
+    right: bool | None = None
 
 
 def find(folder: Path) -> Iterator[Found]:
@@ -102,6 +113,16 @@ def _model(folder: Path) -> str:
     return f"{size / _GIB:.1f} GiB of weights" if size > 0.1 * _GIB else f"{size / 2**20:.1f} MiB of weights"
 
 
+def _answers(folder: Path) -> str:
+    path = folder / _ANSWERS
+    lines = read_with_checksums(path, "delete the line, and its problem is answered again")
+    answers = [record_of(_Answer, line, f"{path}, line {number}") for number, line in lines]
+    graded = [one.right for one in answers if one.right is not None]
+    right = f", {sum(graded)} of {len(graded)} right" if graded else ""
+    started, n, tokens = (sum(getattr(one, key) for one in answers) for key in ("started", "n", "tokens"))
+    return f"{len(answers):,} answers{right}; {started:,} of {n:,} traces started, {tokens:,} tokens"
+
+
 def _lines(pattern: str, name: str) -> Callable[[Path], str]:
     def headline(folder: Path) -> str:
         count = sum(path.read_bytes().count(b"\n") for path in folder.glob(pattern))
@@ -128,7 +149,7 @@ _KINDS = (
     _Kind("judge", (JUDGE_FILE,), _judge),
     _Kind("table", (TABLE_FILE,), _table),
     _Kind("measured", (SUMMARY_FILE, "summary.csv"), _single),
-    _Kind("answers", (_ANSWERS,), _lines(_ANSWERS, "answers")),
+    _Kind("answers", (_ANSWERS,), _answers),
     _Kind("traces", (_TRACES, "settings.json"), _lines(_TRACES, "traces")),
     _Kind("model", ("config.json", "*.safetensors"), _model),
 )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -379,18 +378,3 @@ def test_the_doctor_says_what_to_install() -> None:
     missing = doctor._package(Requirement("no-such-package>=2; extra == 'vllm'"), "vllm")
     assert (missing.state, missing.remedy) == ("note", "pip install 'secateur[vllm]', if you use it")
     assert doctor._extra(Requirement("gguf>=0.17; extra == 'gguf'")) == "gguf"
-
-
-def test_ls_tells_what_lies_where_and_what_cannot_be_read(repository: Path, tmp_path: Path) -> None:
-    model = tmp_path / "run" / "final"
-    model.mkdir(parents=True)
-    (model / "config.json").write_text("{}")
-    (model / "model.safetensors").write_bytes(bytes(3 * 2**20))
-    (tmp_path / "judge").mkdir()
-    (tmp_path / "judge" / "judge.json").write_text(json.dumps({"format": 0}))
-    said = subprocess.run(
-        [sys.executable, "-m", "secateur.cli", "ls", str(tmp_path)], cwd=repository, capture_output=True, text=True
-    )
-    assert said.returncode == 0, said.stderr
-    assert f"model     {model}" in said.stdout and "3.0 MiB of weights" in said.stdout
-    assert f"judge     {tmp_path / 'judge'}" in said.stdout and "cannot be read: " in said.stdout
