@@ -69,7 +69,7 @@ ANSWERS = {
     "an 8-GPU launch without GPUs": "8 processes are to train on this machine, which has ",
     "the same problems twice": "'validation_problems' has the value 'arithmetic:train': all ",
     "a device that is not here": "'device' has the value 'cuda:99', but GPUs that can be used here: ",
-    "no device at all": "'device' has the value 'gpu', which torch knows no device by; give auto, cpu",
+    "no device at all": "'device' has the value 'gpu'; give auto, cpu",
 }
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -43,6 +44,9 @@ from secateur.tasks.records import Problem, Trace
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
+
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class SamplingKeys(EngineKeys, PromptKeys):
 
     def check_inputs(self) -> None:
         """The output folder can be made, and the engine's library is here, unless all is only planned or read."""
+        check_device_name(self.device)
         if getattr(self, "dry_run", False):
             return
         if self.output_dir:
@@ -168,9 +173,16 @@ class SamplingKeys(EngineKeys, PromptKeys):
         }
 
 
+def check_device_name(device: str) -> None:
+    """Raises `InputError` for what is no name of a device."""
+    if not _DEVICE.fullmatch(device):
+        raise InputError(f"key 'device' has the value '{device}'; give auto, cpu, cuda or cuda:N")
+
+
 def local_device(device: str) -> str:
     """ "auto" becomes this process's own GPU, or the CPU where there is none; other names stay. Raises `InputError`
-    for a GPU that is not here, and for what torch knows no device by."""
+    for a GPU that is not here."""
+    check_device_name(device)
     if device != "auto":
         _check_device(device)
         return device
@@ -184,14 +196,11 @@ def local_device(device: str) -> str:
 def _check_device(device: str) -> None:
     import torch
 
-    wrong = f"key 'device' has the value '{device}'"
-    try:
-        wanted = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"{wrong}, which torch knows no device by; give auto, cpu, cuda or cuda:N") from None
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    wanted, gpus = torch.device(device), torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted.type == "cuda" and (wanted.index or 0) >= gpus:
-        raise InputError(f"{wrong}, but GPUs that can be used here: {gpus}; give auto or cpu")
+        raise InputError(
+            f"key 'device' has the value '{device}', but GPUs that can be used here: {gpus}; give auto or cpu"
+        )
 
 
 def model_by_model(work: Callable[..., None], config: SamplingKeys, *arguments: Any) -> None:

@@ -154,11 +154,13 @@ def _expected(hint: object, error: ValueError) -> str:
 
 def _as_wanted(value: JSON, hint: object) -> JSON:
     """A lone value where nothing but a list is taken becomes a list of one: `--limits 200`. Raises `ValueError` for
-    yes or no where a number is wanted: pydantic takes them for 1 and 0."""
+    yes or no where a number is wanted: pydantic takes them for 1 and 0; and for several words where one is."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = {typing.get_origin(part) or part for part in (typing.get_args(hint) if union else (hint,))}
     if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
         raise ValueError("a number, not yes or no")
+    if isinstance(value, list) and kinds <= {str, int, float, bool, type(None)}:
+        raise ValueError("one value: on the command line in quotes if it has blanks, and a key begins with --")
     lone = value is not None and not isinstance(value, list | dict)
     return [value] if lone and kinds <= {list, tuple, type(None)} else value
 

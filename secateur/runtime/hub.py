@@ -72,6 +72,8 @@ def require_model_folder(key: str, name: str) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"key '{key}' has the value '{name}': a folder without config.json is no model folder")
+    elif path.is_file():
+        raise InputError(f"key '{key}' has the value '{name}', which is a file: give a model folder or a .gguf file")
     elif name.startswith((".", "/", "~", "outputs/")) or name.count("/") != 1 or path.parent.is_dir():
         raise InputError(f"key '{key}' has the value '{name}': no such folder; train or download the model first")
 

@@ -81,7 +81,7 @@ def test_what_a_model_cannot_take_is_said_before_it_is_opened(tiny_model, tmp_pa
     assert not capsys.readouterr().out  # config.json and tokenizer still name the right one
     with pytest.raises(InputError, match="'device' has the value 'cuda:99', but GPUs that can be used here: "):
         check_models(replace(config, device="cuda:99"), [])
-    with pytest.raises(InputError, match="'device' has the value 'gpu', which torch knows no device by"):
+    with pytest.raises(InputError, match="'device' has the value 'gpu'; give auto, cpu, cuda or cuda:N"):
         check_models(replace(config, device="gpu"), [])
 
 

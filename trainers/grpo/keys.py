@@ -216,6 +216,11 @@ def _check_numbers(values: Mapping[str, JSON], config: RunConfig) -> None:
         if values.get(key) is not None and values[key] < 1:
             where = config.where_of(key)
             raise InputError(f"{where}: key '{key}' has the value {values[key]}; it must be at least 1")
+    if values["num_generations"] == 1:
+        raise InputError(
+            f"{config.where_of('num_generations')}: key 'num_generations' has the value 1; it must be at least 2: "
+            "the rewards of a prompt's completions are compared with each other"
+        )
     for key in _NOT_NEGATIVE:
         if values.get(key) is not None and values[key] < 0:
             where = config.where_of(key)
