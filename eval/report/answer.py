@@ -141,7 +141,7 @@ def _loss(measured: Considered | None) -> str:
     if measured is None or measured.difference == 0 == measured.interval[1] - measured.interval[0]:
         return ""
     low, high = map(_signed, measured.interval)
-    return f"{_signed(measured.difference)} points, 95\N{NO-BREAK SPACE}% interval {low} … {high}"
+    return f"{_signed(measured.difference)} points, cautious 95\N{NO-BREAK SPACE}% interval {low} … {high}"
 
 
 def _about(reference: Row) -> str:

@@ -50,7 +50,7 @@ def test_the_five_answers_are_in_absolute_terms() -> None:
     )
     assert answer.generated == "8" and (answer.wait.before, answer.wait.after) == ("80.5", "20")
     assert (answer.accuracy.before, answer.accuracy.after) == ("70.0\N{NO-BREAK SPACE}%", "80.0\N{NO-BREAK SPACE}%")
-    assert answer.loss == "+10.0 points, 95\N{NO-BREAK SPACE}% interval −2.0 … +22.0"
+    assert answer.loss == "+10.0 points, cautious 95\N{NO-BREAK SPACE}% interval −2.0 … +22.0"
     assert (answer.winner, answer.reference) == ("DeepPrune (linear) on pruned", "consensus on base")
     assert "its 4 traces" in answer.about and "12 problems of mine" in answer.about
     assert answer.sure.startswith("Shown to lose no more than 3 points") and answer.sure.endswith("begins at −2.0.")
