@@ -102,7 +102,7 @@ def check_source(source: str) -> None:
             if len(parts) > 1:
                 raise InputError(f"'{source}': a drawn task cannot be joined with other problems; name it alone")
         elif part not in HUB_SETS and not Path(part).is_file():
-            what = "a folder" if Path(part).is_dir() else "no such file"
+            what = "a folder" if part and Path(part).is_dir() else "no such file"
             raise InputError(
                 f"{part}: {what} and no known set; give a JSONL file (`secateur problems` makes one of other "
                 f"files and sets) or one of {', '.join(HUB_SETS)}"

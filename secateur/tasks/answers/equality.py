@@ -26,7 +26,7 @@ from secateur.tasks.answers.reading import read_answer
 from secateur.tasks.answers.record import NeedsAlgebra, Reading
 from secateur.tasks.answers.text import MAX_ANSWER_CHARS
 
-RULES_VERSION = 6  # to be raised with every change that may change a verdict
+RULES_VERSION = 7  # to be raised with every change that may change a verdict
 GRADER_VERSION = f"secateur-{RULES_VERSION} math-verify-{importlib.metadata.version('math-verify')}"
 MAX_CACHED = 50_000  # readings kept, of at most about 1 KB each; the oldest go first
 

@@ -59,7 +59,9 @@ _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))")
 _WRAPPER = re.compile(r"\{|\\(?:text|boxed)\s*\{")
 _LEADING_SPACE_IN_TEXT = re.compile(r"\\text\s*\{")
 _UPRIGHT_FUNCTION = re.compile(rf"\\text\s*\{{\s*({'|'.join(FUNCTIONS)})\s*\}}")
-_UPRIGHT_COMMAND = re.compile(r"\\text\s*\{\s*(\\[a-z]+)\s*\}")
+_UPRIGHT_COMMAND = re.compile(r"\\text\s*\{\s*(\\(?:[a-z]+|\$))\s*\}")
+_LONE_ARGUMENT = re.compile(r"\\text\s*([a-zA-Z\d])")  # TeX takes one sign where no brace opens
+_RING = re.compile(r"(?<=\d)\s*[∘º˚]")
 _COLOUR = re.compile(r"\\(?:text)?color(?:box)?\s*(?:\[[^\]]*\]\s*)?\{[^{}]*\}")
 _EMPHASIS = re.compile(r"(\*\*|__|`|\*)((?:(?!\1).)+)\1", re.DOTALL)
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿⁱ]+")
@@ -99,9 +101,10 @@ def normalise(answer: str) -> str:
         return text
     if (whole := _EMPHASIS.fullmatch(text)) is not None:  # before a star is taken for that of a command
         text = whole.group(2)
-    text = _THOUSANDS_MARK.sub("", _ascii(text.translate(_UNICODE)))
+    text = _THOUSANDS_MARK.sub("", _ascii(_RING.sub("°", text).translate(_UNICODE)))
     text = _POWER.sub("^", _NO_BRACKET.sub("", text))
     text = _COMMAND.sub(_rename, _SPACING.sub(" ", _COLOUR.sub("", text)))
+    text = _LONE_ARGUMENT.sub(_braced_letter, text)
     text = _DEGREE.sub(r"^\\circ ", text.replace("~", " "))
     text = _UPRIGHT_COMMAND.sub(r"\1 ", text)
     text = _UPRIGHT_FUNCTION.sub(r"\\\1 ", _LEADING_SPACE_IN_TEXT.sub(r"\\text{", text))
@@ -239,6 +242,8 @@ def _ascii(text: str) -> str:
 
 
 def _spelled(letter: str) -> str:
+    if unicodedata.category(letter) == "Cf":  # zero-width blanks, marks of direction, soft hyphens
+        return ""
     plain = unicodedata.normalize("NFKC", letter)
     numerator, slash, denominator = plain.partition("⁄")
     if slash:
@@ -252,6 +257,11 @@ def _rename(match: re.Match[str]) -> str:
     if name is not None:
         return _RENAMED.get(name, f"\\{name}") + ("" if match.string[match.end() : match.end() + 1] in "{([" else " ")
     return "" if symbol is None else _SYMBOLS.get(symbol, f"\\{symbol}")
+
+
+def _braced_letter(match: re.Match[str]) -> str:
+    sign = match.group(1)
+    return sign if sign.isdecimal() else f"\\text{{{sign}}}"
 
 
 def _trim(text: str) -> str:
