@@ -14,11 +14,11 @@ if __name__ == "__main__":  # before what takes seconds to import
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from schedules.export import remove_folder
+from schedules.export import is_training_state, remove_folder
 from schedules.integrity import saved_checkpoints
 from secateur.engines.gguf import plain_model
 from secateur.engines.model_files import load_tokenizer
@@ -26,7 +26,7 @@ from secateur.runtime.command_lines import written
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say_end, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, hold_folder, model_identity, read_jsonl
+from secateur.runtime.files import JSON, fingerprint, first_changed, hold_folder, model_identity, read_jsonl
 from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import current_ranks, entry_point, return_memory_early
 from secateur.runtime.records import read_record, write_record
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from trl import SFTConfig
 
 WORDS = "words"
-RECORD, RECORD_FORMAT, LOG = "tuning.json", 1, "train.jsonl"
+RECORD, RECORD_FORMAT, LOG = "tuning.json", 2, "train.jsonl"
 
 
 @dataclass(kw_only=True)
@@ -150,16 +150,16 @@ def _arguments(config: FormatTuningConfig) -> "SFTConfig":
 
 @dataclass(frozen=True)
 class TuningRecord:
-    """What a folder is tuned with, its tuning.json; `complete` once the model is saved."""
+    """What a folder is tuned with, its tuning.json; `fingerprints` of the tuned model's files once it is saved."""
 
     keys: Mapping[str, JSON]
     model: str
-    complete: bool = False
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_done(config: FormatTuningConfig) -> bool:
-    """Whether the folder holds the tuned model. Raises `InputError` for one that was begun with other keys, or
-    another model."""
+    """Whether the folder holds the tuned model. Raises `InputError` for one that was begun with other keys or
+    another model, or whose model was damaged since."""
     path, wanted = Path(config.output_dir) / RECORD, _record(config)
     if not path.is_file():
         return False
@@ -167,7 +167,9 @@ def is_done(config: FormatTuningConfig) -> bool:
     for key, value in {**wanted.keys, "model": wanted.model}.items():
         if {**found.keys, "model": found.model}.get(key) != value:
             raise InputError(f"{path}: was begun with another '{key}'; restore it, or give another 'output_dir'")
-    return found.complete
+    if fault := first_changed(path.parent, found.fingerprints):
+        raise InputError(f"{path.parent}: {fault}; restore it, or delete the folder to tune anew")
+    return bool(found.fingerprints)
 
 
 def _record(config: FormatTuningConfig) -> TuningRecord:
@@ -201,13 +203,26 @@ def tune(config: FormatTuningConfig) -> None:
     trainer.remove_callback(PrinterCallback)
     keep_special_tokens_only(trainer.model)
     reduce_gradients_in_place(trainer.accelerator)
+    if resume is not None:  # TRL keeps no count of the tokens before
+        trainer._total_train_tokens = _tokens_trained_on(folder / LOG)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     if current_ranks().is_main:
         trainer.model.config.use_cache = True
         trainer.save_model(str(folder))
-        write_record(folder / RECORD, replace(_record(config), complete=True), RECORD_FORMAT)
+        saved = replace(_record(config), fingerprints=_model_fingerprints(folder))
+        write_record(folder / RECORD, saved, RECORD_FORMAT)
         for checkpoint in saved_checkpoints(folder):
             remove_folder(checkpoint)
+
+
+def _tokens_trained_on(log: Path) -> float:
+    """What the last line of the log has counted [tokens], prompts included."""
+    return max(line["num_tokens"] for _, line in read_jsonl(log))
+
+
+def _model_fingerprints(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.glob("[!.]*") if path.is_file() and path.name not in (LOG, RECORD))
+    return {path.name: fingerprint(path) for path in files if not is_training_state(path.name)}
 
 
 @entry_point

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,10 @@ def command(output: Path, *more: str) -> list[str]:
 
 def losses(output: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for _, line in read_jsonl(output / "train.jsonl")}
+
+
+def tokens(output: Path) -> list[float]:
+    return [line["num_tokens"] for _, line in read_jsonl(output / "train.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,7 @@ def test_a_kill_goes_on_from_the_last_checkpoint_and_ends_the_same(
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line["step"] for _, line in read_jsonl(output / "train.jsonl")] == list(range(1, 17))
     assert losses(output)[16] == pytest.approx(losses(tuned)[16], rel=1e-4)
+    assert tokens(output) == tokens(tuned)
     one, other = (load_model(folder, "float32", torch.device("cpu")).state_dict() for folder in (tuned, output))
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
 
@@ -78,6 +84,19 @@ def test_a_finished_folder_is_left_alone_and_other_keys_are_refused(tuned: Path,
     refused = subprocess.run(other, cwd=repository, capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and "was begun with another 'epochs'" in refused.stderr
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_finished_model_that_was_damaged_is_refused_by_name(
+    name: str, tuned: Path, tmp_path: Path, repository: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tuned, damaged, ignore=shutil.ignore_patterns(".*"))
+    content = bytearray((damaged / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / name).write_bytes(content)
+    again = subprocess.run(command(damaged), cwd=repository, capture_output=True, text=True, check=False)
+    assert again.returncode == 2 and again.stderr.startswith(f"error: {damaged}: {name} has another content than was")
 
 
 def test_solutions_of_ones_own(tmp_path: Path, repository: Path) -> None:
