@@ -78,7 +78,13 @@ class Launcher:
     def command(self, script: str, arguments: Sequence[str], processes: int | None = None) -> list[str]:
         """`script` on `processes` processes (default: all). The words `python -m accelerate.commands.launch` come
         first, after the launcher's own: what starts it on other machines inserts their ranks behind them."""
-        words = [*self.words, sys.executable, "-m", "accelerate.commands.launch"]
+        quiet = self.machines == 1 and not self.words
+        words = [
+            *self.words,
+            sys.executable,
+            "-m",
+            "schedules.quiet_launch" if quiet else "accelerate.commands.launch",
+        ]
         words += ["--config_file", self.accelerate_config]
         if processes or self._given:
             words += ["--num_processes", str(processes or self._given)]
@@ -99,14 +105,14 @@ class Launcher:
 
         ask_to_stop: what SIGTERM does instead of being passed on, for a child that ends by itself when asked.
         done: what is then said to have taken so long. quiet: say nothing of it.
-        log: named in the message if the child fails. What a child itself says of its end (bad input, a full disk) is
-        said once more, below the tracebacks of its own launchers, and our exit code is then the child's own.
+        log: named in the message if the child fails. Why it ends (bad input, a full disk) a child leaves to us to
+        say, below what its launchers say, and our exit code is then the child's own.
         """
         self.end_if_stopped()
         began, killed = time.monotonic(), memory_kills()
         with tempfile.TemporaryDirectory() as folder:
             told = Path(folder) / "told"
-            code = self._ended(command, {LAST_WORDS: str(told)}, ask_to_stop)
+            code = self._ended(command, {} if quiet else {LAST_WORDS: str(told)}, ask_to_stop)
             said = told.read_text(encoding="utf-8").partition(" ") if told.is_file() else None
         if code in (STOPPED, -signal.SIGTERM):
             self.stopped = True

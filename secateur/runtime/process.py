@@ -109,8 +109,8 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
 
     Exit codes: 2 for an `InputError` and for a file or folder that may not be used (`is_no_access`), 130 for Ctrl-C,
     1 for a full disk and for the end of another process of the launch. In a launch of several processes an error is
-    shown once; torchrun and who has set `LAST_WORDS` are told its words, to repeat them below what else is said. A
-    launcher that dies takes its processes with it.
+    shown once: by the main one, or by who has set `LAST_WORDS` and is told the words. torchrun is told them too, to
+    repeat them below its traceback. A launcher that dies takes its processes with it.
     """
 
     @functools.wraps(main)
@@ -137,20 +137,31 @@ def _leave(message: str, code: int) -> None:
     ranks = current_ranks()
     if not ranks.is_main:
         time.sleep(_ALONE_AFTER_S)
-    if ranks.is_main or not _main_has_told():
-        print(f"error{ranks.note if not ranks.is_main else ''}: {message}", file=sys.stderr, flush=True)
-        _tell_launchers(message, code)
+    if ranks.is_main or not has_told():
+        if not (ranks.is_main and _tell_schedule(message, code)):
+            print(f"error{ranks.note if not ranks.is_main else ''}: {message}", file=sys.stderr, flush=True)
+        _tell_torchrun(message)
     raise SystemExit(code) from None
 
 
-def _main_has_told() -> bool:
+def has_told() -> bool:
+    """Whether the main process of this launch has left its `LAST_WORDS`."""
     return LAST_WORDS in os.environ and Path(os.environ[LAST_WORDS]).is_file()
 
 
-def _tell_launchers(message: str, code: int) -> None:
-    """accelerate ends with code 1 and a traceback of its own, whatever its processes ended with."""
-    if current_ranks().is_main and code in (1, 2) and LAST_WORDS in os.environ:
+def _tell_schedule(message: str, code: int) -> bool:
+    """Leave code and words to who has asked for them, and says them once all has ended. accelerate itself ends with
+    code 1, whatever its processes ended with."""
+    if code not in (1, 2) or LAST_WORDS not in os.environ:
+        return False
+    try:
         Path(os.environ[LAST_WORDS]).write_text(f"{code} {message}", encoding="utf-8", errors="replace")
+    except OSError:  # that was asked for on another machine
+        return False
+    return True
+
+
+def _tell_torchrun(message: str) -> None:
     if table := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # what torchrun shows last
         told = {"message": {"message": f"error: {message}", "extraInfo": {"timestamp": str(int(time.time()))}}}
         Path(table).write_text(json.dumps(told), encoding="utf-8")
