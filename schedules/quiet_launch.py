@@ -9,9 +9,6 @@ own lines only.
 import logging
 import subprocess
 
-from accelerate.commands.launch import main as launch
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
 from secateur.runtime.process import has_told
 
 _TALKATIVE = "torch.distributed.elastic.multiprocessing.api"
@@ -19,6 +16,9 @@ _TALKATIVE = "torch.distributed.elastic.multiprocessing.api"
 
 def main() -> None:
     """Ends with code 1 where accelerate would raise, silently if the schedule knows more."""
+    from accelerate.commands.launch import main as launch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
     logging.getLogger(_TALKATIVE).addFilter(lambda record: not has_told())
     try:
         launch()
