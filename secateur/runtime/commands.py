@@ -6,6 +6,7 @@ the source: of docstrings, types, defaults and the files in `configs/`.
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -178,6 +179,8 @@ def _check_names(told: CommandHelp, given: Sequence[str], where: str) -> None:
 def answer_early(file: str) -> None:
     """For a script, before it imports what takes seconds: `--help` is answered and a mistake ends it, as if
     `entry_point` had done so. `file` is its `__file__`, whose folder need not be that of this package."""
+    # On CPUs it asks for a faster kernel on every import of peft or TRL, whether 4 bits are wanted or not.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     entry_point(lambda: _answer(Path(file).resolve().as_posix(), sys.argv[1:]))()
 
 
