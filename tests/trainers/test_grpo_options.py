@@ -184,8 +184,8 @@ def test_vllm_gets_room_for_prompt_and_limit(given) -> None:
 
 
 def test_what_trl_refuses_is_the_users_error() -> None:
-    config = run_config(num_generations=1, **CPU)
-    with pytest.raises(InputError, match="at least 2 generations"):
+    config = run_config(**CPU | {"bf16": True, "fp16": True})
+    with pytest.raises(InputError, match="At most one of fp16 and bf16 can be True"):
         make_grpo_config(trainer_values(config), config, Round(1, 160, 12), Path("/tmp/x"))
 
 
