@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from eval.one_model.report import SUMMARY_FILE, read_summary
+from eval.report.training import running_round
 from schedules.records import finished_rounds
 from secateur.deepprune.judges.record import JUDGE_FILE, read_judge
 from secateur.results import TABLE_FILE, Row, Table, read_table
@@ -69,9 +70,9 @@ def _figures(kind: "_Kind", folder: Path) -> str:
 
 
 def _schedule(folder: Path) -> str:
-    rounds = finished_rounds(folder)
+    rounds, begun = finished_rounds(folder), running_round(folder)
     if not rounds:
-        return "no round is done yet"
+        return "no round is done yet" if begun is None else begun.words()
     first, last = rounds[0].selection.start, rounds[-1].selection.chosen
     limits = " → ".join(str(one.selection.limit) for one in rounds)
     done = "" if (folder / "final").is_dir() else ", not exported yet"

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from rewards.registry import find_reward, make_options
@@ -11,6 +12,7 @@ from schedules.choice import TOLERANCE_REFERENCES
 from schedules.rounds import AUTO, Limit, Round, make_rounds
 from secateur.engines.gguf import plain_model
 from secateur.engines.registry import engine_kind
+from secateur.runtime.command_lines import PROBLEM, written
 from secateur.runtime.config import blamed, check_seed, check_types, read_yaml, split_command_line
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON
@@ -327,3 +329,22 @@ def _checked_token(token: JSON) -> str | None:
 def _remedy(name: str, others: list[str]) -> str:
     near = difflib.get_close_matches(name, others, n=1)
     return f"is '{near[0]}' meant to be it?" if near else f"add it or pass --{name}"
+
+
+def first_question(schedule: ScheduleConfig, final: Path) -> str:
+    """A command that asks the finished model, prompted and sampled as it was validated."""
+    prompt = {key: value for key, value in schedule.prompt.stored.items() if value is not None}
+    sampling = {
+        "temperature": schedule.validation_temperature,
+        "top_p": schedule.validation_top_p,
+        "max_tokens": schedule.validation_max_tokens,
+        "dtype": schedule.validation_dtype,
+    }
+    return written({"model": str(final), **prompt, **sampling, "problem": PROBLEM})
+
+
+def finished_config(run: Path) -> RunConfig:
+    """The keys of a finished schedule, from its folder. Raises `InputError` for one that is none."""
+    if not (run / "final").is_dir() or not (run / "config.yaml").is_file():
+        raise InputError(f"{run}: no finished schedule (config.yaml and final/) there; name its output_dir")
+    return read_run_config(["--config", str(run / "config.yaml"), "--output_dir", str(run)])

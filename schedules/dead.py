@@ -175,12 +175,17 @@ def write_dead(round_folder: Path, record: DeadRound) -> None:
     write_record(round_folder / DEAD, record, DEAD_FORMAT)
 
 
+def read_dead(round_folder: Path) -> DeadRound | None:
+    """None for a round that was not stopped so. Raises `InputError` for a record that cannot be read."""
+    if not (round_folder / DEAD).is_file():
+        return None
+    return read_record(round_folder / DEAD, DeadRound, DEAD_FORMAT, "delete it to let the round go on")
+
+
 def refuse_dead(round_folder: Path, stop_when_dead: bool) -> None:
     """Raises `InputError` for a round that has ended as dead, unless it is to go on all the same."""
-    if not stop_when_dead or not (round_folder / DEAD).is_file():
-        return
-    record = read_record(round_folder / DEAD, DeadRound, DEAD_FORMAT, "delete it to let the round go on")
-    raise InputError(explain_end(round_folder, record, stop_when_dead))
+    if stop_when_dead and (record := read_dead(round_folder)) is not None:
+        raise InputError(explain_end(round_folder, record, stop_when_dead))
 
 
 def explain_end(round_folder: Path, record: DeadRound, stopped: bool) -> str:

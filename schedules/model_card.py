@@ -18,12 +18,11 @@ from rich.markup import escape
 
 from schedules.card.content import card_context, card_name, front_matter
 from schedules.card.measured import Measured, Models, find_measurements, read_combined, read_single, remember
-from schedules.config import RunConfig, read_run_config
+from schedules.config import RunConfig, finished_config
 from schedules.state import RunFolder
 from secateur.runtime.cards import describe_base, render_card, write_card
 from secateur.runtime.commands import OneLineParser
 from secateur.runtime.console import say
-from secateur.runtime.errors import InputError
 from secateur.runtime.files import copy_file
 from secateur.runtime.hub import RECORD, Target, read_pushed
 from secateur.runtime.process import entry_point
@@ -68,7 +67,7 @@ def main() -> None:
     parser.add_argument("--combined", type=Path, help="combined.json of eval/combined.py that measures it")
     parser.add_argument("--model", help="name of the final model in those files, if its path tells nothing")
     options = parser.parse_args()
-    config = _config_of(options.run)
+    config = finished_config(options.run)
     target = _pushed_to(options.run)
     repo_id = target.repo_id if target else None
     models = Models(options.run / "final", config.schedule.model, repo_id, options.model)
@@ -80,12 +79,6 @@ def main() -> None:
     changed = write_model_card(config)
     card = escape(str(options.run / "final" / "README.md"))
     say(f"model card: {card}" + ("" if changed else " (as it was)"))
-
-
-def _config_of(run: Path) -> RunConfig:
-    if not (run / "final").is_dir() or not (run / "config.yaml").is_file():
-        raise InputError(f"--run {run}: no finished schedule (config.yaml and final/) there; name its output_dir")
-    return read_run_config(["--config", str(run / "config.yaml"), "--output_dir", str(run)])
 
 
 if __name__ == "__main__":

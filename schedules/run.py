@@ -24,7 +24,7 @@ from rich.markup import escape
 
 from schedules.candidates import candidate_steps, damaged_checkpoints
 from schedules.choice import START, Candidate, explain
-from schedules.config import TOKEN, RunConfig, ScheduleConfig, read_run_config
+from schedules.config import TOKEN, RunConfig, first_question, read_run_config
 from schedules.dead import refuse_dead
 from schedules.export import export_model
 from schedules.launch import REPOSITORY, Launcher
@@ -52,7 +52,6 @@ from schedules.state import (
 from schedules.validation.report import draw_rounds, round_publication, show_rounds, show_selection
 from schedules.validation.sampling import RoundValidation, validation_processes, validation_settings
 from schedules.validation.screening import Screening
-from secateur.runtime.command_lines import PROBLEM, written
 from secateur.runtime.config import take_options
 from secateur.runtime.console import say, say_end
 from secateur.runtime.errors import InputError
@@ -242,18 +241,6 @@ class Driver:
         if self._wandb and (waiting := unpublished(self.folder.path, list(contents))):
             new = {name: contents[name] for name in waiting}
             publish(self.folder.path, new, self.config.resolved(), self.config.trainer.get("project"))
-
-
-def first_question(schedule: ScheduleConfig, final: Path) -> str:
-    """A command that asks the finished model, prompted and sampled as it was validated."""
-    prompt = {key: value for key, value in schedule.prompt.stored.items() if value is not None}
-    sampling = {
-        "temperature": schedule.validation_temperature,
-        "top_p": schedule.validation_top_p,
-        "max_tokens": schedule.validation_max_tokens,
-        "dtype": schedule.validation_dtype,
-    }
-    return written({"model": str(final), **prompt, **sampling, "problem": PROBLEM})
 
 
 @entry_point

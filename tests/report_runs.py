@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from eval.table.explorer import EXAMPLES_FILE, EXPLORER_FILE, RuleRun, TracedModel, TracedProblem
-from schedules.records import ReferenceRecord, SelectionRecord, WeighedCandidate, write_selection
+from schedules.records import (
+    VALIDATION,
+    ReferenceRecord,
+    SelectionRecord,
+    ValidationRecord,
+    WeighedCandidate,
+    write_selection,
+    write_validation,
+)
 from secateur.engines.accounting import Usage
 from secateur.results import (
     Considered,
@@ -25,6 +33,7 @@ from secateur.results import (
 )
 from secateur.runtime.files import JSON, append_jsonl, write_json
 from secateur.runtime.records import as_json
+from tests.schedules.candidates import candidate
 
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -158,6 +167,8 @@ def make_rounds(folder: Path) -> Path:
         path = folder / "rounds" / f"{number}-limit-{limit}"
         append_jsonl(path / "train.jsonl", [{"step": 1, "reward": 0.5, "completions/mean_length": 90.0, "loss": 0}])
         write_selection(path, _selection(limit))
+        measured = candidate(0, 0.5, 90.0, rates={"a": 0.5}), candidate(2, 0.5, 88.0, rates={"a": 0.5})
+        write_validation(path / VALIDATION, ValidationRecord({}, measured))
     (folder / "rounds" / "11-limit-40").mkdir()
     return folder
 

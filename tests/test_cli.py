@@ -313,7 +313,7 @@ OF_SCRIPTS = {
     ("eval/redundancy.py", "--traces", "/nope"): "/nope: no such file",
     ("eval/rule_sweep.py", "--config", "configs/demo/rule_sweep.yaml", "--sweep", "{k: [1]}"): "unknown key 'k'",
     ("rewards/check.py", "--reward", "hard_limit", "--limit", "3"): "key 'limit' has the value 3; give tokens, 10 or",
-    ("schedules/model_card.py", "--run", "/nope"): "--run /nope: no finished schedule",
+    ("schedules/model_card.py", "--run", "/nope"): "/nope: no finished schedule",
     ("schedules/wandb_report.py", "--run", "/nope"): "/nope: nothing of it was sent to W&B",
 }
 HEAVY = {"torch", "transformers", "trl", "scipy.stats", "scipy.cluster"}

@@ -84,7 +84,7 @@ def _answer(table: Table, advice: Recommendation) -> Answer | None:
         generated=_generated(chosen),
         wait=change(longest_path(reference), longest_path(chosen)),
         time=_live_time(table, chosen, reference),
-        accuracy=Change(_share(reference.accuracy), _share(chosen.accuracy)),
+        accuracy=Change(share(reference.accuracy), share(chosen.accuracy)),
         loss=_loss(measured),
         reference=_named(reference),
         about=_about(reference),
@@ -119,7 +119,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
+    """0.359 as `35.9 %`."""
     return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
@@ -133,15 +134,16 @@ def _considered(advice: Recommendation, row: Row) -> Considered | None:
     return next((one for one in choice.considered if one.id == row.id), None) if choice else None
 
 
-def _signed(points: float) -> str:
-    return f"{round(100 * points, 1) + 0.0:+.1f}".replace("-", "−")
+def signed_points(difference: float) -> str:
+    """-0.0123 as `−1.2`: percentage points."""
+    return f"{round(100 * difference, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def _loss(measured: Considered | None) -> str:
     if measured is None or measured.difference == 0 == measured.interval[1] - measured.interval[0]:
         return ""
-    low, high = map(_signed, measured.interval)
-    return f"{_signed(measured.difference)} points, cautious 95\N{NO-BREAK SPACE}% interval {low} … {high}"
+    low, high = map(signed_points, measured.interval)
+    return f"{signed_points(measured.difference)} points, cautious 95\N{NO-BREAK SPACE}% interval {low} … {high}"
 
 
 def _about(reference: Row) -> str:
@@ -156,7 +158,7 @@ def _sure(measured: Considered | None, row: Row, points: float) -> str:
         return "Nobody compared it problem by problem."
     if measured.id == row.id and measured.interval == (0.0, 0.0):
         return f"Nothing cheaper is shown to lose no more than {points:g} points: go on as before."
-    low = _signed(measured.interval[0])
+    low = signed_points(measured.interval[0])
     return (
         f"Shown to lose no more than {points:g} points: the cautious interval over {row.problems:,} problems begins "
         f"at {low}."

@@ -13,8 +13,10 @@ from markupsafe import Markup
 from eval.report.answer import Answer, answers
 from eval.report.bars import printable
 from eval.report.page import page_parts, render_template
+from eval.report.schedule_answer import schedule_answer
 from eval.report.training import RoundChoice, round_figures, running_round
 from eval.report.views import benchmark_label
+from schedules.records import finished_rounds
 from secateur.results import TABLE_FILE, Table, read_table
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import JSON, held_by, read_json
@@ -68,11 +70,11 @@ def read_run(path: Path) -> Run:
             table = read_table(folder)
         except InputError as error:
             faults.append(str(error))
-    progress = [
-        *_stages(path),
-        *(_trained(schedule) if schedule else []),
-        *(_sampled(folder) if folder else []),
-    ]
+    progress = _stages(path)
+    try:
+        progress += [*(_trained(schedule) if schedule else []), *(_sampled(folder) if folder else [])]
+    except InputError as error:
+        faults.append(str(error))
     if folder is not None and table is not None:
         progress = [_AFTERWARDS, *progress] if _is_older(folder) else []
     return Run(path, table, folder, schedule, holder, tuple(progress), tuple(faults))
@@ -163,15 +165,17 @@ def render_runs(runs: Sequence[Run], reload_s: int = 0) -> str:
 
 
 def _drawn(run: Run) -> DrawnRun:
-    faults, figures = list(run.faults), None
+    faults, figures, told = list(run.faults), None, answers(run.table) if run.table else []
     try:
         figures = round_figures(run.schedule, f"of {run.name}")
+        if run.schedule is not None and run.table is None and (rounds := finished_rounds(run.schedule)):
+            told = [schedule_answer(run.schedule, rounds)]
     except InputError as error:
         faults.append(str(error))
     return DrawnRun(
         name=run.name,
         state=_state(run),
-        answers=answers(run.table) if run.table else [],
+        answers=told,
         choices=figures.choices if figures else [],
         figures=[figures.lengths, figures.accuracy] if figures else [],
         progress=[printable(line, 300) for line in run.progress],

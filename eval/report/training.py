@@ -10,6 +10,7 @@ from markupsafe import Markup
 from eval.report import charts
 from eval.report.bars import printable
 from eval.report.charts import CheckpointPoint, RocCurve, RoundRecord
+from schedules.dead import read_dead
 from schedules.records import FinishedRound, finished_rounds, has_chosen
 from secateur.deepprune.judges.record import METRICS_FILE, JudgeMetrics, ScoreFigures, read_metrics, worth_words
 from secateur.runtime.files import JSON, read_jsonl
@@ -50,7 +51,9 @@ class RunningRound:
             return f"Round {self.number} begins, with a limit of {self.limit:,} tokens."
         last = self.log[-1]
         figures = [f"{name} {last[key]:,.3g}" for key, name in _TOLD.items() if key in last]
-        return f"Round {self.number}, limit {self.limit:,} tokens, step {self.step:,}: {', '.join(figures)}."
+        dead = read_dead(self.folder)
+        ended = "" if dead is None else f" It was ended as dead: {'; '.join(dead.words)}."
+        return f"Round {self.number}, limit {self.limit:,} tokens, step {self.step:,}: {', '.join(figures)}.{ended}"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Several runs in one page, and pages of runs that go on: what is there is shown, what is not is said."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,13 +12,21 @@ from pathlib import Path
 
 import pytest
 
+from eval.prune import PruneConfig
+from eval.report.answer import Change
+from eval.report.command import Command
 from eval.report.runs import read_run, render_runs
+from eval.report.schedule_answer import schedule_answer
+from schedules.dead import DeadRound, write_dead
+from schedules.records import finished_rounds
 from secateur.results import read_table, write_table
+from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import HOLDER, append_jsonl, held_by, hold_folder, write_json
 from tests.eval.browser import audit, keep_picture, prefer, resize
 from tests.eval.test_report import check_harmless
 from tests.report_runs import HOSTILE, make_combined, make_rounds, make_stored
+from tests.schedules.test_model_card import finished_run
 
 
 def report(repository: Path, *words: str | Path) -> list[str]:
@@ -63,6 +72,40 @@ def test_a_schedule_and_a_whole_run_are_found_by_their_folders(tmp_path: Path) -
     assert len(ids) == len(set(ids)), "the figures of two runs share an id"
     with pytest.raises(InputError, match=r"no table .* and no schedule"):
         read_run(tmp_path / "nothing")
+
+
+def test_a_schedule_alone_answers_the_five_questions(tmp_path: Path, embedded_model: Path) -> None:
+    finished_run(tmp_path, embedded_model)
+    run = read_run(tmp_path / "run")
+    answer = schedule_answer(run.schedule, finished_rounds(run.schedule))
+    assert answer.tokens == answer.wait == Change("200", "120", "−40\N{NO-BREAK SPACE}%") and answer.cheaper
+    assert answer.accuracy == Change("60.0\N{NO-BREAK SPACE}%", "65.0\N{NO-BREAK SPACE}%")
+    assert answer.loss == "+5.0 points, 95\N{NO-BREAK SPACE}% interval +5.0 … +5.0"
+    words = shlex.split(answer.command.text.replace("\\\n", " "))
+    asked = parse_config(PruneConfig, words[2:])
+    assert asked.model == str(tmp_path / "run" / "final") and asked.max_tokens == 60
+    html = render_runs([run])
+    check_harmless(html, ("report.js",))
+    questions = ("What was saved?", "At what loss?", "Against what?", "How sure?", "What do I run?")
+    assert all(html.count(question) == 1 for question in questions)
+    assert "All in one table" not in html and "tokens to wait for" not in html and "Cannot be read" not in html
+
+
+def test_a_schedule_that_goes_on_has_no_model_to_ask_yet(tmp_path: Path) -> None:
+    run = read_run(make_rounds(tmp_path))
+    answer = schedule_answer(run.schedule, finished_rounds(run.schedule))
+    assert answer.command == Command("", "The schedule has not come to its end: the same command goes on.")
+    assert answer.winner == "the model of round 10" and answer.tokens == Change("90", "88", "−2\N{NO-BREAK SPACE}%")
+
+
+def test_a_round_that_was_ended_as_dead_says_why(tmp_path: Path) -> None:
+    running = make_rounds(tmp_path) / "rounds" / "11-limit-40"
+    append_jsonl(running / "train.jsonl", [{"step": 4, "reward": 0.0}])
+    write_dead(running, DeadRound(4, ("reward",), ("all rewards were zero",)))
+    (told,) = read_run(tmp_path).progress
+    assert told.endswith("step 4: reward 0. It was ended as dead: all rewards were zero.")
+    (running / "dead.json").write_text("{", encoding="utf-8")
+    assert "dead.json" in read_run(tmp_path).faults[0]
 
 
 def test_what_cannot_be_read_is_said_beside_what_can(tmp_path: Path) -> None:

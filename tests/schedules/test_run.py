@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from eval.prune import PruneConfig
-from schedules.config import read_run_config
+from schedules.config import first_question, read_run_config
 from schedules.integrity import Marker, write_marker
 from schedules.launch import Launcher
 from schedules.records import (
@@ -26,7 +26,7 @@ from schedules.records import (
     write_selection,
     write_validation,
 )
-from schedules.run import Driver, first_question
+from schedules.run import Driver
 from secateur.runtime.config import parse_config
 from secateur.runtime.errors import InputError
 from secateur.runtime.files import hold_folder, read_json, write_json, write_text
