@@ -35,10 +35,8 @@ test-vllm: $(VENV_VLLM)/.installed
 	VLLM_CPU_OMP_THREADS_BIND=nobind $(VENV_VLLM)/bin/python -m pytest --slow tests/vllm $(ARGS)
 
 # QLoRA and 8-bit Adam on bitsandbytes, whose builds run on CPUs too; it stays out of the environment of all others.
-test-4bit: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv-4bit "bitsandbytes==0.50.2"
-	PYTHONPATH="$(CURDIR)/.venv-4bit" $(BIN)/python -m pytest --slow tests/trainers/test_adapters.py \
-		-k "four_bits or whole_blocks or quantization" $(ARGS)
+test-4bit: .venv-4bit/.installed
+	PYTHONPATH="$(CURDIR)/.venv-4bit" $(BIN)/python -m pytest --slow -m bitsandbytes tests/trainers $(ARGS)
 
 # The documents and the API as a searchable site.
 docs: $(VENV)/.installed
@@ -56,6 +54,11 @@ $(VENV)/.installed: pyproject.toml constraints-cpu.txt tools/install.sh
 
 $(VENV_VLLM)/.installed: constraints-vllm-cpu.txt tools/install_vllm.sh
 	PYTHON="$(PYTHON)" VENV_VLLM="$(VENV_VLLM)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/install_vllm.sh
+	touch $@
+
+.venv-4bit/.installed: $(VENV)/.installed
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target .venv-4bit \
+		-c constraints-cpu.txt bitsandbytes
 	touch $@
 
 clean:

@@ -78,13 +78,9 @@ class Launcher:
     def command(self, script: str, arguments: Sequence[str], processes: int | None = None) -> list[str]:
         """`script` on `processes` processes (default: all). The words `python -m accelerate.commands.launch` come
         first, after the launcher's own: what starts it on other machines inserts their ranks behind them."""
-        quiet = self.machines == 1 and not self.words
-        words = [
-            *self.words,
-            sys.executable,
-            "-m",
-            "schedules.quiet_launch" if quiet else "accelerate.commands.launch",
-        ]
+        alone = self.machines == 1 and not self.words
+        module = "schedules.quiet_launch" if alone else "accelerate.commands.launch"
+        words = [*self.words, sys.executable, "-m", module]
         words += ["--config_file", self.accelerate_config]
         if processes or self._given:
             words += ["--num_processes", str(processes or self._given)]

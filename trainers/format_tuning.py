@@ -26,7 +26,15 @@ from secateur.runtime.command_lines import written
 from secateur.runtime.config import parse_config
 from secateur.runtime.console import say_end, silence_libraries, use_one_torch_thread
 from secateur.runtime.errors import InputError
-from secateur.runtime.files import JSON, fingerprint, first_changed, hold_folder, model_identity, read_jsonl
+from secateur.runtime.files import (
+    JSON,
+    fingerprint,
+    first_changed,
+    hold_folder,
+    model_identity,
+    read_json,
+    read_jsonl,
+)
 from secateur.runtime.hub import require_model_folder
 from secateur.runtime.process import current_ranks, entry_point, return_memory_early
 from secateur.runtime.records import read_record, write_record
@@ -204,7 +212,7 @@ def tune(config: FormatTuningConfig) -> None:
     keep_special_tokens_only(trainer.model)
     reduce_gradients_in_place(trainer.accelerator)
     if resume is not None:  # TRL keeps no count of the tokens before
-        trainer._total_train_tokens = _tokens_trained_on(folder / LOG)
+        trainer._total_train_tokens = _tokens_trained_on(resume)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     if current_ranks().is_main:
         trainer.model.config.use_cache = True
@@ -215,9 +223,9 @@ def tune(config: FormatTuningConfig) -> None:
             remove_folder(checkpoint)
 
 
-def _tokens_trained_on(log: Path) -> float:
-    """What the last line of the log has counted [tokens], prompts included."""
-    return max(line["num_tokens"] for _, line in read_jsonl(log))
+def _tokens_trained_on(checkpoint: Path) -> float:
+    """What had been counted when the checkpoint was saved [tokens], prompts included."""
+    return read_json(checkpoint / "trainer_state.json")["log_history"][-1]["num_tokens"]
 
 
 def _model_fingerprints(folder: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.tasks.answers.equality import answers_equal, grade_answers
+from secateur.tasks.answers.text import normalise
 from tests.tasks.test_answers import ANSWERS
 
 
@@ -27,3 +28,7 @@ def test_a_ring_behind_a_number_is_a_degree(number: int, ring: str) -> None:
 def test_a_command_takes_one_sign_where_no_brace_opens(command: str) -> None:
     answers = [f"\\{command} C", f"\\{command} 42", f"\\{command} 4", f"\\{command} x+1", f"\\{command} CD"]
     assert grade_answers(answers, ["C", "42", "4", "x+1", "C"]) == [True, True, True, True, False]
+
+
+def test_a_command_whose_name_begins_with_text_takes_none() -> None:
+    assert "\\text{" not in normalise("5\\textdegree") + normalise("\\textasciitilde 5")

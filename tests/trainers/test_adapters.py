@@ -151,6 +151,7 @@ def test_an_adapter_is_no_part_of_the_exported_model(adapted, tmp_path) -> None:
     assert not (tmp_path / "final" / ADAPTER).exists() and (tmp_path / "final" / INDEX).is_file()
 
 
+@pytest.mark.bitsandbytes
 def test_small_sums_outlive_the_next_quantization_only_in_the_weights_on_disk() -> None:
     """Why the merge does not go into the weights in memory: there each lies in the middle of its cell."""
     pytest.importorskip("bitsandbytes")
@@ -333,6 +334,7 @@ def test_a_killed_round_ends_in_the_same_adapters(stage, lora_round, tmp_path) -
         torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-5, msg=name)
 
 
+@pytest.mark.bitsandbytes
 @pytest.mark.slow
 def test_weights_in_four_bits_train_beside_adapters(tmp_path) -> None:
     """On one process, with 8-bit Adam and a bonus on entropy, which an untrained model can learn from. What is handed
@@ -351,6 +353,7 @@ def test_weights_in_four_bits_train_beside_adapters(tmp_path) -> None:
     AutoModelForCausalLM.from_pretrained(folder)
 
 
+@pytest.mark.bitsandbytes
 def test_rows_of_no_whole_blocks_are_refused_on_cpus() -> None:
     """The embedded model's are 96 wide: bitsandbytes 0.50 gives its weights back with an error of a fourth."""
     layers = pytest.importorskip("bitsandbytes").nn

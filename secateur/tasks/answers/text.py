@@ -60,7 +60,7 @@ _WRAPPER = re.compile(r"\{|\\(?:text|boxed)\s*\{")
 _LEADING_SPACE_IN_TEXT = re.compile(r"\\text\s*\{")
 _UPRIGHT_FUNCTION = re.compile(rf"\\text\s*\{{\s*({'|'.join(FUNCTIONS)})\s*\}}")
 _UPRIGHT_COMMAND = re.compile(r"\\text\s*\{\s*(\\(?:[a-z]+|\$))\s*\}")
-_LONE_ARGUMENT = re.compile(r"\\text\s*([a-zA-Z\d])")  # TeX takes one sign where no brace opens
+_LONE_ARGUMENT = re.compile(r"\\text\s+([a-zA-Z\d])")  # TeX takes one sign where no brace opens
 _RING = re.compile(r"(?<=\d)\s*[∘º˚]")
 _COLOUR = re.compile(r"\\(?:text)?color(?:box)?\s*(?:\[[^\]]*\]\s*)?\{[^{}]*\}")
 _EMPHASIS = re.compile(r"(\*\*|__|`|\*)((?:(?!\1).)+)\1", re.DOTALL)
